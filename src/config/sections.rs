@@ -1,0 +1,274 @@
+//! The recipe as plain data: one struct per section, names as in LlamaFactory.
+//!
+//! Nothing here parses or checks: `keys` knows every key, `mod` reads files, `resolve` checks across fields.
+
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Whose defaults hold: those of LlamaFactory (flat YAML or JSON) or ours (TOML in sections).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// Our TOML.
+    Toml,
+    /// LlamaFactory's flat YAML or JSON.
+    LlamaFactory,
+}
+
+/// One training run, every value resolved.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recipe {
+    /// The dialect of the file it was read from.
+    pub dialect: Dialect,
+    /// Which base model, which adapter to continue, on which device.
+    pub model: ModelConfig,
+    /// Which rows, and how they become tokens.
+    pub data: DataConfig,
+    /// What is trained.
+    pub lora: LoraConfig,
+    /// How it is trained.
+    pub train: TrainConfig,
+    /// What is written, where and how often.
+    pub output: OutputConfig,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelConfig {
+    /// A folder with a checkpoint, or a Hugging Face model name (`Qwen/Qwen3-14B`).
+    pub model_name_or_path: String,
+    /// A PEFT adapter directory to continue from.
+    pub adapter_name_or_path: Option<PathBuf>,
+    /// Where downloaded models are kept; the Hugging Face cache when absent.
+    pub cache_dir: Option<PathBuf>,
+    /// Branch, tag or commit of the model repository. Default `main`.
+    pub model_revision: String,
+    /// Where to compute. `use_cpu: true` in LlamaFactory's dialect means `cpu`.
+    pub device: DeviceChoice,
+}
+
+/// `device = "auto" | "cpu" | "cuda:N"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// CUDA when this binary has it and a card is there, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// CUDA device number N.
+    Cuda(usize),
+}
+
+/// `template`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateName {
+    /// Hybrid Qwen3: an empty thinking block where an answer has none.
+    Qwen3,
+    /// Qwen3 *-2507-Instruct*: no thinking block at all.
+    Qwen3Nothink,
+}
+
+/// `over_length`: what happens to a row of more than `cutoff_len` tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverLength {
+    /// Refuse to train and name the rows. Our default.
+    Error,
+    /// Leave the row out, counted.
+    Drop,
+    /// Cut it by LlamaFactory's rule, counted. Default of LlamaFactory's dialect.
+    Truncate,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DataConfig {
+    /// Names in `dataset_info.json`, joined in this order (LlamaFactory: comma-separated).
+    pub dataset: Vec<String>,
+    /// Names of the held-out data sets; excludes `val_size`.
+    pub eval_dataset: Vec<String>,
+    /// Folder of `dataset_info.json`. Default `data`.
+    pub dataset_dir: PathBuf,
+    /// Chat template.
+    pub template: TemplateName,
+    /// Longest row in tokens. Default 2048.
+    pub cutoff_len: usize,
+    /// What to do with longer rows.
+    pub over_length: OverLength,
+    /// Only the first N rows of every data set.
+    pub max_samples: Option<usize>,
+    /// Held out of the training rows: a share below 1, a count from 1. 0: none.
+    pub val_size: f64,
+    /// Only the last answer of a conversation is trained.
+    pub mask_history: bool,
+    /// Prompt tokens are trained too.
+    pub train_on_prompt: bool,
+    /// `qwen3` only. `Some(true)`: a trained empty thought; `Some(false)`: an untrained one, thoughts removed; `None`: untrained, thoughts kept.
+    pub enable_thinking: Option<bool>,
+    /// Keep the thoughts of earlier turns under `mask_history`.
+    pub preserve_thinking: bool,
+    /// System text for rows without one.
+    pub default_system: Option<String>,
+}
+
+/// A projection of a Qwen3 block that can carry an adapter; written in the checkpoint's spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projection {
+    /// `self_attn.q_proj`
+    QProj,
+    /// `self_attn.k_proj`
+    KProj,
+    /// `self_attn.v_proj`
+    VProj,
+    /// `self_attn.o_proj`
+    OProj,
+    /// `mlp.gate_proj`
+    GateProj,
+    /// `mlp.up_proj`
+    UpProj,
+    /// `mlp.down_proj`
+    DownProj,
+}
+
+impl Projection {
+    /// All seven, in the order a block applies them.
+    pub const ALL: [Self; 7] =
+        [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
+
+    /// The checkpoint's short name, e.g. `q_proj`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QProj => "q_proj",
+            Self::KProj => "k_proj",
+            Self::VProj => "v_proj",
+            Self::OProj => "o_proj",
+            Self::GateProj => "gate_proj",
+            Self::UpProj => "up_proj",
+            Self::DownProj => "down_proj",
+        }
+    }
+
+    /// The path inside a block, e.g. `self_attn.q_proj`.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::QProj => "self_attn.q_proj",
+            Self::KProj => "self_attn.k_proj",
+            Self::VProj => "self_attn.v_proj",
+            Self::OProj => "self_attn.o_proj",
+            Self::GateProj => "mlp.gate_proj",
+            Self::UpProj => "mlp.up_proj",
+            Self::DownProj => "mlp.down_proj",
+        }
+    }
+}
+
+/// `[lora]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoraConfig {
+    /// Rank r: the inner dimension of A `[r, in]` and B `[out, r]`. Default 8.
+    pub lora_rank: usize,
+    /// The update is scaled by `lora_alpha / r` (rsLoRA: `/ √r`). Default twice the rank.
+    pub lora_alpha: f64,
+    /// Probability of zeroing an input of A, in training only. Default 0.
+    pub lora_dropout: f64,
+    /// Which projections of every block get an adapter, in `Projection::ALL` order. Default all seven.
+    pub lora_target: Vec<Projection>,
+    /// Scale by α/√r instead of α/r.
+    pub use_rslora: bool,
+}
+
+impl LoraConfig {
+    /// The factor s in `y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ`.
+    pub fn scale(&self) -> f64 {
+        let r = self.lora_rank as f64;
+        self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }
+    }
+}
+
+/// `lr_scheduler_type`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchedulerType {
+    /// Warmup, then a line to 0.
+    Linear,
+    /// Warmup, then half a cosine to 0.
+    Cosine,
+    /// The peak rate throughout, without warmup.
+    Constant,
+    /// Warmup, then the peak rate.
+    ConstantWithWarmup,
+}
+
+/// `eval_strategy`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvalStrategy {
+    /// Never during training.
+    No,
+    /// Every `eval_steps` optimizer steps.
+    Steps,
+    /// After every epoch.
+    Epoch,
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrainConfig {
+    /// Samples per micro-step. With accumulation it says how many samples make one optimizer step, and nothing else.
+    pub per_device_train_batch_size: usize,
+    /// Samples per evaluation batch; `eval_loss` is a mean over samples of batch means, so it matters a little.
+    pub per_device_eval_batch_size: usize,
+    /// Micro-steps per optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Passes over the training rows; may be a fraction.
+    pub num_train_epochs: f64,
+    /// Stops after so many optimizer steps; overrides the epochs when given.
+    pub max_steps: Option<usize>,
+    /// Shape of the rate.
+    pub lr_scheduler_type: SchedulerType,
+    /// Share of all steps spent warming up, rounded up. Ignored when `warmup_steps` > 0.
+    pub warmup_ratio: f64,
+    /// Steps spent warming up.
+    pub warmup_steps: usize,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW β₁.
+    pub adam_beta1: f64,
+    /// AdamW β₂.
+    pub adam_beta2: f64,
+    /// AdamW ε.
+    pub adam_epsilon: f64,
+    /// The gradient is scaled down to this L2 norm; 0 turns clipping off.
+    pub max_grad_norm: f64,
+    /// Base weights and activations in bf16, masters in f32. Else everything f32.
+    pub bf16: bool,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Seed of the row order; `seed` when absent.
+    pub data_seed: Option<u64>,
+    /// Rows in file order in every epoch.
+    pub disable_shuffling: bool,
+    /// When to evaluate during training.
+    pub eval_strategy: EvalStrategy,
+    /// Steps between evaluations; `logging_steps` when absent in the file.
+    pub eval_steps: usize,
+}
+
+/// `[output]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OutputConfig {
+    /// Where everything goes.
+    pub output_dir: PathBuf,
+    /// Replace what another config left there.
+    pub overwrite_output_dir: bool,
+    /// Optimizer steps between two log lines.
+    pub logging_steps: usize,
+    /// Draw `training_loss.png` (and `training_eval_loss.png`).
+    pub plot_loss: bool,
+    /// Count fed tokens, padding included as LlamaFactory's collator would pad, into the log.
+    pub include_num_input_tokens_seen: bool,
+}

@@ -1,0 +1,95 @@
+//! Errors that say where, what, and what to do.
+//!
+//! One type for the whole crate: a user never needs to match on a variant, he needs the place, the fact and the way out.
+//! Internal failures (a tensor operation, an I/O error) are wrapped with the place where they happened.
+
+use std::{fmt, path::Path};
+
+/// What went wrong decides the exit code of the binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Wrong usage, configuration, data or model files: found before the first step. Exit code 2.
+    Input,
+    /// The run itself failed. Exit code 1.
+    Run,
+}
+
+/// An error with a message (place and fact) and, where there is one, a hint (the way out).
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+    hint_zh: Option<String>,
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The user's input is wrong: configuration, data, model files, paths.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Input, message: message.into(), hint: None, hint_zh: None }
+    }
+
+    /// The run failed after it had started.
+    pub fn run(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Run, ..Self::input(message) }
+    }
+
+    /// An input file that cannot be read or parsed: `path: reason`.
+    pub fn file(path: &Path, reason: impl fmt::Display) -> Self {
+        Self::input(format!("{}: {reason}", path.display()))
+    }
+
+    /// What the user can do, in English. Printed below the error as `hint: …`.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same hint in Chinese, printed instead where the user's locale is Chinese.
+    pub fn hint_zh(mut self, hint: impl Into<String>) -> Self {
+        self.hint_zh = Some(hint.into());
+        self
+    }
+
+    /// Puts `place` in front of the message: `place: message`.
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// Whether the input or the run is at fault.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The hint in the language asked for, falling back to English.
+    pub fn hint_text(&self, chinese: bool) -> Option<&str> {
+        match (chinese, &self.hint_zh) {
+            (true, Some(zh)) => Some(zh),
+            _ => self.hint.as_deref(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<candle_core::Error> for Error {
+    fn from(err: candle_core::Error) -> Self {
+        Self::run(format!("tensor operation failed: {err}"))
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(err: std::io::Error) -> Self {
+        Self::run(err.to_string())
+    }
+}

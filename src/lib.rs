@@ -1,0 +1,12 @@
+//! couplet-train: native LoRA fine-tuning for Qwen3.
+
+pub mod adapter;
+pub mod config;
+pub mod dataset;
+pub mod error;
+pub mod hub;
+pub mod kernels;
+pub mod model;
+pub mod optim;
+pub mod report;
+pub mod trainer;

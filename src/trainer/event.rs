@@ -1,0 +1,138 @@
+//! What happens in a run, as data; who watches comes later.
+//!
+//! The trainer knows no report: it tells a [`Observer`] and goes on. Log files, console and plots are views of these events.
+
+use crate::error::Result;
+
+/// One thing that happened. Losses are in nats per supervised token, seconds are wall clock.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Everything is loaded; step 1 comes next.
+    Started(Started),
+    /// One optimizer step is done (every step, for a progress bar).
+    Step(Step),
+    /// A log line is due: every `logging_steps` steps.
+    Logged(Logged),
+    /// The held-out rows were evaluated.
+    Evaluated(Evaluated),
+    /// The last step is done and every file is about to be written.
+    Finished(Finished),
+}
+
+/// The shape of the run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Started {
+    /// Optimizer steps of the whole run.
+    pub total_steps: usize,
+    /// Samples that make one full optimizer step.
+    pub samples_per_step: usize,
+    /// Held-out samples (0: no evaluation).
+    pub eval_samples: usize,
+}
+
+/// One optimizer step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// From 1.
+    pub step: usize,
+    /// Passes over the training rows so far, as LlamaFactory counts them.
+    pub epoch: f64,
+    /// Σ nll / Σ labels of this step.
+    pub loss: f64,
+    /// L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// The rate used in this step.
+    pub lr: f64,
+    /// Samples of this step.
+    pub samples: usize,
+    /// Real tokens (rows fed).
+    pub tokens: usize,
+    /// Seconds this step took.
+    pub seconds: f64,
+}
+
+/// A line of the log: the mean of the steps since the last line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logged {
+    /// The last step of the window.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub total_steps: usize,
+    /// Epoch at that step.
+    pub epoch: f64,
+    /// Mean of the step losses since the last line.
+    pub loss: f64,
+    /// Gradient norm of the last step, before clipping.
+    pub grad_norm: f64,
+    /// The rate used in the last step.
+    pub lr: f64,
+    /// Fed tokens so far, padded as LlamaFactory pads; `None` unless asked for.
+    pub num_input_tokens_seen: Option<u64>,
+    /// Seconds since training began.
+    pub elapsed: f64,
+}
+
+/// One evaluation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluated {
+    /// Steps done so far; 0 before the first.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub total_steps: usize,
+    /// Epoch at that step.
+    pub epoch: f64,
+    /// LlamaFactory's `eval_loss`: every sample carries its batch's mean, and these are averaged.
+    pub loss: f64,
+    /// Σ nll / Σ labels over all held-out rows.
+    pub loss_per_token: f64,
+    /// Held-out samples.
+    pub samples: usize,
+    /// Evaluation batches.
+    pub batches: usize,
+    /// Seconds it took.
+    pub runtime: f64,
+    /// Seconds since training began.
+    pub elapsed: f64,
+    /// Which evaluation this is.
+    pub when: EvalPhase,
+    /// As in [`Logged`].
+    pub num_input_tokens_seen: Option<u64>,
+}
+
+/// When an evaluation happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvalPhase {
+    /// Before step 1: the base model. LlamaFactory has none; not written to its files.
+    Before,
+    /// While training.
+    During,
+    /// After the last step; goes to `eval_results.json`.
+    Final,
+}
+
+/// The end of training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    /// Steps done.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub total_steps: usize,
+    /// Epoch at the end.
+    pub epoch: f64,
+    /// Mean of all step losses.
+    pub train_loss: f64,
+    /// Seconds of training.
+    pub runtime: f64,
+    /// Training samples × epochs, as LlamaFactory counts `train_samples_per_second`.
+    pub samples_seen: f64,
+    /// Floating-point operations of all steps by the cost model (4N per fed token and the head).
+    pub total_flos: f64,
+    /// As in [`Logged`].
+    pub num_input_tokens_seen: Option<u64>,
+}
+
+/// Whoever is told. The trainer holds `&mut dyn Observer`.
+pub trait Observer {
+    /// Called in order, from one thread. An error ends the run.
+    fn on_event(&mut self, event: &Event) -> Result<()>;
+}

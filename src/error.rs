@@ -84,7 +84,9 @@ impl std::error::Error for Error {}
 
 impl From<candle_core::Error> for Error {
     fn from(err: candle_core::Error) -> Self {
-        Self::run(format!("tensor operation failed: {err}"))
+        // candle appends a backtrace where RUST_BACKTRACE is set; the first line is the fact.
+        let text = err.to_string();
+        Self::run(format!("tensor operation failed: {}", text.lines().next().unwrap_or_default()))
     }
 }
 

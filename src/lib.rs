@@ -9,4 +9,7 @@ pub mod kernels;
 pub mod model;
 pub mod optim;
 pub mod report;
+pub mod rng;
+#[doc(hidden)]
+pub mod testing;
 pub mod trainer;

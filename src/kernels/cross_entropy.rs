@@ -1,0 +1,142 @@
+//! Cross entropy on labelled rows: the summed loss, and the gradient of the logits made in place.
+
+use super::cpu;
+use crate::error::Result;
+use candle_core::{CpuStorage, D, DType, InplaceOp1, Layout, Tensor, bail};
+use rayon::prelude::*;
+use std::sync::Mutex;
+
+/// Negative log-likelihood of each row's target, `[L]` f32, in nats.
+///
+/// `logits`: `[L, V]` f32; `targets`: `L` token ids.
+pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    if let Some(values) = cpu::f32s(logits) {
+        let width = logits.dim(1)?;
+        let losses: Vec<f32> = values
+            .par_chunks_exact(width)
+            .zip(targets)
+            .map(|(row, &target)| cpu::vectorized(|| log_sum_exp(row) - row[target as usize]))
+            .collect();
+        return Ok(Tensor::new(losses, logits.device())?);
+    }
+    let ids = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+    let picked = logits.gather(&ids, D::Minus1)?.squeeze(1)?;
+    Ok((logits.log_sum_exp(D::Minus1)? - picked)?)
+}
+
+/// [`nll`], and `∂(scale·Σ nll)/∂logits = scale·(softmax − onehot)`.
+///
+/// `logits` is consumed: on the CPU its memory becomes the gradient.
+pub fn nll_and_grad(logits: Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {
+    if cpu::f32s(&logits).is_some() {
+        let op = InPlace { targets, scale: scale as f32, losses: Mutex::new(vec![0.0; targets.len()]) };
+        logits.inplace_op1(&op)?;
+        let losses = op.losses.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        return Ok((Tensor::new(losses, logits.device())?, logits));
+    }
+    composed(&logits, targets, scale)
+}
+
+fn composed(logits: &Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {
+    let ids = Tensor::new(targets, logits.device())?.unsqueeze(1)?; // [L, 1]
+    let lse = logits.log_sum_exp(D::Minus1)?; // [L]
+    let losses = (&lse - logits.gather(&ids, D::Minus1)?.squeeze(1)?)?;
+    let p = (logits.broadcast_sub(&lse.unsqueeze(1)?)?.exp()? * scale)?;
+    let minus = (Tensor::ones(ids.shape(), DType::F32, logits.device())? * -scale)?;
+    Ok((losses, p.scatter_add(&ids, &minus, D::Minus1)?))
+}
+
+#[inline(always)]
+fn log_sum_exp(row: &[f32]) -> f32 {
+    let max = cpu::max(row);
+    max + exp_sum(row, max).ln()
+}
+
+/// Σ exp(x − max) in f32 blocks, the blocks in f64: 150,000 terms keep their last digits.
+#[inline(always)]
+fn exp_sum(row: &[f32], max: f32) -> f32 {
+    let mut total = 0f64;
+    let mut block = [0f32; 512];
+    for chunk in row.chunks(block.len()) {
+        for (e, x) in block.iter_mut().zip(chunk) {
+            *e = cpu::exp(x - max);
+        }
+        total += f64::from(cpu::sum(&block[..chunk.len()]));
+    }
+    total as f32
+}
+
+struct InPlace<'a> {
+    targets: &'a [u32],
+    scale: f32,
+    losses: Mutex<Vec<f32>>,
+}
+
+impl InplaceOp1 for InPlace<'_> {
+    fn name(&self) -> &'static str {
+        "nll_and_grad"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            bail!("nll_and_grad: contiguous f32 logits expected");
+        };
+        let (_, width) = layout.shape().dims2()?;
+        let mut losses = self.losses.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        values[start..end].par_chunks_exact_mut(width).zip(self.targets).zip(losses.par_iter_mut()).for_each(
+            |((row, &target), loss)| {
+                cpu::vectorized(|| {
+                    let max = cpu::max(row);
+                    let sum = exp_sum(row, max);
+                    *loss = max + sum.ln() - row[target as usize];
+                    let factor = self.scale / sum;
+                    for x in row.iter_mut() {
+                        *x = cpu::exp(*x - max) * factor;
+                    }
+                    row[target as usize] -= self.scale;
+                });
+            },
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, devices, wave};
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn agrees_with_autograd_forward_and_backward() -> Result<()> {
+        for device in devices() {
+            for (rows, vocab) in [(1, 2), (5, 33), (3, 1500)] {
+                let logits = Var::from_tensor(&(wave((rows, vocab), 0.0, &device)? * 6.0)?)?;
+                let targets: Vec<u32> = (0..rows).map(|i| (i * 7 % vocab) as u32).collect();
+                let ids = Tensor::new(targets.as_slice(), &device)?;
+                let mean = candle_nn::loss::cross_entropy(&logits, &ids)?;
+                let want = mean.backward()?;
+                let (losses, grad) = nll_and_grad((logits.as_tensor() + 0.0)?, &targets, 1.0 / rows as f64)?;
+                assert_close(&losses.mean(0)?, &mean, 1e-6);
+                assert_close(&grad, want.get(&logits).expect("a Var"), 1e-6);
+                assert_close(&nll(&logits, &targets)?, &losses, 1e-6);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_fused_body_equals_the_composition_and_nan_is_not_hidden() -> Result<()> {
+        let logits = (wave((4, 700), 0.0, &Device::Cpu)? * 9.0)?;
+        let targets = [0u32, 699, 3, 350];
+        let (want_losses, want_grad) = composed(&logits, &targets, 0.25)?;
+        let (losses, grad) = nll_and_grad(logits, &targets, 0.25)?;
+        assert_close(&losses, &want_losses, 1e-6);
+        assert_close(&grad, &want_grad, 1e-7);
+
+        let bad = Tensor::new(&[[1f32, f32::NAN, 2.0]], &Device::Cpu)?;
+        let (losses, _) = nll_and_grad(bad, &[0], 1.0)?;
+        assert!(losses.to_vec1::<f32>()?[0].is_nan());
+        Ok(())
+    }
+}

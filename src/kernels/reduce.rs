@@ -1,0 +1,37 @@
+//! Sums over whole buffers, in a fixed order.
+
+use super::cpu;
+use crate::error::Result;
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+
+/// Σ xᵢ² as a scalar tensor (f64 on the CPU, f32 elsewhere). `x`: `[n]` f32.
+///
+/// On the CPU fixed blocks are summed in f32 and the blocks in f64, so the result depends on no thread count.
+pub fn sum_of_squares(x: &Tensor) -> Result<Tensor> {
+    const BLOCK: usize = 1024;
+    if let Some(values) = cpu::f32s(x) {
+        let blocks: Vec<f64> =
+            values.par_chunks(BLOCK).map(|block| cpu::vectorized(|| f64::from(cpu::dot(block, block)))).collect();
+        return Ok(Tensor::new(blocks.iter().sum::<f64>(), x.device())?);
+    }
+    Ok(x.to_dtype(DType::F32)?.sqr()?.sum_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, devices, wave};
+
+    #[test]
+    fn agrees_with_candle() -> Result<()> {
+        for device in devices() {
+            for n in [1usize, 1023, 5000] {
+                let x = wave((n, 1), 0.3, &device)?.flatten_all()?;
+                let want = x.sqr()?.sum_all()?;
+                assert_close(&sum_of_squares(&x)?.to_dtype(DType::F32)?, &want, 1e-5);
+            }
+        }
+        Ok(())
+    }
+}

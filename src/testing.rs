@@ -1,0 +1,30 @@
+//! Shared test helpers. Waves instead of random numbers: candle's CPU generator takes no seed.
+
+use crate::error::Result;
+use candle_core::{DType, Device, Shape, Tensor};
+
+/// sin(phase), sin(phase + 1.3), …: uneven values in [-1, 1], f32.
+pub fn wave(shape: impl Into<Shape>, phase: f64, device: &Device) -> Result<Tensor> {
+    let shape = shape.into();
+    let values: Vec<f32> = (0..shape.elem_count()).map(|i| (phase + 1.3 * i as f64).sin() as f32).collect();
+    Ok(Tensor::from_vec(values, shape, device)?)
+}
+
+/// Every device of this machine and build: the CPU always, CUDA where both the feature and a card are there.
+pub fn devices() -> Vec<Device> {
+    let cuda = candle_core::utils::cuda_is_available().then(|| Device::new_cuda(0).expect("a CUDA device"));
+    std::iter::once(Device::Cpu).chain(cuda).collect()
+}
+
+/// Panics unless shapes agree and every |got − want| ≤ `tolerance`·max(1, |want|).
+#[track_caller]
+pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
+    assert_eq!(got.dims(), want.dims(), "shapes differ");
+    let values = |t: &Tensor| -> Vec<f64> {
+        let t = t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1());
+        t.expect("a float tensor")
+    };
+    for (i, (g, w)) in values(got).into_iter().zip(values(want)).enumerate() {
+        assert!((g - w).abs() <= tolerance * w.abs().max(1.0), "element {i}: got {g}, want {w}, tolerance {tolerance}");
+    }
+}

@@ -28,3 +28,30 @@ pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
         assert!((g - w).abs() <= tolerance * w.abs().max(1.0), "element {i}: got {g}, want {w}, tolerance {tolerance}");
     }
 }
+
+/// A small, ordinary training section.
+pub fn train_config() -> crate::config::TrainConfig {
+    use crate::config::{EvalStrategy, SchedulerType, TrainConfig};
+    TrainConfig {
+        per_device_train_batch_size: 2,
+        per_device_eval_batch_size: 2,
+        gradient_accumulation_steps: 1,
+        learning_rate: 1e-3,
+        num_train_epochs: 1.0,
+        max_steps: None,
+        lr_scheduler_type: SchedulerType::Cosine,
+        warmup_ratio: 0.0,
+        warmup_steps: 0,
+        weight_decay: 0.0,
+        adam_beta1: 0.9,
+        adam_beta2: 0.999,
+        adam_epsilon: 1e-8,
+        max_grad_norm: 1.0,
+        bf16: false,
+        seed: 42,
+        data_seed: None,
+        disable_shuffling: false,
+        eval_strategy: EvalStrategy::No,
+        eval_steps: 1,
+    }
+}

@@ -1,1 +1,3 @@
-//! adapter
+//! The exchange format with the rest of the world: PEFT adapter directories.
+
+pub mod peft;

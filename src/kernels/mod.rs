@@ -8,6 +8,7 @@
 //! Letters: `T` rows (tokens), `D` hidden size, `H` query heads, `K` key/value heads, `E` head dim, `F` MLP width,
 //! `V` vocabulary, `R` LoRA rank, `L` labelled rows.
 
+pub mod adamw;
 pub mod attention;
 mod cpu;
 pub mod cross_entropy;
@@ -17,5 +18,6 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
+pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
 pub use linear::FrozenWeight;

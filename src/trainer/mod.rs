@@ -1,3 +1,282 @@
-//! The training loop.
+//! The training loop: [`Trainer::fit`] reads as a story.
 
 pub mod event;
+pub mod plan;
+pub mod step;
+pub mod validate;
+
+use crate::{
+    config::{EvalStrategy, TrainConfig},
+    dataset::Example,
+    error::{Error, Result},
+    model::{Params, Qwen3, qwen3::DropoutPlan},
+    optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
+    rng::Key,
+};
+use event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer, Started, Step};
+use plan::{StepPlan, StepSamples};
+use std::time::Instant;
+use step::StepGradient;
+
+/// Everything a run needs, ready to go.
+pub struct Trainer<'a> {
+    /// The frozen model.
+    pub model: &'a Qwen3,
+    /// What is trained.
+    pub params: Params,
+    /// Moments of the optimizer.
+    pub optim: AdamW,
+    /// Batches, rates, seeds.
+    pub config: &'a TrainConfig,
+    /// Training rows, in file order.
+    pub train: &'a [Example],
+    /// Held-out rows; empty: no evaluation.
+    pub eval: &'a [Example],
+    /// Names of the data sets, for errors that name a row.
+    pub dataset_names: &'a [String],
+    /// Probability of dropping an input of A.
+    pub lora_dropout: f64,
+    /// Rows that go through the model at once.
+    pub micro_batch_tokens: usize,
+    /// Steps between two log lines.
+    pub logging_steps: usize,
+    /// Count padded tokens into the log.
+    pub count_input_tokens: bool,
+}
+
+/// How far the run is, between two steps.
+struct Progress {
+    began: Instant,
+    /// Steps done.
+    step: usize,
+    epoch: f64,
+    /// Sum of the step losses since the last log line, and of all.
+    window_loss: f64,
+    window_steps: usize,
+    total_loss: f64,
+    input_tokens: u64,
+    fed_tokens: u64,
+}
+
+impl<'a> Trainer<'a> {
+    /// AdamW as the recipe has it, moments at zero.
+    pub fn optimizer(config: &TrainConfig, params: &Params) -> Result<AdamW> {
+        let constants = AdamWConfig {
+            beta1: config.adam_beta1,
+            beta2: config.adam_beta2,
+            eps: config.adam_epsilon,
+            weight_decay: config.weight_decay,
+        };
+        AdamW::new(constants, params.len(), params.flat().device())
+    }
+
+    /// The steps of this run.
+    pub fn plan(&self) -> StepPlan {
+        StepPlan::new(self.train.len(), self.config)
+    }
+
+    /// Trains to the end and tells `observer` what happens. The trained parameters are in `self.params`.
+    pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let plan = self.plan();
+        let schedule = self.schedule(&plan);
+        observer.on_event(&Event::Started(Started {
+            total_steps: plan.total_steps,
+            samples_per_step: plan.samples_per_step(),
+            eval_samples: self.eval.len(),
+        }))?;
+        let mut progress = Progress::new();
+        self.evaluate(EvalPhase::Before, &plan, &progress, observer)?;
+
+        progress.began = Instant::now();
+        let mut order = (usize::MAX, vec![]); // (epoch, its permutation)
+        while progress.step < plan.total_steps {
+            let epoch = plan.epoch_of(progress.step);
+            if order.0 != epoch {
+                order = (epoch, plan.order(epoch));
+            }
+            let samples = plan.samples(progress.step, &order.1);
+            let lr = schedule.lr(progress.step);
+            let done = self.step(&samples, lr, &mut progress)?;
+            let (loss, grad_norm) = (done.loss, done.grad_norm);
+            observer.on_event(&Event::Step(done))?;
+            if progress.step.is_multiple_of(self.logging_steps) {
+                let logged = progress.logged(&plan, grad_norm, lr, self.count_input_tokens);
+                observer.on_event(&Event::Logged(logged))?;
+            }
+            debug_assert!(loss.is_finite());
+            if self.evaluation_is_due(&samples, progress.step) {
+                self.evaluate(EvalPhase::During, &plan, &progress, observer)?;
+            }
+        }
+        observer.on_event(&Event::Finished(self.finished(&plan, &progress)))?;
+        self.evaluate(EvalPhase::Final, &plan, &progress, observer)
+    }
+
+    fn schedule(&self, plan: &StepPlan) -> Schedule {
+        let config = self.config;
+        Schedule {
+            kind: config.lr_scheduler_type,
+            peak_lr: config.learning_rate,
+            warmup_steps: warmup_steps(config.warmup_steps, config.warmup_ratio, plan.total_steps),
+            total_steps: plan.total_steps,
+        }
+    }
+
+    /// Gradient, check, clip, update.
+    fn step(&mut self, samples: &StepSamples, lr: f64, progress: &mut Progress) -> Result<Step> {
+        let began = Instant::now();
+        let train = self.train;
+        let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
+        let dropout = (self.lora_dropout > 0.0).then(|| DropoutPlan {
+            p: self.lora_dropout,
+            key: Key::new(self.config.seed, "dropout").with(progress.step as u64),
+        });
+        let gradient = step::gradient(self.model, &self.params, &rows, self.micro_batch_tokens, dropout)?;
+        self.refuse_non_finite(&gradient, progress.step + 1, &rows)?;
+        let factor = clip::factor(gradient.grad_norm, self.config.max_grad_norm);
+        let updated = self.optim.step(self.params.flat(), &gradient.flat, lr, factor)?;
+        self.params.set(updated)?;
+
+        let tokens: usize = rows.iter().map(|(_, e)| e.input_ids.len()).sum();
+        progress.advance(samples, gradient.loss, tokens, padded_tokens(samples, train));
+        Ok(Step {
+            step: progress.step,
+            epoch: samples.epoch,
+            loss: gradient.loss,
+            grad_norm: gradient.grad_norm,
+            lr,
+            samples: rows.len(),
+            tokens,
+            seconds: began.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// A loss that is not finite ends the run before it can reach the parameters.
+    fn refuse_non_finite(&self, g: &StepGradient, step: usize, rows: &[(usize, &Example)]) -> Result<()> {
+        if g.loss.is_finite() && g.grad_norm.is_finite() {
+            return Ok(());
+        }
+        let place = |e: &Example| {
+            let name = self.dataset_names.get(e.origin.dataset).map_or("?", String::as_str);
+            format!("{name} row {}", e.origin.row)
+        };
+        let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| place(e)).collect();
+        let more = if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
+        Err(Error::run(format!(
+            "step {step}: loss {} and gradient norm {} are not finite; rows of this step: {}{more}",
+            g.loss,
+            g.grad_norm,
+            shown.join(", ")
+        ))
+        .hint("the parameters were not updated; lower `learning_rate`, or look at these rows with `bf16 = false`")
+        .hint_zh("本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行"))
+    }
+
+    fn evaluation_is_due(&self, samples: &StepSamples, step: usize) -> bool {
+        match self.config.eval_strategy {
+            EvalStrategy::No => false,
+            EvalStrategy::Steps => step.is_multiple_of(self.config.eval_steps),
+            EvalStrategy::Epoch => samples.ends_epoch,
+        }
+    }
+
+    fn evaluate(
+        &self,
+        when: EvalPhase,
+        plan: &StepPlan,
+        progress: &Progress,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        if self.eval.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let batch_size = self.config.per_device_eval_batch_size;
+        let held_out = validate::evaluate(self.model, &self.params, self.eval, batch_size, self.micro_batch_tokens)?;
+        observer.on_event(&Event::Evaluated(Evaluated {
+            step: progress.step,
+            total_steps: plan.total_steps,
+            epoch: progress.epoch,
+            loss: held_out.loss,
+            loss_per_token: held_out.loss_per_token,
+            samples: self.eval.len(),
+            batches: held_out.batches,
+            runtime: began.elapsed().as_secs_f64(),
+            elapsed: progress.began.elapsed().as_secs_f64(),
+            when,
+            num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
+        }))
+    }
+
+    fn finished(&self, plan: &StepPlan, progress: &Progress) -> Finished {
+        let model = self.model.config();
+        // Forward and the backward through activations: 2 + 2 per weight and row (frozen weights have no gradient).
+        let flos = 4.0 * model.linear_parameters() as f64 * progress.fed_tokens as f64;
+        Finished {
+            step: progress.step,
+            total_steps: plan.total_steps,
+            epoch: progress.epoch,
+            train_loss: progress.total_loss / progress.step.max(1) as f64,
+            runtime: progress.began.elapsed().as_secs_f64(),
+            samples_seen: match self.config.max_steps {
+                Some(steps) => (steps * plan.samples_per_step()) as f64,
+                None => self.train.len() as f64 * self.config.num_train_epochs,
+            },
+            total_flos: flos,
+            num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
+        }
+    }
+}
+
+/// Tokens as LlamaFactory's collator feeds them: every micro-batch padded to its longest row, rounded up to 8.
+fn padded_tokens(samples: &StepSamples, train: &[Example]) -> u64 {
+    let mut rest = samples.indices.as_slice();
+    let mut total = 0;
+    for &size in &samples.micro_batches {
+        let (micro, tail) = rest.split_at(size);
+        let longest = micro.iter().map(|&i| train[i].input_ids.len()).max().unwrap_or(0);
+        total += (size * longest.next_multiple_of(8)) as u64;
+        rest = tail;
+    }
+    total
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            step: 0,
+            epoch: 0.0,
+            window_loss: 0.0,
+            window_steps: 0,
+            total_loss: 0.0,
+            input_tokens: 0,
+            fed_tokens: 0,
+        }
+    }
+
+    fn advance(&mut self, samples: &StepSamples, loss: f64, tokens: usize, padded: u64) {
+        self.step += 1;
+        self.epoch = samples.epoch;
+        self.window_loss += loss;
+        self.window_steps += 1;
+        self.total_loss += loss;
+        self.input_tokens += padded;
+        self.fed_tokens += (tokens - samples.indices.len()) as u64;
+    }
+
+    /// The log line that is due, and a new window.
+    fn logged(&mut self, plan: &StepPlan, grad_norm: f64, lr: f64, count_tokens: bool) -> Logged {
+        let loss = std::mem::take(&mut self.window_loss) / std::mem::take(&mut self.window_steps) as f64;
+        Logged {
+            step: self.step,
+            total_steps: plan.total_steps,
+            epoch: self.epoch,
+            loss,
+            grad_norm,
+            lr,
+            num_input_tokens_seen: count_tokens.then_some(self.input_tokens),
+            elapsed: self.began.elapsed().as_secs_f64(),
+        }
+    }
+}

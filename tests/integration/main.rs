@@ -1,1 +1,8 @@
-//! integration
+//! One binary for all integration tests: candle links slowly, and cargo links once per test file.
+
+/// Our logits against candle-transformers' Qwen3, an independent implementation.
+mod logits;
+/// Loss, gradients and trained adapters against recorded PyTorch runs.
+mod parity;
+/// What the tests share.
+mod support;

@@ -1,0 +1,224 @@
+//! `adapter_config.json` + `adapter_model.safetensors`, as PEFT writes and reads them.
+//!
+//! Names in the file: `base_model.model.<module path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, f32.
+
+use crate::{
+    config::{LoraConfig, Projection},
+    error::{Error, Result},
+    fs,
+    model::{Checkpoint, Params, params::Slot},
+};
+use candle_core::{DType, Device};
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// Writes the adapter into `dir`, each file whole or not at all.
+///
+/// The configuration holds the classic keys that old and new PEFT both read; old versions refuse unknown ones.
+pub fn save(dir: &Path, params: &Params, lora: &LoraConfig, base_model: &str) -> Result<()> {
+    let config = serde_json::to_string_pretty(&config_json(lora, base_model)).expect("plain JSON");
+    fs::write_atomic(&dir.join(WEIGHTS), &weights_bytes(params)?)?;
+    fs::write_atomic(&dir.join(CONFIG), config.as_bytes())
+}
+
+fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
+    let targets: Vec<&str> = lora.lora_target.iter().map(|p| p.name()).collect();
+    // PEFT itself writes an integer where alpha is one, and old versions expect it.
+    let alpha = match lora.lora_alpha.fract() == 0.0 {
+        true => json!(lora.lora_alpha as i64),
+        false => json!(lora.lora_alpha),
+    };
+    json!({
+        "alpha_pattern": {},
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "layers_pattern": null,
+        "layers_to_transform": null,
+        "lora_alpha": alpha,
+        "lora_dropout": lora.lora_dropout,
+        "modules_to_save": null,
+        "peft_type": "LORA",
+        "r": lora.lora_rank,
+        "rank_pattern": {},
+        "revision": null,
+        "target_modules": targets,
+        "task_type": "CAUSAL_LM",
+        "use_dora": false,
+        "use_rslora": lora.use_rslora,
+    })
+}
+
+fn file_name(slot: &Slot) -> String {
+    format!("base_model.model.{}.weight", slot.name)
+}
+
+#[expect(clippy::disallowed_methods, reason = "saving reads the parameters back")]
+fn weights_bytes(params: &Params) -> Result<Vec<u8>> {
+    let mut tensors = BTreeMap::new();
+    for (id, slot) in params.slots() {
+        let values: Vec<f32> = params.master(id)?.flatten_all()?.to_vec1()?;
+        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        tensors.insert(file_name(slot), (bytes, [slot.shape.0, slot.shape.1]));
+    }
+    let views = tensors.iter().map(|(name, (bytes, shape))| {
+        let view = TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes);
+        (name, view.expect("four bytes for every element"))
+    });
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize(views, Some(metadata))
+        .map_err(|err| Error::run(format!("cannot serialise the adapter: {err}")))
+}
+
+/// An adapter directory that training continues from.
+pub struct Existing {
+    checkpoint: Checkpoint,
+    /// Its rank, alpha, dropout, scaling and targets.
+    pub lora: LoraConfig,
+}
+
+impl Existing {
+    /// Opens `dir`. Kinds of adapter that this engine would compute wrongly are refused by name.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
+        let text = std::fs::read_to_string(&path).map_err(|err| {
+            Error::file(&path, format!("cannot be read: {err}"))
+                .hint("`adapter_name_or_path` must be a PEFT adapter folder")
+                .hint_zh("`adapter_name_or_path` 应是 PEFT 适配器文件夹")
+        })?;
+        let json: Value =
+            serde_json::from_str(&text).map_err(|err| Error::file(&path, format!("not valid JSON: {err}")))?;
+        let lora = parse_config(&json).map_err(|err| err.at(path.display()))?;
+        Ok(Self { checkpoint: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora })
+    }
+
+    /// The stored values of `slot`, row-major.
+    #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
+    pub fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
+        let shape = [slot.shape.0, slot.shape.1];
+        let tensor = self.checkpoint.tensor(&file_name(slot), &shape, DType::F32, &Device::Cpu)?;
+        Ok(tensor.flatten_all()?.to_vec1()?)
+    }
+
+    /// Every tensor of the file must have a place in the model; the first that has none is an error.
+    pub fn refuse_strangers<'a>(&self, slots: impl Iterator<Item = &'a Slot>) -> Result<()> {
+        let known: Vec<String> = slots.map(file_name).collect();
+        match self.checkpoint.names().find(|name| !known.iter().any(|k| k == name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))
+                .hint("was it trained on another base model, or on other modules than its config says?")
+                .hint_zh("它是否在另一个基座模型上训练，或与其配置的模块不符？")),
+        }
+    }
+}
+
+fn parse_config(json: &Value) -> Result<LoraConfig> {
+    let refused = [
+        (json["peft_type"] != "LORA", "peft_type is not LORA"),
+        (json["use_dora"] == true, "use_dora is not supported yet"),
+        (json["fan_in_fan_out"] == true, "fan_in_fan_out is not supported"),
+        (json["bias"].as_str().is_some_and(|b| b != "none"), "bias is not \"none\""),
+        (json["modules_to_save"].as_array().is_some_and(|m| !m.is_empty()), "modules_to_save is not supported"),
+        (json["rank_pattern"].as_object().is_some_and(|m| !m.is_empty()), "rank_pattern is not supported"),
+        (json["alpha_pattern"].as_object().is_some_and(|m| !m.is_empty()), "alpha_pattern is not supported"),
+        (!json["layers_to_transform"].is_null(), "layers_to_transform is not supported"),
+    ];
+    if let Some((_, what)) = refused.iter().find(|(wrong, _)| *wrong) {
+        return Err(Error::input(*what).hint("only plain LoRA over q/k/v/o/gate/up/down_proj can be continued"));
+    }
+    let rank = json["r"].as_u64().filter(|r| *r > 0).ok_or_else(|| Error::input("r is not a positive integer"))?;
+    let alpha = json["lora_alpha"].as_f64().ok_or_else(|| Error::input("lora_alpha is not a number"))?;
+    let names: Vec<&str> = json["target_modules"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let known = |name: &&str| Projection::ALL.iter().any(|p| p.name() == *name);
+    if names.is_empty() || !names.iter().all(known) {
+        return Err(Error::input(format!("target_modules {} is not a list of projections", json["target_modules"]))
+            .hint("known: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
+    }
+    Ok(LoraConfig {
+        lora_rank: rank as usize,
+        lora_alpha: alpha,
+        lora_dropout: json["lora_dropout"].as_f64().unwrap_or(0.0),
+        lora_target: Projection::ALL.into_iter().filter(|p| names.contains(&p.name())).collect(),
+        use_rslora: json["use_rslora"] == true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::params::Layout;
+    use crate::testing::wave;
+
+    fn lora() -> LoraConfig {
+        LoraConfig {
+            lora_rank: 2,
+            lora_alpha: 5.0,
+            lora_dropout: 0.1,
+            lora_target: vec![Projection::QProj, Projection::DownProj],
+            use_rslora: true,
+        }
+    }
+
+    fn params() -> Params {
+        let mut layout = Layout::default();
+        for (name, shape) in [("self_attn.q_proj.lora_A", (2, 6)), ("self_attn.q_proj.lora_B", (4, 2))] {
+            layout.push(format!("model.layers.0.{name}"), shape);
+        }
+        let values = |slot: &Slot| Ok(wave(slot.shape, 0.5, &Device::Cpu)?.flatten_all()?.to_vec1()?);
+        Params::new(layout, DType::F32, &Device::Cpu, values).unwrap()
+    }
+
+    #[test]
+    fn a_saved_adapter_has_pefts_names_and_reads_back_equal() {
+        let dir = tempfile::tempdir().unwrap();
+        save(dir.path(), &params(), &lora(), "Qwen/Qwen3-14B").unwrap();
+        let bytes = std::fs::read(dir.path().join(WEIGHTS)).unwrap();
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(metadata.metadata(), &Some(HashMap::from([("format".to_owned(), "pt".to_owned())])));
+        let mut names: Vec<String> = metadata.tensors().into_keys().collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+            ]
+        );
+        let existing = Existing::open(dir.path()).unwrap();
+        assert_eq!(existing.lora, lora());
+        let params = params();
+        existing.refuse_strangers(params.slots().map(|(_, slot)| slot)).unwrap();
+        for (id, slot) in params.slots() {
+            let want: Vec<f32> = params.master(id).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            assert_eq!(existing.values(slot).unwrap(), want);
+        }
+        let err = existing.refuse_strangers(params.slots().map(|(_, s)| s).take(1)).unwrap_err().to_string();
+        assert!(err.contains("q_proj.lora_B.weight that this model has no place for"), "{err}");
+    }
+
+    #[test]
+    fn adapters_we_would_compute_wrongly_are_refused() {
+        let good = config_json(&lora(), "x");
+        for (key, value, want) in [
+            ("peft_type", json!("LOHA"), "peft_type is not LORA"),
+            ("use_dora", json!(true), "use_dora is not supported yet"),
+            ("rank_pattern", json!({"q_proj": 4}), "rank_pattern is not supported"),
+            ("modules_to_save", json!(["lm_head"]), "modules_to_save is not supported"),
+            ("target_modules", json!("all-linear"), "target_modules \"all-linear\" is not a list of projections"),
+            ("r", json!(0), "r is not a positive integer"),
+        ] {
+            let mut json = good.clone();
+            json[key] = value;
+            assert_eq!(parse_config(&json).expect_err(key).to_string(), want);
+        }
+    }
+}

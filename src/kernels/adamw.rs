@@ -1,0 +1,93 @@
+//! One AdamW update over flat f32 buffers.
+
+use super::cpu;
+use crate::error::Result;
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+/// The scalars of one update. `decay` is `1 − lr·weight_decay`, `step_size` is `lr/(1−β₁ᵗ)`, `root_correction` is `√(1−β₂ᵗ)`.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWStep {
+    /// β₁
+    pub beta1: f64,
+    /// β₂
+    pub beta2: f64,
+    /// ε
+    pub eps: f64,
+    /// Factor on the parameter.
+    pub decay: f64,
+    /// Factor on m/(√v/root_correction + ε).
+    pub step_size: f64,
+    /// Divides √v.
+    pub root_correction: f64,
+    /// Factor on the gradient (clipping).
+    pub grad_factor: f64,
+}
+
+/// `x`, `g`, `m`, `v`: `[n]` f32 → new (`x`, `m`, `v`).
+pub fn adamw_step(x: &Tensor, g: &Tensor, m: &Tensor, v: &Tensor, s: &AdamWStep) -> Result<(Tensor, Tensor, Tensor)> {
+    if let (Some(xs), Some(gs), Some(ms), Some(vs)) = (cpu::f32s(x), cpu::f32s(g), cpu::f32s(m), cpu::f32s(v)) {
+        let (x, m, v) = fused(&xs, &gs, &ms, &vs, s);
+        let n = x.len();
+        let tensor = |data: Vec<f32>| Tensor::from_vec(data, n, &Device::Cpu);
+        return Ok((tensor(x)?, tensor(m)?, tensor(v)?));
+    }
+    composed(x, g, m, v, s)
+}
+
+fn composed(x: &Tensor, g: &Tensor, m: &Tensor, v: &Tensor, s: &AdamWStep) -> Result<(Tensor, Tensor, Tensor)> {
+    let g = (g * s.grad_factor)?;
+    let m = ((m * s.beta1)? + (&g * (1.0 - s.beta1))?)?;
+    let v = ((v * s.beta2)? + (g.sqr()? * (1.0 - s.beta2))?)?;
+    let root = ((v.sqrt()? / s.root_correction)? + s.eps)?;
+    let x = ((x * s.decay)? - ((&m / root)? * s.step_size)?)?;
+    Ok((x, m, v))
+}
+
+fn fused(x: &[f32], g: &[f32], m: &[f32], v: &[f32], s: &AdamWStep) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    const BLOCK: usize = 16 * 1024;
+    let (mut x, mut m, mut v) = (x.to_vec(), m.to_vec(), v.to_vec());
+    let (beta1, beta2, eps) = (s.beta1 as f32, s.beta2 as f32, s.eps as f32);
+    let (keep1, keep2) = ((1.0 - s.beta1) as f32, (1.0 - s.beta2) as f32);
+    let (decay, step_size, root_correction) = (s.decay as f32, s.step_size as f32, s.root_correction as f32);
+    let factor = s.grad_factor as f32;
+    let moments = m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK));
+    x.par_chunks_mut(BLOCK).zip(g.par_chunks(BLOCK)).zip(moments).for_each(|((x, g), (m, v))| {
+        cpu::vectorized(|| {
+            for i in 0..x.len() {
+                let g = g[i] * factor;
+                m[i] = beta1 * m[i] + keep1 * g;
+                v[i] = beta2 * v[i] + keep2 * g * g;
+                x[i] = x[i] * decay - step_size * (m[i] / (v[i].sqrt() / root_correction + eps));
+            }
+        });
+    });
+    (x, m, v)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, wave};
+
+    #[test]
+    fn the_fused_body_equals_the_composition() -> Result<()> {
+        let n = 40_000;
+        let flat = |phase| -> Result<Tensor> { Ok(wave((n, 1), phase, &Device::Cpu)?.flatten_all()?) };
+        let s = AdamWStep {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            decay: 0.999,
+            step_size: 0.01,
+            root_correction: 0.5,
+            grad_factor: 0.7,
+        };
+        let (x, g, m, v) = (flat(0.0)?, flat(1.0)?, flat(2.0)?, flat(3.0)?.sqr()?);
+        let (fast, slow) = (adamw_step(&x, &g, &m, &v, &s)?, composed(&x, &g, &m, &v, &s)?);
+        for (fast, slow) in [(fast.0, slow.0), (fast.1, slow.1), (fast.2, slow.2)] {
+            assert_close(&fast, &slow, 1e-6);
+        }
+        Ok(())
+    }
+}

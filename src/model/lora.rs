@@ -1,0 +1,262 @@
+//! A frozen projection and its trainable low-rank update: `y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ`, s = α/r (rsLoRA: α/√r).
+
+use super::params::{Grads, Layout, ParamId, Params, Slot};
+use crate::{
+    config::{LoraConfig, Projection},
+    error::Result,
+    kernels::FrozenWeight,
+    rng::Key,
+};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+/// One of the seven projections of a block, with an adapter where the recipe asks for one.
+pub struct LoraLinear {
+    base: FrozenWeight,
+    adapter: Option<Adapter>,
+}
+
+struct Adapter {
+    a: ParamId, // [r, in]
+    b: ParamId, // [out, r]
+    scale: f64,
+    /// (layer, projection) as one number: part of the key of its dropout masks.
+    place: u64,
+}
+
+/// Dropout of one micro-batch: which values are zeroed is a function of the place alone, never of the cut.
+pub struct Dropout<'a> {
+    /// Probability of zeroing an input of A.
+    pub p: f64,
+    /// Key of (seed, step).
+    pub key: Key,
+    /// For every row of the input: (sample in the data set, position in the sample).
+    pub rows: &'a [(u64, u32)],
+}
+
+impl LoraLinear {
+    /// `base`: W `[out, in]`. Declares A `[r, in]` and B `[out, r]` in `layout` when `lora` targets this projection.
+    pub fn new(
+        base: FrozenWeight,
+        layer: usize,
+        projection: Projection,
+        lora: &LoraConfig,
+        layout: &mut Layout,
+    ) -> Result<Self> {
+        let (out, width) = base.shape()?;
+        let adapter = lora.lora_target.contains(&projection).then(|| {
+            let name = format!("model.layers.{layer}.{}", projection.path());
+            Adapter {
+                a: layout.push(format!("{name}.lora_A"), (lora.lora_rank, width)),
+                b: layout.push(format!("{name}.lora_B"), (out, lora.lora_rank)),
+                scale: lora.scale(),
+                place: (layer * Projection::ALL.len() + projection as usize) as u64,
+            }
+        });
+        Ok(Self { base, adapter })
+    }
+
+    /// Whether an adapter is trained here.
+    pub fn is_trained(&self) -> bool {
+        self.adapter.is_some()
+    }
+
+    /// `x`: `[T, in]` → `y` `[T, out]`, and `s·x·Aᵀ` `[T, r]`, which [`Self::backward`] needs.
+    ///
+    /// The scale sits on the rank-sized product, never on the base output.
+    pub fn forward(&self, x: &Tensor, params: &Params, dropout: Option<&Dropout>) -> Result<(Tensor, Option<Tensor>)> {
+        let y = self.base.forward(x)?;
+        let Some(adapter) = &self.adapter else { return Ok((y, None)) };
+        let x = adapter.dropped(x, dropout)?;
+        let xa = (x.matmul(&params.get(adapter.a)?.t()?)? * adapter.scale)?;
+        let update = xa.matmul(&params.get(adapter.b)?.t()?)?;
+        Ok(((y + update)?, Some(xa)))
+    }
+
+    /// `dy`: `[T, out]` → `dx` `[T, in]` (or nothing where no one needs it). Adds ∂A and ∂B into `grads`.
+    ///
+    /// With g = s·dy·B `[T, r]`: ∂B = dyᵀ·(s·x·Aᵀ), ∂A = gᵀ·x, dx = dy·W + g·A.
+    /// `x` and `xa` are forward's input and second result.
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        xa: Option<&Tensor>,
+        pass: &mut Backward,
+        need_dx: bool,
+    ) -> Result<Option<Tensor>> {
+        let dx = if need_dx { Some(self.base.backward(dy)?) } else { None };
+        let (Some(adapter), Some(xa)) = (&self.adapter, xa) else { return Ok(dx) };
+        let mask = adapter.mask(x, pass.dropout)?;
+        let dropped = match &mask {
+            None => x.clone(),
+            Some(mask) => (x * mask)?,
+        };
+        let g = (dy.matmul(&pass.params.get(adapter.b)?)? * adapter.scale)?; // [T, r]
+        pass.grads.add(adapter.b, product_f32(dy, xa)?)?;
+        pass.grads.add(adapter.a, product_f32(&g, &dropped)?)?;
+        let Some(dx) = dx else { return Ok(None) };
+        let through_a = g.matmul(&pass.params.get(adapter.a)?)?;
+        let through_a = match mask {
+            None => through_a,
+            Some(mask) => (through_a * mask)?,
+        };
+        Ok(Some((dx + through_a)?))
+    }
+}
+
+/// What a backward pass reads and writes besides activations.
+pub struct Backward<'a> {
+    /// The trainable matrices.
+    pub params: &'a Params,
+    /// Receives their gradients.
+    pub grads: &'a mut Grads,
+    /// The masks of the forward pass, if it had any.
+    pub dropout: Option<&'a Dropout<'a>>,
+}
+
+impl Adapter {
+    fn dropped(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
+        Ok(match self.mask(x, dropout)? {
+            None => x.clone(),
+            Some(mask) => (x * mask)?,
+        })
+    }
+
+    /// `[T, in]` of 0 and 1/(1−p) in the dtype of `x`. Independent per projection, as PEFT's are.
+    fn mask(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Option<Tensor>> {
+        let Some(dropout) = dropout.filter(|d| d.p > 0.0) else { return Ok(None) };
+        let (rows, width) = x.dims2()?;
+        assert_eq!(rows, dropout.rows.len(), "a dropout key for every row");
+        let (p, keep) = (dropout.p as f32, (1.0 / (1.0 - dropout.p)) as f32);
+        let mut mask = vec![0f32; rows * width];
+        mask.par_chunks_mut(width).zip(dropout.rows).for_each(|(mask, &(sample, position))| {
+            let key = dropout.key.with(sample).with(self.place).with(u64::from(position));
+            for (i, m) in mask.iter_mut().enumerate() {
+                *m = if key.uniform(i as u64) < p { 0.0 } else { keep };
+            }
+        });
+        Ok(Some(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?.to_device(x.device())?.to_dtype(x.dtype())?))
+    }
+}
+
+/// `aᵀ·b` in f32, so that a gradient does not depend on how the rows were cut into micro-batches.
+fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok(a.to_dtype(DType::F32)?.t()?.matmul(&b.to_dtype(DType::F32)?)?)
+}
+
+/// PEFT's start: A uniform on ±1/√in (Kaiming uniform with a = √5), B zero, so that step 0 is exactly the base model.
+///
+/// Drawn by our own generator: the same distribution as PEFT's, other numbers.
+pub fn initial_values(slot: &Slot, seed: u64) -> Vec<f32> {
+    let (rows, width) = slot.shape;
+    if slot.name.ends_with("lora_B") {
+        return vec![0.0; rows * width];
+    }
+    let bound = 1.0 / (width as f32).sqrt();
+    let key = Key::new(seed, &slot.name);
+    (0..(rows * width) as u64).map(|i| (2.0 * key.uniform(i) - 1.0) * bound).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, wave};
+    use candle_core::Var;
+
+    fn lora(rank: usize, alpha: f64, dropout: f64) -> LoraConfig {
+        LoraConfig {
+            lora_rank: rank,
+            lora_alpha: alpha,
+            lora_dropout: dropout,
+            lora_target: vec![Projection::UpProj],
+            use_rslora: false,
+        }
+    }
+
+    fn layer(config: &LoraConfig) -> Result<(LoraLinear, Params, Tensor)> {
+        let w = wave((6, 10), 1.0, &Device::Cpu)?;
+        let mut layout = Layout::default();
+        let linear = LoraLinear::new(FrozenWeight::new(w.clone()), 0, Projection::UpProj, config, &mut layout)?;
+        let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| {
+            let phase = if slot.name.ends_with('A') { 0.3 } else { 0.7 };
+            Ok(wave(slot.shape, phase, &Device::Cpu)?.flatten_all()?.to_vec1()?)
+        })?;
+        Ok((linear, params, w))
+    }
+
+    #[test]
+    fn unmerged_equals_merged() -> Result<()> {
+        let (linear, params, w) = layer(&lora(3, 5.0, 0.0))?; // alpha ≠ r and B ≠ 0: ones and zeros would hide a mistake
+        let ids: Vec<ParamId> = params.slots().map(|(id, _)| id).collect();
+        let (a, b) = (params.get(ids[0])?, params.get(ids[1])?);
+        let merged = (w + (b.matmul(&a)? * (5.0 / 3.0))?)?;
+        let x = wave((4, 10), 2.0, &Device::Cpu)?;
+        assert_close(&linear.forward(&x, &params, None)?.0, &x.matmul(&merged.t()?)?, 1e-5);
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_agree_with_autograd_with_and_without_dropout() -> Result<()> {
+        for p in [0.0, 0.4] {
+            let config = lora(3, 5.0, p);
+            let (linear, params, w) = layer(&config)?;
+            let ids: Vec<ParamId> = params.slots().map(|(id, _)| id).collect();
+            let x = Var::from_tensor(&wave((4, 10), 2.0, &Device::Cpu)?)?;
+            let (a, b) = (Var::from_tensor(&params.get(ids[0])?)?, Var::from_tensor(&params.get(ids[1])?)?);
+            let dy = wave((4, 6), 5.0, &Device::Cpu)?;
+            let rows = [(0, 0), (0, 1), (7, 0), (7, 1)];
+            let dropout = Dropout { p, key: Key::new(1, "dropout"), rows: &rows };
+            let adapter = linear.adapter.as_ref().expect("targeted");
+            let dropped = match adapter.mask(&x, Some(&dropout))? {
+                Some(mask) => (x.as_tensor() * mask)?,
+                None => x.as_tensor().clone(),
+            };
+            let slow = (x.matmul(&w.t()?)? + (dropped.matmul(&a.t()?)?.matmul(&b.t()?)? * config.scale())?)?;
+            let want = (&slow * &dy)?.backward()?;
+
+            let (y, xa) = linear.forward(&x, &params, Some(&dropout))?;
+            assert_close(&y, &slow, 1e-5);
+            let mut grads = Grads::new(&params);
+            let mut pass = Backward { params: &params, grads: &mut grads, dropout: Some(&dropout) };
+            let dx = linear.backward(&dy, &x, xa.as_ref(), &mut pass, true)?.expect("asked for");
+            assert_close(&dx, want.get(&x).expect("a Var"), 1e-5);
+            assert_close(grads.get(ids[0]).expect("∂A"), want.get(&a).expect("a Var"), 1e-5);
+            assert_close(grads.get(ids[1]).expect("∂B"), want.get(&b).expect("a Var"), 1e-5);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_mask_depends_on_the_place_and_not_on_the_cut() -> Result<()> {
+        let (linear, _, _) = layer(&lora(3, 5.0, 0.5))?;
+        let adapter = linear.adapter.as_ref().expect("targeted");
+        let key = Key::new(1, "dropout");
+        let mask = |rows: &[(u64, u32)]| -> Result<Tensor> {
+            let x = Tensor::ones((rows.len(), 1000), DType::F32, &Device::Cpu)?;
+            Ok(adapter.mask(&x, Some(&Dropout { p: 0.5, key, rows }))?.expect("p > 0"))
+        };
+        let both = mask(&[(3, 0), (3, 1)])?;
+        assert_close(&both.narrow(0, 1, 1)?, &mask(&[(3, 1)])?, 0.0);
+        let mean = both.mean_all()?.to_scalar::<f32>()?;
+        assert!((mean - 1.0).abs() < 0.1, "kept values are scaled up: mean {mean}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_starts_as_peft_draws_it_and_b_at_zero() {
+        let slot = |name: &str, shape| {
+            let mut layout = Layout::default();
+            layout.push(name.into(), shape);
+            layout
+        };
+        let params = Params::new(slot("x.lora_A", (8, 400)), DType::F32, &Device::Cpu, |s| Ok(initial_values(s, 42)));
+        let a: Vec<f32> = params.unwrap().flat().to_vec1().unwrap();
+        let bound = 1.0 / 20.0;
+        assert!(a.iter().all(|x| x.abs() <= bound));
+        let var = a.iter().map(|x| x * x).sum::<f32>() / a.len() as f32;
+        assert!((var - bound * bound / 3.0).abs() < 5e-5, "variance of a uniform distribution: {var}");
+        let params = Params::new(slot("x.lora_B", (8, 4)), DType::F32, &Device::Cpu, |s| Ok(initial_values(s, 42)));
+        assert_eq!(params.unwrap().flat().to_vec1::<f32>().unwrap(), vec![0.0; 32]);
+    }
+}

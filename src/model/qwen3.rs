@@ -1,0 +1,495 @@
+//! Qwen3, forward and backward, over rows laid end to end. Names are the checkpoint's.
+//!
+//! A block saves the least that lets it run backward: its inputs of norms, attention and SwiGLU. Norm outputs, rotated
+//! heads and the SwiGLU product are rebuilt bit for bit. Only what the loss needs is computed: the head and, in the last
+//! block, everything after keys and values run on labelled rows alone, and the first block hands no gradient down.
+
+use super::{
+    config::Qwen3Config,
+    lora::{Backward, Dropout, LoraLinear},
+    params::{Grads, Layout, Params},
+    weights::Checkpoint,
+};
+use crate::{
+    config::{LoraConfig, Projection},
+    error::{Error, Result},
+    kernels::{FrozenWeight, Segments, attention, cross_entropy, rms_norm, rope, swiglu},
+    rng::Key,
+};
+use candle_core::{DType, Device, Tensor};
+
+/// A micro-batch as the model eats it: `T` rows, no padding, no batch dimension.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// `T` token ids.
+    pub ids: Vec<u32>,
+    /// `T` positions, restarting with each sample.
+    pub positions: Vec<u32>,
+    /// Who sees whom.
+    pub segments: Segments,
+    /// For every row the index of its sample in the data set (a key for dropout).
+    pub samples: Vec<u64>,
+    /// `L` rows whose next token is trained, ascending.
+    pub label_rows: Vec<u32>,
+    /// `L` token ids to predict there.
+    pub targets: Vec<u32>,
+}
+
+/// Dropout of a training pass.
+#[derive(Debug, Clone, Copy)]
+pub struct DropoutPlan {
+    /// Probability of zeroing.
+    pub p: f64,
+    /// Key of (seed, step).
+    pub key: Key,
+}
+
+/// The frozen model and where its adapters sit.
+pub struct Qwen3 {
+    embed_tokens: FrozenWeight,
+    layers: Vec<Block>,
+    norm: Tensor,
+    lm_head: FrozenWeight,
+    config: Qwen3Config,
+    dtype: DType,
+    device: Device,
+}
+
+struct Block {
+    input_layernorm: Tensor,
+    q_proj: LoraLinear,
+    k_proj: LoraLinear,
+    v_proj: LoraLinear,
+    o_proj: LoraLinear,
+    q_norm: Tensor,
+    k_norm: Tensor,
+    post_attention_layernorm: Tensor,
+    gate_proj: LoraLinear,
+    up_proj: LoraLinear,
+    down_proj: LoraLinear,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    eps: f64,
+}
+
+/// What a block needs besides its input rows: the same for all blocks but the last.
+struct Rows {
+    /// Queries among all rows; `Tq` of them.
+    segments: Segments,
+    cos: Tensor,
+    sin: Tensor,
+    /// The tables of the query rows; equal to the above in all blocks but the last.
+    cos_q: Tensor,
+    sin_q: Tensor,
+    /// Which rows the block's output has; `None`: all.
+    selected: Option<Tensor>,
+    keys: Vec<(u64, u32)>,
+    keys_q: Vec<(u64, u32)>,
+}
+
+/// What a block keeps for its backward pass. `Tq` are the rows of its output.
+struct Saved {
+    x: Tensor,               // [T, D]
+    inv_rms: Tensor,         // [T, 1]
+    q: (Tensor, Tensor),     // before its norm [Tq·H, E], and 1/rms
+    k: (Tensor, Tensor),     // [T·K, E]
+    v: Tensor,               // [T, K, E]
+    o: Tensor,               // [Tq, H·E]
+    x_mid: Tensor,           // after attention [Tq, D]
+    inv_rms_mid: Tensor,     // [Tq, 1]
+    gate: Tensor,            // [Tq, F]
+    up: Tensor,              // [Tq, F]
+    xa: [Option<Tensor>; 7], // s·x·Aᵀ of every projection, in Projection::ALL order
+}
+
+impl Qwen3 {
+    /// Reads the base weights in `dtype` onto `device` and declares the adapters in the returned layout.
+    pub fn load(
+        config: &Qwen3Config,
+        checkpoint: &Checkpoint,
+        lora: &LoraConfig,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(Self, Layout)> {
+        Self::build(config, lora, dtype, device, |name, shape| checkpoint.tensor(name, shape, dtype, device))
+    }
+
+    /// As [`Self::load`], with weights from anywhere: `weight(name, shape)` in `dtype` on `device`.
+    pub fn build(
+        config: &Qwen3Config,
+        lora: &LoraConfig,
+        dtype: DType,
+        device: &Device,
+        weight: impl Fn(&str, &[usize]) -> Result<Tensor>,
+    ) -> Result<(Self, Layout)> {
+        let mut layout = Layout::default();
+        let (d, v) = (config.hidden_size, config.vocab_size);
+        let embed_tokens = FrozenWeight::new(weight("model.embed_tokens.weight", &[v, d])?);
+        let layers: Result<Vec<Block>> =
+            (0..config.num_hidden_layers).map(|i| Block::build(config, lora, i, &weight, &mut layout)).collect();
+        let lm_head = match config.tie_word_embeddings {
+            true => embed_tokens.clone(),
+            false => FrozenWeight::new(weight("lm_head.weight", &[v, d])?),
+        };
+        let model = Self {
+            embed_tokens,
+            layers: layers?,
+            norm: weight("model.norm.weight", &[d])?,
+            lm_head,
+            config: config.clone(),
+            dtype,
+            device: device.clone(),
+        };
+        Ok((model, layout))
+    }
+
+    /// The checkpoint's geometry.
+    pub fn config(&self) -> &Qwen3Config {
+        &self.config
+    }
+
+    /// The dtype of weights and activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Logits `[L, V]` (f32) of the label rows: for tests and for looking at a model, not for training.
+    pub fn logits(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
+        let hidden = self.hidden(batch, params, None, |_| ())?;
+        let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
+        Ok(self.lm_head.forward(&y)?.to_dtype(DType::F32)?)
+    }
+
+    /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
+    pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
+        let hidden = self.hidden(batch, params, None, |_| ())?;
+        let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
+        let losses: Result<Vec<Tensor>> = self
+            .head_chunks(batch)
+            .map(|(start, len)| {
+                let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?.to_dtype(DType::F32)?;
+                cross_entropy::nll(&logits, &batch.targets[start..start + len])
+            })
+            .collect();
+        Ok(Tensor::cat(&losses?, 0)?)
+    }
+
+    /// Forward and backward: adds `∂(scale·Σ nll)/∂θ` into `grads` and returns the nll of every label, `[L]` f32.
+    pub fn train(
+        &self,
+        batch: &Batch,
+        params: &Params,
+        grads: &mut Grads,
+        scale: f64,
+        dropout: Option<DropoutPlan>,
+    ) -> Result<Tensor> {
+        let mut saved = Vec::with_capacity(self.layers.len());
+        let hidden = self.hidden(batch, params, dropout, |s| saved.push(s))?;
+        let (losses, mut dx) = self.head_backward(batch, &hidden, scale)?;
+        drop(hidden);
+        let all = self.rows(batch, None)?;
+        let last = self.rows(batch, Some(&batch.label_rows))?;
+        for (i, (block, saved)) in self.layers.iter().zip(saved).enumerate().rev() {
+            let rows = if i + 1 == self.layers.len() { &last } else { &all };
+            match block.backward(dx, saved, rows, params, grads, dropout, i > 0)? {
+                Some(lower) => dx = lower,
+                None => break,
+            }
+        }
+        Ok(losses)
+    }
+
+    /// The residual stream after the last block, label rows only: `[L, D]`.
+    fn hidden(
+        &self,
+        batch: &Batch,
+        params: &Params,
+        dropout: Option<DropoutPlan>,
+        mut save: impl FnMut(Saved),
+    ) -> Result<Tensor> {
+        let all = self.rows(batch, None)?;
+        let last = self.rows(batch, Some(&batch.label_rows))?;
+        let mut x = self.embed_tokens.rows(&Tensor::new(batch.ids.as_slice(), &self.device)?)?;
+        for (i, block) in self.layers.iter().enumerate() {
+            let rows = if i + 1 == self.layers.len() { &last } else { &all };
+            let (y, saved) = block.forward(x, rows, params, dropout)?;
+            save(saved);
+            x = y;
+        }
+        Ok(x)
+    }
+
+    /// Loss and the gradient of the last block's output, `[L, D]`, in chunks of rows.
+    fn head_backward(&self, batch: &Batch, hidden: &Tensor, scale: f64) -> Result<(Tensor, Tensor)> {
+        let (y, inv_rms) = rms_norm::forward(hidden, &self.norm, self.config.rms_norm_eps)?;
+        let (mut losses, mut dys) = (vec![], vec![]);
+        for (start, len) in self.head_chunks(batch) {
+            let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?.to_dtype(DType::F32)?;
+            let (nll, dlogits) = cross_entropy::nll_and_grad(logits, &batch.targets[start..start + len], scale)?;
+            losses.push(nll);
+            dys.push(self.lm_head.backward(&dlogits.to_dtype(self.dtype)?)?);
+        }
+        let dy = Tensor::cat(&dys, 0)?;
+        let dx = rms_norm::backward(&dy, hidden, &self.norm, &inv_rms)?;
+        Ok((Tensor::cat(&losses, 0)?, dx))
+    }
+
+    /// (start, length) of chunks of label rows whose f32 logits take at most 128 MiB.
+    fn head_chunks(&self, batch: &Batch) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (rows, step) = (batch.label_rows.len(), ((128 << 20) / (4 * self.config.vocab_size)).max(1));
+        (0..rows).step_by(step).map(move |start| (start, step.min(rows - start)))
+    }
+
+    fn rows(&self, batch: &Batch, selected: Option<&[u32]>) -> Result<Rows> {
+        let tables = |positions: &[u32]| {
+            rope::tables(positions, self.config.head_dim, self.config.rope_theta, self.dtype, &self.device)
+        };
+        let (cos, sin) = tables(&batch.positions)?;
+        let keys: Vec<(u64, u32)> = batch.samples.iter().copied().zip(batch.positions.iter().copied()).collect();
+        let Some(selected) = selected else {
+            let (cos_q, sin_q, keys_q) = (cos.clone(), sin.clone(), keys.clone());
+            return Ok(Rows { segments: batch.segments.clone(), cos, sin, cos_q, sin_q, selected: None, keys, keys_q });
+        };
+        let keys_q: Vec<(u64, u32)> = selected.iter().map(|&r| keys[r as usize]).collect();
+        let (cos_q, sin_q) = tables(&keys_q.iter().map(|k| k.1).collect::<Vec<_>>())?;
+        let segments = batch.segments.select(selected);
+        let selected = Some(Tensor::new(selected, &self.device)?);
+        Ok(Rows { segments, cos, sin, cos_q, sin_q, selected, keys, keys_q })
+    }
+}
+
+impl Rows {
+    /// The rows of the block's output.
+    fn pick(&self, t: &Tensor) -> Result<Tensor> {
+        Ok(match &self.selected {
+            None => t.clone(),
+            Some(rows) => t.index_select(rows, 0)?,
+        })
+    }
+
+    /// The inverse of [`Self::pick`]: zeros where no output row is.
+    fn spread(&self, t: Tensor) -> Result<Tensor> {
+        Ok(match &self.selected {
+            None => t,
+            Some(rows) => {
+                let zeros = Tensor::zeros((self.keys.len(), t.dim(1)?), t.dtype(), t.device())?;
+                zeros.index_add(rows, &t, 0)?
+            }
+        })
+    }
+}
+
+impl Block {
+    fn build(
+        config: &Qwen3Config,
+        lora: &LoraConfig,
+        layer: usize,
+        weight: &impl Fn(&str, &[usize]) -> Result<Tensor>,
+        layout: &mut Layout,
+    ) -> Result<Self> {
+        let (d, f, e) = (config.hidden_size, config.intermediate_size, config.head_dim);
+        let (q, kv) = (config.num_attention_heads * e, config.num_key_value_heads * e);
+        let norm = |name: &str, width: usize| weight(&format!("model.layers.{layer}.{name}.weight"), &[width]);
+        let mut linear = |projection: Projection, out: usize, width: usize| -> Result<LoraLinear> {
+            let w = weight(&format!("model.layers.{layer}.{}.weight", projection.path()), &[out, width])?;
+            LoraLinear::new(FrozenWeight::new(w), layer, projection, lora, layout)
+        };
+        Ok(Self {
+            input_layernorm: norm("input_layernorm", d)?,
+            q_proj: linear(Projection::QProj, q, d)?,
+            k_proj: linear(Projection::KProj, kv, d)?,
+            v_proj: linear(Projection::VProj, kv, d)?,
+            o_proj: linear(Projection::OProj, d, q)?,
+            q_norm: norm("self_attn.q_norm", e)?,
+            k_norm: norm("self_attn.k_norm", e)?,
+            post_attention_layernorm: norm("post_attention_layernorm", d)?,
+            gate_proj: linear(Projection::GateProj, f, d)?,
+            up_proj: linear(Projection::UpProj, f, d)?,
+            down_proj: linear(Projection::DownProj, d, f)?,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: e,
+            eps: config.rms_norm_eps,
+        })
+    }
+
+    /// `x` `[T, D]` → `y` `[Tq, D]`.
+    fn forward(
+        &self,
+        x: Tensor,
+        rows: &Rows,
+        params: &Params,
+        dropout: Option<DropoutPlan>,
+    ) -> Result<(Tensor, Saved)> {
+        let (all, some) = (keyed(dropout, &rows.keys), keyed(dropout, &rows.keys_q));
+        let (all, some) = (all.as_ref(), some.as_ref());
+
+        // 1. Attention, on normalised rows: [T, D] → [Tq, H·E]
+        let (h, inv_rms) = rms_norm::forward(&x, &self.input_layernorm, self.eps)?;
+        let (q, xa_q) = self.q_proj.forward(&rows.pick(&h)?, params, some)?;
+        let (k, xa_k) = self.k_proj.forward(&h, params, all)?;
+        let (v, xa_v) = self.v_proj.forward(&h, params, all)?;
+        let (q, inv_q, q_rotated) = self.norm_and_rotate(&q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
+        let (k, inv_k, k_rotated) = self.norm_and_rotate(&k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)?;
+        let v = v.reshape(((), self.kv_heads, self.head_dim))?;
+        let o = attention::forward(&q_rotated, &k_rotated, &v, &rows.segments)?;
+        let o = o.reshape(((), self.heads * self.head_dim))?;
+        let (attended, xa_o) = self.o_proj.forward(&o, params, some)?;
+        let x_mid = (rows.pick(&x)? + attended)?;
+
+        // 2. MLP: [Tq, D] → [Tq, F] → [Tq, D]
+        let (h, inv_rms_mid) = rms_norm::forward(&x_mid, &self.post_attention_layernorm, self.eps)?;
+        let (gate, xa_gate) = self.gate_proj.forward(&h, params, some)?;
+        let (up, xa_up) = self.up_proj.forward(&h, params, some)?;
+        let (down, xa_down) = self.down_proj.forward(&swiglu::forward(&gate, &up)?, params, some)?;
+        let y = (&x_mid + down)?;
+
+        let xa = [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down];
+        Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, xa }))
+    }
+
+    /// `dy` `[Tq, D]` → `dx` `[T, D]`, or nothing where no block below needs it.
+    #[expect(clippy::too_many_arguments, reason = "forward's operands, the gradients, and whether to go on")]
+    fn backward(
+        &self,
+        dy: Tensor,
+        saved: Saved,
+        rows: &Rows,
+        params: &Params,
+        grads: &mut Grads,
+        dropout: Option<DropoutPlan>,
+        need_dx: bool,
+    ) -> Result<Option<Tensor>> {
+        let (all, some) = (keyed(dropout, &rows.keys), keyed(dropout, &rows.keys_q));
+        let mut pass = Backward { params, grads, dropout: some.as_ref() };
+        let [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down] = &saved.xa;
+
+        // 2. MLP
+        let product = swiglu::forward(&saved.gate, &saved.up)?;
+        let d_product = needed(self.down_proj.backward(&dy, &product, xa_down.as_ref(), &mut pass, true)?);
+        let (d_gate, d_up) = swiglu::backward(&d_product, &saved.gate, &saved.up)?;
+        drop((product, d_product));
+        let h = rms_norm::rebuild(&saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
+        let dh = needed(self.gate_proj.backward(&d_gate, &h, xa_gate.as_ref(), &mut pass, true)?);
+        let dh = (dh + needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
+        let normed = rms_norm::backward(&dh, &saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
+        let d_mid = (dy + normed)?;
+        let attention_is_trained = [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|p| p.is_trained());
+        if !need_dx && !attention_is_trained {
+            return Ok(None);
+        }
+
+        // 1. Attention
+        let d_o = needed(self.o_proj.backward(&d_mid, &saved.o, xa_o.as_ref(), &mut pass, true)?);
+        let d_o = d_o.reshape(((), self.heads, self.head_dim))?;
+        let q_rotated = self.rebuild_heads(&saved.q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
+        let k_rotated = self.rebuild_heads(&saved.k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)?;
+        let (dq, dk, dv) = attention::backward(&d_o, &q_rotated, &k_rotated, &saved.v, &rows.segments)?;
+        let dq = self.heads_backward(&dq, &saved.q, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
+        let dk = self.heads_backward(&dk, &saved.k, &self.k_norm, &rows.cos, &rows.sin)?;
+        let dv = dv.reshape(((), self.kv_heads * self.head_dim))?;
+
+        let h = rms_norm::rebuild(&saved.x, &self.input_layernorm, &saved.inv_rms)?;
+        let through_q = self.q_proj.backward(&dq, &rows.pick(&h)?, xa_q.as_ref(), &mut pass, need_dx)?;
+        pass.dropout = all.as_ref();
+        let through_k = self.k_proj.backward(&dk, &h, xa_k.as_ref(), &mut pass, need_dx)?;
+        let through_v = self.v_proj.backward(&dv, &h, xa_v.as_ref(), &mut pass, need_dx)?;
+        let (Some(through_q), Some(through_k), Some(through_v)) = (through_q, through_k, through_v) else {
+            return Ok(None);
+        };
+        let dh = ((rows.spread(through_q)? + through_k)? + through_v)?;
+        let normed = rms_norm::backward(&dh, &saved.x, &self.input_layernorm, &saved.inv_rms)?;
+        Ok(Some((rows.spread(d_mid)? + normed)?))
+    }
+
+    /// `[T, N·E]` → the heads before their norm `[T·N, E]`, 1/rms `[T·N, 1]`, and normed and rotated `[T, N, E]`.
+    fn norm_and_rotate(
+        &self,
+        x: &Tensor,
+        heads: usize,
+        norm: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let x = x.reshape(((), self.head_dim))?;
+        let (normed, inv_rms) = rms_norm::forward(&x, norm, self.eps)?;
+        let rotated = rope::forward(&normed.reshape(((), heads, self.head_dim))?, cos, sin)?;
+        Ok((x, inv_rms, rotated))
+    }
+
+    fn rebuild_heads(
+        &self,
+        (x, inv_rms): &(Tensor, Tensor),
+        heads: usize,
+        norm: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+    ) -> Result<Tensor> {
+        let normed = rms_norm::rebuild(x, norm, inv_rms)?;
+        rope::forward(&normed.reshape(((), heads, self.head_dim))?, cos, sin)
+    }
+
+    /// The gradient of rotated heads `[T, N, E]` → of the projection's output `[T, N·E]`.
+    fn heads_backward(
+        &self,
+        dy: &Tensor,
+        (x, inv_rms): &(Tensor, Tensor),
+        norm: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+    ) -> Result<Tensor> {
+        let (rows, heads, width) = dy.dims3()?;
+        let d_normed = rope::backward(dy, cos, sin)?.reshape(((), width))?;
+        Ok(rms_norm::backward(&d_normed, x, norm, inv_rms)?.reshape((rows, heads * width))?)
+    }
+}
+
+fn keyed(plan: Option<DropoutPlan>, rows: &[(u64, u32)]) -> Option<Dropout<'_>> {
+    plan.map(|DropoutPlan { p, key }| Dropout { p, key, rows })
+}
+
+/// The input gradient of a projection that was asked for it.
+fn needed(dx: Option<Tensor>) -> Tensor {
+    dx.expect("LoraLinear::backward returns dx when need_dx is set")
+}
+
+impl Batch {
+    /// Lays `samples` (index in the data set, token ids, labels) end to end, without a shared prefix.
+    ///
+    /// `labels` are as long as `ids` and not shifted; `ignore` marks a token that is not trained. The last token of a
+    /// sample is only a target: it is never fed.
+    pub fn pack<'a>(samples: impl IntoIterator<Item = (u64, &'a [u32], &'a [u32])>, ignore: u32) -> Result<Self> {
+        let mut batch = Self {
+            ids: vec![],
+            positions: vec![],
+            segments: Segments::new(0, &[]),
+            samples: vec![],
+            label_rows: vec![],
+            targets: vec![],
+        };
+        let mut lengths = vec![];
+        for (sample, ids, labels) in samples {
+            let fed = ids.len().saturating_sub(1);
+            let start = batch.ids.len();
+            batch.ids.extend(&ids[..fed]);
+            batch.positions.extend(0..fed as u32);
+            batch.samples.extend(std::iter::repeat_n(sample, fed));
+            for (i, &label) in labels.iter().enumerate().skip(1).filter(|(_, label)| **label != ignore) {
+                batch.label_rows.push((start + i - 1) as u32);
+                batch.targets.push(label);
+            }
+            lengths.push(fed);
+        }
+        if batch.label_rows.is_empty() {
+            return Err(Error::run("internal error: a micro-batch without a label"));
+        }
+        batch.segments = Segments::new(0, &lengths);
+        Ok(batch)
+    }
+}

@@ -1,0 +1,226 @@
+//! Weights out of safetensors files, name by name, read once and digested while they are read.
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::Metadata;
+use serde_json::Value;
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+/// An open checkpoint: one `model.safetensors`, or the shards of `model.safetensors.index.json`.
+///
+/// Only headers are read when it is opened. Tensors are read by position, one at a time, so loading needs no more
+/// memory than the model itself and its largest tensor.
+pub struct Checkpoint {
+    dir: PathBuf,
+    tensors: BTreeMap<String, Place>,
+    digests: RefCell<BTreeMap<String, blake3::Hash>>,
+}
+
+struct Place {
+    shard: PathBuf,
+    dtype: DType,
+    shape: Vec<usize>,
+    /// Byte range in the file.
+    start: u64,
+    len: usize,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in `dir`.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for shard in shards(dir)? {
+            read_header(&shard, &mut tensors)?;
+        }
+        Ok(Self { dir: dir.to_owned(), tensors, digests: RefCell::default() })
+    }
+
+    /// One safetensors file by itself (an adapter).
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        read_header(path, &mut tensors)?;
+        Ok(Self { dir: path.to_owned(), tensors, digests: RefCell::default() })
+    }
+
+    /// All tensor names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether a tensor of that name is there.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The tensor `name`, converted to `dtype` on `device`. Its shape must be `shape`.
+    pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let place = self.tensors.get(name).ok_or_else(|| {
+            Error::file(&self.dir, format!("tensor {name} is missing"))
+                .hint("the file does not belong to this config.json, or a download was cut; fetch it again")
+                .hint_zh("文件与 config.json 不符，或下载不完整；请重新下载")
+        })?;
+        if place.shape != shape {
+            return Err(Error::file(
+                &place.shard,
+                format!("tensor {name} has shape {:?}, {shape:?} was expected from the config", place.shape),
+            ));
+        }
+        let bytes = place.read().map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {err}")))?;
+        self.digests.borrow_mut().insert(name.to_owned(), blake3::Hasher::new().update_rayon(&bytes).finalize());
+        Ok(Tensor::from_raw_buffer(&bytes, place.dtype, shape, &Device::Cpu)?.to_device(device)?.to_dtype(dtype)?)
+    }
+
+    /// A digest of every tensor read so far: names, dtypes, shapes and bytes, however they are sharded.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (name, digest) in self.digests.borrow().iter() {
+            let place = &self.tensors[name];
+            hasher.update(format!("{name} {:?} {:?} ", place.dtype, place.shape).as_bytes());
+            hasher.update(digest.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+impl Place {
+    fn read(&self) -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(&self.shard)?;
+        file.seek(SeekFrom::Start(self.start))?;
+        let mut bytes = vec![0; self.len];
+        file.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
+    let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+    if !index.is_file() {
+        if single.is_file() {
+            return Ok(vec![single]);
+        }
+        return Err(Error::file(dir, "no model.safetensors and no model.safetensors.index.json")
+            .hint("only safetensors checkpoints are read; convert .bin files first")
+            .hint_zh("只读取 safetensors 格式的权重；请先转换 .bin 文件"));
+    }
+    let text = std::fs::read_to_string(&index).map_err(|err| Error::file(&index, format!("cannot be read: {err}")))?;
+    let json: Value =
+        serde_json::from_str(&text).map_err(|err| Error::file(&index, format!("not valid JSON: {err}")))?;
+    let Some(map) = json["weight_map"].as_object() else {
+        return Err(Error::file(&index, "no weight_map in it"));
+    };
+    let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names.into_iter().map(|name| dir.join(name)).collect())
+}
+
+fn read_header(path: &Path, tensors: &mut BTreeMap<String, Place>) -> Result<()> {
+    let damaged = |reason: String| {
+        Error::file(path, reason)
+            .hint("the file is damaged or its download was cut; fetch it again")
+            .hint_zh("文件损坏或下载不完整；请重新下载")
+    };
+    let mut file = File::open(path).map_err(|err| damaged(format!("cannot be read: {err}")))?;
+    let size = file.metadata().map_err(|err| damaged(err.to_string()))?.len();
+    let mut header = vec![0u8; 8];
+    file.read_exact(&mut header).map_err(|_| damaged("too short for a safetensors file".into()))?;
+    let len = u64::from_le_bytes(header[..8].try_into().expect("eight bytes"));
+    if len > size.saturating_sub(8) {
+        return Err(damaged(format!("its header claims {len} bytes, the file has {size}")));
+    }
+    header.resize(8 + len as usize, 0);
+    file.read_exact(&mut header[8..]).map_err(|err| damaged(err.to_string()))?;
+    // Not SafeTensors::read_metadata: it wants the whole file in memory.
+    let metadata: Metadata =
+        serde_json::from_slice(&header[8..]).map_err(|err| damaged(format!("bad header: {err}")))?;
+    let data = 8 + len;
+    if data + metadata.data_len() as u64 != size {
+        let want = data + metadata.data_len() as u64;
+        return Err(damaged(format!("{size} bytes long, its header describes {want}")));
+    }
+    for (name, info) in metadata.tensors() {
+        let dtype = match info.dtype {
+            safetensors::Dtype::F32 => DType::F32,
+            safetensors::Dtype::BF16 => DType::BF16,
+            safetensors::Dtype::F16 => DType::F16,
+            other => {
+                return Err(Error::file(path, format!("tensor {name} has dtype {other:?}; the checkpoint is quantised"))
+                    .hint("LoRA needs the original weights in f32, bf16 or f16")
+                    .hint_zh("LoRA 需要 f32、bf16 或 f16 的原始权重"));
+            }
+        };
+        let (start, end) = info.data_offsets;
+        let place = Place {
+            shard: path.to_owned(),
+            dtype,
+            shape: info.shape.clone(),
+            start: data + start as u64,
+            len: end - start,
+        };
+        tensors.insert(name, place);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, wave};
+    use std::collections::HashMap;
+
+    fn write(path: &Path, tensors: &[(&str, &Tensor)]) {
+        let map: HashMap<String, Tensor> = tensors.iter().map(|(n, t)| (n.to_string(), (*t).clone())).collect();
+        candle_core::safetensors::save(&map, path).unwrap();
+    }
+
+    #[test]
+    fn one_file_and_shards_read_equal_in_every_dtype() {
+        let (a, b) = (wave((3, 4), 0.0, &Device::Cpu).unwrap(), wave((2, 2), 1.0, &Device::Cpu).unwrap());
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let (a, b) = (a.to_dtype(dtype).unwrap(), b.to_dtype(dtype).unwrap());
+            let one = tempfile::tempdir().unwrap();
+            write(&one.path().join("model.safetensors"), &[("a", &a), ("b", &b)]);
+            let two = tempfile::tempdir().unwrap();
+            write(&two.path().join("x-1.safetensors"), &[("a", &a)]);
+            write(&two.path().join("x-2.safetensors"), &[("b", &b)]);
+            let index = r#"{"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}}"#;
+            std::fs::write(two.path().join("model.safetensors.index.json"), index).unwrap();
+            let digests: Vec<String> = [one.path(), two.path()]
+                .into_iter()
+                .map(|dir| {
+                    let checkpoint = Checkpoint::open(dir).unwrap();
+                    let got = checkpoint.tensor("a", &[3, 4], DType::F32, &Device::Cpu).unwrap();
+                    assert_close(&got, &a.to_dtype(DType::F32).unwrap(), 0.0);
+                    checkpoint.tensor("b", &[2, 2], DType::F32, &Device::Cpu).unwrap();
+                    checkpoint.digest()
+                })
+                .collect();
+            assert_eq!(digests[0], digests[1], "sharding does not change the digest");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("model.safetensors");
+        assert!(Checkpoint::open(dir.path()).err().unwrap().to_string().contains("no model.safetensors"));
+        write(&file, &[("a", &wave((3, 4), 0.0, &Device::Cpu).unwrap())]);
+        let open = || Checkpoint::open(dir.path());
+        let err = |r: Result<Tensor>| r.unwrap_err().to_string();
+        assert!(err(open().unwrap().tensor("c", &[1], DType::F32, &Device::Cpu)).ends_with("tensor c is missing"));
+        let wrong = err(open().unwrap().tensor("a", &[4, 3], DType::F32, &Device::Cpu));
+        assert!(wrong.ends_with("tensor a has shape [3, 4], [4, 3] was expected from the config"), "{wrong}");
+        let bytes = std::fs::read(&file).unwrap();
+        for (cut, want) in [(4, "too short"), (20, "its header claims"), (bytes.len() - 1, "its header describes")] {
+            std::fs::write(&file, &bytes[..cut]).unwrap();
+            let message = open().err().unwrap().to_string();
+            assert!(message.contains(want), "cut at {cut}: {message}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Which samples make which step: LlamaFactory's arithmetic of batches, epochs and steps.
+
+use crate::{config::TrainConfig, dataset::order, model::Qwen3Config};
+use candle_core::{DType, Device};
+use std::ops::Range;
+
+/// The steps of a run over `samples` training rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepPlan {
+    samples: usize,
+    batch_size: usize,
+    accumulation: usize,
+    seed: u64,
+    shuffle: bool,
+    /// Optimizer steps of the whole run.
+    pub total_steps: usize,
+    /// Optimizer steps of one epoch; its last step may have fewer micro-steps.
+    pub steps_per_epoch: usize,
+}
+
+/// The samples of one optimizer step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepSamples {
+    /// Indices into the training rows, in the order they are trained.
+    pub indices: Vec<usize>,
+    /// Sizes of LlamaFactory's micro-batches, which only count padded tokens here.
+    pub micro_batches: Vec<usize>,
+    /// Passes over the data once this step is done.
+    pub epoch: f64,
+    /// Whether this step ends an epoch.
+    pub ends_epoch: bool,
+}
+
+impl StepPlan {
+    /// The plan for `samples` > 0 rows.
+    pub fn new(samples: usize, config: &TrainConfig) -> Self {
+        let batch_size = config.per_device_train_batch_size;
+        let accumulation = config.gradient_accumulation_steps;
+        let steps_per_epoch = samples.div_ceil(batch_size).div_ceil(accumulation).max(1);
+        let by_epochs = (config.num_train_epochs * steps_per_epoch as f64).ceil() as usize;
+        Self {
+            samples,
+            batch_size,
+            accumulation,
+            seed: config.data_seed.unwrap_or(config.seed),
+            shuffle: !config.disable_shuffling,
+            total_steps: config.max_steps.unwrap_or(by_epochs),
+            steps_per_epoch,
+        }
+    }
+
+    /// Samples that make one full optimizer step.
+    pub fn samples_per_step(&self) -> usize {
+        self.batch_size * self.accumulation
+    }
+
+    /// The order of the training rows in `epoch`, from 0.
+    pub fn order(&self, epoch: usize) -> Vec<usize> {
+        if self.shuffle { order::epoch_order(self.samples, self.seed, epoch) } else { (0..self.samples).collect() }
+    }
+
+    /// The epoch of a step, both from 0.
+    pub fn epoch_of(&self, step: usize) -> usize {
+        step / self.steps_per_epoch
+    }
+
+    /// The samples of `step` (from 0), given the [`Self::order`] of its epoch.
+    pub fn samples(&self, step: usize, order: &[usize]) -> StepSamples {
+        let Range { start, end } = self.range(step);
+        let batches = self.samples.div_ceil(self.batch_size);
+        let micro_batches = (start..end).step_by(self.batch_size).map(|at| self.batch_size.min(end - at)).collect();
+        StepSamples {
+            indices: order[start..end].to_vec(),
+            micro_batches,
+            epoch: self.epoch_of(step) as f64 + end.div_ceil(self.batch_size) as f64 / batches as f64,
+            ends_epoch: end == self.samples,
+        }
+    }
+
+    fn range(&self, step: usize) -> Range<usize> {
+        let start = (step % self.steps_per_epoch) * self.samples_per_step();
+        start..(start + self.samples_per_step()).min(self.samples)
+    }
+}
+
+/// Rows of one micro-batch when the recipe does not say: as many as keep the saved activations under 1 GiB on the CPU
+/// and 8 GiB on a GPU.
+///
+/// It changes no result: the loss of a step is summed over its micro-batches.
+pub fn default_micro_batch_tokens(model: &Qwen3Config, dtype: DType, device: &Device) -> usize {
+    let (q, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
+    // What a block saves per row: x, x_mid; q, o; k, v; gate, up.
+    let values = model.num_hidden_layers
+        * (2 * model.hidden_size + 2 * q + 2 * kv + 2 * model.intermediate_size);
+    let target: usize = if device.is_cpu() { 1 << 30 } else { 8 << 30 };
+    (target / (values * dtype.size_in_bytes())).clamp(256, 8192)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::train_config;
+
+    fn plan(samples: usize, batch: usize, accumulation: usize, epochs: f64, max_steps: Option<usize>) -> StepPlan {
+        let config = TrainConfig {
+            per_device_train_batch_size: batch,
+            gradient_accumulation_steps: accumulation,
+            num_train_epochs: epochs,
+            max_steps,
+            ..train_config()
+        };
+        StepPlan::new(samples, &config)
+    }
+
+    #[test]
+    fn steps_are_counted_as_llamafactory_counts_them() {
+        for (samples, batch, accumulation, epochs, max_steps, per_epoch, total, why) in [
+            (24, 2, 4, 3.0, None, 3, 9, "even"),
+            (23, 2, 4, 3.0, None, 3, 9, "a ragged last micro-batch"),
+            (25, 2, 4, 3.0, None, 4, 12, "a last step of one micro-batch"),
+            (24, 2, 4, 1.5, None, 3, 5, "half an epoch, rounded up"),
+            (24, 2, 4, 3.0, Some(4), 3, 4, "max_steps wins"),
+            (3, 8, 8, 2.0, None, 1, 2, "fewer rows than a step"),
+        ] {
+            let p = plan(samples, batch, accumulation, epochs, max_steps);
+            assert_eq!((p.steps_per_epoch, p.total_steps), (per_epoch, total), "{why}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_shows_every_row_once_and_counts_its_share() {
+        let p = plan(25, 2, 4, 2.0, None);
+        for epoch in 0..2 {
+            let order = p.order(epoch);
+            let steps: Vec<StepSamples> = (0..4).map(|u| p.samples(epoch * 4 + u, &order)).collect();
+            let mut seen: Vec<usize> = steps.iter().flat_map(|s| s.indices.clone()).collect();
+            assert_eq!(seen, order);
+            seen.sort_unstable();
+            assert_eq!(seen, (0..25).collect::<Vec<_>>());
+            assert_eq!(steps[3].micro_batches, [1], "the last step is ragged");
+            assert_eq!(steps[0].micro_batches, [2; 4]);
+            let share: Vec<f64> = steps.iter().map(|s| s.epoch - epoch as f64).collect();
+            assert_eq!(share, [4.0 / 13.0, 8.0 / 13.0, 12.0 / 13.0, 1.0]);
+            assert_eq!(steps.iter().map(|s| s.ends_epoch).collect::<Vec<_>>(), [false, false, false, true]);
+        }
+        assert_ne!(p.order(0), p.order(1), "another order in every epoch");
+    }
+}

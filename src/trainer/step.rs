@@ -1,0 +1,99 @@
+//! One optimizer step: micro-batches → summed loss and gradients → one update.
+
+use crate::{
+    dataset::{Example, IGNORE},
+    error::Result,
+    model::{Batch, Grads, Params, Qwen3, qwen3::DropoutPlan},
+    optim::clip,
+};
+use candle_core::Tensor;
+
+/// Loss and gradient of one step, before the update.
+pub struct StepGradient {
+    /// Σ nll / Σ labels, in nats per supervised token.
+    pub loss: f64,
+    /// L2 norm of [`Self::flat`].
+    pub grad_norm: f64,
+    /// ∂loss/∂θ, `[n]` f32.
+    pub flat: Tensor,
+}
+
+/// Cuts samples, in order, into runs of at most `budget` fed rows (a longer sample stands alone).
+pub fn micro_batches<'a, T>(
+    samples: &'a [T],
+    budget: usize,
+    fed_rows: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = &'a [T]> {
+    let mut rest = samples;
+    std::iter::from_fn(move || {
+        let mut rows = 0;
+        let fits = rest.iter().take_while(|sample| {
+            rows += fed_rows(sample);
+            rows <= budget
+        });
+        let n = fits.count().max(1).min(rest.len());
+        let (head, tail) = rest.split_at(n);
+        rest = tail;
+        (!head.is_empty()).then_some(head)
+    })
+}
+
+/// A packed micro-batch of (index in the data, row).
+pub fn pack(samples: &[(usize, &Example)]) -> Result<Batch> {
+    Batch::pack(
+        samples.iter().map(|(i, e)| (*i as u64, e.input_ids.as_slice(), e.labels.as_slice())),
+        IGNORE,
+    )
+}
+
+/// Whether a row has a label that is ever predicted: truncation can leave one without.
+pub fn is_supervised(example: &Example) -> bool {
+    example.labels.iter().skip(1).any(|&label| label != IGNORE)
+}
+
+/// Forward and backward over all samples of a step.
+///
+/// Every micro-batch adds Σ nll / N with N the labels of the whole step, so the cut changes no result. N counts a label
+/// at position 0 although nothing predicts it, as the Hugging Face trainer does.
+#[expect(clippy::disallowed_methods, reason = "the step's one look at the loss, after all its micro-batches")]
+pub fn gradient(
+    model: &Qwen3,
+    params: &Params,
+    samples: &[(usize, &Example)],
+    budget: usize,
+    dropout: Option<DropoutPlan>,
+) -> Result<StepGradient> {
+    let labels: usize = samples.iter().map(|(_, e)| e.labels.iter().filter(|&&l| l != IGNORE).count()).sum();
+    let supervised: Vec<(usize, &Example)> = samples.iter().copied().filter(|(_, e)| is_supervised(e)).collect();
+    let mut grads = Grads::new(params);
+    let mut losses = Vec::new();
+    for micro in micro_batches(&supervised, budget, |(_, e)| e.input_ids.len() - 1) {
+        losses.push(model.train(&pack(micro)?, params, &mut grads, 1.0 / labels as f64, dropout)?);
+    }
+    let losses: Vec<f32> = Tensor::cat(&losses, 0)?.to_vec1()?;
+    let flat = grads.flat(params)?;
+    Ok(StepGradient {
+        loss: losses.into_iter().map(f64::from).sum::<f64>() / labels as f64,
+        grad_norm: clip::grad_norm(&flat)?,
+        flat,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn micro_batches_keep_the_order_and_the_budget() {
+        for (lengths, budget, want) in [
+            (vec![3, 3, 3], 6, vec![vec![3, 3], vec![3]]),
+            (vec![9, 1, 1], 4, vec![vec![9], vec![1, 1]]),
+            (vec![2, 2], 100, vec![vec![2, 2]]),
+            (vec![5], 1, vec![vec![5]]),
+            (vec![], 10, vec![]),
+        ] {
+            let got: Vec<Vec<usize>> = micro_batches(&lengths, budget, |&n| n).map(<[usize]>::to_vec).collect();
+            assert_eq!(got, want, "budget {budget}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Held-out loss, without gradients: the same sum as in training.
+
+use super::step::{is_supervised, micro_batches, pack};
+use crate::{
+    dataset::{Example, IGNORE},
+    error::Result,
+    model::{Params, Qwen3},
+};
+
+/// Held-out loss in two averages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeldOut {
+    /// LlamaFactory's `eval_loss`: each sample carries the mean of its batch, and these are averaged over samples.
+    pub loss: f64,
+    /// Σ nll / Σ labels, in nats per supervised token.
+    pub loss_per_token: f64,
+    /// Batches of `per_device_eval_batch_size`.
+    pub batches: usize,
+}
+
+/// Evaluates `examples`; `batch_size` decides LlamaFactory's average, `budget` how many rows go through at once.
+#[expect(clippy::disallowed_methods, reason = "no step to hold up")]
+pub fn evaluate(
+    model: &Qwen3,
+    params: &Params,
+    examples: &[Example],
+    batch_size: usize,
+    budget: usize,
+) -> Result<HeldOut> {
+    let mut sums = vec![(0f64, 0usize); examples.len()]; // (Σ nll, labels) of every sample
+    let supervised: Vec<(usize, &Example)> = examples.iter().enumerate().filter(|(_, e)| is_supervised(e)).collect();
+    for micro in micro_batches(&supervised, budget, |(_, e)| e.input_ids.len() - 1) {
+        let losses: Vec<f32> = model.nll(&pack(micro)?, params)?.to_vec1()?;
+        let mut losses = losses.into_iter();
+        for (i, example) in micro {
+            let labels = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();
+            sums[*i] = (losses.by_ref().take(labels).map(f64::from).sum(), labels);
+        }
+    }
+    let total = |part: &[(f64, usize)]| part.iter().fold((0.0, 0), |(nll, n), s| (nll + s.0, n + s.1));
+    let mean = |(nll, labels): (f64, usize)| nll / labels as f64;
+    let by_batch: f64 = sums.chunks(batch_size).map(|batch| mean(total(batch)) * batch.len() as f64).sum();
+    Ok(HeldOut {
+        loss: by_batch / examples.len() as f64,
+        loss_per_token: mean(total(&sums)),
+        batches: examples.len().div_ceil(batch_size),
+    })
+}

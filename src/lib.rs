@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod config;
 pub mod dataset;
+pub mod device;
 pub mod error;
 pub mod fs;
 pub mod hub;

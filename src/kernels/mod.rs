@@ -12,6 +12,8 @@ pub mod adamw;
 pub mod attention;
 mod cpu;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod linear;
 pub mod reduce;
 pub mod rms_norm;
@@ -20,4 +22,6 @@ pub mod swiglu;
 
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
+#[cfg(feature = "cuda")]
+pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;

@@ -1,5 +1,7 @@
 //! One binary for all integration tests: candle links slowly, and cargo links once per test file.
 
+/// The import table of the house.
+mod architecture;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.
 mod logits;
 /// Loss, gradients and trained adapters against recorded PyTorch runs.

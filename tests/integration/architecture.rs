@@ -1,0 +1,133 @@
+//! The house: which room may import which, and what every file owes its reader. The map is in `src/lib.rs`.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+/// room → rooms it may import. `testing` is for tests and may be imported by any.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("rng", &[]),
+    ("fs", &["error"]),
+    ("config", &["error"]),
+    ("device", &["config", "error", "kernels"]),
+    ("kernels", &["error"]),
+    ("dataset", &["config", "error", "rng", "fs"]),
+    ("hub", &["config", "error", "fs"]),
+    ("model", &["config", "error", "kernels", "rng", "fs"]),
+    ("optim", &["config", "error", "kernels"]),
+    ("adapter", &["config", "error", "model", "fs"]),
+    ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "fs", "rng"]),
+    ("report", &["config", "error", "fs", "trainer"]),
+    ("testing", &["config", "error"]),
+];
+
+fn sources() -> Vec<(PathBuf, String)> {
+    fn walk(dir: &Path, out: &mut Vec<(PathBuf, String)>) {
+        let mut entries: Vec<_> = std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+        entries.sort();
+        for path in entries {
+            if path.is_dir() {
+                walk(&path, out);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                out.push((path, text));
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut out = vec![];
+    walk(&src, &mut out);
+    assert!(out.len() > 30, "found {} files", out.len());
+    out.into_iter().map(|(path, text)| (path.strip_prefix(&src).expect("below src").to_owned(), text)).collect()
+}
+
+fn room(path: &Path) -> Option<String> {
+    let first = path.components().next()?.as_os_str().to_str()?;
+    match first.trim_end_matches(".rs") {
+        "lib" | "bin" => None,
+        room => Some(room.to_owned()),
+    }
+}
+
+/// Production code only: what follows `#[cfg(test)]` at the start of a line may import what it likes.
+fn production(text: &str) -> &str {
+    text.find("\n#[cfg(test)]\nmod tests").map_or(text, |at| &text[..at])
+}
+
+/// `crate::room` wherever it stands, and the first names of `use crate::{…}`.
+fn imports(text: &str) -> BTreeSet<String> {
+    let name = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            None => drop(found.insert(name(rest))),
+            Some(group) => {
+                let (mut depth, mut start) = (0, true);
+                for (i, c) in group.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        c if start && c.is_alphabetic() => {
+                            found.insert(name(&group[i..]));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn rooms_import_only_what_the_map_allows() {
+    for (path, text) in sources() {
+        let Some(room) = room(&path) else { continue };
+        let (_, allowed) = MAY_IMPORT.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is not on the map"));
+        for import in imports(production(&text)) {
+            let fine = import == room || allowed.contains(&import.as_str()) || import == "testing";
+            assert!(fine, "{}: {room} must not import {import}", path.display());
+        }
+        if room == "report" {
+            let other = text.lines().find(|l| l.contains("crate::trainer") && !l.contains("trainer::event"));
+            assert!(other.is_none(), "{}: report sees the trainer's events and nothing else of it", path.display());
+        }
+    }
+}
+
+#[test]
+fn what_stays_out_of_a_room_stays_out() {
+    for (path, text) in sources() {
+        let text = production(&text);
+        let inside = |room: &str| path.starts_with(room);
+        let binary = inside("bin");
+        let rules = [
+            (!binary && text.contains("clap::"), "clap belongs to the binary"),
+            ((inside("dataset") || inside("report")) && text.contains("candle"), "no tensor here"),
+            (!inside("kernels") && text.contains("unsafe "), "unsafe lives in kernels"),
+            (!binary && path != Path::new("report/console.rs") && text.contains("println!"), "only the binary and the console print"),
+        ];
+        for (broken, rule) in rules {
+            assert!(!broken, "{}: {rule}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_opens_with_its_subject() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//! "), "{} has no //! line", path.display());
+    }
+}
+
+#[test]
+fn the_import_scanner_sees_every_form() {
+    let text = "use crate::{a::{x, y}, b, c::z};\nuse crate::d::w;\nfn f() { crate::e::g() }";
+    assert_eq!(imports(text).into_iter().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+}

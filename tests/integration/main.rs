@@ -2,9 +2,13 @@
 
 /// The import table of the house.
 mod architecture;
+/// Ids, labels and row order against LlamaFactory's own.
+mod dataset;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.
 mod logits;
 /// Loss, gradients and trained adapters against recorded PyTorch runs.
 mod parity;
+/// Every recipe in `configs/` loads.
+mod recipes;
 /// What the tests share.
 mod support;

@@ -1,0 +1,228 @@
+//! Checked settings → a [`Recipe`], one function a section.
+
+use super::{
+    keys,
+    sections::{
+        DataConfig, DeviceChoice, EvalStrategy, LoraConfig, ModelConfig, OutputConfig, OverLength, Projection, Recipe,
+        SchedulerType, TemplateName, TrainConfig,
+    },
+    settings::Settings,
+    value::Value,
+};
+use crate::error::{Error, Result};
+use std::path::PathBuf;
+
+/// The recipe that the settings describe. Errors: a key that must be given is missing, or a name in a value is unknown.
+pub fn recipe(s: &Settings<'_>) -> Result<Recipe> {
+    let recipe = Recipe {
+        dialect: s.dialect(),
+        model: model(s)?,
+        data: data(s)?,
+        lora: lora(s)?,
+        train: train(s),
+        output: output(s)?,
+    };
+    if s.flag("do_eval") && !recipe.has_eval_data() {
+        return Err(s
+            .complain("do_eval", "`do_eval` needs held-out rows")
+            .hint("give `eval_dataset` or `val_size`")
+            .hint_zh("请设置 `eval_dataset` 或 `val_size`"));
+    }
+    Ok(recipe)
+}
+
+fn model(s: &Settings<'_>) -> Result<ModelConfig> {
+    let adapter = s.text("adapter_name_or_path");
+    if adapter.as_ref().is_some_and(|path| path.contains(',')) {
+        return Err(s
+            .complain("adapter_name_or_path", "several adapters in `adapter_name_or_path` are not supported yet")
+            .hint("merge all but the last into the base beforehand, and give the last")
+            .hint_zh("请先把前面的适配器合并进基座，只填写最后一个"));
+    }
+    Ok(ModelConfig {
+        model_name_or_path: s.required_text("model_name_or_path")?,
+        adapter_name_or_path: adapter.map(PathBuf::from),
+        cache_dir: s.text("cache_dir").map(PathBuf::from),
+        model_revision: s.required_text("model_revision")?,
+        device: device(s)?,
+    })
+}
+
+fn device(s: &Settings<'_>) -> Result<DeviceChoice> {
+    let text = s.required_text("device")?;
+    let choice = match (text.as_str(), text.strip_prefix("cuda:").and_then(|n| n.parse().ok())) {
+        ("auto", _) => DeviceChoice::Auto,
+        ("cpu", _) => DeviceChoice::Cpu,
+        ("cuda", _) => DeviceChoice::Cuda(0),
+        (_, Some(n)) => DeviceChoice::Cuda(n),
+        _ => {
+            return Err(s
+                .complain("device", format!("`device` must be `auto`, `cpu` or `cuda:N`, found \"{text}\""))
+                .hint("the first card is `cuda:0`")
+                .hint_zh("第一块显卡是 `cuda:0`"));
+        }
+    };
+    match (s.flag("use_cpu"), choice) {
+        (false, choice) => Ok(choice),
+        (true, DeviceChoice::Auto | DeviceChoice::Cpu) => Ok(DeviceChoice::Cpu),
+        (true, DeviceChoice::Cuda(_)) => Err(s
+            .complain("use_cpu", format!("`use_cpu` contradicts `device` ({text})"))
+            .hint("remove one of the two")
+            .hint_zh("请删除其中一个")),
+    }
+}
+
+fn data(s: &Settings<'_>) -> Result<DataConfig> {
+    let dataset_dir = s.required_text("dataset_dir")?;
+    if dataset_dir == "ONLINE" || dataset_dir.starts_with("REMOTE:") {
+        return Err(s
+            .complain(
+                "dataset_dir",
+                format!("`dataset_dir: {dataset_dir}` is not supported: data sets are local files"),
+            )
+            .hint("download the data and give the folder of its dataset_info.json")
+            .hint_zh("请先下载数据，再填写 dataset_info.json 所在的目录"));
+    }
+    let dataset = s.words("dataset");
+    if dataset.is_empty() {
+        return Err(s.missing("dataset"));
+    }
+    Ok(DataConfig {
+        dataset,
+        eval_dataset: s.words("eval_dataset"),
+        dataset_dir: PathBuf::from(dataset_dir),
+        template: if s.required_text("template")? == "qwen3" {
+            TemplateName::Qwen3
+        } else {
+            TemplateName::Qwen3Nothink
+        },
+        cutoff_len: count(s, "cutoff_len"),
+        over_length: match s.text("over_length").as_deref() {
+            Some("error") => OverLength::Error,
+            Some("drop") => OverLength::Drop,
+            _ => OverLength::Truncate,
+        },
+        max_samples: s.whole("max_samples").map(size),
+        val_size: number(s, "val_size"),
+        mask_history: s.flag("mask_history"),
+        train_on_prompt: s.flag("train_on_prompt"),
+        enable_thinking: enable_thinking(s),
+        preserve_thinking: s.flag("preserve_thinking"),
+        default_system: s.text("default_system"),
+    })
+}
+
+/// The one key whose `null` is a value of its own.
+fn enable_thinking(s: &Settings<'_>) -> Option<bool> {
+    if s.entry("enable_thinking").is_some_and(|entry| entry.value == Value::Null) {
+        return None;
+    }
+    if let Value::Bool(flag) = s.value("enable_thinking") { Some(flag) } else { None }
+}
+
+fn lora(s: &Settings<'_>) -> Result<LoraConfig> {
+    let lora_rank = count(s, "lora_rank");
+    Ok(LoraConfig {
+        lora_rank,
+        lora_alpha: s.number("lora_alpha").unwrap_or(2.0 * lora_rank as f64),
+        lora_dropout: number(s, "lora_dropout"),
+        lora_target: lora_target(s)?,
+        use_rslora: s.flag("use_rslora"),
+    })
+}
+
+fn lora_target(s: &Settings<'_>) -> Result<Vec<Projection>> {
+    let names = s.words("lora_target");
+    if names == ["all"] {
+        return Ok(Projection::ALL.to_vec());
+    }
+    if let Some(unknown) = names.iter().find(|name| Projection::ALL.iter().all(|p| p.name() != name.as_str())) {
+        return Err(unknown_target(s, unknown));
+    }
+    let targets: Vec<_> = Projection::ALL.into_iter().filter(|p| names.iter().any(|name| name == p.name())).collect();
+    if targets.is_empty() {
+        return Err(s
+            .complain("lora_target", "`lora_target` names no projection")
+            .hint("say `all`, or some of the seven")
+            .hint_zh("请写 `all`，或七个投影中的几个"));
+    }
+    Ok(targets)
+}
+
+fn unknown_target(s: &Settings<'_>, unknown: &str) -> Error {
+    let seven = Projection::ALL.map(Projection::name);
+    let err = s.complain("lora_target", format!("`lora_target` names `{unknown}`, which a Qwen3 block does not have"));
+    match keys::closest(unknown, seven.into_iter().chain(["all"])) {
+        Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
+        None => err
+            .hint(format!("say `all`, or some of {}", seven.join(", ")))
+            .hint_zh(format!("请写 `all`，或其中几个：{}", seven.join("、"))),
+    }
+}
+
+fn train(s: &Settings<'_>) -> TrainConfig {
+    let (warmup_ratio, warmup_steps) = warmup(s);
+    TrainConfig {
+        per_device_train_batch_size: count(s, "per_device_train_batch_size"),
+        per_device_eval_batch_size: count(s, "per_device_eval_batch_size"),
+        gradient_accumulation_steps: count(s, "gradient_accumulation_steps"),
+        learning_rate: number(s, "learning_rate"),
+        num_train_epochs: number(s, "num_train_epochs"),
+        max_steps: s.whole("max_steps").map(size),
+        lr_scheduler_type: match s.text("lr_scheduler_type").as_deref() {
+            Some("cosine") => SchedulerType::Cosine,
+            Some("constant") => SchedulerType::Constant,
+            Some("constant_with_warmup") => SchedulerType::ConstantWithWarmup,
+            _ => SchedulerType::Linear,
+        },
+        warmup_ratio,
+        warmup_steps,
+        weight_decay: number(s, "weight_decay"),
+        adam_beta1: number(s, "adam_beta1"),
+        adam_beta2: number(s, "adam_beta2"),
+        adam_epsilon: number(s, "adam_epsilon"),
+        max_grad_norm: number(s, "max_grad_norm"),
+        bf16: s.flag("bf16"),
+        seed: s.whole("seed").unwrap_or_default(),
+        data_seed: s.whole("data_seed"),
+        disable_shuffling: s.flag("disable_shuffling"),
+        eval_strategy: match s.text("eval_strategy").as_deref() {
+            Some("steps") => EvalStrategy::Steps,
+            Some("epoch") => EvalStrategy::Epoch,
+            _ => EvalStrategy::No,
+        },
+        eval_steps: s.whole("eval_steps").map_or_else(|| count(s, "logging_steps"), size),
+    }
+}
+
+/// Share and steps of the warmup. Hugging Face: `warmup_steps` wins when above 0, and below 1 it is itself a share.
+fn warmup(s: &Settings<'_>) -> (f64, usize) {
+    match number(s, "warmup_steps") {
+        share if share > 0.0 && share < 1.0 => (share, 0),
+        steps => (number(s, "warmup_ratio"), steps as usize),
+    }
+}
+
+fn output(s: &Settings<'_>) -> Result<OutputConfig> {
+    Ok(OutputConfig {
+        output_dir: PathBuf::from(s.required_text("output_dir")?),
+        overwrite_output_dir: s.flag("overwrite_output_dir"),
+        logging_steps: count(s, "logging_steps"),
+        plot_loss: s.flag("plot_loss"),
+        include_num_input_tokens_seen: s.flag("include_num_input_tokens_seen"),
+    })
+}
+
+/// A count that the table gives a default.
+fn count(s: &Settings<'_>, name: &str) -> usize {
+    s.whole(name).map(size).unwrap_or_default()
+}
+
+/// A number that the table gives a default.
+fn number(s: &Settings<'_>, name: &str) -> f64 {
+    s.number(name).unwrap_or_default()
+}
+
+fn size(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,99 @@
+//! What a LlamaFactory config asks for that is not LoRA training, refused by name with a way out.
+
+use super::{entry::Entry, others::Refused, settings::Settings, value::Value};
+use crate::error::{Error, Result};
+
+/// Keys of LlamaFactory's newer engine, and what they are called in the dialect read here.
+const V1_KEYS: &[(&str, &str)] = &[
+    ("model", "model_name_or_path"),
+    ("peft_config", "lora_rank, lora_alpha, lora_dropout, lora_target"),
+    ("train_dataset", "dataset"),
+    ("micro_batch_size", "per_device_train_batch_size"),
+    ("global_batch_size", "gradient_accumulation_steps"),
+    ("kernel_config", "nothing: remove it"),
+    ("dist_config", "nothing: remove it"),
+    ("quant_config", "nothing: remove it"),
+    ("init_config", "nothing: remove it"),
+];
+
+/// Weights of the dense Qwen3 models in bf16, in GB (10⁹ bytes): their parameter counts times two bytes.
+const BF16_GB: &[(&str, f64)] =
+    &[("0.6B", 1.2), ("1.7B", 3.4), ("4B", 8.0), ("8B", 16.4), ("14B", 29.5), ("32B", 65.5)];
+
+/// Refuses LlamaFactory's v1 dialect and configs of its other commands: export, predict, evaluate, chat.
+pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
+    let entries = settings.entries();
+    if entries.is_empty() {
+        return Err(settings
+            .complain_all("the file holds no keys")
+            .hint("begin with `model_name_or_path: Qwen/Qwen3-0.6B`")
+            .hint_zh("请从 `model_name_or_path: Qwen/Qwen3-0.6B` 写起"));
+    }
+    if let Some((entry, (v1, ours))) =
+        entries.iter().find_map(|entry| V1_KEYS.iter().find(|(v1, _)| *v1 == entry.key).map(|pair| (entry, pair)))
+    {
+        return Err(settings
+            .complain_key(entry, format!("`{v1}` is a key of LlamaFactory's v1 dialect, which is not read"))
+            .hint(format!("write LlamaFactory's usual keys; for `{v1}`: {ours}"))
+            .hint_zh(format!("请使用 LlamaFactory 通常的键；`{v1}` 对应：{ours}")));
+    }
+    let says = |key: &str, value: bool| settings.entry(key).is_some_and(|entry| entry.value == Value::Bool(value));
+    let (name, what, zh) = if settings.entry("export_dir").is_some_and(|entry| entry.value != Value::Null) {
+        ("export_dir", "exports a model", "导出")
+    } else if says("do_predict", true) {
+        ("do_predict", "predicts", "预测")
+    } else if says("do_train", false) {
+        ("do_train", "does not train", "评估、预测或导出")
+    } else if says("do_eval", true) && !settings.given("do_train") {
+        ("do_eval", "only evaluates", "评估")
+    } else if !settings.given("stage") && !settings.given("do_train") {
+        ("", "neither names a `stage` nor says `do_train: true`, as for chat or inference", "推理")
+    } else {
+        return Ok(());
+    };
+    Err(settings
+        .complain(name, format!("this config {what}; couplet-train has no such command yet"))
+        .hint("a training config says `stage: sft` and `do_train: true`; evaluate, predict, chat and export come later")
+        .hint_zh(format!("训练配置应写 `stage: sft` 与 `do_train: true`；{zh}功能以后提供")))
+}
+
+/// The error for a refused key with a value that switches it on.
+pub fn refusal(settings: &Settings<'_>, entry: &Entry, refused: &Refused) -> Error {
+    if refused.name == "quantization_bit" {
+        return quantization(settings, entry);
+    }
+    let fact = match &entry.value {
+        value @ (Value::Bool(_) | Value::Int(_) | Value::Float(_)) => format!("`{}: {value}`", entry.key),
+        _ => format!("`{}`", entry.key),
+    };
+    let (or, or_zh) = match refused.off {
+        [off, ..] if !off.is_empty() => (format!(", or set it to {off}"), format!("，或设为 {off}")),
+        _ => (String::new(), String::new()),
+    };
+    settings
+        .complain_key(entry, format!("{fact} is not supported yet"))
+        .hint(format!("remove the key{or}: {}", refused.way.en))
+        .hint_zh(format!("请删除该键{or_zh}：{}", refused.way.zh))
+}
+
+/// A quantised base: says what the base needs in bf16 instead.
+fn quantization(settings: &Settings<'_>, entry: &Entry) -> Error {
+    let model = settings.entry("model_name_or_path").and_then(|entry| entry.value.text());
+    let (need, need_zh) = match model.and_then(bf16_gb) {
+        Some((name, gb)) => {
+            (format!("the weights of {name} need {gb:.1} GB in bf16"), format!("{name} 的 bf16 权重需要 {gb:.1} GB"))
+        }
+        None => ("the base in bf16 needs 2 bytes per parameter".into(), "bf16 基座每个参数需要 2 字节".into()),
+    };
+    settings
+        .complain_key(entry, "a quantised base (`quantization_bit`) is not supported yet")
+        .hint(format!("remove the key and set bf16 to true: {need}; a smaller Qwen3 needs less"))
+        .hint_zh(format!("请删除该键并把 bf16 设为 true：{need_zh}；更小的 Qwen3 需要更少"))
+}
+
+/// The size of a Qwen3 by its name or folder, e.g. `Qwen/Qwen3-14B` or `models/Qwen3-4B-Instruct-2507`.
+fn bf16_gb(model: &str) -> Option<(String, f64)> {
+    let name = model.trim_end_matches('/').rsplit('/').next()?;
+    let size = name.strip_prefix("Qwen3-")?.split('-').next()?;
+    BF16_GB.iter().find(|(known, _)| *known == size).map(|(size, gb)| (format!("Qwen3-{size}"), *gb))
+}

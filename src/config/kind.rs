@@ -1,0 +1,177 @@
+//! What a key takes: the type, the range and the words of a value, checked and described in one place.
+
+use super::value::Value;
+
+/// The same sentence in English and in Chinese.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Words {
+    /// English.
+    pub en: &'static str,
+    /// Chinese.
+    pub zh: &'static str,
+}
+
+/// The type and range of a key's value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// Any string that is not empty.
+    Text,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number of at least so much.
+    Whole(i64),
+    /// A whole number of steps; a share of all steps, as Hugging Face allows, is not taken.
+    Steps,
+    /// A whole number of at least 1; -1 means no limit.
+    Limit,
+    /// A number below 1 is a share, a whole number from 1 a count.
+    ShareOrCount,
+    /// A finite number above 0.
+    Positive,
+    /// A finite number from 0.
+    NonNegative,
+    /// A number in [0, 1).
+    BelowOne,
+    /// A number in [0, 1].
+    Share,
+    /// `true`, `false`, or nothing (`null`; in TOML `"none"`).
+    Thinking,
+    /// One of `now`; `later` are LlamaFactory's that we refuse by name.
+    Choice {
+        /// Supported.
+        now: &'static [&'static str],
+        /// Known to LlamaFactory, refused here.
+        later: &'static [&'static str],
+    },
+    /// A list of strings, or one comma-separated string.
+    List,
+}
+
+impl Kind {
+    /// Whether `value` has the type and lies in the range. `Null` is not asked about: it means the default.
+    pub fn admits(self, value: &Value) -> bool {
+        let number = value.number().filter(|x| x.is_finite());
+        let whole = if let Value::Int(n) = value { Some(*n) } else { None };
+        match self {
+            Self::Text => value.text().is_some_and(|text| !text.trim().is_empty()),
+            Self::Flag => matches!(value, Value::Bool(_)),
+            Self::Whole(least) => whole.is_some_and(|n| n >= least),
+            Self::Steps => whole.is_some_and(|n| n >= 1),
+            Self::Limit => whole.is_some_and(|n| n >= 1 || n == -1),
+            Self::ShareOrCount => number.is_some_and(|x| (0.0..1.0).contains(&x) || x >= 1.0 && x.fract() == 0.0),
+            Self::Positive => number.is_some_and(|x| x > 0.0),
+            Self::NonNegative => number.is_some_and(|x| x >= 0.0),
+            Self::BelowOne => number.is_some_and(|x| (0.0..1.0).contains(&x)),
+            Self::Share => number.is_some_and(|x| (0.0..=1.0).contains(&x)),
+            Self::Thinking => matches!(value, Value::Bool(_)) || value.text() == Some("none"),
+            Self::Choice { now, .. } => value.text().is_some_and(|word| now.contains(&word)),
+            Self::List => value.words().is_some_and(|words| words.iter().all(|word| !word.is_empty())),
+        }
+    }
+
+    /// What is expected, for "`key` must be …" in English and "`key` 应为…" in Chinese.
+    pub fn describe(self) -> (String, String) {
+        let fixed = match self {
+            Self::Text => ("a string", "字符串"),
+            Self::Flag => ("true or false", "true 或 false"),
+            Self::Steps => ("a whole number of at least 1", "不小于 1 的整数"),
+            Self::Limit => ("a whole number of at least 1, or -1 for no limit", "不小于 1 的整数，或 -1（不限）"),
+            Self::ShareOrCount => {
+                ("a share from 0 to below 1, or a whole number from 1", "不小于 0 且小于 1 的比例，或不小于 1 的整数")
+            }
+            Self::Positive => ("a number above 0", "大于 0 的数"),
+            Self::NonNegative => ("a number of at least 0", "不小于 0 的数"),
+            Self::BelowOne => ("a number from 0 to below 1", "不小于 0 且小于 1 的数"),
+            Self::Share => ("a number from 0 to 1", "0 到 1 之间的数"),
+            Self::Thinking => ("true, false, or null (in TOML \"none\")", "true、false 或 null（TOML 中写 \"none\"）"),
+            Self::List => ("a list of strings, or one string with commas", "字符串列表，或以逗号分隔的字符串"),
+            Self::Whole(least) => {
+                return (format!("a whole number of at least {least}"), format!("不小于 {least} 的整数"));
+            }
+            Self::Choice { now, .. } => return (alternatives(now, "or "), alternatives(now, "或 ")),
+        };
+        (fixed.0.to_owned(), fixed.1.to_owned())
+    }
+
+    /// Reads a value as loosely as LlamaFactory does: a number in quotes for a numeric key, `no` (false to YAML) for a word.
+    pub fn loosen(self, value: Value) -> Value {
+        match (self, value) {
+            (Self::Choice { now, .. }, Value::Bool(false)) if now.contains(&"no") => Value::Text("no".into()),
+            (kind, Value::Text(text)) if kind.is_numeric() => match super::value::scalar(text.trim()) {
+                number @ (Value::Int(_) | Value::Float(_)) => number,
+                _ => Value::Text(text),
+            },
+            (_, value) => value,
+        }
+    }
+
+    fn is_numeric(self) -> bool {
+        !matches!(self, Self::Text | Self::Flag | Self::Thinking | Self::Choice { .. } | Self::List)
+    }
+}
+
+/// `a`, `b` or `c`, in backticks.
+fn alternatives(words: &[&str], or: &str) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} {or}{last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::scalar;
+
+    #[test]
+    fn each_kind_knows_its_range() {
+        let no_steps = Kind::Choice { now: &["no", "steps"], later: &["epoch"] };
+        for (kind, good, bad) in [
+            (Kind::Text, "a qwen3", "1 true ~"),
+            (Kind::Flag, "true no", "1 maybe"),
+            (Kind::Whole(1), "1 8", "0 -1 1.0 1e3 x true"),
+            (Kind::Whole(0), "0 42", "-1"),
+            (Kind::Steps, "1 500", "0 0.1"),
+            (Kind::Limit, "-1 1 100", "0 -2 1.5"),
+            (Kind::ShareOrCount, "0 0.1 1 1.0 500", "-0.1 1.5 .nan .inf"),
+            (Kind::Positive, "1e-4 2", "0 0.0 -1 .nan .inf x"),
+            (Kind::NonNegative, "0 0.01", "-0.01 .nan .inf"),
+            (Kind::BelowOne, "0 0.999", "1 1.0 -0.1 .nan"),
+            (Kind::Share, "0 1 0.1", "1.01 -0.1"),
+            (Kind::Thinking, "true false none", "1 keep"),
+            (no_steps, "steps", "epoch no STEPS 1"),
+            (Kind::List, "a a,b", "a,,b 1 true"),
+        ] {
+            for text in good.split(' ') {
+                assert!(kind.admits(&scalar(text)), "{kind:?} takes `{text}`");
+            }
+            for text in bad.split(' ') {
+                assert!(!kind.admits(&scalar(text)), "{kind:?} refuses `{text}`");
+            }
+        }
+    }
+
+    #[test]
+    fn quoted_numbers_and_yaml_no_are_read_as_llamafactory_reads_them() {
+        let text = |t: &str| Value::Text(t.into());
+        let strategy = Kind::Choice { now: &["no", "steps"], later: &[] };
+        for (kind, given, want, why) in [
+            (Kind::Positive, text("5e-5"), Value::Float(5e-5), "a number in quotes"),
+            (Kind::Whole(1), text(" 8 "), Value::Int(8), "a whole number in quotes"),
+            (Kind::Text, text("8"), text("8"), "a name that looks like a number stays one"),
+            (Kind::Flag, text("true"), text("true"), "Python would take any string for true: not here"),
+            (strategy, Value::Bool(false), text("no"), "a bare `no`"),
+            (strategy, Value::Bool(true), Value::Bool(true), "there is no `yes`"),
+        ] {
+            assert_eq!(kind.loosen(given), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn choices_read_as_a_sentence() {
+        assert_eq!(alternatives(&["a"], "or "), "`a`");
+        assert_eq!(alternatives(&["a", "b", "c"], "or "), "`a`, `b` or `c`");
+    }
+}

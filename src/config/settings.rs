@@ -1,0 +1,289 @@
+//! The entries of one config, checked one by one against the key table.
+//!
+//! After [`Settings::new`] every value has the type and range of its key, so the getters cannot fail; only keys that must be
+//! given can still be missing.
+
+use super::{
+    entry::{Entry, Place},
+    intent,
+    keys::{self, Absent, Key, Known},
+    kind::{Kind, Words},
+    notice::Notice,
+    sections::Dialect,
+    source::Source,
+    value::{Value, scalar},
+    yaml,
+};
+use crate::error::{Error, Result};
+use std::path::Path;
+
+/// The entries of a file with the overrides on top.
+#[derive(Debug)]
+pub struct Settings<'s> {
+    source: &'s Source,
+    dialect: Dialect,
+    entries: Vec<Entry>,
+}
+
+impl<'s> Settings<'s> {
+    /// Puts `key=value` overrides on top of `entries` and checks every key and value; the notices tell what has no effect.
+    ///
+    /// Errors: a doubled, unknown or refused key, a value of the wrong type or range, an override without `=`, a config of
+    /// another command.
+    pub fn new(
+        source: &'s Source,
+        dialect: Dialect,
+        entries: Vec<Entry>,
+        overrides: &[String],
+    ) -> Result<(Self, Vec<Notice>)> {
+        refuse_doubles(source, &entries)?;
+        let mut settings = Self { source, dialect, entries };
+        for text in overrides {
+            settings.put(parse_override(text)?);
+        }
+        if dialect == Dialect::LlamaFactory {
+            intent::refuse_other_commands(&settings)?;
+        }
+        let notices = settings.check()?;
+        Ok((settings, notices))
+    }
+
+    /// The dialect of the file.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// All entries, as written: file order, then new overrides.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The entry of a key, under its present or an older name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| keys::present_name(&entry.key) == name)
+    }
+
+    /// Whether the key is given, `null` included.
+    pub fn given(&self, name: &str) -> bool {
+        self.entry(name).is_some()
+    }
+
+    /// The value that holds: the given one, else the dialect's default, else `Null`.
+    pub fn value(&self, name: &str) -> Value {
+        match self.entry(name) {
+            Some(entry) if entry.value != Value::Null => entry.value.clone(),
+            _ => default(keys::read(name), self.dialect).map_or(Value::Null, scalar_for(keys::read(name).kind)),
+        }
+    }
+
+    /// A string.
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.value(name).text().map(str::to_owned)
+    }
+
+    /// A string that must be there.
+    pub fn required_text(&self, name: &str) -> Result<String> {
+        self.text(name).ok_or_else(|| self.missing(name))
+    }
+
+    /// A truth value; false where nothing says otherwise.
+    pub fn flag(&self, name: &str) -> bool {
+        self.value(name) == Value::Bool(true)
+    }
+
+    /// A whole number; `None` for absent and for the -1 of [`Kind::Limit`].
+    pub fn whole(&self, name: &str) -> Option<u64> {
+        if let Value::Int(n) = self.value(name) { u64::try_from(n).ok() } else { None }
+    }
+
+    /// A number.
+    pub fn number(&self, name: &str) -> Option<f64> {
+        self.value(name).number()
+    }
+
+    /// The strings of a list.
+    pub fn words(&self, name: &str) -> Vec<String> {
+        let value = self.value(name);
+        value.words().unwrap_or_default().into_iter().map(str::to_owned).collect()
+    }
+
+    /// An error about the value of `name`, at its place.
+    pub fn complain(&self, name: &str, fact: impl std::fmt::Display) -> Error {
+        match self.entry(name) {
+            Some(entry) => entry.error(self.source, fact),
+            None => self.source.error(fact),
+        }
+    }
+
+    /// An error about the key of an entry.
+    pub fn complain_key(&self, entry: &Entry, fact: impl std::fmt::Display) -> Error {
+        entry.key_error(self.source, fact)
+    }
+
+    /// An error about the file as a whole.
+    pub fn complain_all(&self, fact: impl std::fmt::Display) -> Error {
+        self.source.error(fact)
+    }
+
+    /// The error for a key that must be given and is not.
+    pub fn missing(&self, name: &str) -> Error {
+        let example = match name {
+            "model_name_or_path" => "Qwen/Qwen3-0.6B",
+            "template" => "qwen3",
+            "output_dir" => "outputs/run",
+            _ => "couplets_train",
+        };
+        let line = match (self.dialect, keys::read(name).home) {
+            (Dialect::Toml, Some(home)) => format!("{name} = \"{example}\"` in {home}"),
+            _ => format!("{name}: {example}`"),
+        };
+        self.source
+            .error(format!("`{name}` is missing"))
+            .hint(format!("say for example `{line}"))
+            .hint_zh(format!("请写明，例如 `{line}"))
+    }
+
+    fn put(&mut self, entry: Entry) {
+        let name = keys::present_name(&entry.key);
+        match self.entries.iter_mut().find(|old| keys::present_name(&old.key) == name) {
+            Some(old) => *old = entry,
+            None => self.entries.push(entry),
+        }
+    }
+
+    fn check(&mut self) -> Result<Vec<Notice>> {
+        let (mut ignored, mut saving) = (Vec::new(), Vec::new());
+        for n in 0..self.entries.len() {
+            let entry = &self.entries[n];
+            match keys::find(&entry.key) {
+                None => return Err(self.unknown(entry)),
+                Some(Known::Read(key)) => self.entries[n].value = self.checked(entry, key)?,
+                Some(Known::Ignored(why)) if self.dialect == Dialect::Toml => return Err(self.useless(entry, why)),
+                Some(Known::Ignored(_)) if entry.key == "report_to" && asks_for_nothing(&entry.value) => {}
+                Some(Known::Ignored(_)) => ignored.push(entry.key.clone()),
+                Some(Known::Saving) => saving.push(entry.key.clone()),
+                Some(Known::Refused(refused)) => {
+                    let off = refused.off.iter().any(|off| scalar(off).same(&entry.value));
+                    if entry.value != Value::Null && !off {
+                        return Err(intent::refusal(self, entry, refused));
+                    }
+                }
+            }
+        }
+        Ok([Notice::ignored(&ignored), Notice::saving(&saving)].into_iter().flatten().collect())
+    }
+
+    fn checked(&self, entry: &Entry, key: &'static Key) -> Result<Value> {
+        if self.dialect == Dialect::Toml && key.home.is_none() {
+            return Err(self.only_theirs(entry));
+        }
+        let value = match (&entry.place, self.dialect) {
+            (Place::Override(text), _)
+                if key.kind == Kind::Text && !matches!(entry.value, Value::Text(_) | Value::Null) =>
+            {
+                Value::Text(text.clone()) // a revision `1.0` is a name, whatever YAML thinks
+            }
+            (Place::File { .. }, Dialect::Toml) => entry.value.clone(),
+            _ => key.kind.loosen(entry.value.clone()),
+        };
+        if value == Value::Null || key.kind.admits(&value) { Ok(value) } else { Err(self.mismatch(entry, key, &value)) }
+    }
+
+    fn mismatch(&self, entry: &Entry, key: &Key, found: &Value) -> Error {
+        let (en, zh) = key.kind.describe();
+        if let (Kind::Choice { later, .. }, Some(word)) = (key.kind, found.text())
+            && later.contains(&word)
+        {
+            return entry
+                .error(self.source, format!("`{}` is `{word}`, which is not supported yet", key.name))
+                .hint(format!("supported: {en}"))
+                .hint_zh(format!("目前支持：{zh}"));
+        }
+        let err = entry.error(self.source, format!("`{}` must be {en}, found {found}", key.name));
+        if key.name == "template" {
+            return err
+                .hint("only Qwen3 is trained: `qwen3` for hybrid models, `qwen3_nothink` for the -2507-Instruct ones")
+                .hint_zh("只支持 Qwen3：混合模型用 `qwen3`，-2507-Instruct 模型用 `qwen3_nothink`");
+        }
+        if key.kind == Kind::Steps && found.number().is_some_and(|x| x > 0.0 && x < 1.0) {
+            return err
+                .hint("a share of all steps is not supported yet; give a number of steps")
+                .hint_zh("暂不支持按总步数的比例，请填写步数");
+        }
+        match default(key, self.dialect) {
+            Some(text) => err
+                .hint(format!("without the key it is {text}"))
+                .hint_zh(format!("`{}` 应为{zh}；不写时为 {text}", key.name)),
+            None => err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}", key.name)),
+        }
+    }
+
+    fn unknown(&self, entry: &Entry) -> Error {
+        let err = entry.key_error(self.source, format!("unknown key `{}`", entry.key));
+        match keys::nearest(&entry.key) {
+            Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
+            None => err
+                .hint("keys have LlamaFactory's names; remove what is not one of them")
+                .hint_zh("键名与 LlamaFactory 相同；请删除其他键"),
+        }
+    }
+
+    fn useless(&self, entry: &Entry, why: &Words) -> Error {
+        entry
+            .key_error(self.source, format!("`{}` has no effect here", entry.key))
+            .hint(format!("remove it: {}", why.en))
+            .hint_zh(format!("请删除：{}", why.zh))
+    }
+
+    fn only_theirs(&self, entry: &Entry) -> Error {
+        let err = entry.key_error(self.source, format!("`{}` is only said in LlamaFactory's YAML or JSON", entry.key));
+        if keys::present_name(&entry.key) == "use_cpu" {
+            return err.hint("say `device = \"cpu\"` in [model]").hint_zh("请在 [model] 中写 `device = \"cpu\"`");
+        }
+        err.hint("remove it: a TOML recipe always trains LoRA on instructions with AdamW")
+            .hint_zh("请删除：TOML 配置总是以 AdamW 做 LoRA 指令微调")
+    }
+}
+
+/// The default of a key in a dialect, as YAML.
+fn default(key: &Key, dialect: Dialect) -> Option<&'static str> {
+    match (key.default, dialect) {
+        (Absent::Same(text), _) => Some(text),
+        (Absent::By { llamafactory, .. }, Dialect::LlamaFactory) => llamafactory,
+        (Absent::By { toml, .. }, Dialect::Toml) => toml,
+        (Absent::Required | Absent::Unset, _) => None,
+    }
+}
+
+fn scalar_for(kind: Kind) -> impl Fn(&'static str) -> Value {
+    move |text| kind.loosen(scalar(text))
+}
+
+/// `report_to: none`, or an empty list.
+fn asks_for_nothing(value: &Value) -> bool {
+    value == &Value::Null || value.words().is_some_and(|words| words.iter().all(|word| *word == "none"))
+}
+
+fn refuse_doubles(source: &Source, entries: &[Entry]) -> Result<()> {
+    for (n, entry) in entries.iter().enumerate() {
+        let name = keys::present_name(&entry.key);
+        if entries[..n].iter().any(|earlier| keys::present_name(&earlier.key) == name) {
+            return Err(entry
+                .key_error(source, format!("`{}` is given twice", entry.key))
+                .hint("keep one of the two")
+                .hint_zh("请只保留一个"));
+        }
+    }
+    Ok(())
+}
+
+fn parse_override(text: &str) -> Result<Entry> {
+    let Some((key, value)) = text.split_once('=') else {
+        return Err(Error::input(format!("override `{text}` is not `key=value`"))
+            .hint("write for example `learning_rate=1e-4`, without blanks around the `=`")
+            .hint_zh("请写成例如 `learning_rate=1e-4` 的形式，等号两边不留空格"));
+    };
+    // What YAML cannot read is taken as it stands: a system text may hold any character.
+    let parsed = yaml::value(&Source::new(Path::new("override"), value)).unwrap_or_else(|_| Value::Text(value.into()));
+    Ok(Entry { key: key.trim().to_owned(), value: parsed, place: Place::Override(value.to_owned()) })
+}

@@ -1,0 +1,137 @@
+//! LlamaFactory's YAML: one flat mapping.
+//!
+//! Read from the parser's events, because they carry positions and say which scalars were quoted; what an unquoted scalar
+//! means is decided by [`scalar`], as LlamaFactory would.
+
+use super::{
+    entry::{Entry, Place},
+    source::Source,
+    value::{Value, scalar},
+};
+use crate::error::{Error, Result};
+use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput};
+use std::collections::HashMap;
+
+/// The entries of a LlamaFactory YAML, in file order.
+///
+/// Errors: a syntax error, anything but one mapping of scalar keys.
+pub fn read(source: &Source) -> Result<Vec<Entry>> {
+    let mut events = Events::new(source);
+    let mut entries = Vec::new();
+    let Some((event, at)) = events.content()? else { return Ok(entries) };
+    if !matches!(event, Event::MappingStart(..)) {
+        return Err(events.complain(&at, "the file must hold `key: value` lines"));
+    }
+    loop {
+        let (event, at) = events.next()?;
+        let key = match event {
+            Event::MappingEnd => break,
+            Event::Scalar(text, ..) if text != "<<" => text.into_owned(),
+            Event::Scalar(..) => return Err(events.complain(&at, "merge keys (`<<`) are not read")),
+            _ => return Err(events.complain(&at, "a key must be a plain word")),
+        };
+        let (event, value_at) = events.next()?;
+        let value = events.value(event)?;
+        entries.push(Entry { key, value, place: Place::File { key: events.byte(&at), value: events.byte(&value_at) } });
+    }
+    match events.content()? {
+        Some((_, at)) => Err(events.complain(&at, "a second document begins here; one is read")),
+        None => Ok(entries),
+    }
+}
+
+/// One value, as the right side of an override is written. Errors as PyYAML would have them.
+pub fn value(source: &Source) -> Result<Value> {
+    let mut events = Events::new(source);
+    match events.content()? {
+        Some((event, _)) => events.value(event),
+        None => Ok(Value::Null),
+    }
+}
+
+struct Events<'s> {
+    source: &'s Source,
+    parser: Parser<'s, StrInput<'s>>,
+    /// Values with an anchor (`&name`), for their aliases.
+    anchors: HashMap<usize, Value>,
+}
+
+impl<'s> Events<'s> {
+    fn new(source: &'s Source) -> Self {
+        Self { source, parser: Parser::new_from_str(source.text()), anchors: HashMap::new() }
+    }
+
+    /// The next event of any content, comments left out.
+    fn next(&mut self) -> Result<(Event<'s>, Marker)> {
+        loop {
+            match self.parser.next() {
+                Some(Ok((Event::Comment(..), _))) => {}
+                Some(Ok((event, span))) => return Ok((event, span.start)),
+                Some(Err(err)) => return Err(self.syntax_error(&err)),
+                None => return Ok((Event::StreamEnd, Marker::default())),
+            }
+        }
+    }
+
+    /// The first event of the next document, `None` at the end of the file.
+    fn content(&mut self) -> Result<Option<(Event<'s>, Marker)>> {
+        loop {
+            match self.next()? {
+                (Event::StreamEnd, _) => return Ok(None),
+                (Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd, _) => {}
+                found => return Ok(Some(found)),
+            }
+        }
+    }
+
+    /// The value that begins with `event`.
+    fn value(&mut self, event: Event<'s>) -> Result<Value> {
+        let anchor = event.anchor_id();
+        let value = match event {
+            Event::Scalar(text, ScalarStyle::Plain, _, None) => scalar(&text),
+            Event::Scalar(text, ..) => Value::Text(text.into_owned()),
+            Event::Alias(id) => self.anchors.get(&id).cloned().unwrap_or(Value::Other("an alias of itself")),
+            Event::SequenceStart(..) => self.list()?,
+            _ => self.skip_mapping()?,
+        };
+        if let Some(id) = anchor {
+            self.anchors.insert(id, value.clone());
+        }
+        Ok(value)
+    }
+
+    fn list(&mut self) -> Result<Value> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()?.0 {
+                Event::SequenceEnd => return Ok(Value::List(items)),
+                event => items.push(self.value(event)?),
+            }
+        }
+    }
+
+    /// No key takes a mapping, so its content is only checked for syntax.
+    fn skip_mapping(&mut self) -> Result<Value> {
+        loop {
+            match self.next()?.0 {
+                Event::MappingEnd => return Ok(Value::Other("a table")),
+                event => drop(self.value(event)?),
+            }
+        }
+    }
+
+    fn byte(&self, at: &Marker) -> usize {
+        self.source.offset(at.line(), at.col())
+    }
+
+    fn complain(&self, at: &Marker, fact: impl std::fmt::Display) -> Error {
+        self.source
+            .error_at(self.byte(at), fact)
+            .hint("this file is read as LlamaFactory's YAML: one `key: value` a line")
+            .hint_zh("此文件按 LlamaFactory 的 YAML 读取：每行一个 `键: 值`")
+    }
+
+    fn syntax_error(&self, err: &ScanError) -> Error {
+        self.complain(err.marker(), err.info())
+    }
+}

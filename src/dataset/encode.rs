@@ -39,8 +39,9 @@ fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Encoded
         }
         Ok(ids)
     };
-    let turns = template::turns(&row.record, data).iter().map(|turn| Ok((ids(&turn.source)?, ids(&turn.target)?)));
-    let turns: Vec<(Vec<u32>, Vec<u32>)> = turns.collect::<Result<_>>()?;
+    let turns = template::turns(&row.record, data);
+    let turns: Vec<(Vec<u32>, Vec<u32>)> =
+        turns.iter().map(|turn| Ok((ids(&turn.source)?, ids(&turn.target)?))).collect::<Result<_>>()?;
 
     let (input_ids, labels) = join(&turns, data);
     let full_len = turns.iter().map(|(source, target)| source.len() + target.len()).sum();

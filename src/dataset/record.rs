@@ -121,12 +121,11 @@ impl Rows<'_> {
     fn record(&mut self, value: &Value) -> Result<Record, String> {
         let Value::Object(map) = value else { return Err(format!("{}, not an object", kind(value))) };
         self.note_columns(map);
-        let Columns { prompt, query, response, system, history } = self.columns;
-        let get = |column: &Option<String>| column.as_ref().and_then(|name| Some((name.as_str(), map.get(name)?)));
+        let Columns { prompt, query, response, system, history, .. } = self.columns;
         Ok(Record {
-            prompt: text(get(prompt))?,
-            query: text(get(query))?,
-            response: match (response, get(response)) {
+            prompt: text(cell(map, prompt))?,
+            query: text(cell(map, query))?,
+            response: match (response, cell(map, response)) {
                 (_, Some((_, Value::String(text)))) => text.clone(),
                 (_, Some((name, other))) => {
                     return Err(format!("`{name}` (the response) is {}, not a string", kind(other)));
@@ -134,8 +133,8 @@ impl Rows<'_> {
                 (Some(name), None) => return Err(format!("`{name}` (the response) is missing")),
                 (None, None) => return Err("no column is mapped to `response`".into()),
             },
-            system: text(get(system))?,
-            history: pairs(get(history))?,
+            system: text(cell(map, system))?,
+            history: pairs(cell(map, history))?,
         })
     }
 
@@ -221,6 +220,12 @@ impl<'de> Visitor<'de> for ArrayVisitor<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The cell of a row under `column`, with the column's name; `None` when unset or missing.
+fn cell<'a>(row: &'a Map<String, Value>, column: &'a Option<String>) -> Option<(&'a str, &'a Value)> {
+    let name = column.as_ref()?;
+    Some((name, row.get(name)?))
 }
 
 fn text(column: Option<(&str, &Value)>) -> Result<String, String> {

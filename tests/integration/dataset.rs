@@ -204,7 +204,8 @@ fn without_thinking_a_row_is_what_the_models_own_chat_template_writes() {
     };
     let data = data_config(PathBuf::new(), &[]);
     let turns = template::turns(&record, &data);
-    let text: String = turns.iter().flat_map(|turn| turn.source.iter().chain(&turn.target).map(String::as_str)).collect();
+    let text: String =
+        turns.iter().flat_map(|turn| turn.source.iter().chain(&turn.target).map(String::as_str)).collect();
     assert_eq!(text, want);
 
     for (tokenizer, which) in [(qwen3(), "Qwen3"), (tiny(), "tiny")] {
@@ -224,10 +225,7 @@ fn every_shipped_row_parses_and_fits() {
     };
     let summary = dataset::load(&data, 42, tiny()).unwrap().summary;
     let rows: Vec<_> = summary.files.iter().map(|file| (file.name.as_str(), file.rows, file.kept)).collect();
-    assert_eq!(
-        rows,
-        [("couplets_train", 12_000, 12_000), ("couplets_valid", 600, 600), ("couplets_test", 600, 600)]
-    );
+    assert_eq!(rows, [("couplets_train", 12_000, 12_000), ("couplets_valid", 600, 600), ("couplets_test", 600, 600)]);
     assert_eq!((summary.train.rows, summary.eval.rows), (12_000, 1_200));
     let instruction = summary.instruction.unwrap();
     assert!(instruction.shared);

@@ -1,4 +1,27 @@
 //! Records → tokens: everything about text, testable without a model or a device.
+//!
+//! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → records ([`record`]) → turns of a
+//! conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]). Which rows are held out and in which order
+//! they are seen is [`order`]; what was read and lost is [`summary`]. [`prepare`] makes a data set out of plain lines.
+//!
+//! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
+
+pub mod encode;
+mod load;
+pub mod order;
+pub mod prepare;
+pub mod record;
+pub mod registry;
+pub mod summary;
+pub mod template;
+pub mod tokenizer;
+
+pub use load::{Splits, load};
+pub use prepare::{Prepared, prepare};
+pub use summary::Summary;
+pub use tokenizer::Tokenizer;
+
+use serde::Serialize;
 
 /// The label of a token that is not trained (LlamaFactory's -100).
 pub const IGNORE: u32 = u32::MAX;
@@ -14,11 +37,47 @@ pub struct Example {
     pub origin: Origin,
 }
 
+impl Example {
+    /// Labels that are not [`IGNORE`]. Position 0 counts, as in LlamaFactory, although nothing predicts it.
+    pub fn label_count(&self) -> usize {
+        self.labels.iter().filter(|&&label| label != IGNORE).count()
+    }
+
+    /// Whether the row teaches anything: a label that some position predicts.
+    pub fn is_trainable(&self) -> bool {
+        self.labels.iter().skip(1).any(|&label| label != IGNORE)
+    }
+}
+
 /// A row of a data file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Origin {
-    /// Index into the data sets of the run, in the order read.
+    /// Index into the data sets of the run, in the order read: those trained, then those of `eval_dataset`.
     pub dataset: usize,
     /// Row in its file, from 1.
     pub row: usize,
+}
+
+#[cfg(test)]
+mod testing {
+    use crate::config::{DataConfig, OverLength, TemplateName};
+
+    /// A `[data]` section to vary: `qwen3` with thinking off, no data set.
+    pub fn data_config() -> DataConfig {
+        DataConfig {
+            dataset: vec![],
+            eval_dataset: vec![],
+            dataset_dir: "data".into(),
+            template: TemplateName::Qwen3,
+            cutoff_len: 2048,
+            over_length: OverLength::Error,
+            max_samples: None,
+            val_size: 0.0,
+            mask_history: false,
+            train_on_prompt: false,
+            enable_thinking: Some(false),
+            preserve_thinking: false,
+            default_system: None,
+        }
+    }
 }

@@ -1,0 +1,150 @@
+//! Turns → ids and labels, and what happens to rows that are too long.
+
+use crate::{
+    config::DataConfig,
+    dataset::{Example, IGNORE, Origin, Tokenizer, record::Record, template},
+    error::Result,
+};
+use rayon::prelude::*;
+
+/// A record and where it came from.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Data set and row.
+    pub origin: Origin,
+    /// What stands there.
+    pub record: Record,
+}
+
+/// A tokenised row and how long it was before it was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// At most `cutoff_len` tokens.
+    pub example: Example,
+    /// Tokens of the uncut row.
+    pub full_len: usize,
+}
+
+/// Tokenises `rows` on all cores; the result has their order. Rows longer than `cutoff_len` are cut by
+/// LlamaFactory's rule, whatever `over_length` says: the caller compares `full_len` with it.
+pub fn encode_rows(rows: &[Row], data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
+    rows.par_iter().map(|row| encode(row, data, tokenizer)).collect()
+}
+
+fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Encoded> {
+    let ids = |pieces: &[String]| -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for piece in pieces {
+            ids.extend(tokenizer.encode(piece)?);
+        }
+        Ok(ids)
+    };
+    let turns = template::turns(&row.record, data);
+    let turns: Vec<(Vec<u32>, Vec<u32>)> =
+        turns.iter().map(|turn| Ok((ids(&turn.source)?, ids(&turn.target)?))).collect::<Result<_>>()?;
+
+    let (input_ids, labels) = join(&turns, data);
+    let full_len = turns.iter().map(|(source, target)| source.len() + target.len()).sum();
+    Ok(Encoded { example: Example { input_ids, labels, origin: row.origin }, full_len })
+}
+
+/// Ids and labels of a conversation of (source, target) turns, cut to `cutoff_len`.
+///
+/// Targets are learned, sources only under `train_on_prompt`; with `mask_history` only the last target is.
+fn join(turns: &[(Vec<u32>, Vec<u32>)], data: &DataConfig) -> (Vec<u32>, Vec<u32>) {
+    let lengths: Vec<_> = turns.iter().map(|(source, target)| (source.len(), target.len())).collect();
+    let fitted = fit_turns(&lengths, data.cutoff_len, data.mask_history);
+    let (mut input_ids, mut labels) = (Vec::new(), Vec::new());
+    for (i, ((source, target), (source_len, target_len))) in turns.iter().zip(fitted).enumerate() {
+        let is_last = i + 1 == turns.len();
+        for (part, learned) in
+            [(&source[..source_len], data.train_on_prompt), (&target[..target_len], !data.mask_history || is_last)]
+        {
+            input_ids.extend_from_slice(part);
+            labels.extend(part.iter().map(|&id| if learned { id } else { IGNORE }));
+        }
+    }
+    (input_ids, labels)
+}
+
+/// How many tokens of each (source, target) are kept when the conversation gets `cutoff` tokens.
+///
+/// Turns are served one after the other, from the first or from the last; what finds no room left is dropped whole.
+fn fit_turns(lengths: &[(usize, usize)], cutoff: usize, from_last: bool) -> Vec<(usize, usize)> {
+    let mut budget = cutoff;
+    let mut fitted = vec![(0, 0); lengths.len()];
+    for turn in 0..lengths.len() {
+        let turn = if from_last { lengths.len() - 1 - turn } else { turn };
+        let (source, target) = lengths[turn];
+        if budget > 0 {
+            fitted[turn] = fit_turn(source, target, budget);
+            budget -= fitted[turn].0 + fitted[turn].1;
+        }
+    }
+    fitted
+}
+
+/// One turn within `budget` tokens, by LlamaFactory's rule: a target below half the budget is kept whole, else a source
+/// below half the budget, else both are cut in proportion. Both lose their ends: a source `…assistant\n`, a target
+/// `<|im_end|>\n`.
+fn fit_turn(source: usize, target: usize, budget: usize) -> (usize, usize) {
+    let target_room = if target * 2 < budget {
+        budget
+    } else if source * 2 < budget {
+        budget - source
+    } else {
+        // In floating point and in this order: integer division would cut elsewhere.
+        (budget as f64 * (target as f64 / (source + target) as f64)) as usize
+    };
+    let target = target.min(target_room);
+    (source.min(budget - target), target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::testing::data_config;
+
+    #[test]
+    fn one_turn_is_cut_by_the_rule() {
+        for (source, target, budget, want, why) in [
+            (30, 10, 40, (30, 10), "it just fits"),
+            (20, 20, 40, (20, 20), "two halves fit"),
+            (60, 10, 40, (30, 10), "a short target stays whole"),
+            (10, 60, 40, (10, 30), "a short source stays whole"),
+            (60, 60, 40, (20, 20), "else in proportion"),
+            (30, 60, 40, (14, 26), "rounded down for the target"),
+            (500, 10, 7, (7, 0), "a target can vanish"),
+        ] {
+            assert_eq!(fit_turn(source, target, budget), want, "{source}+{target} in {budget}: {why}");
+        }
+    }
+
+    #[test]
+    fn turns_are_served_in_turn() {
+        let lengths = [(10, 6), (10, 6), (10, 6)];
+        for (cutoff, from_last, want, why) in [
+            (48, false, [(10, 6), (10, 6), (10, 6)], "all fit"),
+            (40, false, [(10, 6), (10, 6), (5, 3)], "the last is cut, in proportion"),
+            (32, false, [(10, 6), (10, 6), (0, 0)], "and left out where nothing is left"),
+            (40, true, [(5, 3), (10, 6), (10, 6)], "mask_history serves the last first"),
+        ] {
+            assert_eq!(fit_turns(&lengths, cutoff, from_last), want, "cutoff {cutoff}: {why}");
+        }
+    }
+
+    #[test]
+    fn labels_follow_the_settings() {
+        let turns = [(vec![1, 2], vec![3]), (vec![4], vec![5, 6])];
+        let x = IGNORE;
+        for (mask_history, train_on_prompt, want, why) in [
+            (false, false, [x, x, 3, x, 5, 6], "every answer"),
+            (true, false, [x, x, x, x, 5, 6], "the last answer"),
+            (false, true, [1, 2, 3, 4, 5, 6], "everything, position 0 included"),
+        ] {
+            let (ids, labels) = join(&turns, &DataConfig { mask_history, train_on_prompt, ..data_config() });
+            assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
+            assert_eq!(labels, want, "{why}");
+        }
+    }
+}

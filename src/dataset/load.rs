@@ -1,0 +1,244 @@
+//! From the names in a recipe to tokenised rows and a summary of what happened to them.
+
+use crate::{
+    config::{DataConfig, OverLength},
+    dataset::{
+        Example, Origin, Tokenizer,
+        encode::{Encoded, Row, encode_rows},
+        order, record,
+        registry::{self, Entry},
+        summary::{self, FileSummary, OverLong, SplitSummary, Summary, Warning},
+    },
+    error::{Error, Result},
+};
+
+/// How many over-long rows are named.
+const NAMED_ROWS: usize = 3;
+
+/// Everything to train and evaluate on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Splits {
+    /// Training rows in split order; an epoch visits them by [`order::epoch_order`].
+    pub train: Vec<Example>,
+    /// Held-out rows, from `eval_dataset` or `val_size`; may be empty.
+    pub eval: Vec<Example>,
+    /// What was read and lost.
+    pub summary: Summary,
+}
+
+/// Reads, splits and tokenises the data of a recipe.
+///
+/// In LlamaFactory's order: the first `max_samples` rows of every data set, joined as listed; then the validation split
+/// by `seed`; then tokens. Rows too long are refused, dropped or cut as `over_length` says; rows with nothing to learn
+/// are dropped. Fails when there is nothing left to train (or, with `eval_dataset` alone, to evaluate).
+pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Splits> {
+    tokenizer.check_template(data.template)?;
+    let mut reader = Reader::default();
+    let rows = reader.read(data, &data.dataset)?;
+    let (train_rows, eval_rows) = if data.eval_dataset.is_empty() {
+        hold_out(rows, data.val_size, seed)?
+    } else {
+        (rows, reader.read(data, &data.eval_dataset)?)
+    };
+    let train = encode_rows(&train_rows, data, tokenizer)?;
+    let eval = encode_rows(&eval_rows, data, tokenizer)?;
+
+    let Reader { mut files, mut warnings } = reader;
+    let (over_long, over_long_rows) = over_long(train.iter().chain(&eval), data.cutoff_len);
+    if over_long > 0 && data.over_length == OverLength::Error {
+        return Err(too_long(over_long, &over_long_rows, &files, train.iter().chain(&eval), data));
+    }
+    let train = keep(train, data, &mut files);
+    let eval = keep(eval, data, &mut files);
+    refuse_empty(data, &train, &eval)?;
+    warnings.extend(warnings_of_losses(&files, over_long, &over_long_rows, data));
+
+    let summary = Summary {
+        train: SplitSummary::of(&train),
+        eval: SplitSummary::of(&eval),
+        common_prefix: summary::common_prefix(&train),
+        instruction: summary::most_frequent(train_rows.iter().map(|row| row.record.prompt.as_str())),
+        over_long,
+        over_long_rows,
+        digest: summary::digest(train.iter().chain(&eval)),
+        warnings,
+        files,
+    };
+    Ok(Splits { train, eval, summary })
+}
+
+/// Reads data sets one after the other and numbers them.
+#[derive(Default)]
+struct Reader {
+    files: Vec<FileSummary>,
+    warnings: Vec<Warning>,
+}
+
+impl Reader {
+    fn read(&mut self, data: &DataConfig, names: &[String]) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        if names.is_empty() {
+            return Ok(rows);
+        }
+        for entry in registry::look_up(&data.dataset_dir, &self.without_repeats(names))? {
+            self.read_one(entry, data.max_samples, &mut rows)?;
+        }
+        Ok(rows)
+    }
+
+    /// LlamaFactory keeps its data sets by name, so a name listed twice is trained once.
+    fn without_repeats(&mut self, names: &[String]) -> Vec<String> {
+        let mut kept: Vec<String> = Vec::new();
+        for name in names {
+            if kept.contains(name) {
+                self.warnings.push(Warning {
+                    en: format!("data set \"{name}\" is listed twice; it is read once"),
+                    zh: format!("数据集 \"{name}\" 重复列出，只读取一次"),
+                });
+            } else {
+                kept.push(name.clone());
+            }
+        }
+        kept
+    }
+
+    fn read_one(&mut self, entry: Entry, max_samples: Option<usize>, rows: &mut Vec<Row>) -> Result<()> {
+        let parsed = record::read(&entry.path, &entry.columns, max_samples)?;
+        let path = entry.path.display().to_string();
+        self.warnings.extend(entry.warnings);
+        if !parsed.unmapped.is_empty() {
+            self.warnings.push(Warning {
+                en: format!("{path}: not mapped to anything, so not used: {}", parsed.unmapped.join(", ")),
+                zh: format!("{path}：以下列未被映射，不会使用：{}", parsed.unmapped.join("、")),
+            });
+        }
+        let empty_responses = parsed.records.iter().filter(|record| record.response.is_empty()).count();
+        if empty_responses > 0 {
+            self.warnings.push(Warning {
+                en: format!("{path}: {empty_responses} rows have an empty response and teach to answer nothing"),
+                zh: format!("{path}：有 {empty_responses} 行的回答为空，模型会学到“不作答”"),
+            });
+        }
+        let dataset = self.files.len();
+        self.files.push(FileSummary {
+            name: entry.name,
+            path,
+            rows: parsed.rows,
+            read: parsed.records.len(),
+            kept: 0,
+            dropped: 0,
+            truncated: 0,
+            empty_responses,
+        });
+        let numbered = (1..).zip(parsed.records);
+        rows.extend(numbered.map(|(row, record)| Row { origin: Origin { dataset, row }, record }));
+        Ok(())
+    }
+}
+
+/// The validation split: (training, held out).
+fn hold_out(rows: Vec<Row>, val_size: f64, seed: u64) -> Result<(Vec<Row>, Vec<Row>)> {
+    let (validation, training) = order::split(rows.len(), val_size, seed);
+    if training.is_empty() && !validation.is_empty() {
+        return Err(Error::input(format!("val_size = {val_size} holds out all {} rows", rows.len()))
+            .hint("choose a smaller val_size: a share below 1 or a count of rows")
+            .hint_zh("请减小 val_size：小于 1 为比例，否则为行数"));
+    }
+    let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+    let mut pick = |indices: Vec<usize>| indices.into_iter().filter_map(|i| rows[i].take()).collect();
+    Ok((pick(training), pick(validation)))
+}
+
+/// How many rows are too long, and the first of them.
+fn over_long<'a>(rows: impl Iterator<Item = &'a Encoded>, cutoff_len: usize) -> (usize, Vec<OverLong>) {
+    let too_long = rows.filter(|row| row.full_len > cutoff_len);
+    let mut all: Vec<_> = too_long.map(|row| OverLong { origin: row.example.origin, tokens: row.full_len }).collect();
+    all.sort_by_key(|row| (row.origin.dataset, row.origin.row)); // file order, whatever the split shuffled
+    let count = all.len();
+    all.truncate(NAMED_ROWS);
+    (count, all)
+}
+
+fn too_long<'a>(
+    count: usize,
+    named: &[OverLong],
+    files: &[FileSummary],
+    rows: impl Iterator<Item = &'a Encoded>,
+    data: &DataConfig,
+) -> Error {
+    let longest = rows.map(|row| row.full_len).max().unwrap_or_default();
+    let named = name_rows(named, files);
+    Error::input(format!("{count} rows are longer than cutoff_len = {}: {named}", data.cutoff_len))
+        .hint(format!(
+            "raise cutoff_len (the longest row has {longest} tokens), or set over_length to \"drop\" or \"truncate\""
+        ))
+        .hint_zh(format!(
+            "请增大 cutoff_len（最长的一行有 {longest} 个 token），或将 over_length 设为 \"drop\" 或 \"truncate\""
+        ))
+}
+
+fn name_rows(rows: &[OverLong], files: &[FileSummary]) -> String {
+    let name =
+        |row: &OverLong| format!("{} row {} ({} tokens)", files[row.origin.dataset].path, row.origin.row, row.tokens);
+    rows.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// Applies `over_length`, leaves out rows that teach nothing, and counts both.
+fn keep(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec<Example> {
+    let mut kept = Vec::with_capacity(rows.len());
+    for row in rows {
+        let file = &mut files[row.example.origin.dataset];
+        let is_long = row.full_len > data.cutoff_len;
+        if is_long && data.over_length == OverLength::Drop || !row.example.is_trainable() {
+            file.dropped += 1;
+        } else {
+            file.kept += 1;
+            file.truncated += usize::from(is_long);
+            kept.push(row.example);
+        }
+    }
+    kept
+}
+
+fn refuse_empty(data: &DataConfig, train: &[Example], eval: &[Example]) -> Result<()> {
+    let wants_eval = !data.eval_dataset.is_empty() || data.val_size > 0.0;
+    let what = match (train.is_empty(), eval.is_empty()) {
+        (true, _) if !data.dataset.is_empty() => "train",
+        (_, true) if wants_eval => "evaluate",
+        (true, true) => {
+            return Err(Error::input("no data set is named")
+                .hint("set `dataset` to a name of dataset_info.json")
+                .hint_zh("请将 dataset 设为 dataset_info.json 中的名称"));
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::input(format!("no row is left to {what} on"))
+        .hint("rows are left out where they are too long (cutoff_len, over_length) or have nothing to learn")
+        .hint_zh("过长（cutoff_len、over_length）或没有可学内容的行会被略去，请检查数据与设置"))
+}
+
+fn warnings_of_losses(files: &[FileSummary], over_long: usize, named: &[OverLong], data: &DataConfig) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let cutoff = data.cutoff_len;
+    let (verb, verb_zh) = match data.over_length {
+        OverLength::Drop => ("left out", "已略去"),
+        OverLength::Truncate | OverLength::Error => ("cut at the end", "已截断尾部"),
+    };
+    if over_long > 0 {
+        let rows = name_rows(named, files);
+        warnings.push(Warning {
+            en: format!("{over_long} rows are longer than cutoff_len = {cutoff} and were {verb}, the first: {rows}"),
+            zh: format!("有 {over_long} 行超过 cutoff_len = {cutoff}，{verb_zh}，前几行：{rows}"),
+        });
+    }
+    let dropped: usize = files.iter().map(|file| file.dropped).sum();
+    let for_length = if data.over_length == OverLength::Drop { over_long } else { 0 };
+    if dropped > for_length {
+        let count = dropped - for_length;
+        warnings.push(Warning {
+            en: format!("{count} rows have no token to learn and were left out"),
+            zh: format!("有 {count} 行没有可学的 token，已略去"),
+        });
+    }
+    warnings
+}

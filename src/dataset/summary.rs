@@ -1,0 +1,205 @@
+//! What was read, what was lost on the way and how long the rows are: said before the first step, kept in the receipt.
+
+use crate::dataset::{Example, Origin};
+use serde::Serialize;
+
+/// Something to tell the user that does not stop the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// In English.
+    pub en: String,
+    /// The same in Chinese.
+    pub zh: String,
+}
+
+/// The data of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// One for every data set, in [`Origin::dataset`] order.
+    pub files: Vec<FileSummary>,
+    /// The training rows.
+    pub train: SplitSummary,
+    /// The held-out rows.
+    pub eval: SplitSummary,
+    /// Tokens that all training rows begin with: with one instruction for all, its length.
+    pub common_prefix: usize,
+    /// The most frequent instruction of the training rows; generation speaks it as training did.
+    pub instruction: Option<Instruction>,
+    /// Rows longer than `cutoff_len`, training and held-out.
+    pub over_long: usize,
+    /// The first three of them.
+    pub over_long_rows: Vec<OverLong>,
+    /// In the order found.
+    pub warnings: Vec<Warning>,
+    /// blake3 over the ids and labels of all rows in their order, in hex: equal digests, equal data.
+    pub digest: String,
+}
+
+/// One data set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileSummary {
+    /// Its name in `dataset_info.json`.
+    pub name: String,
+    /// Its file, as found from `dataset_dir`.
+    pub path: String,
+    /// Rows in the file.
+    pub rows: usize,
+    /// Rows taken of it: at most `max_samples`.
+    pub read: usize,
+    /// Rows that are trained or evaluated.
+    pub kept: usize,
+    /// Rows left out, too long or with nothing to learn. `read` = `kept` + `dropped`.
+    pub dropped: usize,
+    /// Kept rows that were cut to `cutoff_len`.
+    pub truncated: usize,
+    /// Read rows whose response is empty.
+    pub empty_responses: usize,
+}
+
+/// A row longer than `cutoff_len`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct OverLong {
+    /// Where it stands.
+    pub origin: Origin,
+    /// Its tokens.
+    pub tokens: usize,
+}
+
+/// An instruction and how many of the training rows have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Instruction {
+    /// May be empty.
+    pub text: String,
+    /// Rows with exactly this text.
+    pub rows: usize,
+    /// All rows have it.
+    pub shared: bool,
+}
+
+/// Lengths of rows, after cutting. All 0 where there is no row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SplitSummary {
+    /// How many.
+    pub rows: usize,
+    /// Tokens of all rows.
+    pub tokens: usize,
+    /// Tokens with a label, position 0 included.
+    pub trained_tokens: usize,
+    /// Tokens of the shortest row.
+    pub min: usize,
+    /// Mean tokens of a row.
+    pub mean: f64,
+    /// Half the rows are at most so long.
+    pub p50: usize,
+    /// Nine in ten rows are at most so long.
+    pub p90: usize,
+    /// Tokens of the longest row.
+    pub max: usize,
+}
+
+impl SplitSummary {
+    /// Of these rows.
+    pub fn of(examples: &[Example]) -> Self {
+        let mut lengths: Vec<usize> = examples.iter().map(|example| example.input_ids.len()).collect();
+        lengths.sort_unstable();
+        let (Some(&min), Some(&max)) = (lengths.first(), lengths.last()) else { return Self::default() };
+        let tokens = lengths.iter().sum();
+        let at_most = |tenths: usize| lengths[(lengths.len() * tenths).div_ceil(10) - 1];
+        Self {
+            rows: lengths.len(),
+            tokens,
+            trained_tokens: examples.iter().map(Example::label_count).sum(),
+            min,
+            mean: tokens as f64 / lengths.len() as f64,
+            p50: at_most(5),
+            p90: at_most(9),
+            max,
+        }
+    }
+}
+
+/// How many ids all rows begin with.
+pub fn common_prefix(examples: &[Example]) -> usize {
+    let Some((first, others)) = examples.split_first() else { return 0 };
+    others.iter().fold(first.input_ids.len(), |prefix, other| {
+        let pairs = first.input_ids[..prefix].iter().zip(&other.input_ids);
+        pairs.take_while(|(a, b)| a == b).count()
+    })
+}
+
+/// The most frequent of `texts`; of equally frequent ones the first. `None` when there is none.
+pub fn most_frequent<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Instruction> {
+    let mut counts = std::collections::HashMap::new();
+    let mut all = 0;
+    for (i, text) in texts.enumerate() {
+        counts.entry(text).or_insert((0, std::cmp::Reverse(i))).0 += 1;
+        all += 1;
+    }
+    let (text, (rows, _)) = counts.into_iter().max_by_key(|&(_, rank)| rank)?;
+    Some(Instruction { text: text.into(), rows, shared: rows == all })
+}
+
+/// [`Summary::digest`]: every row as its length and its ids and labels, little-endian.
+pub fn digest<'a>(examples: impl Iterator<Item = &'a Example>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for example in examples {
+        hasher.update(&(example.input_ids.len() as u64).to_le_bytes());
+        for id in example.input_ids.iter().chain(&example.labels) {
+            hasher.update(&id.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::IGNORE;
+
+    fn example(ids: &[u32], sources: usize) -> Example {
+        let labels = ids.iter().enumerate().map(|(i, &id)| if i < sources { IGNORE } else { id }).collect();
+        Example { input_ids: ids.to_vec(), labels, origin: Origin { dataset: 0, row: 1 } }
+    }
+
+    #[test]
+    fn lengths_of_ten_rows_and_of_none() {
+        let rows: Vec<Example> = (1..=10).map(|n| example(&vec![7; n], 1)).collect();
+        let got = SplitSummary::of(&rows);
+        let want =
+            SplitSummary { rows: 10, tokens: 55, trained_tokens: 45, min: 1, mean: 5.5, p50: 5, p90: 9, max: 10 };
+        assert_eq!(got, want);
+        assert_eq!(SplitSummary::of(&[]), SplitSummary::default());
+    }
+
+    #[test]
+    fn the_prefix_is_what_all_rows_share() {
+        for (rows, want) in [
+            (vec![], 0),
+            (vec![vec![1, 2, 3]], 3),
+            (vec![vec![1, 2, 3], vec![1, 2, 4], vec![1, 2, 3]], 2),
+            (vec![vec![1, 2, 3], vec![1]], 1),
+            (vec![vec![1], vec![2]], 0),
+        ] {
+            let rows: Vec<Example> = rows.iter().map(|ids| example(ids, 0)).collect();
+            assert_eq!(common_prefix(&rows), want, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn the_most_frequent_text_and_the_first_of_equals() {
+        let of = |texts: &[&str]| most_frequent(texts.iter().copied()).map(|i| (i.text, i.rows, i.shared));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["b", "a", "b"]), Some(("b".into(), 2, false)));
+        assert_eq!(of(&["c", "b", "a"]), Some(("c".into(), 1, false)));
+        assert_eq!(of(&["", ""]), Some(("".into(), 2, true)));
+    }
+
+    #[test]
+    fn the_digest_sees_labels_and_borders() {
+        let of = |rows: &[Example]| digest(rows.iter());
+        let base = of(&[example(&[1, 2], 1), example(&[3], 0)]);
+        assert_ne!(base, of(&[example(&[1, 2], 0), example(&[3], 0)]), "labels");
+        assert_ne!(base, of(&[example(&[3], 0), example(&[1, 2], 1)]), "order");
+        assert_ne!(of(&[example(&[1, 2], 0)]), of(&[example(&[1], 0), example(&[2], 0)]), "borders");
+    }
+}

@@ -1,0 +1,122 @@
+//! The checkpoint's own `tokenizer.json`: text → ids and back.
+//!
+//! No id is written down anywhere: control tokens are looked up by their text and must be one token each, so a tokenizer
+//! that does not know Qwen3's chat format is refused before it trains on torn control tokens.
+
+use crate::{
+    config::TemplateName,
+    error::{Error, Result},
+};
+use std::{fs, io, path::Path};
+
+const FILE: &str = "tokenizer.json";
+const TURN_BEGINS: &str = "<|im_start|>";
+const TURN_ENDS: &str = "<|im_end|>";
+const PAD: &str = "<|endoftext|>";
+const THOUGHT_TAGS: [&str; 2] = ["<think>", "</think>"];
+
+/// A tokenizer that knows Qwen3's chat format.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    end_id: u32,
+    pad_id: u32,
+    digest: blake3::Hash,
+}
+
+impl Tokenizer {
+    /// Reads `dir/tokenizer.json`.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE);
+        let bytes = fs::read(&path).map_err(|err| unreadable(&path, &err))?;
+        Self::from_bytes(&bytes).map_err(|err| err.at(path.display()))
+    }
+
+    /// Parses the contents of a `tokenizer.json`. Fails when it is none, or lacks a control token.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|err| {
+            Error::input(format!("not a tokenizer: {err}"))
+                .hint("download tokenizer.json of the model again; it is Hugging Face's format with model type BPE")
+                .hint_zh("请重新下载该模型的 tokenizer.json（Hugging Face 格式，BPE 类型）")
+        })?;
+        // A file may carry settings of whoever saved it; rows are cut and padded here and nowhere else.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|err| Error::input(format!("not a usable tokenizer: {err}")))?;
+
+        let mut tokenizer = Self { inner, end_id: 0, pad_id: 0, digest: blake3::hash(bytes) };
+        tokenizer.single(TURN_BEGINS)?;
+        tokenizer.end_id = tokenizer.single(TURN_ENDS)?;
+        // As LlamaFactory: the pad token, or the end of a turn where a tokenizer has none.
+        tokenizer.pad_id = tokenizer.inner.token_to_id(PAD).unwrap_or(tokenizer.end_id);
+        Ok(tokenizer)
+    }
+
+    /// Refuses a tokenizer that tears the control tokens of `template` apart.
+    pub fn check_template(&self, template: TemplateName) -> Result<()> {
+        match template {
+            TemplateName::Qwen3 => THOUGHT_TAGS.iter().try_for_each(|tag| {
+                self.single(tag).map(|_| ()).map_err(|err| {
+                    err.hint("set template = \"qwen3_nothink\": this model knows no thinking block")
+                        .hint_zh("该模型没有思考标记，请改用 template = \"qwen3_nothink\"")
+                })
+            }),
+            TemplateName::Qwen3Nothink => Ok(()),
+        }
+    }
+
+    /// The ids of `text`. Adds nothing around it; the text of a special token becomes that token.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false);
+        let encoding = encoding.map_err(|err| Error::input(format!("cannot tokenise {text:?}: {err}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of `ids`; `skip_special` leaves out what the tokenizer marks as special (`<|im_end|>`, not `<think>`).
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(|err| Error::run(format!("cannot decode token ids: {err}")))
+    }
+
+    /// The id of a token by its exact text.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// `<|im_end|>`: the end of every turn.
+    pub fn end_id(&self) -> u32 {
+        self.end_id
+    }
+
+    /// Fills the batches.
+    pub fn pad_id(&self) -> u32 {
+        self.pad_id
+    }
+
+    /// Number of ids, added tokens included; a model's embedding has at least so many rows.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// blake3 of the file, in hex.
+    pub fn digest(&self) -> String {
+        self.digest.to_hex().to_string()
+    }
+
+    fn single(&self, token: &str) -> Result<u32> {
+        match self.encode(token)?.as_slice() {
+            &[id] => Ok(id),
+            ids => Err(Error::input(format!("{token} is {} tokens, not one", ids.len()))
+                .hint("use the tokenizer.json of a Qwen3 checkpoint, unchanged")
+                .hint_zh("请使用 Qwen3 模型自带的、未改动的 tokenizer.json")),
+        }
+    }
+}
+
+fn unreadable(path: &Path, err: &io::Error) -> Error {
+    let error = Error::file(path, format!("cannot read: {err}"));
+    if err.kind() == io::ErrorKind::NotFound {
+        error
+            .hint("the model folder must hold the checkpoint's tokenizer.json (vocab.json and merges.txt do not replace it)")
+            .hint_zh("模型目录中须有该模型的 tokenizer.json（vocab.json 与 merges.txt 不能代替）")
+    } else {
+        error
+    }
+}

@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod config;
 pub mod dataset;
 pub mod error;
+pub mod fs;
 pub mod hub;
 pub mod kernels;
 pub mod model;

@@ -3,12 +3,14 @@
 pub mod json;
 pub mod lang;
 pub mod log;
+pub mod plot;
 pub mod results;
 #[cfg(test)]
 mod testing;
 
 pub use lang::Lang;
 pub use log::TrainerLog;
+pub use plot::LossPlot;
 pub use results::Results;
 
 use crate::{

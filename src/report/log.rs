@@ -1,0 +1,168 @@
+//! `trainer_log.jsonl`: one line per log, per evaluation, and one at the end, in LlamaFactory's keys, order and numbers.
+//!
+//! LLaMA Board and other viewers poll this file during the run. Written from the events and nothing else.
+
+use super::{
+    json::{self, Object},
+    lang::duration,
+};
+use crate::{
+    error::Result,
+    fs::LogFile,
+    trainer::event::{EvalPhase, Event, Observer},
+};
+use std::path::Path;
+
+/// The file's name in `output_dir`.
+pub const TRAINER_LOG: &str = "trainer_log.jsonl";
+
+/// Writes [`TRAINER_LOG`].
+#[derive(Debug)]
+pub struct TrainerLog {
+    file: LogFile,
+}
+
+impl TrainerLog {
+    /// Starts a new log in `output_dir`, whatever was there.
+    pub fn create(output_dir: &Path) -> Result<Self> {
+        Ok(Self { file: LogFile::create(&output_dir.join(TRAINER_LOG))? })
+    }
+
+    /// Goes on with the log of an interrupted run, as LlamaFactory does.
+    pub fn append(output_dir: &Path) -> Result<Self> {
+        Ok(Self { file: LogFile::append(&output_dir.join(TRAINER_LOG))? })
+    }
+}
+
+impl Observer for TrainerLog {
+    fn on_event(&mut self, event: &Event) -> Result<()> {
+        let Some(entry) = Entry::of(event) else { return Ok(()) };
+        self.file.line(&json::line(&entry.to_json())?)
+    }
+}
+
+/// What a line is made of.
+struct Entry {
+    step: usize,
+    total_steps: usize,
+    metrics: Vec<(&'static str, f64)>,
+    epoch: f64,
+    elapsed: f64,
+    tokens: Option<u64>,
+}
+
+impl Entry {
+    /// `None` where LlamaFactory writes nothing: its final evaluation comes after it has closed the log.
+    fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::Logged(e) => Some(Self {
+                step: e.step,
+                total_steps: e.total_steps,
+                metrics: vec![("loss", e.loss), ("lr", e.lr)],
+                epoch: e.epoch,
+                elapsed: e.elapsed,
+                tokens: e.num_input_tokens_seen,
+            }),
+            Event::Evaluated(e) if e.when == EvalPhase::During => Some(Self {
+                step: e.step,
+                total_steps: e.total_steps,
+                metrics: vec![("eval_loss", e.loss)],
+                epoch: e.epoch,
+                elapsed: e.elapsed,
+                tokens: e.num_input_tokens_seen,
+            }),
+            Event::Finished(e) => Some(Self {
+                step: e.step,
+                total_steps: e.total_steps,
+                metrics: vec![],
+                epoch: e.epoch,
+                elapsed: e.runtime,
+                tokens: e.num_input_tokens_seen,
+            }),
+            _ => None,
+        }
+    }
+
+    fn to_json(&self) -> Object {
+        let mut line = Object::new();
+        line.insert("current_steps".into(), self.step.into());
+        line.insert("total_steps".into(), self.total_steps.into());
+        line.extend(self.metrics.iter().map(|&(key, value)| (key.into(), value.into())));
+        line.insert("epoch".into(), self.epoch.into());
+        let percentage = self.step as f64 / self.total_steps as f64 * 100.0;
+        line.insert("percentage".into(), json::round(percentage, 2).into());
+        let per_step = if self.step == 0 { 0.0 } else { self.elapsed / self.step as f64 };
+        let remaining = self.total_steps.saturating_sub(self.step) as f64 * per_step;
+        line.insert("elapsed_time".into(), duration(self.elapsed).into());
+        line.insert("remaining_time".into(), duration(remaining).into());
+        if let Some(tokens) = self.tokens.filter(|&n| n > 0) {
+            line.insert("throughput".into(), json::round(tokens as f64 / self.elapsed, 2).into());
+            line.insert("total_tokens".into(), tokens.into());
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::{evaluated, lf_events, lf_text, logged};
+
+    fn written(events: &[Event]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = TrainerLog::create(dir.path()).unwrap();
+        events.iter().for_each(|event| log.on_event(event).unwrap());
+        std::fs::read_to_string(dir.path().join(TRAINER_LOG)).unwrap()
+    }
+
+    /// Replaces what the machine's clock decides.
+    fn without_times(text: &str) -> Vec<String> {
+        let lines = text.lines().map(|line| {
+            let mut object: Object = serde_json::from_str(line).unwrap();
+            for (key, value) in object.iter_mut() {
+                if matches!(key.as_str(), "elapsed_time" | "remaining_time" | "throughput") {
+                    *value = "…".into();
+                }
+            }
+            json::line(&object).unwrap()
+        });
+        lines.collect()
+    }
+
+    #[test]
+    fn the_log_is_llamafactorys_line_by_line() {
+        let want = lf_text("trainer_log.jsonl");
+        let unmasked: Vec<&str> = want.lines().map(|line| line.split(", \"elapsed_time\"").next().unwrap()).collect();
+        let got = written(&lf_events());
+        assert_eq!(without_times(&got), without_times(&want), "keys, order, values");
+        for (got, want) in got.lines().zip(unmasked) {
+            assert!(got.starts_with(want), "spelling of numbers: {got}");
+        }
+    }
+
+    #[test]
+    fn times_and_throughput_come_from_the_event() {
+        let line = |step, elapsed, tokens| {
+            let mut event = logged(step, 10, 1.5);
+            event.elapsed = elapsed;
+            event.num_input_tokens_seen = tokens;
+            written(&[Event::Logged(event)])
+        };
+        for (step, elapsed, tokens, want, why) in [
+            (1, 61.9, None, r#""elapsed_time": "0:01:01", "remaining_time": "0:09:17"}"#, "9 steps of 61.9 s"),
+            (10, 7200.0, None, r#""elapsed_time": "2:00:00", "remaining_time": "0:00:00"}"#, "nothing remains"),
+            (4, 8.0, Some(1001), r#""throughput": 125.12, "total_tokens": 1001}"#, "125.125 rounds to even"),
+            (4, 8.0, Some(0), r#""remaining_time": "0:00:12"}"#, "LlamaFactory leaves out a zero"),
+        ] {
+            let got = line(step, elapsed, tokens);
+            assert!(got.ends_with(&format!("{want}\n")), "{why}: {got}");
+        }
+    }
+
+    #[test]
+    fn only_evaluations_during_training_are_logged() {
+        for (when, lines) in [(EvalPhase::Before, 0), (EvalPhase::During, 1), (EvalPhase::Final, 0)] {
+            assert_eq!(written(&[Event::Evaluated(evaluated(5, 10, 2.0, when))]).lines().count(), lines, "{when:?}");
+        }
+    }
+}

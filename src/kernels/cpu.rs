@@ -73,6 +73,7 @@ pub(crate) fn vectorized<T>(f: impl FnOnce() -> T) -> T {
 /// Cephes' `expf` (S. Moshier): x = n·ln 2 + r with ln 2 in two parts, a degree-5 polynomial for eʳ, n into the exponent.
 /// Below -87.3 the result stays at the smallest normal number instead of reaching 0.
 #[inline(always)]
+#[expect(clippy::excessive_precision, reason = "the constants as published")]
 pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
     let x = x.clamp(-87.336_54, 88.376_26);

@@ -19,11 +19,7 @@ pub struct StepGradient {
 }
 
 /// Cuts samples, in order, into runs of at most `budget` fed rows (a longer sample stands alone).
-pub fn micro_batches<'a, T>(
-    samples: &'a [T],
-    budget: usize,
-    fed_rows: impl Fn(&T) -> usize,
-) -> impl Iterator<Item = &'a [T]> {
+pub fn micro_batches<T>(samples: &[T], budget: usize, fed_rows: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
     let mut rest = samples;
     std::iter::from_fn(move || {
         let mut rows = 0;

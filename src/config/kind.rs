@@ -11,6 +11,9 @@ pub struct Words {
     pub zh: &'static str,
 }
 
+/// The largest whole number taken: NumPy's bound for a seed, and small enough that a product of two counts fits 64 bits.
+pub const MOST: i64 = u32::MAX as i64;
+
 /// The type and range of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -51,14 +54,16 @@ impl Kind {
     /// Whether `value` has the type and lies in the range. `Null` is not asked about: it means the default.
     pub fn admits(self, value: &Value) -> bool {
         let number = value.number().filter(|x| x.is_finite());
-        let whole = if let Value::Int(n) = value { Some(*n) } else { None };
+        let whole = if let Value::Int(n) = value { Some(*n).filter(|n| *n <= MOST) } else { None };
         match self {
             Self::Text => value.text().is_some_and(|text| !text.trim().is_empty()),
             Self::Flag => matches!(value, Value::Bool(_)),
             Self::Whole(least) => whole.is_some_and(|n| n >= least),
             Self::Steps => whole.is_some_and(|n| n >= 1),
             Self::Limit => whole.is_some_and(|n| n >= 1 || n == -1),
-            Self::ShareOrCount => number.is_some_and(|x| (0.0..1.0).contains(&x) || x >= 1.0 && x.fract() == 0.0),
+            Self::ShareOrCount => {
+                number.is_some_and(|x| (0.0..1.0).contains(&x) || (1.0..=MOST as f64).contains(&x) && x.fract() == 0.0)
+            }
             Self::Positive => number.is_some_and(|x| x > 0.0),
             Self::NonNegative => number.is_some_and(|x| x >= 0.0),
             Self::BelowOne => number.is_some_and(|x| (0.0..1.0).contains(&x)),
@@ -132,7 +137,7 @@ mod tests {
             (Kind::Text, "a qwen3", "1 true ~"),
             (Kind::Flag, "true no", "1 maybe"),
             (Kind::Whole(1), "1 8", "0 -1 1.0 1e3 x true"),
-            (Kind::Whole(0), "0 42", "-1"),
+            (Kind::Whole(0), "0 42 4294967295", "-1 4294967296"),
             (Kind::Steps, "1 500", "0 0.1"),
             (Kind::Limit, "-1 1 100", "0 -2 1.5"),
             (Kind::ShareOrCount, "0 0.1 1 1.0 500", "-0.1 1.5 .nan .inf"),

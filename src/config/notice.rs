@@ -1,7 +1,6 @@
 //! What the user should know about his config although nothing is wrong with it.
 
 use super::{
-    others::SAVING,
     sections::{Dialect, OverLength, Recipe, TemplateName},
     settings::Settings,
 };
@@ -17,14 +16,13 @@ pub struct Notice {
 
 impl Notice {
     /// Keys without effect, all in one line.
-    pub fn ignored(keys: &[String]) -> Option<Self> {
+    pub(super) fn ignored(keys: &[String]) -> Option<Self> {
         let list = keys.join(", ");
         (!keys.is_empty()).then(|| Self { en: format!("ignored: {list}"), zh: format!("已忽略：{list}") })
     }
 
     /// Keys about checkpoints, all in one line.
-    pub fn saving(keys: &[String]) -> Option<Self> {
-        debug_assert!(keys.iter().all(|key| SAVING.contains(&key.as_str())));
+    pub(super) fn saving(keys: &[String]) -> Option<Self> {
         let list = keys.join(", ");
         (!keys.is_empty()).then(|| Self {
             en: format!("no checkpoints are written yet, only the final adapter: {list}"),

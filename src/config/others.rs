@@ -237,8 +237,8 @@ pub static REFUSED: &[Refused] = &[
     refused("shift_attn", NO, "attention is full", "使用完整注意力"),
     refused("mixture_of_depths", NOTHING, "Qwen3 is trained as it is", "按 Qwen3 原有结构训练"),
     refused("moe_aux_loss_coef", &["0"], "only dense Qwen3 models are trained", "只训练稠密的 Qwen3 模型"),
-    refused("upcast_layernorm", NO, "norms are computed in f32 already", "归一化本来就以 f32 计算"),
-    refused("upcast_lmhead_output", NO, "the loss is computed in f32 already", "损失本来就以 f32 计算"),
+    refused("upcast_layernorm", NO, "norms stay as in the base", "归一化层与基座一致"),
+    refused("upcast_lmhead_output", NO, "the output head stays as in the base", "输出头与基座一致"),
     refused("train_from_scratch", NO, "start from a checkpoint", "请从已有模型开始"),
     refused(
         "hf_hub_token",

@@ -7,7 +7,7 @@ use super::{
     entry::{Entry, Place},
     intent,
     keys::{self, Absent, Key, Known},
-    kind::{Kind, Words},
+    kind::{Kind, MOST, Words},
     notice::Notice,
     sections::Dialect,
     source::Source,
@@ -199,6 +199,7 @@ impl<'s> Settings<'s> {
                 .hint(format!("supported: {en}"))
                 .hint_zh(format!("目前支持：{zh}"));
         }
+        let en = if matches!(found, Value::Int(n) if *n > MOST) { format!("at most {MOST}") } else { en };
         let err = entry.error(self.source, format!("`{}` must be {en}, found {found}", key.name));
         if key.name == "template" {
             return err
@@ -214,7 +215,10 @@ impl<'s> Settings<'s> {
             Some(text) => err
                 .hint(format!("without the key it is {text}"))
                 .hint_zh(format!("`{}` 应为{zh}；不写时为 {text}", key.name)),
-            None => err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}", key.name)),
+            None if key.default == Absent::Unset => {
+                err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}，也可不写", key.name))
+            }
+            None => err.hint("correct the value").hint_zh(format!("`{}` 应为{zh}", key.name)),
         }
     }
 

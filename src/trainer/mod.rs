@@ -42,10 +42,13 @@ pub struct Trainer<'a> {
     pub logging_steps: usize,
     /// Count padded tokens into the log.
     pub count_input_tokens: bool,
+    /// How far the run is.
+    pub progress: Progress,
 }
 
-/// How far the run is, between two steps.
-struct Progress {
+/// How far a run is, between two steps.
+#[derive(Debug, Clone)]
+pub struct Progress {
     began: Instant,
     /// Steps done.
     step: usize,
@@ -75,7 +78,9 @@ impl<'a> Trainer<'a> {
         StepPlan::new(self.train.len(), self.config)
     }
 
-    /// Trains to the end and tells `observer` what happens. The trained parameters are in `self.params`.
+    /// Trains to the last step and tells `observer` what happens. The trained parameters are in `self.params`.
+    ///
+    /// [`Self::evaluate_final`] comes after it, once the adapter is on the disk.
     pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let plan = self.plan();
         let schedule = self.schedule(&plan);
@@ -84,32 +89,33 @@ impl<'a> Trainer<'a> {
             samples_per_step: plan.samples_per_step(),
             eval_samples: self.eval.len(),
         }))?;
-        let mut progress = Progress::new();
-        self.evaluate(EvalPhase::Before, &plan, &progress, observer)?;
+        self.evaluate(EvalPhase::Before, observer)?;
 
-        progress.began = Instant::now();
+        self.progress.began = Instant::now();
         let mut order = (usize::MAX, vec![]); // (epoch, its permutation)
-        while progress.step < plan.total_steps {
-            let epoch = plan.epoch_of(progress.step);
+        while self.progress.step < plan.total_steps {
+            let epoch = plan.epoch_of(self.progress.step);
             if order.0 != epoch {
                 order = (epoch, plan.order(epoch));
             }
-            let samples = plan.samples(progress.step, &order.1);
-            let lr = schedule.lr(progress.step);
-            let done = self.step(&samples, lr, &mut progress)?;
-            let (loss, grad_norm) = (done.loss, done.grad_norm);
+            let samples = plan.samples(self.progress.step, &order.1);
+            let done = self.step(&samples, schedule.lr(self.progress.step))?;
+            let (grad_norm, lr) = (done.grad_norm, done.lr);
             observer.on_event(&Event::Step(done))?;
-            if progress.step.is_multiple_of(self.logging_steps) {
-                let logged = progress.logged(&plan, grad_norm, lr, self.count_input_tokens);
+            if self.progress.step.is_multiple_of(self.logging_steps) {
+                let logged = self.progress.logged(&plan, grad_norm, lr, self.count_input_tokens);
                 observer.on_event(&Event::Logged(logged))?;
             }
-            debug_assert!(loss.is_finite());
-            if self.evaluation_is_due(&samples, progress.step) {
-                self.evaluate(EvalPhase::During, &plan, &progress, observer)?;
+            if self.evaluation_is_due(&samples) {
+                self.evaluate(EvalPhase::During, observer)?;
             }
         }
-        observer.on_event(&Event::Finished(self.finished(&plan, &progress)))?;
-        self.evaluate(EvalPhase::Final, &plan, &progress, observer)
+        observer.on_event(&Event::Finished(self.finished(&plan)))
+    }
+
+    /// The held-out loss of the trained parameters, where there are held-out rows.
+    pub fn evaluate_final(&self, observer: &mut dyn Observer) -> Result<()> {
+        self.evaluate(EvalPhase::Final, observer)
     }
 
     fn schedule(&self, plan: &StepPlan) -> Schedule {
@@ -123,24 +129,24 @@ impl<'a> Trainer<'a> {
     }
 
     /// Gradient, check, clip, update.
-    fn step(&mut self, samples: &StepSamples, lr: f64, progress: &mut Progress) -> Result<Step> {
+    fn step(&mut self, samples: &StepSamples, lr: f64) -> Result<Step> {
         let began = Instant::now();
         let train = self.train;
         let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
         let dropout = (self.lora_dropout > 0.0).then(|| DropoutPlan {
             p: self.lora_dropout,
-            key: Key::new(self.config.seed, "dropout").with(progress.step as u64),
+            key: Key::new(self.config.seed, "dropout").with(self.progress.step as u64),
         });
         let gradient = step::gradient(self.model, &self.params, &rows, self.micro_batch_tokens, dropout)?;
-        self.refuse_non_finite(&gradient, progress.step + 1, &rows)?;
+        self.refuse_non_finite(&gradient, &rows)?;
         let factor = clip::factor(gradient.grad_norm, self.config.max_grad_norm);
         let updated = self.optim.step(self.params.flat(), &gradient.flat, lr, factor)?;
         self.params.set(updated)?;
 
         let tokens: usize = rows.iter().map(|(_, e)| e.input_ids.len()).sum();
-        progress.advance(samples, gradient.loss, tokens, padded_tokens(samples, train));
+        self.progress.advance(samples, gradient.loss, tokens, padded_tokens(samples, train));
         Ok(Step {
-            step: progress.step,
+            step: self.progress.step,
             epoch: samples.epoch,
             loss: gradient.loss,
             grad_norm: gradient.grad_norm,
@@ -152,7 +158,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// A loss that is not finite ends the run before it can reach the parameters.
-    fn refuse_non_finite(&self, g: &StepGradient, step: usize, rows: &[(usize, &Example)]) -> Result<()> {
+    fn refuse_non_finite(&self, g: &StepGradient, rows: &[(usize, &Example)]) -> Result<()> {
         if g.loss.is_finite() && g.grad_norm.is_finite() {
             return Ok(());
         }
@@ -163,7 +169,8 @@ impl<'a> Trainer<'a> {
         let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| place(e)).collect();
         let more = if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
         Err(Error::run(format!(
-            "step {step}: loss {} and gradient norm {} are not finite; rows of this step: {}{more}",
+            "step {}: loss {} and gradient norm {} are not finite; rows of this step: {}{more}",
+            self.progress.step + 1,
             g.loss,
             g.grad_norm,
             shown.join(", ")
@@ -172,30 +179,24 @@ impl<'a> Trainer<'a> {
         .hint_zh("本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行"))
     }
 
-    fn evaluation_is_due(&self, samples: &StepSamples, step: usize) -> bool {
+    fn evaluation_is_due(&self, samples: &StepSamples) -> bool {
         match self.config.eval_strategy {
             EvalStrategy::No => false,
-            EvalStrategy::Steps => step.is_multiple_of(self.config.eval_steps),
+            EvalStrategy::Steps => self.progress.step.is_multiple_of(self.config.eval_steps),
             EvalStrategy::Epoch => samples.ends_epoch,
         }
     }
 
-    fn evaluate(
-        &self,
-        when: EvalPhase,
-        plan: &StepPlan,
-        progress: &Progress,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
+    fn evaluate(&self, when: EvalPhase, observer: &mut dyn Observer) -> Result<()> {
         if self.eval.is_empty() {
             return Ok(());
         }
-        let began = Instant::now();
+        let (began, progress) = (Instant::now(), &self.progress);
         let batch_size = self.config.per_device_eval_batch_size;
         let held_out = validate::evaluate(self.model, &self.params, self.eval, batch_size, self.micro_batch_tokens)?;
         observer.on_event(&Event::Evaluated(Evaluated {
             step: progress.step,
-            total_steps: plan.total_steps,
+            total_steps: self.plan().total_steps,
             epoch: progress.epoch,
             loss: held_out.loss,
             loss_per_token: held_out.loss_per_token,
@@ -208,7 +209,8 @@ impl<'a> Trainer<'a> {
         }))
     }
 
-    fn finished(&self, plan: &StepPlan, progress: &Progress) -> Finished {
+    fn finished(&self, plan: &StepPlan) -> Finished {
+        let progress = &self.progress;
         let model = self.model.config();
         // Forward and the backward through activations: 2 + 2 per weight and row (frozen weights have no gradient).
         let flos = 4.0 * model.linear_parameters() as f64 * progress.fed_tokens as f64;
@@ -241,8 +243,9 @@ fn padded_tokens(samples: &StepSamples, train: &[Example]) -> u64 {
     total
 }
 
-impl Progress {
-    fn new() -> Self {
+impl Default for Progress {
+    /// Nothing done yet; the clock runs from now.
+    fn default() -> Self {
         Self {
             began: Instant::now(),
             step: 0,
@@ -254,7 +257,9 @@ impl Progress {
             fed_tokens: 0,
         }
     }
+}
 
+impl Progress {
     fn advance(&mut self, samples: &StepSamples, loss: f64, tokens: usize, padded: u64) {
         self.step += 1;
         self.epoch = samples.epoch;

@@ -42,11 +42,6 @@ pub fn pack(samples: &[(usize, &Example)]) -> Result<Batch> {
     )
 }
 
-/// Whether a row has a label that is ever predicted: truncation can leave one without.
-pub fn is_supervised(example: &Example) -> bool {
-    example.labels.iter().skip(1).any(|&label| label != IGNORE)
-}
-
 /// Forward and backward over all samples of a step.
 ///
 /// Every micro-batch adds Σ nll / N with N the labels of the whole step, so the cut changes no result. N counts a label
@@ -59,8 +54,8 @@ pub fn gradient(
     budget: usize,
     dropout: Option<DropoutPlan>,
 ) -> Result<StepGradient> {
-    let labels: usize = samples.iter().map(|(_, e)| e.labels.iter().filter(|&&l| l != IGNORE).count()).sum();
-    let supervised: Vec<(usize, &Example)> = samples.iter().copied().filter(|(_, e)| is_supervised(e)).collect();
+    let labels: usize = samples.iter().map(|(_, e)| e.label_count()).sum();
+    let supervised: Vec<(usize, &Example)> = samples.iter().copied().filter(|(_, e)| e.is_trainable()).collect();
     let mut grads = Grads::new(params);
     let mut losses = Vec::new();
     for micro in micro_batches(&supervised, budget, |(_, e)| e.input_ids.len() - 1) {

@@ -1,6 +1,6 @@
 //! Held-out loss, without gradients: the same sum as in training.
 
-use super::step::{is_supervised, micro_batches, pack};
+use super::step::{micro_batches, pack};
 use crate::{
     dataset::{Example, IGNORE},
     error::Result,
@@ -28,7 +28,7 @@ pub fn evaluate(
     budget: usize,
 ) -> Result<HeldOut> {
     let mut sums = vec![(0f64, 0usize); examples.len()]; // (Σ nll, labels) of every sample
-    let supervised: Vec<(usize, &Example)> = examples.iter().enumerate().filter(|(_, e)| is_supervised(e)).collect();
+    let supervised: Vec<(usize, &Example)> = examples.iter().enumerate().filter(|(_, e)| e.is_trainable()).collect();
     for micro in micro_batches(&supervised, budget, |(_, e)| e.input_ids.len() - 1) {
         let losses: Vec<f32> = model.nll(&pack(micro)?, params)?.to_vec1()?;
         let mut losses = losses.into_iter();

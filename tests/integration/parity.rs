@@ -8,7 +8,7 @@ use couplet_train::{
     dataset::{Example, IGNORE, Origin},
     model::{Checkpoint, Grads, Params, Qwen3, Qwen3Config},
     testing::{devices, train_config},
-    trainer::{Trainer, event::{Event, Observer, Step}, step},
+    trainer::{Progress, Trainer, event::{Event, Observer, Step}, step},
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -120,6 +120,7 @@ fn run(case: &Case, micro_batch_tokens: usize, device: &Device) -> Difference {
         micro_batch_tokens,
         logging_steps: 1,
         count_input_tokens: false,
+        progress: Progress::default(),
     };
     let mut steps = Steps::default();
     trainer.fit(&mut steps).expect("a run");

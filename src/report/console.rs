@@ -1,0 +1,390 @@
+//! What the user sees while a run goes on: header, progress, evaluations, summary. The only place of the library that prints.
+//!
+//! Lines go to the writer given at construction. On a terminal indicatif draws a bar on stderr between them.
+//! Nothing here can end a run: a closed terminal or a full pipe loses lines and no more.
+
+use super::{
+    lang::{Lang, duration},
+    look::{Look, Progress, Verbosity},
+    pace::Pace,
+    text::{Header, Summary, table},
+};
+use crate::{
+    error::{Error, Result},
+    trainer::event::{EvalPhase, Evaluated, Event, Logged, Observer, Step},
+};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::Write;
+
+/// Prints a run. See the module.
+pub struct Console<'a> {
+    out: Box<dyn Write + 'a>,
+    look: Look,
+    bar: Option<ProgressBar>,
+    /// The file being downloaded.
+    download: Option<String>,
+    pace: Pace,
+}
+
+impl<'a> Console<'a> {
+    /// `out`: stderr, or a buffer in tests.
+    pub fn new(out: impl Write + 'a, look: Look) -> Self {
+        Self { out: Box::new(out), look, bar: None, download: None, pace: Pace::default() }
+    }
+
+    /// How it looks.
+    pub fn look(&self) -> Look {
+        self.look
+    }
+
+    /// What will be done, then what the user should know.
+    pub fn header(&mut self, header: &Header) {
+        let lang = self.look.lang;
+        let mut text = table(&header.rows(lang), |label| self.paint(BOLD, label));
+        for notice in header.notices(lang) {
+            text += &format!("{}{notice}\n", self.paint(YELLOW, lang.pick("note: ", "注意：")));
+        }
+        self.say(&text);
+    }
+
+    /// What came out.
+    pub fn summary(&mut self, summary: &Summary) {
+        self.end_bar();
+        let text = table(&summary.rows(self.look.lang), |label| self.paint(BOLD, label));
+        self.say(&format!("\n{text}"));
+    }
+
+    /// One line.
+    pub fn line(&mut self, text: &str) {
+        self.say(&format!("{text}\n"));
+    }
+
+    /// One line that only `-v` shows.
+    pub fn detail(&mut self, text: &str) {
+        if self.look.verbosity == Verbosity::Verbose {
+            self.line(text);
+        }
+    }
+
+    /// An error and its hint; also when quiet.
+    pub fn error(&mut self, err: &Error) {
+        self.end_bar();
+        let lang = self.look.lang;
+        let mut text = format!("{}{err}\n", self.paint(RED, lang.pick("error: ", "错误：")));
+        if let Some(hint) = err.hint_text(lang == Lang::Zh) {
+            text += &format!("{}{hint}\n", self.paint(BOLD, lang.pick("hint: ", "提示：")));
+        }
+        self.put(&text);
+    }
+
+    /// `done` of `total` bytes of a file are here: a bar on a terminal, elsewhere a line when a file starts.
+    pub fn download(&mut self, file: &str, done: u64, total: u64) {
+        let lang = self.look.lang;
+        if self.download.as_deref() != Some(file) {
+            self.end_bar();
+            self.download = Some(file.to_owned());
+            match self.wants_bar() {
+                true => {
+                    self.bar = Some(bar(total, "{prefix} [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"))
+                }
+                false => self.line(&format!("{} {file} ({})", lang.pick("downloading", "正在下载"), HumanBytes(total))),
+            }
+            self.bar.iter().for_each(|bar| bar.set_prefix(file.to_owned()));
+        }
+        self.bar.iter().for_each(|bar| bar.set_position(done));
+        if done >= total {
+            self.end_bar();
+            self.download = None;
+        }
+    }
+
+    fn step(&mut self, e: &Step) {
+        self.pace.step(e);
+        if let Some(bar) = &self.bar {
+            let text = self.numbers(e.step, self.pace.loss, e.lr, self.pace.total_steps);
+            bar.set_position(e.step as u64);
+            bar.set_message(text);
+        }
+    }
+
+    fn logged(&mut self, e: &Logged) {
+        let verbose = self.look.verbosity == Verbosity::Verbose;
+        let wanted = match self.look.progress {
+            Progress::Auto => self.bar.is_none() || verbose,
+            Progress::Plain => true,
+            Progress::None => false,
+        };
+        if wanted {
+            let lang = self.look.lang;
+            let width = e.total_steps.to_string().len();
+            let mut text = format!(
+                "{} {:>width$}/{}  {} {:.2}  {}",
+                lang.pick("step", "步"),
+                e.step,
+                e.total_steps,
+                lang.pick("epoch", "轮次"),
+                e.epoch,
+                self.numbers(e.step, e.loss, e.lr, e.total_steps),
+            );
+            if verbose {
+                let tokens = lang.pick("tokens/s", "词元/秒");
+                text += &format!("  grad_norm {:.3}  {:.0} {tokens}", e.grad_norm, self.pace.tokens_per_second());
+            }
+            self.line(&text);
+        }
+        self.pace.start_window();
+    }
+
+    /// `loss 5.123  lr 2.0e-4  38.2 samples/s  ETA 0:00:53`
+    fn numbers(&self, step: usize, loss: f64, lr: f64, total_steps: usize) -> String {
+        let lang = self.look.lang;
+        let eta = self.pace.seconds_per_step() * total_steps.saturating_sub(step) as f64;
+        format!(
+            "{} {loss:.3}  {} {lr:.1e}  {:.1} {}  {} {}",
+            lang.pick("loss", "损失"),
+            lang.pick("lr", "学习率"),
+            self.pace.samples_per_second(),
+            lang.pick("samples/s", "样本/秒"),
+            lang.pick("ETA", "剩余"),
+            duration(eta),
+        )
+    }
+
+    fn evaluated(&mut self, e: &Evaluated) {
+        let Evaluated { step, total_steps, loss, loss_per_token, samples, runtime, .. } = e;
+        let text = match self.look.lang {
+            Lang::En => {
+                let when = match e.when {
+                    EvalPhase::Before => "before training".to_owned(),
+                    EvalPhase::During => format!("at step {step}/{total_steps}"),
+                    EvalPhase::Final => "after training".to_owned(),
+                };
+                format!(
+                    "held-out loss {when}: {loss:.4} ({loss_per_token:.4} per token, {samples} samples, {runtime:.1} s)"
+                )
+            }
+            Lang::Zh => {
+                let when = match e.when {
+                    EvalPhase::Before => "训练前".to_owned(),
+                    EvalPhase::During => format!("第 {step}/{total_steps} 步"),
+                    EvalPhase::Final => "训练后".to_owned(),
+                };
+                format!("{when}留出集损失：{loss:.4}（按词元 {loss_per_token:.4}，{samples} 条，{runtime:.1} 秒）")
+            }
+        };
+        self.line(&text);
+    }
+
+    fn start(&mut self, total_steps: usize) {
+        self.pace = Pace::new(total_steps);
+        if self.wants_bar() {
+            let step = self.look.lang.pick("step", "步");
+            self.bar = Some(bar(total_steps as u64, &format!("{step} {{pos}}/{{len}} [{{bar:24}}] {{msg}}")));
+        }
+    }
+
+    fn wants_bar(&self) -> bool {
+        self.look.terminal && self.look.progress == Progress::Auto && self.look.verbosity > Verbosity::Quiet
+    }
+
+    fn end_bar(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.look.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn say(&mut self, text: &str) {
+        if self.look.verbosity > Verbosity::Quiet {
+            self.put(text);
+        }
+    }
+
+    fn put(&mut self, text: &str) {
+        // Nobody reads a broken pipe, and training goes on without him.
+        let mut write = || {
+            let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+}
+
+impl Observer for Console<'_> {
+    fn on_event(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Started(e) => self.start(e.total_steps),
+            Event::Step(e) => self.step(e),
+            Event::Logged(e) => self.logged(e),
+            Event::Evaluated(e) => self.evaluated(e),
+            Event::Finished(_) => self.end_bar(),
+        }
+        Ok(())
+    }
+}
+
+const BOLD: &str = "1";
+const RED: &str = "1;31";
+const YELLOW: &str = "33";
+
+/// ASCII, because block characters are two columns wide in some Chinese terminals. A wrong template gives indicatif's own bar.
+fn bar(length: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let target = ProgressDrawTarget::stderr_with_hz(8);
+    let bar = ProgressBar::with_draw_target(Some(length), target).with_style(style.progress_chars("=> "));
+    bar.tick(); // the first step of a large model takes a while
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing::{evaluated, finished, logged, started, step};
+    use std::io;
+
+    const PLAIN: Look =
+        Look { lang: Lang::En, progress: Progress::Auto, verbosity: Verbosity::Normal, terminal: false, color: false };
+
+    fn printed(look: Look, act: impl FnOnce(&mut Console)) -> String {
+        let mut out = Vec::new();
+        act(&mut Console::new(&mut out, look));
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Two steps of half a second with four samples each, one log line, three evaluations.
+    fn run(look: Look) -> String {
+        let events = [
+            started(100),
+            Event::Evaluated(evaluated(0, 100, 6.0, EvalPhase::Before)),
+            step(1, 5.0, 0.5),
+            step(2, 4.0, 0.5),
+            Event::Logged(logged(2, 100, 4.5)),
+            Event::Evaluated(evaluated(2, 100, 4.25, EvalPhase::During)),
+            Event::Finished(finished(2, 0.2)),
+            Event::Evaluated(evaluated(2, 100, 4.25, EvalPhase::Final)),
+        ];
+        printed(look, |console| events.iter().for_each(|event| console.on_event(event).unwrap()))
+    }
+
+    const STEP: &str = "step   2/100  epoch 0.20  loss 4.500  lr 2.0e-4  8.0 samples/s  ETA 0:00:49\n";
+
+    #[test]
+    fn a_run_in_plain_lines() {
+        let want = format!(
+            "held-out loss before training: 6.0000 (6.0100 per token, 5 samples, 1.2 s)\n{STEP}\
+             held-out loss at step 2/100: 4.2500 (4.2600 per token, 5 samples, 1.2 s)\n\
+             held-out loss after training: 4.2500 (4.2600 per token, 5 samples, 1.2 s)\n"
+        );
+        assert_eq!(run(PLAIN), want);
+        assert_eq!(run(Look { color: true, ..PLAIN }), want, "nothing here is coloured");
+    }
+
+    #[test]
+    fn a_run_in_chinese() {
+        let got = run(Look { lang: Lang::Zh, ..PLAIN });
+        let want = "训练前留出集损失：6.0000（按词元 6.0100，5 条，1.2 秒）\n\
+                    步   2/100  轮次 0.20  损失 4.500  学习率 2.0e-4  8.0 样本/秒  剩余 0:00:49\n\
+                    第 2/100 步留出集损失：4.2500（按词元 4.2600，5 条，1.2 秒）\n\
+                    训练后留出集损失：4.2500（按词元 4.2600，5 条，1.2 秒）\n";
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn modes_choose_what_is_said() {
+        for (look, steps, evaluations, why) in [
+            (PLAIN, true, 3, "no terminal: lines"),
+            (Look { terminal: true, ..PLAIN }, false, 3, "a terminal: a bar instead"),
+            (Look { terminal: true, progress: Progress::Plain, ..PLAIN }, true, 3, "lines asked for"),
+            (Look { progress: Progress::None, ..PLAIN }, false, 3, "no progress"),
+            (Look { verbosity: Verbosity::Quiet, ..PLAIN }, false, 0, "quiet"),
+            (Look { terminal: true, verbosity: Verbosity::Quiet, ..PLAIN }, false, 0, "quiet on a terminal"),
+        ] {
+            let got = run(look);
+            assert_eq!(got.contains(STEP), steps, "{why}: {got}");
+            assert_eq!(got.matches("held-out").count(), evaluations, "{why}: {got}");
+        }
+        let verbose = run(Look { verbosity: Verbosity::Verbose, terminal: true, ..PLAIN });
+        assert!(verbose.contains("ETA 0:00:49  grad_norm 0.500  160 tokens/s\n"), "{verbose}");
+    }
+
+    #[test]
+    fn header_error_and_summary() {
+        let mut header = Header::default();
+        header.row("model", "模型", "Qwen/Qwen3-0.6B");
+        header.row("learning rate", "学习率", "2e-4");
+        header.notice("`report_to` is ignored", "忽略 `report_to`");
+        let err = Error::input("data: no such file").hint("look").hint_zh("看");
+        let show = |look| {
+            printed(look, |console| {
+                console.header(&header);
+                console.detail("seen with -v only");
+                console.error(&err);
+            })
+        };
+        assert_eq!(
+            show(PLAIN),
+            "model          Qwen/Qwen3-0.6B\nlearning rate  2e-4\nnote: `report_to` is ignored\nerror: data: no such file\nhint: look\n"
+        );
+        assert_eq!(
+            show(Look { lang: Lang::Zh, ..PLAIN }),
+            "模型    Qwen/Qwen3-0.6B\n学习率  2e-4\n注意：忽略 `report_to`\n错误：data: no such file\n提示：看\n"
+        );
+        assert_eq!(show(Look { verbosity: Verbosity::Quiet, ..PLAIN }), "error: data: no such file\nhint: look\n");
+        assert!(show(Look { verbosity: Verbosity::Verbose, ..PLAIN }).contains("seen with -v only\n"));
+        let colored = show(Look { color: true, ..PLAIN });
+        assert!(
+            colored.contains("\x1b[1mmodel        \x1b[0m  Qwen"),
+            "labels are padded inside the colour: {colored:?}"
+        );
+
+        let summary = Summary {
+            steps: 100,
+            seconds: 53.0,
+            samples_per_second: 38.25,
+            loss_before: Some(5.0),
+            loss_after: Some(3.0),
+            train_loss: 3.5,
+            output_dir: "out".into(),
+            files: vec!["adapter_model.safetensors".into(), "run.json".into()],
+            next: vec!["couplet-train generate 上联 --adapter out".into()],
+        };
+        assert_eq!(
+            printed(PLAIN, |console| console.summary(&summary)),
+            "\ndone           100 steps in 0:00:53, 38.2 samples/s\nheld-out loss  5.0000 → 3.0000 (-2.0000)\n\
+             training loss  3.5000\nfiles          out\n               adapter_model.safetensors  run.json\n\
+             next           couplet-train generate 上联 --adapter out\n"
+        );
+    }
+
+    #[test]
+    fn a_download_is_a_line_per_file_where_there_is_no_bar() {
+        let got = printed(PLAIN, |console| {
+            for (file, done) in [("config.json", 0), ("config.json", 700), ("a.safetensors", 0), ("a.safetensors", 10)]
+            {
+                console.download(file, done, 700);
+            }
+        });
+        assert_eq!(got, "downloading config.json (700 B)\ndownloading a.safetensors (700 B)\n");
+    }
+
+    #[test]
+    fn a_closed_pipe_does_not_end_the_run() {
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        }
+        let mut console = Console::new(Broken, PLAIN);
+        console.on_event(&Event::Logged(logged(1, 2, 1.0))).unwrap();
+        console.error(&Error::run("x"));
+    }
+}

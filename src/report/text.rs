@@ -1,0 +1,164 @@
+//! The two blocks around a run, as text: what will be done, and what came out. Columns by East Asian width.
+
+use super::lang::{Lang, duration};
+use std::path::PathBuf;
+use unicode_width::UnicodeWidthStr;
+
+/// Longest line of a wrapped list, in columns.
+const WRAP: usize = 96;
+
+/// What is printed before the first step. The binary fills it.
+#[derive(Debug, Clone, Default)]
+pub struct Header {
+    /// Label in English, label in Chinese, value. Lines of a value after its first go below it.
+    pub rows: Vec<(&'static str, &'static str, String)>,
+    /// What the user should know, in English and in Chinese: ignored keys, truncated rows, defaults of the dialect.
+    pub notices: Vec<(String, String)>,
+}
+
+impl Header {
+    /// A row whose value reads the same in both languages.
+    pub fn row(&mut self, en: &'static str, zh: &'static str, value: impl Into<String>) {
+        self.rows.push((en, zh, value.into()));
+    }
+
+    /// Something the user should know.
+    pub fn notice(&mut self, en: impl Into<String>, zh: impl Into<String>) {
+        self.notices.push((en.into(), zh.into()));
+    }
+
+    pub(super) fn rows(&self, lang: Lang) -> Vec<(&str, &str)> {
+        self.rows.iter().map(|(en, zh, value)| (lang.pick(en, zh), value.as_str())).collect()
+    }
+
+    pub(super) fn notices(&self, lang: Lang) -> impl Iterator<Item = &str> {
+        self.notices.iter().map(move |(en, zh)| lang.pick(en, zh))
+    }
+}
+
+/// What is printed after the last step. The binary fills it. Losses in nats per supervised token.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Optimizer steps done.
+    pub steps: usize,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// Training samples per second.
+    pub samples_per_second: f64,
+    /// Held-out loss before training; `None` without held-out rows.
+    pub loss_before: Option<f64>,
+    /// Held-out loss after training.
+    pub loss_after: Option<f64>,
+    /// Mean loss of all steps.
+    pub train_loss: f64,
+    /// Where everything was written.
+    pub output_dir: PathBuf,
+    /// The files in it worth naming.
+    pub files: Vec<String>,
+    /// Commands to go on with, one a line.
+    pub next: Vec<String>,
+}
+
+impl Summary {
+    pub(super) fn rows(&self, lang: Lang) -> Vec<(&'static str, String)> {
+        let time = duration(self.seconds);
+        let (steps, rate) = (self.steps, self.samples_per_second);
+        let done = match lang {
+            Lang::En => format!("{steps} steps in {time}, {rate:.1} samples/s"),
+            Lang::Zh => format!("{steps} 步，用时 {time}，{rate:.1} 样本/秒"),
+        };
+        let mut rows = vec![(lang.pick("done", "完成"), done)];
+        let held_out = match (self.loss_before, self.loss_after) {
+            (Some(before), Some(after)) => Some(format!("{before:.4} → {after:.4} ({:+.4})", after - before)),
+            (Some(loss), None) | (None, Some(loss)) => Some(format!("{loss:.4}")),
+            (None, None) => None,
+        };
+        rows.extend(held_out.map(|text| (lang.pick("held-out loss", "留出集损失"), text)));
+        rows.push((lang.pick("training loss", "训练损失"), format!("{:.4}", self.train_loss)));
+        let files = wrap(&self.files).join("\n");
+        rows.push((
+            lang.pick("files", "文件"),
+            format!("{}\n{files}", self.output_dir.display()).trim_end().to_owned(),
+        ));
+        if !self.next.is_empty() {
+            rows.push((lang.pick("next", "下一步"), self.next.join("\n")));
+        }
+        rows
+    }
+}
+
+/// Labels in one column, values in the next; `label` may add invisible colour to a padded label.
+pub(super) fn table<V: AsRef<str>>(rows: &[(&str, V)], label: impl Fn(&str) -> String) -> String {
+    let width = rows.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (name, value) in rows {
+        for (i, line) in value.as_ref().split('\n').enumerate() {
+            let name = if i == 0 { label(&pad(name, width)) } else { " ".repeat(width) };
+            text += format!("{name}  {line}").trim_end();
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Spaces behind `text` until it is `width` columns wide.
+pub fn pad(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
+}
+
+/// `items` two spaces apart, in lines of at most [`WRAP`] columns.
+fn wrap(items: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for item in items {
+        match lines.last_mut() {
+            Some(line) if line.width() + 2 + item.width() <= WRAP => *line += &format!("  {item}"),
+            _ => lines.push(item.clone()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_under_each_other_by_width() {
+        for (rows, want, why) in [
+            (vec![("model", "a"), ("lr", "b")], "model  a\nlr     b\n", "ASCII"),
+            (
+                vec![("模型", "a"), ("lr", "b"), ("学习率", "c")],
+                "模型    a\nlr      b\n学习率  c\n",
+                "Chinese is two columns wide",
+            ),
+            (vec![("data", "a\nb"), ("x", "")], "data  a\n      b\nx\n", "further lines go below the value"),
+            (vec![], "", "nothing"),
+        ] {
+            assert_eq!(table(&rows, str::to_owned), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn the_summary_says_what_there_is() {
+        let held_out = |before, after| {
+            let summary = Summary { loss_before: before, loss_after: after, ..Summary::default() };
+            let rows = summary.rows(Lang::En);
+            rows.into_iter().find(|(label, _)| *label == "held-out loss").map(|(_, text)| text)
+        };
+        for (before, after, want) in [
+            (Some(5.0), Some(3.25), Some("5.0000 → 3.2500 (-1.7500)")),
+            (Some(3.0), Some(3.5), Some("3.0000 → 3.5000 (+0.5000)")),
+            (None, Some(3.5), Some("3.5000")),
+            (None, None, None),
+        ] {
+            assert_eq!(held_out(before, after).as_deref(), want);
+        }
+    }
+
+    #[test]
+    fn long_lists_wrap() {
+        let lines = wrap(&vec!["模".repeat(20); 5]);
+        assert_eq!(lines.len(), 3, "two names of 40 columns fit into a line: {lines:?}");
+        assert!(lines.iter().all(|line| line.width() <= WRAP));
+    }
+}

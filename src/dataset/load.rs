@@ -50,7 +50,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     }
     let train = keep(train, data, &mut files);
     let eval = keep(eval, data, &mut files);
-    refuse_empty(data, &train, &eval)?;
+    refuse_empty(data, train.is_empty(), eval.is_empty() && !eval_rows.is_empty())?;
     warnings.extend(warnings_of_losses(&files, over_long, &over_long_rows, data));
 
     let summary = Summary {
@@ -115,8 +115,8 @@ impl Reader {
         let empty_responses = parsed.records.iter().filter(|record| record.response.is_empty()).count();
         if empty_responses > 0 {
             self.warnings.push(Warning {
-                en: format!("{path}: {empty_responses} rows have an empty response and teach to answer nothing"),
-                zh: format!("{path}：有 {empty_responses} 行的回答为空，模型会学到“不作答”"),
+                en: format!("{path}: rows with an empty response, which teach to answer nothing: {empty_responses}"),
+                zh: format!("{path}：回答为空的行（模型会学到“不作答”）：{empty_responses}"),
             });
         }
         let dataset = self.files.len();
@@ -168,7 +168,7 @@ fn too_long<'a>(
 ) -> Error {
     let longest = rows.map(|row| row.full_len).max().unwrap_or_default();
     let named = name_rows(named, files);
-    Error::input(format!("{count} rows are longer than cutoff_len = {}: {named}", data.cutoff_len))
+    Error::input(format!("rows longer than cutoff_len = {}: {count}, first {named}", data.cutoff_len))
         .hint(format!(
             "raise cutoff_len (the longest row has {longest} tokens), or set over_length to \"drop\" or \"truncate\""
         ))
@@ -200,18 +200,18 @@ fn keep(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec
     kept
 }
 
-fn refuse_empty(data: &DataConfig, train: &[Example], eval: &[Example]) -> Result<()> {
-    let wants_eval = !data.eval_dataset.is_empty() || data.val_size > 0.0;
-    let what = match (train.is_empty(), eval.is_empty()) {
-        (true, _) if !data.dataset.is_empty() => "train",
-        (_, true) if wants_eval => "evaluate",
-        (true, true) => {
-            return Err(Error::input("no data set is named")
-                .hint("set `dataset` to a name of dataset_info.json")
-                .hint_zh("请将 dataset 设为 dataset_info.json 中的名称"));
-        }
-        _ => return Ok(()),
-    };
+/// `lost_eval`: there were rows to evaluate, and none is left.
+fn refuse_empty(data: &DataConfig, no_train: bool, lost_eval: bool) -> Result<()> {
+    let lost_train = no_train && !data.dataset.is_empty();
+    if data.dataset.is_empty() && data.eval_dataset.is_empty() {
+        return Err(Error::input("no data set is named")
+            .hint("set `dataset` to a name of dataset_info.json")
+            .hint_zh("请将 dataset 设为 dataset_info.json 中的名称"));
+    }
+    if !lost_train && !lost_eval {
+        return Ok(());
+    }
+    let what = if lost_train { "train" } else { "evaluate" };
     Err(Error::input(format!("no row is left to {what} on"))
         .hint("rows are left out where they are too long (cutoff_len, over_length) or have nothing to learn")
         .hint_zh("过长（cutoff_len、over_length）或没有可学内容的行会被略去，请检查数据与设置"))
@@ -227,8 +227,8 @@ fn warnings_of_losses(files: &[FileSummary], over_long: usize, named: &[OverLong
     if over_long > 0 {
         let rows = name_rows(named, files);
         warnings.push(Warning {
-            en: format!("{over_long} rows are longer than cutoff_len = {cutoff} and were {verb}, the first: {rows}"),
-            zh: format!("有 {over_long} 行超过 cutoff_len = {cutoff}，{verb_zh}，前几行：{rows}"),
+            en: format!("rows longer than cutoff_len = {cutoff}, {verb}: {over_long}, first {rows}"),
+            zh: format!("超过 cutoff_len = {cutoff} 的行，{verb_zh}：{over_long}，前几行：{rows}"),
         });
     }
     let dropped: usize = files.iter().map(|file| file.dropped).sum();
@@ -236,8 +236,8 @@ fn warnings_of_losses(files: &[FileSummary], over_long: usize, named: &[OverLong
     if dropped > for_length {
         let count = dropped - for_length;
         warnings.push(Warning {
-            en: format!("{count} rows have no token to learn and were left out"),
-            zh: format!("有 {count} 行没有可学的 token，已略去"),
+            en: format!("rows with no token to learn, left out: {count}"),
+            zh: format!("没有可学 token 的行，已略去：{count}"),
         });
     }
     warnings

@@ -100,7 +100,7 @@ fn couplets<'a>(text: &'a str, path: &Path) -> Result<Vec<(&'a str, &'a str)>> {
             &[first, second] => couplets.push((first, second)),
             sides => {
                 return Err(Error::input(format!(
-                    "{}:{number}: {} parts instead of two: {line}",
+                    "{}:{number}: not two sides but {}: {line}",
                     path.display(),
                     sides.len()
                 ))
@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn a_bad_line_is_named_and_nothing_is_written() {
         for (lines, want) in [
-            ("天 地\n\n春风又绿", "lines.txt:3: 1 parts instead of two: 春风又绿"),
-            ("春 风 又 绿", "lines.txt:1: 4 parts instead of two: 春 风 又 绿"),
+            ("天 地\n\n春风又绿", "lines.txt:3: not two sides but 1: 春风又绿"),
+            ("春 风 又 绿", "lines.txt:1: not two sides but 4: 春 风 又 绿"),
             (" \n\t\n", "lines.txt: holds no couplets"),
         ] {
             let folder = Folder::new(lines);

@@ -106,6 +106,10 @@ pub struct Entry {
 
 /// Looks `names` up in `dir/dataset_info.json`, in their order.
 pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
+    if dir.to_str().is_some_and(|dir| dir == "ONLINE" || dir.starts_with("REMOTE:")) {
+        let error = Error::input(format!("dataset_dir = \"{}\" (data sets of a hub) is not supported", dir.display()));
+        return Err(error.hint(DOWNLOAD.0).hint_zh(DOWNLOAD.1));
+    }
     let path = dir.join(FILE);
     let registry = read(dir)?.ok_or_else(|| missing(dir))?;
     names
@@ -170,17 +174,7 @@ fn refuse_unsupported(entry: &Map<String, Value>) -> Result<()> {
 fn columns_of(entry: &Map<String, Value>) -> Result<Columns> {
     let Some(columns) = entry.get("columns") else { return Ok(Columns::default()) };
     let Value::Object(columns) = columns else { return Err(Error::input("`columns` is not an object")) };
-    for key in columns.keys().map(String::as_str).filter(|key| !COLUMNS.contains(key)) {
-        if OTHER_COLUMNS.contains(&key) {
-            return Err(Error::input(format!("`columns`: `{key}` is not supported yet"))
-                .hint(format!("remove it; supported are {}", COLUMNS.join(", ")))
-                .hint_zh(format!("请删除；支持的有 {}", COLUMNS.join("、"))));
-        }
-        let near = nearest(key, COLUMNS)[0];
-        return Err(Error::input(format!("`columns`: no such column: `{key}`"))
-            .hint(format!("did you mean `{near}`? The names are {}", COLUMNS.join(", ")))
-            .hint_zh(format!("是否应为 `{near}`？可用的有 {}", COLUMNS.join("、"))));
-    }
+    columns.iter().filter(|(_, column)| !column.is_null()).try_for_each(|(key, _)| check_column_key(key))?;
     let column = |key: &str| match columns.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(name)) => Ok(Some(name.clone()).filter(|name| !name.is_empty())),
@@ -194,6 +188,22 @@ fn columns_of(entry: &Map<String, Value>) -> Result<Columns> {
         history: column("history")?,
         explicit: true,
     })
+}
+
+/// LlamaFactory passes over a misspelt key, and the column it meant stays unset.
+fn check_column_key(key: &str) -> Result<()> {
+    if COLUMNS.contains(&key) {
+        return Ok(());
+    }
+    if OTHER_COLUMNS.contains(&key) {
+        return Err(Error::input(format!("`columns`: `{key}` is not supported yet"))
+            .hint(format!("remove it; supported are {}", COLUMNS.join(", ")))
+            .hint_zh(format!("请删除；支持的有 {}", COLUMNS.join("、"))));
+    }
+    let near = nearest(key, COLUMNS)[0];
+    Err(Error::input(format!("`columns`: no such column: `{key}`"))
+        .hint(format!("did you mean `{near}`? The names are {}", COLUMNS.join(", ")))
+        .hint_zh(format!("是否应为 `{near}`？可用的有 {}", COLUMNS.join("、"))))
 }
 
 fn check_file(path: &Path) -> Result<()> {
@@ -332,5 +342,8 @@ mod tests {
         let error = look_up(dir.path(), &["a".into()]).unwrap_err();
         assert!(error.to_string().ends_with("dataset_info.json: does not exist"), "{error}");
         assert!(error.hint_text(false).unwrap().contains("couplet-train data prepare"));
+
+        let error = look_up(Path::new("REMOTE:me/data"), &["a".into()]).unwrap_err();
+        assert_eq!(error.to_string(), "dataset_dir = \"REMOTE:me/data\" (data sets of a hub) is not supported");
     }
 }

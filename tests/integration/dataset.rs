@@ -300,19 +300,22 @@ fn long_rows_are_refused_dropped_or_cut_as_asked() {
     };
     let error = with(OverLength::Error).unwrap_err();
     let path = dir.path().join("b.json");
-    let want = format!("1 rows are longer than cutoff_len = 40: {} row 2 (", path.display());
+    let want = format!("rows longer than cutoff_len = 40: 1, first {} row 2 (", path.display());
     assert!(error.to_string().starts_with(&want), "{error}");
     assert!(error.hint_text(false).unwrap().starts_with("raise cutoff_len (the longest row has "));
 
     let dropped = with(OverLength::Drop).unwrap();
     assert_eq!(dropped.train.len(), 7);
+    assert!(dropped.summary.warnings.iter().any(|warning| warning.en.contains("= 40, left out: 1, first ")));
     assert_eq!((dropped.summary.files[1].kept, dropped.summary.files[1].dropped), (2, 1));
 
     let cut = with(OverLength::Truncate).unwrap();
     assert_eq!((cut.train.len(), cut.summary.train.max), (8, 40));
     assert_eq!((cut.summary.files[1].truncated, cut.summary.over_long), (1, 1));
     assert_eq!(cut.summary.over_long_rows[0].origin, dataset::Origin { dataset: 1, row: 2 });
-    assert!(cut.summary.warnings.iter().any(|warning| warning.zh.contains("超过 cutoff_len = 40，已截断尾部")));
+    assert!(
+        cut.summary.warnings.iter().any(|warning| warning.zh.contains("超过 cutoff_len = 40 的行，已截断尾部：1，"))
+    );
 }
 
 #[test]
@@ -320,7 +323,7 @@ fn what_is_lost_in_silence_elsewhere_is_said() {
     let dir = folder();
     let warning = |dataset: &str| load(&dir, &[dataset], |_| {}).unwrap().summary.warnings.remove(0).en;
     assert!(warning("trap").ends_with("a.json: not mapped to anything, so not used: input"));
-    assert!(warning("b").ends_with("b.json: 1 rows have an empty response and teach to answer nothing"));
+    assert!(warning("b").ends_with("b.json: rows with an empty response, which teach to answer nothing: 1"));
 
     let summary = load(&dir, &["trap"], |_| {}).unwrap().summary;
     assert_eq!(summary.instruction.unwrap().text, "对");

@@ -60,6 +60,12 @@ impl Error {
         self
     }
 
+    /// The same error, met after the first step: the run failed.
+    pub fn in_run(mut self) -> Self {
+        self.kind = Kind::Run;
+        self
+    }
+
     /// Whether the input or the run is at fault.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -12,6 +12,7 @@ pub mod model;
 pub mod optim;
 pub mod report;
 pub mod rng;
+pub mod run;
 #[doc(hidden)]
 pub mod testing;
 pub mod trainer;

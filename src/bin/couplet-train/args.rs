@@ -1,0 +1,109 @@
+//! What can be typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use couplet_train::report::{Look, Progress, Verbosity};
+use std::path::PathBuf;
+
+const QUICK_START: &str = "\
+Quick start · 快速上手
+  couplet-train --config configs/tiny_couplets.toml             train / 训练
+  couplet-train --config my.yaml learning_rate=2e-4             a LlamaFactory config as it is / 直接用 LlamaFactory 配置
+  couplet-train data prepare pairs.txt --output data            上联 下联 lines → training data / 文本 → 训练数据
+";
+
+/// Native LoRA fine-tuning for Qwen3 · Qwen3 的原生 LoRA 微调
+#[derive(Debug, Parser)]
+#[command(name = "couplet-train", version, before_help = QUICK_START, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub train: TrainArgs,
+    #[command(flatten)]
+    pub ui: Ui,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train; the same as without the word · 训练
+    Train(TrainArgs),
+    /// Make and look at training data · 准备数据
+    #[command(subcommand)]
+    Data(DataCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Recipe: our TOML, or a LlamaFactory YAML/JSON as it is · 配置文件
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The recipe, unless --config names it; then overrides of its keys · 配置文件与 key=value 覆盖
+    #[arg(value_name = "FILE | KEY=VALUE")]
+    pub rest: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// `上联 下联` lines (space or tab) → Alpaca JSON and its registry entry · 文本 → Alpaca JSON
+    Prepare(PrepareArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// A text file: one pair a line, the two lines separated by a space or a tab · 每行一对，空格或制表符分隔
+    pub input: PathBuf,
+    /// Folder for the JSON file and dataset_info.json · 输出目录
+    #[arg(long, default_value = "data", value_name = "DIR")]
+    pub output: PathBuf,
+    /// Name of the data set; the input's name when absent · 数据集名
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Instruction of every row · 每行的指令
+    #[arg(long, default_value = couplet_train::dataset::prepare::INSTRUCTION, hide_default_value = true)]
+    pub instruction: String,
+    /// Replace a data set of that name · 覆盖同名数据集
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Ui {
+    /// Errors only · 只显示错误
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// More about every step · 显示更多
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// How progress is shown · 进度显示方式
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "HOW")]
+    pub progress: ProgressArg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ProgressArg {
+    /// A bar on a terminal, lines elsewhere
+    Auto,
+    /// A line per log entry
+    Plain,
+    /// Nothing while it runs
+    None,
+}
+
+impl Ui {
+    /// The look the flags ask for.
+    pub fn apply(&self, look: Look) -> Look {
+        Look {
+            progress: match self.progress {
+                ProgressArg::Auto => Progress::Auto,
+                ProgressArg::Plain => Progress::Plain,
+                ProgressArg::None => Progress::None,
+            },
+            verbosity: match (self.quiet, self.verbose) {
+                (true, _) => Verbosity::Quiet,
+                (_, true) => Verbosity::Verbose,
+                _ => Verbosity::Normal,
+            },
+            ..look
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `couplet-train data …`
+
+use crate::args::PrepareArgs;
+use couplet_train::{
+    dataset,
+    error::{Error, Result},
+    report::{Lang, Look},
+};
+
+/// Raw pairs → Alpaca JSON and its entry in `dataset_info.json`. Prints what to do with them.
+#[expect(clippy::print_stdout, reason = "the command's result")]
+pub fn prepare(args: &PrepareArgs, look: Look) -> Result<()> {
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => {
+            let stem = args.input.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            stem.ok_or_else(|| Error::file(&args.input, "has no file name; give the data set one with --name"))?
+        }
+    };
+    let done = dataset::prepare(&args.input, &args.output, &name, &args.instruction, args.overwrite)?;
+    let (rows, file, registry) = (done.rows, done.file.display(), done.registry.display());
+    println!("{}", match look.lang {
+        Lang::En => format!("{rows} rows → {file}, registered as `{name}` in {registry}"),
+        Lang::Zh => format!("{rows} 行 → {file}，已在 {registry} 中登记为 `{name}`"),
+    });
+    println!("couplet-train --config CONFIG dataset={name} dataset_dir={}", args.output.display());
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! The run header: everything that matters, resolved.
+
+use crate::machine;
+use candle_core::{DType, Device};
+use couplet_train::{
+    config::{Dialect, OverLength, Recipe, TemplateName},
+    dataset,
+    model::{Params, Qwen3Config},
+    optim::schedule::warmup_steps,
+    report::Header,
+    trainer::plan::StepPlan,
+};
+use std::path::Path;
+
+/// What the header describes besides the recipe.
+pub struct Facts<'a> {
+    /// Where the base model lies.
+    pub model_dir: &'a Path,
+    /// Its geometry.
+    pub model: &'a Qwen3Config,
+    /// Where it computes.
+    pub device: &'a Device,
+    /// In which dtype.
+    pub dtype: DType,
+    /// What is trained.
+    pub params: &'a Params,
+    /// What was read.
+    pub data: &'a dataset::Summary,
+    /// The steps of the run.
+    pub plan: &'a StepPlan,
+    /// Rows that go through the model at once.
+    pub micro_batch_tokens: usize,
+}
+
+/// Fills the header of a run.
+pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
+    let mut header = Header::default();
+    let (train, lora) = (&recipe.train, &recipe.lora);
+    header.row("model", "模型", model_line(recipe, facts));
+    header.row("device", "设备", device_line(facts.device, facts.dtype));
+    let targets: Vec<&str> = lora.lora_target.iter().map(|p| p.name()).collect();
+    let scaling = if lora.use_rslora { "alpha/√r" } else { "alpha/r" };
+    let share = facts.params.len() as f64 / (facts.model.parameters() + facts.params.len()) as f64;
+    header.row(
+        "lora",
+        "LoRA",
+        format!(
+            "r {}, alpha {}, {scaling} = {:.4}, dropout {}; {}\n{} trainable parameters, {:.3} % of all",
+            lora.lora_rank,
+            lora.lora_alpha,
+            lora.scale(),
+            lora.lora_dropout,
+            targets.join(" "),
+            thousands(facts.params.len()),
+            100.0 * share
+        ),
+    );
+    for file in &facts.data.files {
+        let mut text = format!("{}: {} of {} rows kept", file.name, thousands(file.kept), thousands(file.rows));
+        for (count, what) in [(file.dropped, "dropped"), (file.truncated, "truncated"), (file.empty_responses, "empty")] {
+            if count > 0 {
+                text += &format!(", {count} {what}");
+            }
+        }
+        header.row("data", "数据", text);
+    }
+    let rows = &facts.data.train;
+    header.row(
+        "rows",
+        "行",
+        format!(
+            "{} training, {} held out; tokens a row: mean {:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
+            thousands(rows.rows),
+            thousands(facts.data.eval.rows),
+            rows.mean,
+            rows.p50,
+            rows.max,
+            recipe.data.cutoff_len,
+            facts.data.common_prefix
+        ),
+    );
+    header.row(
+        "tokens",
+        "词元",
+        format!("{} trained of {} an epoch", thousands(rows.trained_tokens), thousands(rows.tokens)),
+    );
+    header.row("template", "模板", template_line(recipe));
+    let epochs = match train.max_steps {
+        Some(_) => facts.plan.total_steps as f64 / facts.plan.steps_per_epoch as f64,
+        None => train.num_train_epochs,
+    };
+    header.row(
+        "steps",
+        "步数",
+        format!(
+            "{} = {:.4} epochs × {}; {} samples a step ({} × {}), at most {} tokens at once",
+            thousands(facts.plan.total_steps),
+            epochs,
+            facts.plan.steps_per_epoch,
+            facts.plan.samples_per_step(),
+            train.per_device_train_batch_size,
+            train.gradient_accumulation_steps,
+            facts.micro_batch_tokens
+        ),
+    );
+    header.row("rate", "学习率", rate_line(recipe, facts.plan.total_steps));
+    header.row("output", "输出", recipe.output.output_dir.display().to_string());
+    header
+}
+
+fn model_line(recipe: &Recipe, facts: &Facts) -> String {
+    let m = facts.model;
+    let name = &recipe.model.model_name_or_path;
+    let place = if Path::new(name) == facts.model_dir { String::new() } else { format!("\n{}", facts.model_dir.display()) };
+    format!(
+        "{name}: {} parameters; {} layers, hidden {}, {}/{} heads of {}, vocabulary {}{place}",
+        thousands(m.parameters()),
+        m.num_hidden_layers,
+        m.hidden_size,
+        m.num_attention_heads,
+        m.num_key_value_heads,
+        m.head_dim,
+        thousands(m.vocab_size)
+    )
+}
+
+/// Device and precision in words.
+pub fn device_line(device: &Device, dtype: DType) -> String {
+    let precision = if dtype == DType::BF16 { "bf16, f32 masters" } else { "f32" };
+    match device {
+        Device::Cpu => {
+            let name = machine::cpu_name().unwrap_or_else(|| std::env::consts::ARCH.into());
+            format!("CPU ({name}), {} threads; {precision}", rayon::current_num_threads())
+        }
+        other => format!("{:?}; {precision}", other.location()),
+    }
+}
+
+fn template_line(recipe: &Recipe) -> String {
+    let thinking = match (recipe.data.template, recipe.data.enable_thinking) {
+        (TemplateName::Qwen3Nothink, _) => return "qwen3_nothink".into(),
+        (TemplateName::Qwen3, Some(true)) => "enable_thinking true: an empty thought is trained before answers without one",
+        (TemplateName::Qwen3, Some(false)) => "enable_thinking false: an empty thought before every answer, not trained",
+        (TemplateName::Qwen3, None) => "enable_thinking null: an empty thought before answers without one, not trained",
+    };
+    let over = match (recipe.dialect, recipe.data.over_length) {
+        (Dialect::LlamaFactory, OverLength::Truncate) => "; longer rows are truncated by LlamaFactory's rule",
+        (_, OverLength::Truncate) => "; longer rows are truncated",
+        (_, OverLength::Drop) => "; longer rows are dropped",
+        (_, OverLength::Error) => "",
+    };
+    format!("qwen3, {thinking}{over}")
+}
+
+fn rate_line(recipe: &Recipe, total_steps: usize) -> String {
+    let train = &recipe.train;
+    let warmup = warmup_steps(train.warmup_steps, train.warmup_ratio, total_steps);
+    let kind = serde_json::to_value(train.lr_scheduler_type).ok().and_then(|v| v.as_str().map(str::to_owned));
+    format!(
+        "{:e} peak, {}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
+        train.learning_rate,
+        kind.unwrap_or_default(),
+        train.weight_decay,
+        train.max_grad_norm,
+        train.seed
+    )
+}
+
+/// 1234567 → `1,234,567`
+pub fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        for (n, want) in [(0, "0"), (999, "999"), (1000, "1,000"), (6_430_464, "6,430,464")] {
+            assert_eq!(thousands(n), want);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! One file per command; each wires the library's rooms together and prints.
+
+mod data;
+mod header;
+mod train;
+
+use crate::args::{Cli, Command, DataCommand};
+use couplet_train::{error::Result, report::Look};
+
+/// Runs the command that was typed.
+pub fn run(cli: Cli, look: Look) -> Result<()> {
+    match cli.command {
+        None => train::run(&cli.train, look),
+        Some(Command::Train(args)) => train::run(&args, look),
+        Some(Command::Data(DataCommand::Prepare(args))) => data::prepare(&args, look),
+    }
+}

@@ -1,0 +1,254 @@
+//! `couplet-train --config FILE [key=value …]`: from a recipe to a trained adapter.
+
+use super::header::{self, Facts, device_line};
+use crate::{args::TrainArgs, machine};
+use candle_core::DType;
+use couplet_train::{
+    adapter::peft,
+    config::{self, Loaded, Recipe},
+    dataset::{self, Splits, Tokenizer},
+    device,
+    error::{Error, Result},
+    fs,
+    hub::{self, HubEnv},
+    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
+    report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, model_card},
+    run::{self, Receipt, Start},
+    trainer::{Progress, Trainer, plan::default_micro_batch_tokens},
+};
+use serde_json::json;
+use std::{
+    io::stderr,
+    path::{Path, PathBuf},
+};
+
+/// Tokenizer files that go with the adapter, where the base has them.
+const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+
+/// Trains the recipe.
+pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
+    let (file, overrides) = recipe_and_overrides(args)?;
+    let mut console = Console::new(stderr(), look);
+    let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
+    let out = recipe.output.output_dir.clone();
+    let start = run::inspect(&recipe)?;
+    if start == Start::AlreadyComplete {
+        console.line(&already_complete(&out, look.lang));
+        return Ok(());
+    }
+
+    // 1. Everything that can be wrong with the input, cheapest first.
+    let env = HubEnv::read(|name| std::env::var(name).ok());
+    let m = &recipe.model;
+    let model_dir =
+        hub::resolve(&m.model_name_or_path, &m.model_revision, m.cache_dir.as_deref(), &env, &mut |p: hub::Progress| {
+            console.download(p.file, p.done, p.total);
+        })?;
+    let model_config = Qwen3Config::load(&model_dir)?;
+    let tokenizer = Tokenizer::load(&model_dir)?;
+    let existing = m.adapter_name_or_path.as_deref().map(peft::Existing::open).transpose()?;
+    let asked = recipe.lora.clone();
+    if let Some(existing) = &existing {
+        recipe.lora = existing.lora.clone();
+    }
+    let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
+    let device = device::open(m.device, model_config.parameters())?;
+
+    // 2. The model and what is trained in it.
+    let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
+    let checkpoint = Checkpoint::open(&model_dir)?;
+    let (model, layout) = Qwen3::load(&model_config, &checkpoint, &recipe.lora, dtype, &device)?;
+    let params = Params::new(layout, dtype, &device, |slot| match &existing {
+        Some(existing) => existing.values(slot),
+        None => Ok(initial_values(slot, recipe.train.seed)),
+    })?;
+    if let Some(existing) = &existing {
+        existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
+    }
+    let micro_batch_tokens = default_micro_batch_tokens(&model_config, dtype, &device);
+    let mut trainer = Trainer {
+        optim: Trainer::optimizer(&recipe.train, &params)?,
+        model: &model,
+        params,
+        config: &recipe.train,
+        train: &data.train,
+        eval: &data.eval,
+        dataset_names: &data.summary.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
+        lora_dropout: recipe.lora.lora_dropout,
+        micro_batch_tokens,
+        logging_steps: recipe.output.logging_steps,
+        count_input_tokens: recipe.output.include_num_input_tokens_seen,
+        progress: Progress::default(),
+    };
+
+    // 3. Said before it is done.
+    let plan = trainer.plan();
+    let facts = Facts {
+        model_dir: &model_dir,
+        model: &model_config,
+        device: &device,
+        dtype,
+        params: &trainer.params,
+        data: &data.summary,
+        plan: &plan,
+        micro_batch_tokens,
+    };
+    let mut header = header::header(&recipe, &facts);
+    for notice in notices {
+        header.notice(notice.en, notice.zh);
+    }
+    if existing.is_some() && asked != recipe.lora {
+        header.notice(
+            "rank, alpha, dropout and targets are those of `adapter_name_or_path`, not of the config",
+            "秩、alpha、dropout 与目标模块取自 `adapter_name_or_path`，而非配置文件",
+        );
+    }
+    for warning in &data.summary.warnings {
+        header.notice(warning.en.clone(), warning.zh.clone());
+    }
+    if matches!(start, Start::Replace { unfinished: true }) {
+        header.notice(
+            "an unfinished run of this config is here; without checkpoints it starts again from step 0",
+            "此处有同一配置的未完成训练；因尚无检查点，将从第 0 步重新开始",
+        );
+    }
+    console.header(&header);
+
+    // 4. The run.
+    run::clear(&out)?;
+    let receipt = Receipt::begin(&recipe, receipt_facts(&recipe, &checkpoint, &tokenizer, &data, &device, dtype))?;
+    let mut outcome = Outcome::default();
+    let mut watchers = Observers::default();
+    watchers.0.push(Box::new(TrainerLog::create(&out)?));
+    watchers.0.push(Box::new(Results::new(&recipe)));
+    if recipe.output.plot_loss {
+        watchers.0.push(Box::new(LossPlot::new(&out)));
+    }
+    watchers.0.push(Box::new(&mut outcome));
+    watchers.0.push(Box::new(&mut console));
+    trainer.fit(&mut watchers).map_err(as_run_error)?;
+
+    // 5. What remains of it.
+    let base = &recipe.model.model_name_or_path;
+    peft::save(&out, &trainer.params, &recipe.lora, base)?;
+    for name in TOKENIZER_FILES {
+        copy_if_there(&model_dir.join(name), &out.join(name))?;
+    }
+    trainer.evaluate_final(&mut watchers).map_err(as_run_error)?;
+    drop(watchers);
+    fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
+    receipt.complete(measured(&outcome))?;
+    console.summary(&summary(&recipe, &outcome)?);
+    Ok(())
+}
+
+/// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`.
+fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
+    if let Some(file) = &args.config {
+        return Ok((file.clone(), args.rest.clone()));
+    }
+    match args.rest.split_first() {
+        Some((file, overrides)) if !file.contains('=') => Ok((file.into(), overrides.to_vec())),
+        _ => Err(Error::input("no config file")
+            .hint("couplet-train --config configs/tiny_couplets.toml")
+            .hint_zh("couplet-train --config configs/tiny_couplets.toml")),
+    }
+}
+
+/// An error after the first step is the run's, whatever its source.
+fn as_run_error(err: Error) -> Error {
+    err.in_run()
+}
+
+fn already_complete(out: &Path, lang: Lang) -> String {
+    let out = out.display();
+    match lang {
+        Lang::En => format!(
+            "{out}: this run is already complete. Train longer into another folder (num_train_epochs=…, output_dir=…), \
+             go on from its adapter (adapter_name_or_path={out}), or start over (overwrite_output_dir=true)."
+        ),
+        Lang::Zh => format!(
+            "{out}：此训练已完成。可换目录训练更久（num_train_epochs=…、output_dir=…），\
+             从其适配器继续（adapter_name_or_path={out}），或重新开始（overwrite_output_dir=true）。"
+        ),
+    }
+}
+
+fn receipt_facts(
+    recipe: &Recipe,
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    data: &Splits,
+    device: &candle_core::Device,
+    dtype: DType,
+) -> serde_json::Value {
+    json!({
+        "digests": {
+            "base": checkpoint.digest(),
+            "data": data.summary.digest,
+            "tokenizer": tokenizer.digest(),
+            "binary": machine::binary_digest(),
+        },
+        "device": device_line(device, dtype),
+        "speak": {
+            "template": recipe.data.template,
+            "enable_thinking": recipe.data.enable_thinking,
+            "default_system": recipe.data.default_system,
+            "instruction": data.summary.instruction,
+            "joined_by": "\n",
+            "punctuation": data.summary.punctuation,
+        },
+        "data": data.summary,
+    })
+}
+
+fn measured(outcome: &Outcome) -> serde_json::Value {
+    let finished = outcome.finished.as_ref();
+    json!({
+        "measured": {
+            "train_seconds": finished.map(|f| f.runtime),
+            "peak_memory_bytes": machine::peak_memory(),
+        },
+        "results": {
+            "steps": finished.map(|f| f.step),
+            "train_loss": finished.map(|f| f.train_loss),
+            "eval_loss_before": outcome.loss_before(),
+            "eval_loss": outcome.loss_after(),
+        },
+    })
+}
+
+fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::read(from) {
+        Ok(bytes) => fs::write_atomic(to, &bytes),
+        Err(_) => Ok(()),
+    }
+}
+
+fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {
+    let finished = outcome.finished.as_ref().ok_or_else(|| Error::run("internal error: the run did not finish"))?;
+    let out = &recipe.output.output_dir;
+    let template = serde_json::to_value(recipe.data.template).ok().and_then(|v| v.as_str().map(str::to_owned));
+    let mut files: Vec<String> = std::fs::read_dir(out)?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    files.sort();
+    Ok(Summary {
+        steps: finished.step,
+        seconds: finished.runtime,
+        samples_per_second: finished.samples_seen / finished.runtime,
+        loss_before: outcome.loss_before(),
+        loss_after: outcome.loss_after(),
+        train_loss: finished.train_loss,
+        output_dir: out.clone(),
+        files,
+        next: vec![format!(
+            "llamafactory-cli export --model_name_or_path {} --adapter_name_or_path {} --template {} --export_dir merged",
+            recipe.model.model_name_or_path,
+            out.display(),
+            template.unwrap_or_default()
+        )],
+    })
+}

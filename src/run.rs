@@ -1,0 +1,186 @@
+//! One run's place on the disk: may it start in this output directory, and the receipt it leaves there, `run.json`.
+
+use crate::{
+    config::{Difference, Recipe},
+    error::{Error, Result},
+    fs,
+};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+
+/// The receipt's file name.
+pub const RECEIPT: &str = "run.json";
+
+/// Files a run writes; what an overwriting run removes first, so that old and new never mix.
+const OWN_FILES: [&str; 14] = [
+    RECEIPT,
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "all_results.json",
+    "chat_template.jinja",
+    "eval_results.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "train_results.json",
+    "trainer_log.jsonl",
+    "trainer_state.json",
+    "training_eval_loss.png",
+    "training_loss.png",
+];
+
+/// What the output directory says about starting.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    /// Nothing of a run is there.
+    Fresh,
+    /// Something is there and will be replaced: an unfinished run of this config, or anything under `overwrite_output_dir`.
+    Replace {
+        /// It was an unfinished run of the same config.
+        unfinished: bool,
+    },
+    /// A finished run of the same config: nothing to do.
+    AlreadyComplete,
+}
+
+/// Looks into the recipe's output directory. Another run's results are an error unless `overwrite_output_dir` is set.
+pub fn inspect(recipe: &Recipe) -> Result<Start> {
+    let dir = &recipe.output.output_dir;
+    if !dir.exists() {
+        return Ok(Start::Fresh);
+    }
+    let entries = std::fs::read_dir(dir).map_err(|err| {
+        Error::file(dir, format!("`output_dir` cannot be used: {err}")).hint("choose another `output_dir`")
+    })?;
+    let results = entries.flatten().find(|entry| is_result(&entry.file_name().to_string_lossy()));
+    let overwrite = recipe.output.overwrite_output_dir;
+    let receipt = dir.join(RECEIPT);
+    match (results, read_receipt(&receipt)) {
+        (None, _) => Ok(Start::Fresh),
+        (Some(_), _) if overwrite => Ok(Start::Replace { unfinished: false }),
+        (Some(found), None) => Err(Error::file(dir, format!("holds another program's results ({})", found.file_name().display()))
+            .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
+            .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖")),
+        (Some(_), Some(old)) => match differences(recipe, &old) {
+            diff if !diff.is_empty() => Err(another_run(dir, &diff)),
+            _ if old["status"] == "complete" => Ok(Start::AlreadyComplete),
+            _ => Ok(Start::Replace { unfinished: true }),
+        },
+    }
+}
+
+/// Makes the directory and removes what an earlier run left there.
+pub fn clear(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    for name in OWN_FILES {
+        let path = dir.join(name);
+        if path.is_file() {
+            std::fs::remove_file(&path).map_err(|err| Error::file(&path, format!("cannot be replaced: {err}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_result(name: &str) -> bool {
+    OWN_FILES.contains(&name) || name.starts_with("checkpoint-")
+}
+
+fn read_receipt(path: &Path) -> Option<Value> {
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+}
+
+/// Keys that make it another run; where it is written and whether it overwrites do not.
+fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
+    let mut diff = recipe.diff(&receipt["config"]);
+    diff.retain(|d| !["overwrite_output_dir", "output_dir"].contains(&d.key.as_str()));
+    diff
+}
+
+fn another_run(dir: &Path, diff: &[Difference]) -> Error {
+    let lines: Vec<String> = diff.iter().map(|d| format!("\n  {}: {} there, {} now", d.key, d.old, d.new)).collect();
+    Error::file(dir, format!("holds the results of another config:{}", lines.concat()))
+        .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
+        .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖")
+}
+
+/// `run.json`: written when the run starts, completed when it ends.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    path: PathBuf,
+    fields: Map<String, Value>,
+}
+
+impl Receipt {
+    /// Writes the receipt of a run that begins. `facts` are an object: digests, device, data, how to speak.
+    pub fn begin(recipe: &Recipe, facts: Value) -> Result<Self> {
+        let mut fields = Map::new();
+        fields.insert("status".into(), json!("running"));
+        fields.insert("couplet_train".into(), json!(env!("CARGO_PKG_VERSION")));
+        fields.insert("config".into(), serde_json::to_value(recipe).expect("a recipe is plain data"));
+        if let Value::Object(facts) = facts {
+            fields.extend(facts);
+        }
+        let receipt = Self { path: recipe.output.output_dir.join(RECEIPT), fields };
+        receipt.write()?;
+        Ok(receipt)
+    }
+
+    /// Marks the run as complete and adds `facts`: what was measured and what came out.
+    pub fn complete(mut self, facts: Value) -> Result<()> {
+        self.fields.insert("status".into(), json!("complete"));
+        if let Value::Object(facts) = facts {
+            self.fields.extend(facts);
+        }
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.fields).expect("plain JSON");
+        fs::write_atomic(&self.path, (text + "\n").as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Format, from_str};
+
+    fn recipe(dir: &Path, extra: &str) -> Recipe {
+        let text = format!(
+            "[model]\nmodel_name_or_path = \"m\"\n[data]\ndataset = [\"d\"]\n[output]\noutput_dir = {:?}\n{extra}",
+            dir.join("out")
+        );
+        from_str(&text, Format::Toml, Path::new("r.toml"), &[]).expect("a recipe").recipe
+    }
+
+    #[test]
+    fn the_directory_decides_whether_a_run_may_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = recipe(dir.path(), "");
+        let out = first.output.output_dir.clone();
+        assert_eq!(inspect(&first).unwrap(), Start::Fresh, "no directory yet");
+        std::fs::create_dir(&out).unwrap();
+        std::fs::write(out.join("notes.txt"), "mine").unwrap();
+        assert_eq!(inspect(&first).unwrap(), Start::Fresh, "a stranger's file is in nobody's way");
+
+        let receipt = Receipt::begin(&first, json!({"device": "cpu"})).unwrap();
+        assert_eq!(inspect(&first).unwrap(), Start::Replace { unfinished: true });
+        receipt.complete(json!({"loss": 1.0})).unwrap();
+        assert_eq!(inspect(&first).unwrap(), Start::AlreadyComplete);
+
+        let other = recipe(dir.path(), "logging_steps = 3");
+        let err = inspect(&other).unwrap_err().to_string();
+        assert!(err.ends_with("holds the results of another config:\n  logging_steps: 10 there, 3 now"), "{err}");
+        let overwriting = recipe(dir.path(), "logging_steps = 3\noverwrite_output_dir = true");
+        assert_eq!(inspect(&overwriting).unwrap(), Start::Replace { unfinished: false });
+
+        std::fs::write(out.join("training_loss.png"), "old").unwrap();
+        clear(&out).unwrap();
+        assert_eq!(inspect(&first).unwrap(), Start::Fresh);
+        assert!(out.join("notes.txt").exists() && !out.join("training_loss.png").exists());
+
+        std::fs::write(out.join("adapter_model.safetensors"), "x").unwrap();
+        let err = inspect(&first).unwrap_err().to_string();
+        assert!(err.ends_with("holds another program's results (adapter_model.safetensors)"), "{err}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Plain lines `上联 下联` → an Alpaca file and its entry in `dataset_info.json`.
 
 use crate::{
-    dataset::registry,
+    dataset::{record, registry},
     error::{Error, Result},
 };
 use serde_json::{Map, Value, json};
@@ -48,13 +48,8 @@ pub fn prepare(input: &Path, output_dir: &Path, name: &str, instruction: &str, o
         refuse_existing(&file, &registry_path, &registry, name, &entry)?;
     }
 
-    let bytes = fs::read(input).map_err(|err| Error::file(input, format!("cannot read: {err}")))?;
-    let text = std::str::from_utf8(&bytes).map_err(|err| {
-        Error::file(input, format!("not UTF-8 at byte {}", err.valid_up_to()))
-            .hint("save the file as UTF-8, e.g. iconv -f GB18030 -t UTF-8 OLD > NEW")
-            .hint_zh("请将文件另存为 UTF-8，例如 iconv -f GB18030 -t UTF-8 旧文件 > 新文件")
-    })?;
-    let couplets = couplets(text, input)?;
+    let text = record::read_text(input)?;
+    let couplets = couplets(&text, input)?;
 
     registry.insert(name.into(), entry);
     let registry = format!("{:#}\n", Value::Object(registry));
@@ -91,7 +86,6 @@ fn refuse_existing(
 }
 
 fn couplets<'a>(text: &'a str, path: &Path) -> Result<Vec<(&'a str, &'a str)>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut couplets = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let sides: Vec<&str> = line.split(SEPARATORS).filter(|side| !side.is_empty()).collect();

@@ -40,18 +40,25 @@ pub struct Parsed {
 
 /// Reads the first `limit` rows of an Alpaca file; the rest is only checked to be JSON.
 pub fn read(path: &Path, columns: &Columns, limit: Option<usize>) -> Result<Parsed> {
+    parse(&read_text(path)?, path, columns, limit)
+}
+
+/// The text of a UTF-8 file, without a byte order mark.
+pub(super) fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(|err| Error::file(path, format!("cannot read: {err}")))?;
-    let text = std::str::from_utf8(&bytes).map_err(|err| {
-        Error::file(path, format!("not UTF-8 at byte {}", err.valid_up_to()))
+    let mut text = String::from_utf8(bytes).map_err(|err| {
+        Error::file(path, format!("not UTF-8 at byte {}", err.utf8_error().valid_up_to()))
             .hint("save the file as UTF-8, e.g. iconv -f GB18030 -t UTF-8 OLD > NEW")
             .hint_zh("请将文件另存为 UTF-8，例如 iconv -f GB18030 -t UTF-8 旧文件 > 新文件")
     })?;
-    parse(text, path, columns, limit)
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
 }
 
 /// [`read`] for a text at hand; `path` is only named in errors.
 pub fn parse(text: &str, path: &Path, columns: &Columns, limit: Option<usize>) -> Result<Parsed> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut rows =
         Rows { path, columns, limit: limit.unwrap_or(usize::MAX), parsed: Parsed::default(), seen: [false; 5] };
     match text.trim_ascii_start().chars().next() {
@@ -297,7 +304,9 @@ mod tests {
             (format!("{a}\n{b}\n"), "JSON Lines"),
             (format!("\u{feff}{a}\r\n\r\n  {b}"), "with CRLF, a blank line and no last newline"),
         ] {
-            let got = parsed(&text, &Columns::default(), None).unwrap();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), text).unwrap();
+            let got = read(file.path(), &Columns::default(), None).unwrap();
             assert_eq!(got.records, [couplet("天", "地"), couplet("雨", "风")], "{why}");
             assert_eq!((got.rows, got.unmapped), (2, vec![]), "{why}");
         }

@@ -2,6 +2,7 @@
 
 use crate::dataset::{Example, Origin};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Something to tell the user that does not stop the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +26,8 @@ pub struct Summary {
     pub common_prefix: usize,
     /// The most frequent instruction of the training rows; generation speaks it as training did.
     pub instruction: Option<Instruction>,
+    /// How often each mark stands in the training answers: `，` and `,` are different tokens.
+    pub punctuation: BTreeMap<char, usize>,
     /// Rows longer than `cutoff_len`, training and held-out.
     pub over_long: usize,
     /// The first three of them.
@@ -137,6 +140,15 @@ pub fn most_frequent<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Instruc
     }
     let (text, (rows, _)) = counts.into_iter().max_by_key(|&(_, rank)| rank)?;
     Some(Instruction { text: text.into(), rows, shared: rows == all })
+}
+
+/// [`Summary::punctuation`]: characters that are neither letters nor digits nor blanks.
+pub fn punctuation<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeMap<char, usize> {
+    let mut counts = BTreeMap::new();
+    for mark in texts.flat_map(str::chars).filter(|c| !c.is_alphanumeric() && !c.is_whitespace()) {
+        *counts.entry(mark).or_insert(0) += 1;
+    }
+    counts
 }
 
 /// [`Summary::digest`]: every row as its length and its ids and labels, little-endian.

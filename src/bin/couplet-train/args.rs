@@ -59,7 +59,7 @@ pub struct PrepareArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// Instruction of every row · 每行的指令
-    #[arg(long, default_value = couplet_train::dataset::prepare::INSTRUCTION, hide_default_value = true)]
+    #[arg(long, default_value = couplet_train::dataset::prepare::DEFAULT_INSTRUCTION, hide_default_value = true)]
     pub instruction: String,
     /// Replace a data set of that name · 覆盖同名数据集
     #[arg(long)]

@@ -58,7 +58,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
         eval: SplitSummary::of(&eval),
         common_prefix: summary::common_prefix(&train),
         instruction: summary::most_frequent(train_rows.iter().map(|row| row.record.prompt.as_str())),
-        punctuation: summary::punctuation(train_rows.iter().filter_map(|row| row.record.response.as_deref())),
+        punctuation: summary::punctuation(train_rows.iter().map(|row| row.record.response.as_str())),
         over_long,
         over_long_rows,
         digest: summary::digest(train.iter().chain(&eval)),

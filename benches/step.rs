@@ -41,6 +41,7 @@ struct Options {
     steps: usize,
     warmup: usize,
     micro_batch_tokens: Option<usize>,
+    share_prefix: bool,
 }
 
 impl Options {
@@ -55,6 +56,7 @@ impl Options {
             batch: number("--batch").unwrap_or(8),
             steps: number("--steps").unwrap_or(5),
             warmup: number("--warmup").unwrap_or(1),
+            share_prefix: get("--shared-prefix").as_deref() != Some("off"),
             micro_batch_tokens: number("--micro-batch-tokens"),
         }
     }
@@ -93,13 +95,14 @@ fn run(options: &Options) {
     let budget =
         options.micro_batch_tokens.unwrap_or_else(|| default_micro_batch_tokens(&config, options.dtype, &device));
 
+    let cut = step::Cut { max_rows: budget, share_prefix: options.share_prefix };
     let rows = options.batch * (options.steps + options.warmup);
     let examples = examples(&options.data, rows, &tokenizer);
     let (mut seconds, mut losses, mut tokens) = (vec![], vec![], 0);
     for (i, batch) in examples.chunks_exact(options.batch).enumerate() {
         let batch: Vec<(usize, &Example)> = batch.iter().enumerate().collect();
         let began = Instant::now();
-        let gradient = step::gradient(&model, &params, &batch, budget, None).expect("a gradient");
+        let gradient = step::gradient(&model, &params, &batch, cut, None).expect("a gradient");
         let factor = clip::factor(gradient.grad_norm, 1.0);
         let updated = optim.step(params.flat(), &gradient.flat, 1e-4, factor).expect("an update");
         params.set(updated).expect("parameters");
@@ -116,7 +119,7 @@ fn run(options: &Options) {
         "steps": options.steps, "s_step_best": round(seconds[0]), "s_step_median": round(seconds[seconds.len() / 2]),
         "samples_s": round(options.batch as f64 * seconds.len() as f64 / total),
         "real_tok_s": round(tokens as f64 / total), "peak_rss_gib": peak_rss_gib(),
-        "micro_batch_tokens": budget, "threads": rayon::current_num_threads(), "cpu": cpu_name(),
+        "micro_batch_tokens": budget, "shared_prefix": options.share_prefix, "threads": rayon::current_num_threads(), "cpu": cpu_name(),
         "load1": load_average(), "loss": losses,
     });
     println!("{report}");

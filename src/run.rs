@@ -168,10 +168,10 @@ mod tests {
         receipt.complete(json!({"loss": 1.0})).unwrap();
         assert_eq!(inspect(&first).unwrap(), Start::AlreadyComplete);
 
-        let other = recipe(dir.path(), "logging_steps = 3");
+        let other = recipe(dir.path(), "plot_loss = false");
         let err = inspect(&other).unwrap_err().to_string();
-        assert!(err.ends_with("holds the results of another config:\n  logging_steps: 10 there, 3 now"), "{err}");
-        let overwriting = recipe(dir.path(), "logging_steps = 3\noverwrite_output_dir = true");
+        assert!(err.ends_with("holds the results of another config:\n  plot_loss: true there, false now"), "{err}");
+        let overwriting = recipe(dir.path(), "plot_loss = false\noverwrite_output_dir = true");
         assert_eq!(inspect(&overwriting).unwrap(), Start::Replace { unfinished: false });
 
         std::fs::write(out.join("training_loss.png"), "old").unwrap();

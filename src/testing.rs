@@ -52,6 +52,8 @@ pub fn train_config() -> crate::config::TrainConfig {
         seed: 42,
         data_seed: None,
         disable_shuffling: false,
+        shared_prefix: true,
+        micro_batch_tokens: None,
         eval_strategy: EvalStrategy::No,
         eval_steps: 1,
     }

@@ -186,6 +186,8 @@ fn train(s: &Settings<'_>) -> TrainConfig {
         seed: s.whole("seed").unwrap_or_default(),
         data_seed: s.whole("data_seed"),
         disable_shuffling: s.flag("disable_shuffling"),
+        shared_prefix: s.text("shared_prefix").as_deref() != Some("off"),
+        micro_batch_tokens: s.whole("micro_batch_tokens").map(size),
         eval_strategy: match s.text("eval_strategy").as_deref() {
             Some("steps") => EvalStrategy::Steps,
             Some("epoch") => EvalStrategy::Epoch,

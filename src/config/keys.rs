@@ -67,7 +67,7 @@ pub enum Absent {
 /// A key that is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Key {
-    /// LlamaFactory's name, or ours for `device` and `over_length`.
+    /// LlamaFactory's name, or ours: `device`, `over_length`, `shared_prefix`, `micro_batch_tokens`.
     pub name: &'static str,
     /// Its section in TOML; `None` for what only LlamaFactory's dialect says.
     pub home: Option<Section>,
@@ -200,6 +200,8 @@ pub static READ: &[Key] = &[
     key("seed", Train, Kind::Whole(0), Same("42")),
     key("data_seed", Train, Kind::Whole(0), Unset),
     key("disable_shuffling", Train, Kind::Flag, Same("false")),
+    key("shared_prefix", Train, Kind::Choice { now: &["auto", "off"], later: &[] }, Same("auto")),
+    key("micro_batch_tokens", Train, Kind::Whole(1), Unset),
     key("eval_strategy", Train, Kind::Choice { now: &["no", "steps", "epoch"], later: &[] }, Same("no")),
     key("eval_steps", Train, Kind::Steps, Unset),
     key("output_dir", Output, Kind::Text, Required),

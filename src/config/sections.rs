@@ -252,6 +252,11 @@ pub struct TrainConfig {
     pub data_seed: Option<u64>,
     /// Rows in file order in every epoch.
     pub disable_shuffling: bool,
+    /// Compute the tokens that all samples of a micro-batch begin with once (`auto`), or for every sample (`off`).
+    /// Changes no result; off by itself under `lora_dropout`.
+    pub shared_prefix: bool,
+    /// Rows that go through the model at once; chosen by memory when absent. Changes no result.
+    pub micro_batch_tokens: Option<usize>,
     /// When to evaluate during training.
     pub eval_strategy: EvalStrategy,
     /// Steps between evaluations; `logging_steps` when absent in the file.

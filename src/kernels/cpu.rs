@@ -49,6 +49,11 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f3
     });
 }
 
+/// Calls `f(start, block)` for consecutive blocks of `out`, in parallel, compiled for this CPU.
+pub(crate) fn for_blocks(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+    out.par_chunks_mut(GRAIN).enumerate().for_each(|(i, block)| vectorized(|| f(i * GRAIN, block)));
+}
+
 /// As [`for_rows`], with two outputs of the same width.
 pub(crate) fn for_rows2(a: &mut [f32], b: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync) {
     let rows_per_task = (GRAIN / width.max(1)).max(1);

@@ -9,6 +9,7 @@
 //! `V` vocabulary, `R` LoRA rank, `L` labelled rows.
 
 pub mod adamw;
+pub mod add;
 pub mod attention;
 mod cpu;
 pub mod cross_entropy;
@@ -20,6 +21,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
+pub use add::{add, add_product};
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
 #[cfg(feature = "cuda")]

@@ -4,7 +4,7 @@ use super::params::{Grads, Layout, ParamId, Params, Slot};
 use crate::{
     config::{LoraConfig, Projection},
     error::Result,
-    kernels::FrozenWeight,
+    kernels::{FrozenWeight, add, add_product},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -69,8 +69,7 @@ impl LoraLinear {
         let Some(adapter) = &self.adapter else { return Ok((y, None)) };
         let x = adapter.dropped(x, dropout)?;
         let xa = (x.matmul(&params.get(adapter.a)?.t()?)? * adapter.scale)?;
-        let update = xa.matmul(&params.get(adapter.b)?.t()?)?;
-        Ok(((y + update)?, Some(xa)))
+        Ok((add_product(y, &xa, &params.get(adapter.b)?.t()?)?, Some(xa)))
     }
 
     /// `dy`: `[T, out]` → `dx` `[T, in]` (or nothing where no one needs it). Adds ∂A and ∂B into `grads`.
@@ -96,12 +95,11 @@ impl LoraLinear {
         pass.grads.add(adapter.b, product_f32(dy, xa)?)?;
         pass.grads.add(adapter.a, product_f32(&g, &dropped)?)?;
         let Some(dx) = dx else { return Ok(None) };
-        let through_a = g.matmul(&pass.params.get(adapter.a)?)?;
-        let through_a = match mask {
-            None => through_a,
-            Some(mask) => (through_a * mask)?,
-        };
-        Ok(Some((dx + through_a)?))
+        let a = pass.params.get(adapter.a)?;
+        Ok(Some(match mask {
+            None => add_product(dx, &g, &a)?,
+            Some(mask) => add(&dx, &(g.matmul(&a)? * mask)?)?,
+        }))
     }
 }
 

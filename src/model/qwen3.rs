@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result},
-    kernels::{FrozenWeight, Segments, attention, cross_entropy, rms_norm, rope, swiglu},
+    kernels::{FrozenWeight, Segments, add, attention, cross_entropy, rms_norm, rope, swiglu},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -341,14 +341,14 @@ impl Block {
         let o = attention::forward(&q_rotated, &k_rotated, &v, &rows.segments)?;
         let o = o.reshape(((), self.heads * self.head_dim))?;
         let (attended, xa_o) = self.o_proj.forward(&o, params, some)?;
-        let x_mid = (rows.pick(&x)? + attended)?;
+        let x_mid = add(&rows.pick(&x)?, &attended)?;
 
         // 2. MLP: [Tq, D] → [Tq, F] → [Tq, D]
         let (h, inv_rms_mid) = rms_norm::forward(&x_mid, &self.post_attention_layernorm, self.eps)?;
         let (gate, xa_gate) = self.gate_proj.forward(&h, params, some)?;
         let (up, xa_up) = self.up_proj.forward(&h, params, some)?;
         let (down, xa_down) = self.down_proj.forward(&swiglu::forward(&gate, &up)?, params, some)?;
-        let y = (&x_mid + down)?;
+        let y = add(&x_mid, &down)?;
 
         let xa = [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down];
         Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, xa }))
@@ -377,9 +377,9 @@ impl Block {
         drop((product, d_product));
         let h = rms_norm::rebuild(&saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
         let dh = needed(self.gate_proj.backward(&d_gate, &h, xa_gate.as_ref(), &mut pass, true)?);
-        let dh = (dh + needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
+        let dh = add(&dh, &needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
         let normed = rms_norm::backward(&dh, &saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
-        let d_mid = (dy + normed)?;
+        let d_mid = add(&dy, &normed)?;
         let attention_is_trained = [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|p| p.is_trained());
         if !need_dx && !attention_is_trained {
             return Ok(None);
@@ -403,9 +403,9 @@ impl Block {
         let (Some(through_q), Some(through_k), Some(through_v)) = (through_q, through_k, through_v) else {
             return Ok(None);
         };
-        let dh = ((rows.spread(through_q)? + through_k)? + through_v)?;
+        let dh = add(&add(&rows.spread(through_q)?, &through_k)?, &through_v)?;
         let normed = rms_norm::backward(&dh, &saved.x, &self.input_layernorm, &saved.inv_rms)?;
-        Ok(Some((rows.spread(d_mid)? + normed)?))
+        Ok(Some(add(&rows.spread(d_mid)?, &normed)?))
     }
 
     /// `[T, N·E]` → the heads before their norm `[T·N, E]`, 1/rms `[T·N, 1]`, and normed and rotated `[T, N, E]`.
@@ -460,11 +460,19 @@ fn needed(dx: Option<Tensor>) -> Tensor {
 }
 
 impl Batch {
-    /// Lays `samples` (index in the data set, token ids, labels) end to end, without a shared prefix.
+    /// Lays `samples` (index in the data set, token ids, labels) end to end.
     ///
     /// `labels` are as long as `ids` and not shifted; `ignore` marks a token that is not trained. The last token of a
-    /// sample is only a target: it is never fed.
-    pub fn pack<'a>(samples: impl IntoIterator<Item = (u64, &'a [u32], &'a [u32])>, ignore: u32) -> Result<Self> {
+    /// sample is only a target: it is never fed. With `share_prefix` the token ids that all samples begin with stand
+    /// once, in front, for all of them: under causal attention those rows are equal in every sample. No labelled row is
+    /// among them, and every sample keeps a row of its own.
+    ///
+    /// ```text
+    /// rows  | p0 p1 … pP-1 | a0 a1 a2 … | b0 b1 … |
+    /// pos   | 0  1  … P-1  | P  P+1 …   | P  P+1 … |
+    /// ```
+    pub fn pack(samples: &[(u64, &[u32], &[u32])], ignore: u32, share_prefix: bool) -> Result<Self> {
+        let prefix = if share_prefix { shared_prefix(samples, ignore) } else { 0 };
         let mut batch = Self {
             ids: vec![],
             positions: vec![],
@@ -473,23 +481,89 @@ impl Batch {
             label_rows: vec![],
             targets: vec![],
         };
+        if let Some((sample, ids, _)) = samples.first() {
+            batch.push(*sample, &ids[..prefix], 0);
+        }
         let mut lengths = vec![];
         for (sample, ids, labels) in samples {
             let fed = ids.len().saturating_sub(1);
+            // The row that predicts label i stands at i − 1 of its sample, of which the first `prefix` rows are shared.
             let start = batch.ids.len();
-            batch.ids.extend(&ids[..fed]);
-            batch.positions.extend(0..fed as u32);
-            batch.samples.extend(std::iter::repeat_n(sample, fed));
+            batch.push(*sample, &ids[prefix..fed], prefix);
             for (i, &label) in labels.iter().enumerate().skip(1).filter(|(_, label)| **label != ignore) {
-                batch.label_rows.push((start + i - 1) as u32);
+                batch.label_rows.push((start + i - 1 - prefix) as u32);
                 batch.targets.push(label);
             }
-            lengths.push(fed);
+            lengths.push(fed - prefix);
         }
         if batch.label_rows.is_empty() {
             return Err(Error::run("internal error: a micro-batch without a label"));
         }
-        batch.segments = Segments::new(0, &lengths);
+        batch.segments = Segments::new(prefix, &lengths);
         Ok(batch)
+    }
+
+    fn push(&mut self, sample: u64, ids: &[u32], first_position: usize) {
+        self.ids.extend(ids);
+        self.positions.extend((first_position..first_position + ids.len()).map(|p| p as u32));
+        self.samples.extend(std::iter::repeat_n(sample, ids.len()));
+    }
+}
+
+/// Rows that one copy can stand for: the common token prefix of two or more samples, short of any row with a label.
+fn shared_prefix(samples: &[(u64, &[u32], &[u32])], ignore: u32) -> usize {
+    let [(_, first, _), rest @ ..] = samples else { return 0 };
+    if rest.is_empty() {
+        return 0;
+    }
+    let common = rest.iter().map(|(_, ids, _)| first.iter().zip(*ids).take_while(|(a, b)| a == b).count());
+    let unlabelled = samples.iter().map(|(_, ids, labels)| {
+        let first_label = labels.iter().skip(1).position(|&label| label != ignore).map_or(ids.len(), |i| i + 1);
+        (first_label.saturating_sub(1)).min(ids.len().saturating_sub(2))
+    });
+    common.chain(unlabelled).min().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO: u32 = u32::MAX;
+
+    fn pack(samples: &[(&[u32], &[u32])], share: bool) -> Batch {
+        let samples: Vec<_> = samples.iter().enumerate().map(|(i, (ids, labels))| (i as u64, *ids, *labels)).collect();
+        Batch::pack(&samples, NO, share).expect("a batch")
+    }
+
+    #[test]
+    fn rows_positions_and_labels_of_a_pack() {
+        let a: (&[u32], &[u32]) = (&[1, 2, 3, 4, 5], &[NO, NO, NO, 4, 5]);
+        let b: (&[u32], &[u32]) = (&[1, 2, 9, 8], &[NO, NO, NO, 8]);
+        let plain = pack(&[a, b], false);
+        assert_eq!(plain.ids, [1, 2, 3, 4, 1, 2, 9]);
+        assert_eq!(plain.positions, [0, 1, 2, 3, 0, 1, 2]);
+        assert_eq!((plain.label_rows, plain.targets), (vec![2, 3, 6], vec![4, 5, 8]));
+        assert_eq!(plain.segments, Segments::new(0, &[4, 3]));
+
+        let shared = pack(&[a, b], true);
+        assert_eq!(shared.ids, [1, 2, 3, 4, 9]);
+        assert_eq!(shared.positions, [0, 1, 2, 3, 2]);
+        assert_eq!((shared.label_rows, shared.targets), (vec![2, 3, 4], vec![4, 5, 8]));
+        assert_eq!(shared.segments, Segments::new(2, &[2, 1]));
+    }
+
+    #[test]
+    fn a_prefix_holds_no_label_and_leaves_every_sample_a_row() {
+        for (samples, want, why) in [
+            (vec![(&[1u32, 2, 3, 4][..], &[NO, NO, NO, 4][..])], 0, "one sample alone"),
+            (vec![(&[1, 2, 3, 4], &[NO, NO, NO, 4]), (&[1, 2, 3, 5], &[NO, NO, NO, 5])], 2, "row 2 predicts the label"),
+            (vec![(&[1, 2, 3, 4], &[1, 2, 3, 4]), (&[1, 2, 3, 5], &[1, 2, 3, 5])], 0, "prompts are trained"),
+            (vec![(&[7, 2, 3, 4], &[NO, NO, NO, 4]), (&[1, 2, 3, 5], &[NO, NO, NO, 5])], 0, "nothing in common"),
+            (vec![(&[1, 2, 3, 4], &[NO, NO, NO, 4]), (&[1, 2, 3, 4], &[NO, NO, NO, 4])], 2, "twice the same"),
+            (vec![(&[1, 2, 3, 4], &[NO; 4]), (&[1, 2, 3, 4], &[NO, NO, NO, 4])], 2, "one without a label"),
+        ] {
+            let samples: Vec<_> = samples.into_iter().map(|(ids, labels)| (0, ids, labels)).collect();
+            assert_eq!(shared_prefix(&samples, NO), want, "{why}");
+        }
     }
 }

@@ -155,6 +155,8 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             use_rslora: false,
         },
         train: TrainConfig {
+            shared_prefix: true,
+            micro_batch_tokens: None,
             per_device_train_batch_size: 2,
             per_device_eval_batch_size: 2,
             gradient_accumulation_steps: 2,

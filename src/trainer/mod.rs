@@ -16,7 +16,8 @@ use crate::{
 use event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer, Started, Step};
 use plan::{StepPlan, StepSamples};
 use std::time::Instant;
-use step::StepGradient;
+use step::{Cut, StepGradient};
+use validate::HeldOut;
 
 /// Everything a run needs, ready to go.
 pub struct Trainer<'a> {
@@ -36,8 +37,8 @@ pub struct Trainer<'a> {
     pub dataset_names: &'a [String],
     /// Probability of dropping an input of A.
     pub lora_dropout: f64,
-    /// Rows that go through the model at once.
-    pub micro_batch_tokens: usize,
+    /// How samples become micro-batches.
+    pub cut: Cut,
     /// Steps between two log lines.
     pub logging_steps: usize,
     /// Count padded tokens into the log.
@@ -59,6 +60,8 @@ pub struct Progress {
     total_loss: f64,
     input_tokens: u64,
     fed_tokens: u64,
+    /// The last evaluation: after which step, its result, its seconds.
+    evaluated: Option<(usize, HeldOut, f64)>,
 }
 
 impl<'a> Trainer<'a> {
@@ -106,7 +109,7 @@ impl<'a> Trainer<'a> {
                 let logged = self.progress.logged(&plan, grad_norm, lr, self.count_input_tokens);
                 observer.on_event(&Event::Logged(logged))?;
             }
-            if self.evaluation_is_due(&samples) {
+            if self.evaluation_is_due(&samples, self.progress.step == plan.total_steps) {
                 self.evaluate(EvalPhase::During, observer)?;
             }
         }
@@ -114,7 +117,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The held-out loss of the trained parameters, where there are held-out rows.
-    pub fn evaluate_final(&self, observer: &mut dyn Observer) -> Result<()> {
+    pub fn evaluate_final(&mut self, observer: &mut dyn Observer) -> Result<()> {
         self.evaluate(EvalPhase::Final, observer)
     }
 
@@ -137,7 +140,7 @@ impl<'a> Trainer<'a> {
             p: self.lora_dropout,
             key: Key::new(self.config.seed, "dropout").with(self.progress.step as u64),
         });
-        let gradient = step::gradient(self.model, &self.params, &rows, self.micro_batch_tokens, dropout)?;
+        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout)?;
         self.refuse_non_finite(&gradient, &rows)?;
         let factor = clip::factor(gradient.grad_norm, self.config.max_grad_norm);
         let updated = self.optim.step(self.params.flat(), &gradient.flat, lr, factor)?;
@@ -179,21 +182,31 @@ impl<'a> Trainer<'a> {
         .hint_zh("本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行"))
     }
 
-    fn evaluation_is_due(&self, samples: &StepSamples) -> bool {
+    fn evaluation_is_due(&self, samples: &StepSamples, last: bool) -> bool {
         match self.config.eval_strategy {
             EvalStrategy::No => false,
-            EvalStrategy::Steps => self.progress.step.is_multiple_of(self.config.eval_steps),
+            // The last step is evaluated in any case, as the Hugging Face trainer does.
+            EvalStrategy::Steps => self.progress.step.is_multiple_of(self.config.eval_steps) || last,
             EvalStrategy::Epoch => samples.ends_epoch,
         }
     }
 
-    fn evaluate(&self, when: EvalPhase, observer: &mut dyn Observer) -> Result<()> {
+    fn evaluate(&mut self, when: EvalPhase, observer: &mut dyn Observer) -> Result<()> {
         if self.eval.is_empty() {
             return Ok(());
         }
-        let (began, progress) = (Instant::now(), &self.progress);
-        let batch_size = self.config.per_device_eval_batch_size;
-        let held_out = validate::evaluate(self.model, &self.params, self.eval, batch_size, self.micro_batch_tokens)?;
+        let step = self.progress.step;
+        let (held_out, runtime) = match self.progress.evaluated {
+            // The parameters have not changed since: the final evaluation is often that of the last step.
+            Some((at, held_out, runtime)) if at == step => (held_out, runtime),
+            _ => {
+                let (began, batch_size) = (Instant::now(), self.config.per_device_eval_batch_size);
+                let held_out = validate::evaluate(self.model, &self.params, self.eval, batch_size, self.cut)?;
+                (held_out, began.elapsed().as_secs_f64())
+            }
+        };
+        self.progress.evaluated = Some((step, held_out, runtime));
+        let progress = &self.progress;
         observer.on_event(&Event::Evaluated(Evaluated {
             step: progress.step,
             total_steps: self.plan().total_steps,
@@ -202,7 +215,7 @@ impl<'a> Trainer<'a> {
             loss_per_token: held_out.loss_per_token,
             samples: self.eval.len(),
             batches: held_out.batches,
-            runtime: began.elapsed().as_secs_f64(),
+            runtime,
             elapsed: progress.began.elapsed().as_secs_f64(),
             when,
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
@@ -255,6 +268,7 @@ impl Default for Progress {
             total_loss: 0.0,
             input_tokens: 0,
             fed_tokens: 0,
+            evaluated: None,
         }
     }
 }

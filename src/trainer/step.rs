@@ -34,12 +34,27 @@ pub fn micro_batches<T>(samples: &[T], budget: usize, fed_rows: impl Fn(&T) -> u
     })
 }
 
-/// A packed micro-batch of (index in the data, row).
-pub fn pack(samples: &[(usize, &Example)]) -> Result<Batch> {
-    Batch::pack(
-        samples.iter().map(|(i, e)| (*i as u64, e.input_ids.as_slice(), e.labels.as_slice())),
-        IGNORE,
-    )
+/// How samples become micro-batches. Changes no result.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// Rows that go through the model at once.
+    pub max_rows: usize,
+    /// The tokens that all samples of a micro-batch begin with are computed once.
+    pub share_prefix: bool,
+}
+
+impl Cut {
+    /// Micro-batches of (index in the data, row), packed.
+    pub fn batches<'a, 'e>(
+        self,
+        samples: &'a [(usize, &'e Example)],
+    ) -> impl Iterator<Item = Result<(Batch, &'a [(usize, &'e Example)])>> {
+        micro_batches(samples, self.max_rows, |(_, e)| e.input_ids.len() - 1).map(move |micro| {
+            let rows: Vec<_> =
+                micro.iter().map(|(i, e)| (*i as u64, e.input_ids.as_slice(), e.labels.as_slice())).collect();
+            Ok((Batch::pack(&rows, IGNORE, self.share_prefix)?, micro))
+        })
+    }
 }
 
 /// Forward and backward over all samples of a step.
@@ -51,15 +66,15 @@ pub fn gradient(
     model: &Qwen3,
     params: &Params,
     samples: &[(usize, &Example)],
-    budget: usize,
+    cut: Cut,
     dropout: Option<DropoutPlan>,
 ) -> Result<StepGradient> {
     let labels: usize = samples.iter().map(|(_, e)| e.label_count()).sum();
     let supervised: Vec<(usize, &Example)> = samples.iter().copied().filter(|(_, e)| e.is_trainable()).collect();
     let mut grads = Grads::new(params);
     let mut losses = Vec::new();
-    for micro in micro_batches(&supervised, budget, |(_, e)| e.input_ids.len() - 1) {
-        losses.push(model.train(&pack(micro)?, params, &mut grads, 1.0 / labels as f64, dropout)?);
+    for batch in cut.batches(&supervised) {
+        losses.push(model.train(&batch?.0, params, &mut grads, 1.0 / labels as f64, dropout)?);
     }
     let losses: Vec<f32> = Tensor::cat(&losses, 0)?.to_vec1()?;
     let flat = grads.flat(params)?;

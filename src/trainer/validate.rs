@@ -1,6 +1,6 @@
 //! Held-out loss, without gradients: the same sum as in training.
 
-use super::step::{micro_batches, pack};
+use super::step::Cut;
 use crate::{
     dataset::{Example, IGNORE},
     error::Result,
@@ -18,19 +18,20 @@ pub struct HeldOut {
     pub batches: usize,
 }
 
-/// Evaluates `examples`; `batch_size` decides LlamaFactory's average, `budget` how many rows go through at once.
+/// Evaluates `examples`; `batch_size` decides LlamaFactory's average, `cut` how many rows go through at once.
 #[expect(clippy::disallowed_methods, reason = "no step to hold up")]
 pub fn evaluate(
     model: &Qwen3,
     params: &Params,
     examples: &[Example],
     batch_size: usize,
-    budget: usize,
+    cut: Cut,
 ) -> Result<HeldOut> {
     let mut sums = vec![(0f64, 0usize); examples.len()]; // (Σ nll, labels) of every sample
     let supervised: Vec<(usize, &Example)> = examples.iter().enumerate().filter(|(_, e)| e.is_trainable()).collect();
-    for micro in micro_batches(&supervised, budget, |(_, e)| e.input_ids.len() - 1) {
-        let losses: Vec<f32> = model.nll(&pack(micro)?, params)?.to_vec1()?;
+    for packed in cut.batches(&supervised) {
+        let (batch, micro) = packed?;
+        let losses: Vec<f32> = model.nll(&batch, params)?.to_vec1()?;
         let mut losses = losses.into_iter();
         for (i, example) in micro {
             let labels = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();

@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("optim", &["config", "error", "kernels"]),
     ("adapter", &["config", "error", "model", "fs"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "fs", "rng"]),
+    ("run", &["config", "error", "fs"]),
     ("report", &["config", "error", "fs", "trainer"]),
     ("testing", &["config", "error"]),
 ];

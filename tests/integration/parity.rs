@@ -6,9 +6,9 @@ use couplet_train::{
     adapter::peft,
     config::{SchedulerType, TrainConfig},
     dataset::{Example, IGNORE, Origin},
-    model::{Checkpoint, Grads, Params, Qwen3, Qwen3Config},
+    model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config},
     testing::{devices, train_config},
-    trainer::{Progress, Trainer, event::{Event, Observer, Step}, step},
+    trainer::{Progress, Trainer, event::{Event, Observer, Step}, step::Cut},
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -104,7 +104,7 @@ struct Difference {
     adapter: f64,
 }
 
-fn run(case: &Case, micro_batch_tokens: usize, device: &Device) -> Difference {
+fn run(case: &Case, cut: Cut, device: &Device) -> Difference {
     let (model, params) = case.load(device);
     let start: Vec<f64> = values(params.flat());
     let config = case.train_config();
@@ -117,7 +117,7 @@ fn run(case: &Case, micro_batch_tokens: usize, device: &Device) -> Difference {
         eval: &[],
         dataset_names: &["couplets".to_owned()],
         lora_dropout: 0.0,
-        micro_batch_tokens,
+        cut,
         logging_steps: 1,
         count_input_tokens: false,
         progress: Progress::default(),
@@ -149,15 +149,17 @@ fn adapter_values(dir: &Path, params: &Params) -> Vec<f64> {
 
 const CASES: [&str; 6] = ["all_targets", "attention_rslora", "on_prompt", "bf16", "clip_nonzero_b", "truncation"];
 
-/// Bounds: `tests/fixtures/parity/README.md`. Twice: everything in one micro-batch, and a sample or two at a time.
+/// Bounds: `tests/fixtures/parity/README.md`. Everything in one micro-batch and a sample or two at a time, with the
+/// shared prefix and without.
 #[test]
 fn trajectories_equal_the_recorded_runs() {
     for device in devices() {
         for name in CASES {
             let case = Case::read(&fixtures().join("parity").join(name));
-            for budget in [100_000, 64] {
-                let d = run(&case, budget, &device);
-                println!("{name} on {device:?}, {budget} rows: {d:?}");
+            for (max_rows, share_prefix) in [(100_000, false), (100_000, true), (64, false), (150, true)] {
+                let cut = Cut { max_rows, share_prefix };
+                let d = run(&case, cut, &device);
+                println!("{name} on {device:?}, {cut:?}: {d:?}");
                 let (loss, grad_norm, adapter) =
                     if case.dtype() == DType::BF16 { (6e-4, 6e-3, 5e-2) } else { (1e-5, 1e-4, 1e-3) };
                 assert!(d.loss <= loss && d.grad_norm <= grad_norm && d.adapter <= adapter, "{name}: {d:?}");
@@ -165,6 +167,10 @@ fn trajectories_equal_the_recorded_runs() {
             }
         }
     }
+}
+
+fn pack(samples: &[(usize, &Example)]) -> Batch {
+    Cut { max_rows: usize::MAX, share_prefix: false }.batches(samples).next().expect("samples").expect("a batch").0
 }
 
 /// Step 1, tensor by tensor: the nll of every label and the gradient of every parameter.
@@ -181,7 +187,7 @@ fn the_first_step_agrees_label_by_label_and_tensor_by_tensor() {
 
         let recorded = case.trajectory["steps"][0]["first_micro_batch_nll"].as_array().expect("nll");
         let want: Vec<f64> = recorded.iter().flat_map(|row| row.as_array().expect("a row")).map(|x| x.as_f64().expect("a loss")).collect();
-        let got = values(&model.nll(&step::pack(&first[..micro]).expect("a batch"), &params).expect("losses"));
+        let got = values(&model.nll(&pack(&first[..micro]), &params).expect("losses"));
         assert_eq!(got.len(), want.len(), "{name}: labels of the first micro-batch");
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             assert!((got - want).abs() <= tight, "{name}: label {i}: {got} instead of {want}");
@@ -189,8 +195,7 @@ fn the_first_step_agrees_label_by_label_and_tensor_by_tensor() {
 
         let labels: usize = first.iter().map(|(_, e)| e.labels.iter().filter(|&&l| l != IGNORE).count()).sum();
         let mut grads = Grads::new(&params);
-        let batch = step::pack(&first).expect("a batch");
-        model.train(&batch, &params, &mut grads, 1.0 / labels as f64, None).expect("gradients");
+        model.train(&pack(&first), &params, &mut grads, 1.0 / labels as f64, None).expect("gradients");
         let recorded = Checkpoint::open_file(&case.dir.join("grads_step1.safetensors")).expect("gradients");
         assert_eq!(recorded.names().count(), params.slots().count());
         for (id, slot) in params.slots() {

@@ -8,7 +8,7 @@ use couplet_train::{
     model::{Params, Qwen3Config},
     optim::schedule::warmup_steps,
     report::Header,
-    trainer::plan::StepPlan,
+    trainer::{plan::StepPlan, step::Cut},
 };
 use std::path::Path;
 
@@ -28,8 +28,8 @@ pub struct Facts<'a> {
     pub data: &'a dataset::Summary,
     /// The steps of the run.
     pub plan: &'a StepPlan,
-    /// Rows that go through the model at once.
-    pub micro_batch_tokens: usize,
+    /// How samples become micro-batches.
+    pub cut: Cut,
 }
 
 /// Fills the header of a run.
@@ -93,14 +93,15 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
         "steps",
         "步数",
         format!(
-            "{} = {:.4} epochs × {}; {} samples a step ({} × {}), at most {} tokens at once",
+            "{} = {:.4} epochs × {}; {} samples a step ({} × {}), at most {} tokens at once, shared prefix {}",
             thousands(facts.plan.total_steps),
             epochs,
             facts.plan.steps_per_epoch,
             facts.plan.samples_per_step(),
             train.per_device_train_batch_size,
             train.gradient_accumulation_steps,
-            facts.micro_batch_tokens
+            facts.cut.max_rows,
+            if facts.cut.share_prefix { "once" } else { "off" }
         ),
     );
     header.row("rate", "学习率", rate_line(recipe, facts.plan.total_steps));

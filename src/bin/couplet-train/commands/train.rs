@@ -14,7 +14,7 @@ use couplet_train::{
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
     report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, model_card},
     run::{self, Receipt, Start},
-    trainer::{Progress, Trainer, plan::default_micro_batch_tokens},
+    trainer::{Progress, Trainer, plan::default_micro_batch_tokens, step::Cut},
 };
 use serde_json::json;
 use std::{
@@ -65,7 +65,14 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
     if let Some(existing) = &existing {
         existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
     }
-    let micro_batch_tokens = default_micro_batch_tokens(&model_config, dtype, &device);
+    let cut = Cut {
+        max_rows: recipe
+            .train
+            .micro_batch_tokens
+            .unwrap_or_else(|| default_micro_batch_tokens(&model_config, dtype, &device)),
+        // Exact only while nothing random touches the shared rows.
+        share_prefix: recipe.train.shared_prefix && recipe.lora.lora_dropout == 0.0,
+    };
     let mut trainer = Trainer {
         optim: Trainer::optimizer(&recipe.train, &params)?,
         model: &model,
@@ -75,7 +82,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         eval: &data.eval,
         dataset_names: &data.summary.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
         lora_dropout: recipe.lora.lora_dropout,
-        micro_batch_tokens,
+        cut,
         logging_steps: recipe.output.logging_steps,
         count_input_tokens: recipe.output.include_num_input_tokens_seen,
         progress: Progress::default(),
@@ -91,7 +98,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         params: &trainer.params,
         data: &data.summary,
         plan: &plan,
-        micro_batch_tokens,
+        cut,
     };
     let mut header = header::header(&recipe, &facts);
     for notice in notices {
@@ -101,6 +108,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         header.notice(
             "rank, alpha, dropout and targets are those of `adapter_name_or_path`, not of the config",
             "秩、alpha、dropout 与目标模块取自 `adapter_name_or_path`，而非配置文件",
+        );
+    }
+    if recipe.train.shared_prefix && !cut.share_prefix {
+        header.notice(
+            "`lora_dropout` > 0: the shared prefix is computed for every sample",
+            "`lora_dropout` > 0：共同前缀将逐样本计算",
         );
     }
     for warning in &data.summary.warnings {

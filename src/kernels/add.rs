@@ -1,0 +1,150 @@
+//! Sums: of two tensors, and of a tensor and a product, without candle's thread pool beside ours and without temporaries.
+
+use super::cpu;
+use crate::error::Result;
+use candle_core::{CpuStorage, Device, InplaceOp3, Layout, Tensor, bail};
+use gemm::Parallelism;
+
+/// `a + b`, equal shapes.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if let (Some(xs), Some(ys)) = (cpu::f32s(a), cpu::f32s(b))
+        && a.dims() == b.dims()
+    {
+        let mut sum = vec![0f32; xs.len()];
+        cpu::for_blocks(&mut sum, |at, out| {
+            for ((out, x), y) in out.iter_mut().zip(&xs[at..]).zip(&ys[at..]) {
+                *out = x + y;
+            }
+        });
+        return Ok(Tensor::from_vec(sum, a.shape(), &Device::Cpu)?);
+    }
+    Ok((a + b)?)
+}
+
+/// `y + a·b`: `y` `[m, n]`, `a` `[m, k]`, `b` `[k, n]` (any strides). `y` is consumed: on the CPU its memory becomes the sum.
+pub fn add_product(y: Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if cpu::f32s(&y).is_some() && a.device().is_cpu() {
+        y.inplace_op3(a, b, &AddProduct)?;
+        return Ok(y);
+    }
+    Ok((y + a.matmul(b)?)?)
+}
+
+struct AddProduct;
+
+impl InplaceOp3 for AddProduct {
+    fn name(&self) -> &'static str {
+        "add_product"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &mut CpuStorage,
+        y_layout: &Layout,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (CpuStorage::F32(y), CpuStorage::F32(a), CpuStorage::F32(b)) = (y, a, b) else {
+            bail!("add_product: f32 expected");
+        };
+        let ((m, n), (am, k), (bk, bn)) = (y_layout.shape().dims2()?, a_layout.shape().dims2()?, b_layout.shape().dims2()?);
+        let Some((start, end)) = y_layout.contiguous_offsets() else {
+            bail!("add_product: the sum must be contiguous");
+        };
+        if (m, n) != (am, bn) || k != bk {
+            bail!("add_product: [{m}, {n}] + [{am}, {k}]·[{bk}, {bn}]");
+        }
+        let (y, a, b) = (&mut y[start..end], Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?);
+        let threads = match rayon::current_num_threads() {
+            1 => Parallelism::None,
+            n => Parallelism::Rayon(n),
+        };
+        // SAFETY: `y` is exactly m·n elements, row-major. `Matrix::new` has checked that every element the strides of
+        // `a` and `b` reach lies inside its slice. Candle's lock on `y` excludes that `a` or `b` alias it.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                y.as_mut_ptr(),
+                1,
+                n as isize,
+                true,
+                a.values.as_ptr(),
+                a.column_stride,
+                a.row_stride,
+                b.values.as_ptr(),
+                b.column_stride,
+                b.row_stride,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                threads,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A strided matrix whose every element lies in `values`.
+struct Matrix<'a> {
+    values: &'a [f32],
+    row_stride: isize,
+    column_stride: isize,
+}
+
+impl<'a> Matrix<'a> {
+    fn new(values: &'a [f32], layout: &Layout) -> candle_core::Result<Self> {
+        let (rows, columns) = layout.shape().dims2()?;
+        let (row_stride, column_stride) = (layout.stride()[0], layout.stride()[1]);
+        let values = &values[layout.start_offset()..];
+        let last = rows.saturating_sub(1) * row_stride + columns.saturating_sub(1) * column_stride;
+        if last >= values.len() {
+            bail!("add_product: a matrix that reaches beyond its memory");
+        }
+        Ok(Self { values, row_stride: row_stride as isize, column_stride: column_stride as isize })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, devices, wave};
+
+    #[test]
+    fn sums_agree_with_candle() -> Result<()> {
+        for device in devices() {
+            for (m, n) in [(1, 1), (3, 7), (130, 300)] {
+                let (a, b) = (wave((m, n), 0.0, &device)?, wave((m, n), 1.0, &device)?);
+                assert_close(&add(&a, &b)?, &(&a + &b)?, 0.0);
+                let (strided, b) = (wave((n, m), 0.0, &device)?.t()?, wave((m, n), 1.0, &device)?);
+                assert_close(&add(&strided, &b)?, &(&strided + &b)?, 0.0);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_product_is_added_over_odd_sizes_and_strides() -> Result<()> {
+        for device in devices() {
+            for (m, k, n) in [(1, 1, 1), (5, 3, 7), (64, 8, 200), (33, 16, 1)] {
+                let y = wave((m, n), 2.0, &device)?;
+                let (a, b) = (wave((m, k), 0.0, &device)?, wave((k, n), 1.0, &device)?);
+                let want = (&y + a.matmul(&b)?)?;
+                let fresh = || -> Result<Tensor> { Ok(y.copy()?) };
+                assert_close(&add_product(fresh()?, &a, &b)?, &want, 1e-5);
+                let (a_t, b_t) = (a.t()?.contiguous()?.t()?, b.t()?.contiguous()?.t()?);
+                assert_close(&add_product(fresh()?, &a_t, &b_t)?, &want, 1e-5);
+                let wide = Tensor::cat(&[&a, &a], 1)?; // a view with an offset
+                assert_close(&add_product(fresh()?, &wide.narrow(1, k, k)?, &b)?, &want, 1e-5);
+            }
+            let wrong = add_product(wave((2, 2), 0.0, &device)?, &wave((2, 3), 0.0, &device)?, &wave((2, 2), 0.0, &device)?);
+            assert!(wrong.is_err());
+        }
+        Ok(())
+    }
+}

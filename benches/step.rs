@@ -102,7 +102,7 @@ fn run(options: &Options) {
     for (i, batch) in examples.chunks_exact(options.batch).enumerate() {
         let batch: Vec<(usize, &Example)> = batch.iter().enumerate().collect();
         let began = Instant::now();
-        let gradient = step::gradient(&model, &params, &batch, cut, None).expect("a gradient");
+        let gradient = step::gradient(&model, &params, &batch, cut, None, &|| false).expect("a gradient").expect("not stopped");
         let factor = clip::factor(gradient.grad_norm, 1.0);
         let updated = optim.step(params.flat(), &gradient.flat, 1e-4, factor).expect("an update");
         params.set(updated).expect("parameters");

@@ -1,7 +1,7 @@
 //! One run's place on the disk: may it start in this output directory, and the receipt it leaves there, `run.json`.
 
 use crate::{
-    config::{Difference, Recipe},
+    config::{Difference, Recipe, Resume},
     error::{Error, Result},
     fs,
 };
@@ -34,16 +34,17 @@ const OWN_FILES: [&str; 14] = [
 pub enum Start {
     /// Nothing of a run is there.
     Fresh,
-    /// Something is there and will be replaced: an unfinished run of this config, or anything under `overwrite_output_dir`.
-    Replace {
-        /// It was an unfinished run of the same config.
-        unfinished: bool,
-    },
+    /// An unfinished run of this config (or one that only keys which may change tell apart): go on with it.
+    Unfinished,
+    /// Something is there and will be replaced, as `overwrite_output_dir` or `resume_from_checkpoint=false` asks.
+    Replace,
     /// A finished run of the same config: nothing to do.
     AlreadyComplete,
 }
 
 /// Looks into the recipe's output directory. Another run's results are an error unless `overwrite_output_dir` is set.
+///
+/// An unfinished run is continued even then: a second start of the same command must not destroy the first.
 pub fn inspect(recipe: &Recipe) -> Result<Start> {
     let dir = &recipe.output.output_dir;
     if !dir.exists() {
@@ -53,18 +54,27 @@ pub fn inspect(recipe: &Recipe) -> Result<Start> {
         Error::file(dir, format!("`output_dir` cannot be used: {err}")).hint("choose another `output_dir`")
     })?;
     let results = entries.flatten().find(|entry| is_result(&entry.file_name().to_string_lossy()));
-    let overwrite = recipe.output.overwrite_output_dir;
-    let receipt = dir.join(RECEIPT);
-    match (results, read_receipt(&receipt)) {
+    let (overwrite, resume) = (recipe.output.overwrite_output_dir, &recipe.output.resume_from_checkpoint);
+    let receipt = read_receipt(&dir.join(RECEIPT));
+    if let (Some(_), Some(old)) = (&results, &receipt) {
+        let asked = matches!(resume, Resume::Always | Resume::From(_));
+        let same = recipe.changes_that_matter(&old["config"]).is_empty();
+        if same && *resume != Resume::Never && (asked || old["status"] != "complete") {
+            return Ok(Start::Unfinished);
+        }
+        if overwrite || (same && *resume == Resume::Never) {
+            return Ok(Start::Replace);
+        }
+    }
+    match (results, receipt) {
         (None, _) => Ok(Start::Fresh),
-        (Some(_), _) if overwrite => Ok(Start::Replace { unfinished: false }),
+        (Some(_), _) if overwrite => Ok(Start::Replace),
         (Some(found), None) => Err(Error::file(dir, format!("holds another program's results ({})", found.file_name().display()))
             .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
             .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖")),
         (Some(_), Some(old)) => match differences(recipe, &old) {
             diff if !diff.is_empty() => Err(another_run(dir, &diff)),
-            _ if old["status"] == "complete" => Ok(Start::AlreadyComplete),
-            _ => Ok(Start::Replace { unfinished: true }),
+            _ => Ok(Start::AlreadyComplete),
         },
     }
 }

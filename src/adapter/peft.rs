@@ -16,16 +16,25 @@ use std::{
     path::Path,
 };
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+/// The configuration's file name.
+pub const CONFIG: &str = "adapter_config.json";
+/// The file name of the matrices.
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Writes the adapter into `dir`, each file whole or not at all.
 ///
 /// The configuration holds the classic keys that old and new PEFT both read; old versions refuse unknown ones.
+#[expect(clippy::disallowed_methods, reason = "saving reads the parameters back")]
 pub fn save(dir: &Path, params: &Params, lora: &LoraConfig, base_model: &str) -> Result<()> {
-    let config = serde_json::to_string_pretty(&config_json(lora, base_model)).expect("plain JSON");
-    fs::write_atomic(&dir.join(WEIGHTS), &weights_bytes(params)?)?;
-    fs::write_atomic(&dir.join(CONFIG), config.as_bytes())
+    let values: Vec<f32> = params.flat().to_vec1()?;
+    let tensors = params.slots().map(|(_, slot)| (slot, &values[slot.range()]));
+    fs::write_atomic(&dir.join(WEIGHTS), &weights_bytes(tensors)?)?;
+    fs::write_atomic(&dir.join(CONFIG), config_text(lora, base_model).as_bytes())
+}
+
+/// The text of `adapter_config.json`.
+pub fn config_text(lora: &LoraConfig, base_model: &str) -> String {
+    serde_json::to_string_pretty(&config_json(lora, base_model)).expect("plain JSON")
 }
 
 fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
@@ -58,16 +67,16 @@ fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
     })
 }
 
-fn file_name(slot: &Slot) -> String {
+/// The tensor's name in the file.
+pub fn file_name(slot: &Slot) -> String {
     format!("base_model.model.{}.weight", slot.name)
 }
 
-#[expect(clippy::disallowed_methods, reason = "saving reads the parameters back")]
-fn weights_bytes(params: &Params) -> Result<Vec<u8>> {
+/// The bytes of `adapter_model.safetensors`: every slot with its values, row-major.
+pub fn weights_bytes<'a>(values: impl Iterator<Item = (&'a Slot, &'a [f32])>) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
-    for (id, slot) in params.slots() {
-        let values: Vec<f32> = params.master(id)?.flatten_all()?.to_vec1()?;
-        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+    for (slot, values) in values {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         tensors.insert(file_name(slot), (bytes, [slot.shape.0, slot.shape.1]));
     }
     let views = tensors.iter().map(|(name, (bytes, shape))| {

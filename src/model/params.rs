@@ -21,6 +21,11 @@ impl Slot {
     fn len(&self) -> usize {
         self.shape.0 * self.shape.1
     }
+
+    /// Its elements in [`Params::flat`].
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.len()
+    }
 }
 
 /// All LoRA matrices, laid end to end.

@@ -76,6 +76,13 @@ impl Checkpoint {
         Ok(Tensor::from_raw_buffer(&bytes, place.dtype, shape, &Device::Cpu)?.to_device(device)?.to_dtype(dtype)?)
     }
 
+    /// The values of `name` in f32, row-major, whatever its shape.
+    #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let shape = self.tensors.get(name).map(|place| place.shape.clone()).unwrap_or_default();
+        Ok(self.tensor(name, &shape, DType::F32, &Device::Cpu)?.flatten_all()?.to_vec1()?)
+    }
+
     /// A digest of every tensor read so far: names, dtypes, shapes and bytes, however they are sharded.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();

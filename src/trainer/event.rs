@@ -3,9 +3,12 @@
 //! The trainer knows no report: it tells a [`Observer`] and goes on. Log files, console and plots are views of these events.
 
 use crate::error::Result;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// One thing that happened. Losses are in nats per supervised token, seconds are wall clock.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// Everything is loaded; step 1 comes next.
     Started(Started),
@@ -15,12 +18,16 @@ pub enum Event {
     Logged(Logged),
     /// The held-out rows were evaluated.
     Evaluated(Evaluated),
+    /// A checkpoint is on the disk.
+    Saved(Saved),
+    /// A checkpoint could not be written; the run goes on.
+    SaveFailed(SaveFailed),
     /// The last step is done and every file is about to be written.
     Finished(Finished),
 }
 
 /// The shape of the run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     /// Optimizer steps of the whole run.
     pub total_steps: usize,
@@ -28,10 +35,12 @@ pub struct Started {
     pub samples_per_step: usize,
     /// Held-out samples (0: no evaluation).
     pub eval_samples: usize,
+    /// Steps done by an earlier process whose checkpoint this run continues; 0 for a new run.
+    pub resumed_at: usize,
 }
 
 /// One optimizer step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// From 1.
     pub step: usize,
@@ -52,7 +61,7 @@ pub struct Step {
 }
 
 /// A line of the log: the mean of the steps since the last line.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Logged {
     /// The last step of the window.
     pub step: usize,
@@ -73,7 +82,7 @@ pub struct Logged {
 }
 
 /// One evaluation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluated {
     /// Steps done so far; 0 before the first.
     pub step: usize,
@@ -82,8 +91,10 @@ pub struct Evaluated {
     /// Epoch at that step.
     pub epoch: f64,
     /// LlamaFactory's `eval_loss`: every sample carries its batch's mean, and these are averaged.
+    #[serde(with = "nan_as_null")]
     pub loss: f64,
     /// Σ nll / Σ labels over all held-out rows.
+    #[serde(with = "nan_as_null")]
     pub loss_per_token: f64,
     /// Held-out samples.
     pub samples: usize,
@@ -100,7 +111,8 @@ pub struct Evaluated {
 }
 
 /// When an evaluation happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EvalPhase {
     /// Before step 1: the base model. LlamaFactory has none; not written to its files.
     Before,
@@ -110,8 +122,26 @@ pub enum EvalPhase {
     Final,
 }
 
+/// A checkpoint, durable under its final name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Steps done when it was taken.
+    pub step: usize,
+    /// Its folder.
+    pub path: PathBuf,
+}
+
+/// A checkpoint that is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveFailed {
+    /// Steps done when it was taken.
+    pub step: usize,
+    /// What went wrong.
+    pub reason: String,
+}
+
 /// The end of training.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
     /// Steps done.
     pub step: usize,
@@ -135,4 +165,17 @@ pub struct Finished {
 pub trait Observer {
     /// Called in order, from one thread. An error ends the run.
     fn on_event(&mut self, event: &Event) -> Result<()>;
+}
+
+/// JSON has no NaN; an evaluation batch without a label has no mean.
+mod nan_as_null {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(x: &f64, s: S) -> Result<S::Ok, S::Error> {
+        if x.is_finite() { s.serialize_f64(*x) } else { s.serialize_none() }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(d)?.unwrap_or(f64::NAN))
+    }
 }

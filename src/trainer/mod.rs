@@ -1,7 +1,9 @@
 //! The training loop: [`Trainer::fit`] reads as a story.
 
+pub mod checkpoint;
 pub mod event;
 pub mod plan;
+pub mod saver;
 pub mod step;
 pub mod validate;
 
@@ -13,8 +15,10 @@ use crate::{
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
     rng::Key,
 };
+use checkpoint::{Best, FORMAT, Restored, Snapshot, State};
 use event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer, Started, Step};
 use plan::{StepPlan, StepSamples};
+use saver::Saver;
 use std::time::Instant;
 use step::{Cut, StepGradient};
 use validate::HeldOut;
@@ -43,16 +47,44 @@ pub struct Trainer<'a> {
     pub logging_steps: usize,
     /// Count padded tokens into the log.
     pub count_input_tokens: bool,
+    /// Writes checkpoints; `None` for a run that leaves none.
+    pub saver: Option<Saver>,
+    /// Which checkpoint to return to at the end, and when to give up.
+    pub choice: Choice,
+    /// Asked at every micro-batch; `true` ends the run after a checkpoint of the last completed step.
+    pub stop: &'a dyn Fn() -> bool,
     /// How far the run is.
     pub progress: Progress,
+}
+
+/// Choosing among evaluations.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice {
+    /// Return to the best checkpoint at the end.
+    pub load_best: bool,
+    /// A larger metric is better.
+    pub greater_is_better: bool,
+    /// Stop after so many evaluations without a better one.
+    pub patience: Option<usize>,
+}
+
+/// How [`Trainer::fit`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// At the last step, or by early stopping.
+    Complete,
+    /// `stop` said so.
+    Stopped,
 }
 
 /// How far a run is, between two steps.
 #[derive(Debug, Clone)]
 pub struct Progress {
+    /// Seconds of training by earlier processes.
+    seconds: f64,
     began: Instant,
     /// Steps done.
-    step: usize,
+    pub step: usize,
     epoch: f64,
     /// Sum of the step losses since the last log line, and of all.
     window_loss: f64,
@@ -62,6 +94,11 @@ pub struct Progress {
     fed_tokens: u64,
     /// The last evaluation: after which step, its result, its seconds.
     evaluated: Option<(usize, HeldOut, f64)>,
+    /// The evaluation after `step` has not been done.
+    evaluation_due: bool,
+    best: Option<Best>,
+    evaluations_since_best: usize,
+    history: Vec<Event>,
 }
 
 impl<'a> Trainer<'a> {
@@ -84,41 +121,167 @@ impl<'a> Trainer<'a> {
     /// Trains to the last step and tells `observer` what happens. The trained parameters are in `self.params`.
     ///
     /// [`Self::evaluate_final`] comes after it, once the adapter is on the disk.
-    pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
         let plan = self.plan();
         let schedule = self.schedule(&plan);
         observer.on_event(&Event::Started(Started {
             total_steps: plan.total_steps,
             samples_per_step: plan.samples_per_step(),
             eval_samples: self.eval.len(),
+            resumed_at: self.progress.step,
         }))?;
-        self.evaluate(EvalPhase::Before, observer)?;
+        if self.progress.step == 0 && !self.evaluate(EvalPhase::Before, observer)? {
+            return self.stopped(observer);
+        }
 
         self.progress.began = Instant::now();
         let mut order = (usize::MAX, vec![]); // (epoch, its permutation)
-        while self.progress.step < plan.total_steps {
+        loop {
+            if self.progress.evaluation_due && !self.evaluate(EvalPhase::During, observer)? {
+                return self.stopped(observer);
+            }
+            self.save_if_due(&plan, observer)?;
+            if self.progress.step >= plan.total_steps || self.patience_is_over() {
+                break;
+            }
             let epoch = plan.epoch_of(self.progress.step);
             if order.0 != epoch {
                 order = (epoch, plan.order(epoch));
             }
             let samples = plan.samples(self.progress.step, &order.1);
-            let done = self.step(&samples, schedule.lr(self.progress.step))?;
+            let Some(done) = self.step(&samples, schedule.lr(self.progress.step))? else {
+                return self.stopped(observer);
+            };
             let (grad_norm, lr) = (done.grad_norm, done.lr);
             observer.on_event(&Event::Step(done))?;
             if self.progress.step.is_multiple_of(self.logging_steps) {
                 let logged = self.progress.logged(&plan, grad_norm, lr, self.count_input_tokens);
-                observer.on_event(&Event::Logged(logged))?;
+                self.tell(Event::Logged(logged), observer)?;
             }
-            if self.evaluation_is_due(&samples, self.progress.step == plan.total_steps) {
-                self.evaluate(EvalPhase::During, observer)?;
-            }
+            self.progress.evaluation_due = self.evaluation_is_due(&samples, self.progress.step == plan.total_steps);
         }
-        observer.on_event(&Event::Finished(self.finished(&plan)))
+        if let Some(saver) = &mut self.saver {
+            saver.wait(observer)?;
+        }
+        self.load_best()?;
+        observer.on_event(&Event::Finished(self.finished(&plan)))?;
+        Ok(Ended::Complete)
     }
 
-    /// The held-out loss of the trained parameters, where there are held-out rows.
-    pub fn evaluate_final(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    /// The held-out loss of the trained parameters, where there are held-out rows. `false`: stopped.
+    pub fn evaluate_final(&mut self, observer: &mut dyn Observer) -> Result<bool> {
         self.evaluate(EvalPhase::Final, observer)
+    }
+
+    /// Goes on where `restored` was taken.
+    pub fn resume(&mut self, restored: &Restored) -> Result<()> {
+        restored.restore(&mut self.params, &mut self.optim)?;
+        let state = &restored.state;
+        self.progress = Progress {
+            seconds: state.seconds,
+            began: Instant::now(),
+            step: state.step,
+            epoch: state.epoch,
+            window_loss: state.window_loss,
+            window_steps: state.window_steps,
+            total_loss: state.total_loss,
+            input_tokens: state.input_tokens,
+            fed_tokens: state.fed_tokens,
+            evaluated: None,
+            evaluation_due: state.evaluation_due,
+            best: state.best,
+            evaluations_since_best: state.evaluations_since_best,
+            history: state.history.clone(),
+        };
+        Ok(())
+    }
+
+    /// Tells `observer`, and keeps the event for reports that a later process draws.
+    fn tell(&mut self, event: Event, observer: &mut dyn Observer) -> Result<()> {
+        observer.on_event(&event)?;
+        self.progress.history.push(event);
+        Ok(())
+    }
+
+    /// The end that `stop` asked for: the last completed step goes to the disk, unless it is there.
+    fn stopped(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
+        let saved = self.saver.as_ref().and_then(Saver::last);
+        if self.progress.step > 0 && saved != Some(self.progress.step) {
+            self.save(observer)?;
+        }
+        if let Some(saver) = &mut self.saver {
+            saver.wait(observer)?;
+        }
+        Ok(Ended::Stopped)
+    }
+
+    fn save_if_due(&mut self, plan: &StepPlan, observer: &mut dyn Observer) -> Result<()> {
+        let step = self.progress.step;
+        let Some(saver) = &mut self.saver else { return Ok(()) };
+        saver.poll(observer)?;
+        let ends_epoch = step.is_multiple_of(plan.steps_per_epoch);
+        if step > 0 && saver.last() != Some(step) && saver.is_due(step, ends_epoch, step == plan.total_steps) {
+            self.save(observer)?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let state = self.state();
+        let Some(saver) = &mut self.saver else { return Ok(()) };
+        let optim = (!saver.only_model).then_some(&self.optim);
+        let snapshot = Snapshot::take(&self.params, optim, &saver.lora, &saver.base_model, state)?;
+        saver.save(snapshot, self.progress.best.map(|best| best.step), observer)
+    }
+
+    fn state(&self) -> State {
+        let p = &self.progress;
+        State {
+            format: FORMAT,
+            step: p.step,
+            epoch: p.epoch,
+            optimizer_steps: self.optim.steps,
+            window_loss: p.window_loss,
+            window_steps: p.window_steps,
+            total_loss: p.total_loss,
+            input_tokens: p.input_tokens,
+            fed_tokens: p.fed_tokens,
+            seconds: p.elapsed(),
+            evaluation_due: p.evaluation_due,
+            best: p.best,
+            evaluations_since_best: p.evaluations_since_best,
+            history: p.history.clone(),
+            identity: self.saver.as_ref().map(|saver| saver.identity.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Keeps the better of the best evaluation and this one.
+    fn compare(&mut self, metric: f64) {
+        let better = |best: f64| if self.choice.greater_is_better { metric > best } else { metric < best };
+        if self.progress.best.is_none_or(|best| better(best.metric)) {
+            self.progress.best = Some(Best { step: self.progress.step, metric });
+            self.progress.evaluations_since_best = 0;
+        } else {
+            self.progress.evaluations_since_best += 1;
+        }
+    }
+
+    fn patience_is_over(&self) -> bool {
+        self.choice.patience.is_some_and(|patience| self.progress.evaluations_since_best >= patience)
+    }
+
+    /// `load_best_model_at_end`
+    fn load_best(&mut self) -> Result<()> {
+        let (Some(best), Some(saver)) = (self.progress.best, &self.saver) else { return Ok(()) };
+        if !self.choice.load_best || best.step == self.progress.step {
+            return Ok(());
+        }
+        let path = saver.dir.join(checkpoint::folder_name(best.step));
+        let restored = checkpoint::open(&path).map_err(|err| err.at(path.display()))?;
+        let mut optim = self.optim.clone(); // its moments are those of the last step; only the parameters go back
+        restored.restore(&mut self.params, &mut optim)?;
+        self.progress.evaluated = None;
+        Ok(())
     }
 
     fn schedule(&self, plan: &StepPlan) -> Schedule {
@@ -132,7 +295,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Gradient, check, clip, update.
-    fn step(&mut self, samples: &StepSamples, lr: f64) -> Result<Step> {
+    fn step(&mut self, samples: &StepSamples, lr: f64) -> Result<Option<Step>> {
         let began = Instant::now();
         let train = self.train;
         let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
@@ -140,7 +303,8 @@ impl<'a> Trainer<'a> {
             p: self.lora_dropout,
             key: Key::new(self.config.seed, "dropout").with(self.progress.step as u64),
         });
-        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout)?;
+        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout, self.stop)?;
+        let Some(gradient) = gradient else { return Ok(None) };
         self.refuse_non_finite(&gradient, &rows)?;
         let factor = clip::factor(gradient.grad_norm, self.config.max_grad_norm);
         let updated = self.optim.step(self.params.flat(), &gradient.flat, lr, factor)?;
@@ -148,7 +312,7 @@ impl<'a> Trainer<'a> {
 
         let tokens: usize = rows.iter().map(|(_, e)| e.input_ids.len()).sum();
         self.progress.advance(samples, gradient.loss, tokens, padded_tokens(samples, train));
-        Ok(Step {
+        Ok(Some(Step {
             step: self.progress.step,
             epoch: samples.epoch,
             loss: gradient.loss,
@@ -157,7 +321,7 @@ impl<'a> Trainer<'a> {
             samples: rows.len(),
             tokens,
             seconds: began.elapsed().as_secs_f64(),
-        })
+        }))
     }
 
     /// A loss that is not finite ends the run before it can reach the parameters.
@@ -191,9 +355,10 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn evaluate(&mut self, when: EvalPhase, observer: &mut dyn Observer) -> Result<()> {
+    /// `false`: stopped before the end.
+    fn evaluate(&mut self, when: EvalPhase, observer: &mut dyn Observer) -> Result<bool> {
         if self.eval.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let step = self.progress.step;
         let (held_out, runtime) = match self.progress.evaluated {
@@ -201,13 +366,15 @@ impl<'a> Trainer<'a> {
             Some((at, held_out, runtime)) if at == step => (held_out, runtime),
             _ => {
                 let (began, batch_size) = (Instant::now(), self.config.per_device_eval_batch_size);
-                let held_out = validate::evaluate(self.model, &self.params, self.eval, batch_size, self.cut)?;
+                let held_out =
+                    validate::evaluate(self.model, &self.params, self.eval, batch_size, self.cut, self.stop)?;
+                let Some(held_out) = held_out else { return Ok(false) };
                 (held_out, began.elapsed().as_secs_f64())
             }
         };
         self.progress.evaluated = Some((step, held_out, runtime));
         let progress = &self.progress;
-        observer.on_event(&Event::Evaluated(Evaluated {
+        let evaluated = Evaluated {
             step: progress.step,
             total_steps: self.plan().total_steps,
             epoch: progress.epoch,
@@ -216,10 +383,16 @@ impl<'a> Trainer<'a> {
             samples: self.eval.len(),
             batches: held_out.batches,
             runtime,
-            elapsed: progress.began.elapsed().as_secs_f64(),
+            elapsed: progress.elapsed(),
             when,
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
-        }))
+        };
+        if when == EvalPhase::During {
+            self.progress.evaluation_due = false;
+            self.compare(held_out.loss);
+        }
+        self.tell(Event::Evaluated(evaluated), observer)?;
+        Ok(true)
     }
 
     fn finished(&self, plan: &StepPlan) -> Finished {
@@ -232,7 +405,7 @@ impl<'a> Trainer<'a> {
             total_steps: plan.total_steps,
             epoch: progress.epoch,
             train_loss: progress.total_loss / progress.step.max(1) as f64,
-            runtime: progress.began.elapsed().as_secs_f64(),
+            runtime: progress.elapsed(),
             samples_seen: match self.config.max_steps {
                 Some(steps) => (steps * plan.samples_per_step()) as f64,
                 None => self.train.len() as f64 * self.config.num_train_epochs,
@@ -260,6 +433,7 @@ impl Default for Progress {
     /// Nothing done yet; the clock runs from now.
     fn default() -> Self {
         Self {
+            seconds: 0.0,
             began: Instant::now(),
             step: 0,
             epoch: 0.0,
@@ -269,11 +443,20 @@ impl Default for Progress {
             input_tokens: 0,
             fed_tokens: 0,
             evaluated: None,
+            evaluation_due: false,
+            best: None,
+            evaluations_since_best: 0,
+            history: vec![],
         }
     }
 }
 
 impl Progress {
+    /// Seconds of training, those of earlier processes included.
+    fn elapsed(&self) -> f64 {
+        self.seconds + self.began.elapsed().as_secs_f64()
+    }
+
     fn advance(&mut self, samples: &StepSamples, loss: f64, tokens: usize, padded: u64) {
         self.step += 1;
         self.epoch = samples.epoch;
@@ -295,7 +478,7 @@ impl Progress {
             grad_norm,
             lr,
             num_input_tokens_seen: count_tokens.then_some(self.input_tokens),
-            elapsed: self.began.elapsed().as_secs_f64(),
+            elapsed: self.elapsed(),
         }
     }
 }

@@ -60,7 +60,8 @@ impl Cut {
 /// Forward and backward over all samples of a step.
 ///
 /// Every micro-batch adds Σ nll / N with N the labels of the whole step, so the cut changes no result. N counts a label
-/// at position 0 although nothing predicts it, as the Hugging Face trainer does.
+/// at position 0 although nothing predicts it, as the Hugging Face trainer does. `None`: `stop` said so between two
+/// micro-batches.
 #[expect(clippy::disallowed_methods, reason = "the step's one look at the loss, after all its micro-batches")]
 pub fn gradient(
     model: &Qwen3,
@@ -68,7 +69,8 @@ pub fn gradient(
     samples: &[(usize, &Example)],
     cut: Cut,
     dropout: Option<DropoutPlan>,
-) -> Result<StepGradient> {
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<StepGradient>> {
     let labels: usize = samples.iter().map(|(_, e)| e.label_count()).sum();
     let supervised: Vec<(usize, &Example)> = samples.iter().copied().filter(|(_, e)| e.is_trainable()).collect();
     if supervised.is_empty() {
@@ -79,15 +81,18 @@ pub fn gradient(
     let mut grads = Grads::new(params);
     let mut losses = Vec::new();
     for batch in cut.batches(&supervised) {
+        if stop() {
+            return Ok(None);
+        }
         losses.push(model.train(&batch?.0, params, &mut grads, 1.0 / labels as f64, dropout)?);
     }
     let losses: Vec<f32> = Tensor::cat(&losses, 0)?.to_vec1()?;
     let flat = grads.flat(params)?;
-    Ok(StepGradient {
+    Ok(Some(StepGradient {
         loss: losses.into_iter().map(f64::from).sum::<f64>() / labels as f64,
         grad_norm: clip::grad_norm(&flat)?,
         flat,
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub struct HeldOut {
     pub batches: usize,
 }
 
-/// Evaluates `examples`; `batch_size` decides LlamaFactory's average, `cut` how many rows go through at once.
+/// Evaluates `examples`; `batch_size` decides LlamaFactory's average, `cut` how many rows go through at once. `None`: `stop` said so.
 #[expect(clippy::disallowed_methods, reason = "no step to hold up")]
 pub fn evaluate(
     model: &Qwen3,
@@ -26,10 +26,14 @@ pub fn evaluate(
     examples: &[Example],
     batch_size: usize,
     cut: Cut,
-) -> Result<HeldOut> {
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<HeldOut>> {
     let mut sums = vec![(0f64, 0usize); examples.len()]; // (Σ nll, labels) of every sample
     let supervised: Vec<(usize, &Example)> = examples.iter().enumerate().filter(|(_, e)| e.is_trainable()).collect();
     for packed in cut.batches(&supervised) {
+        if stop() {
+            return Ok(None);
+        }
         let (batch, micro) = packed?;
         let losses: Vec<f32> = model.nll(&batch, params)?.to_vec1()?;
         let mut losses = losses.into_iter();
@@ -41,9 +45,9 @@ pub fn evaluate(
     let total = |part: &[(f64, usize)]| part.iter().fold((0.0, 0), |(nll, n), s| (nll + s.0, n + s.1));
     let mean = |(nll, labels): (f64, usize)| nll / labels as f64;
     let by_batch: f64 = sums.chunks(batch_size).map(|batch| mean(total(batch)) * batch.len() as f64).sum();
-    Ok(HeldOut {
+    Ok(Some(HeldOut {
         loss: by_batch / examples.len() as f64,
         loss_per_token: mean(total(&sums)),
         batches: examples.len().div_ceil(batch_size),
-    })
+    }))
 }

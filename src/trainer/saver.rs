@@ -1,0 +1,117 @@
+//! When checkpoints are due, and the thread that writes them while training goes on.
+
+use super::{
+    checkpoint::{self, Snapshot},
+    event::{Event, Observer, SaveFailed, Saved},
+};
+use crate::{
+    config::{LoraConfig, SaveStrategy},
+    error::{Error, Result},
+};
+use serde_json::Value;
+use std::{path::PathBuf, thread::JoinHandle};
+
+/// Saves that may fail in a row before the run stops.
+const FAILURES: usize = 3;
+
+/// Writes the checkpoints of a run.
+pub struct Saver {
+    /// When.
+    pub strategy: SaveStrategy,
+    /// Steps between two checkpoints.
+    pub steps: usize,
+    /// How many stay; 1 is honoured as 2.
+    pub limit: Option<usize>,
+    /// Leave out what a continuation needs.
+    pub only_model: bool,
+    /// The run's output directory.
+    pub dir: PathBuf,
+    /// For the adapter's configuration.
+    pub lora: LoraConfig,
+    /// As the recipe names it.
+    pub base_model: String,
+    /// What a continuation must find unchanged.
+    pub identity: Value,
+    writing: Option<(usize, JoinHandle<Result<PathBuf>>)>,
+    failures: usize,
+    last: Option<usize>,
+}
+
+impl Saver {
+    /// Nothing is written yet. `last`: the step of the checkpoint this run continues, if any.
+    #[expect(clippy::too_many_arguments, reason = "the recipe's save keys, and what goes into a checkpoint")]
+    pub fn new(
+        strategy: SaveStrategy,
+        steps: usize,
+        limit: Option<usize>,
+        only_model: bool,
+        dir: PathBuf,
+        lora: LoraConfig,
+        base_model: String,
+        identity: Value,
+        last: Option<usize>,
+    ) -> Self {
+        Self { strategy, steps, limit, only_model, dir, lora, base_model, identity, writing: None, failures: 0, last }
+    }
+
+    /// Whether a checkpoint is due after `step`.
+    pub fn is_due(&self, step: usize, ends_epoch: bool, last_step: bool) -> bool {
+        match self.strategy {
+            SaveStrategy::No => false,
+            SaveStrategy::Steps => step.is_multiple_of(self.steps) || last_step,
+            SaveStrategy::Epoch => ends_epoch || last_step,
+        }
+    }
+
+    /// The step of the newest checkpoint taken.
+    pub fn last(&self) -> Option<usize> {
+        self.last
+    }
+
+    /// Hands `snapshot` to the writing thread, after the one before it is done.
+    pub fn save(&mut self, snapshot: Snapshot, best: Option<usize>, observer: &mut dyn Observer) -> Result<()> {
+        self.wait(observer)?;
+        let (step, dir, limit) = (snapshot.step(), self.dir.clone(), self.limit);
+        let write = move || {
+            let path = snapshot.write(&dir)?;
+            checkpoint::prune(&dir, limit, best)?;
+            Ok(path)
+        };
+        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(write);
+        let thread = thread.map_err(|err| Error::run(format!("cannot start the thread that saves: {err}")))?;
+        self.writing = Some((step, thread));
+        self.last = Some(step);
+        Ok(())
+    }
+
+    /// Tells about a save that has ended meanwhile; does not wait.
+    pub fn poll(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        match &self.writing {
+            Some((_, thread)) if thread.is_finished() => self.wait(observer),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the save under way and tells how it ended. Three failures in a row are an error.
+    pub fn wait(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let Some((step, thread)) = self.writing.take() else { return Ok(()) };
+        let written = thread.join().unwrap_or_else(|_| Err(Error::run("internal error: the saving thread panicked")));
+        match written {
+            Ok(path) => {
+                self.failures = 0;
+                observer.on_event(&Event::Saved(Saved { step, path }))
+            }
+            Err(err) => {
+                self.failures += 1;
+                self.last = None;
+                observer.on_event(&Event::SaveFailed(SaveFailed { step, reason: err.to_string() }))?;
+                if self.failures < FAILURES {
+                    return Ok(());
+                }
+                Err(Error::run(format!("{FAILURES} checkpoints in a row could not be saved; the last: {err}"))
+                    .hint("make room or repair the output directory, then run the same command again")
+                    .hint_zh("请腾出空间或修复输出目录，然后再次运行同一命令"))
+            }
+        }
+    }
+}

@@ -102,7 +102,8 @@ fn run(options: &Options) {
     for (i, batch) in examples.chunks_exact(options.batch).enumerate() {
         let batch: Vec<(usize, &Example)> = batch.iter().enumerate().collect();
         let began = Instant::now();
-        let gradient = step::gradient(&model, &params, &batch, cut, None, &|| false).expect("a gradient").expect("not stopped");
+        let gradient =
+            step::gradient(&model, &params, &batch, cut, None, &|| false).expect("a gradient").expect("not stopped");
         let factor = clip::factor(gradient.grad_norm, 1.0);
         let updated = optim.step(params.flat(), &gradient.flat, 1e-4, factor).expect("an update");
         params.set(updated).expect("parameters");
@@ -167,8 +168,7 @@ fn random_weight(name: &str, shape: &[usize], dtype: DType) -> couplet_train::er
     let n: usize = shape.iter().product();
     let norm = shape.len() == 1;
     // Uniform with the standard deviation 0.02 of Qwen3's initialiser.
-    let values: Vec<f32> =
-        (0..n as u64).map(|i| if norm { 1.0 } else { (key.uniform(i) - 0.5) * 0.069_282 }).collect();
+    let values: Vec<f32> = (0..n as u64).map(|i| if norm { 1.0 } else { (key.uniform(i) - 0.5) * 0.069_282 }).collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
 }
 

@@ -146,7 +146,10 @@ impl Snapshot {
             let tensors = self.slots.iter().map(|slot| (slot, &self.params[slot.range()]));
             let mut files = vec![
                 fs::write_file_synced(&temp.join(peft::WEIGHTS), &peft::weights_bytes(tensors)?)?,
-                fs::write_file_synced(&temp.join(peft::CONFIG), peft::config_text(&self.lora, &self.base_model).as_bytes())?,
+                fs::write_file_synced(
+                    &temp.join(peft::CONFIG),
+                    peft::config_text(&self.lora, &self.base_model).as_bytes(),
+                )?,
             ];
             if let Some([m, v]) = &self.moments {
                 files.push(fs::write_file_synced(&temp.join(OPTIMIZER), &moments_bytes(m, v)?)?);
@@ -165,7 +168,10 @@ impl Snapshot {
 fn refuse_non_finite(what: &str, values: &[f32], slots: &[Slot]) -> Result<()> {
     match slots.iter().find(|slot| !values[slot.range()].iter().all(|x| x.is_finite())) {
         None => Ok(()),
-        Some(slot) => Err(Error::run(format!("the {what} {} is not finite; nothing is saved over the last good checkpoint", slot.name))),
+        Some(slot) => Err(Error::run(format!(
+            "the {what} {} is not finite; nothing is saved over the last good checkpoint",
+            slot.name
+        ))),
     }
 }
 
@@ -289,7 +295,9 @@ impl Restored {
         let mut flat = Vec::with_capacity(params.len());
         for (_, slot) in params.slots() {
             let values = self.adapter.get(&peft::file_name(slot)).filter(|v| v.len() == slot.range().len());
-            flat.extend(values.ok_or_else(|| Error::input(format!("{}: {} does not fit", self.path.display(), slot.name)))?);
+            flat.extend(
+                values.ok_or_else(|| Error::input(format!("{}: {} does not fit", self.path.display(), slot.name)))?,
+            );
         }
         let device = params.flat().device().clone();
         let n = flat.len();

@@ -40,10 +40,15 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
     // 1. Everything that can be wrong with the input, cheapest first.
     let env = HubEnv::read(|name| std::env::var(name).ok());
     let m = &recipe.model;
-    let model_dir =
-        hub::resolve(&m.model_name_or_path, &m.model_revision, m.cache_dir.as_deref(), &env, &mut |p: hub::Progress| {
+    let model_dir = hub::resolve(
+        &m.model_name_or_path,
+        &m.model_revision,
+        m.cache_dir.as_deref(),
+        &env,
+        &mut |p: hub::Progress| {
             console.download(p.file, p.done, p.total);
-        })?;
+        },
+    )?;
     let model_config = Qwen3Config::load(&model_dir)?;
     let tokenizer = Tokenizer::load(&model_dir)?;
     let existing = m.adapter_name_or_path.as_deref().map(peft::Existing::open).transpose()?;

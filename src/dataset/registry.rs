@@ -105,6 +105,8 @@ pub struct Entry {
 }
 
 /// Looks `names` up in `dir/dataset_info.json`, in their order.
+///
+/// Errors: no registry; a name that is not in it (the nearest are listed); an entry of a kind that is not read.
 pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     if dir.to_str().is_some_and(|dir| dir == "ONLINE" || dir.starts_with("REMOTE:")) {
         let error = Error::input(format!("dataset_dir = \"{}\" (data sets of a hub) is not supported", dir.display()));

@@ -37,7 +37,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         return Ok(());
     }
 
-    // 1. Everything that can be wrong with the input, cheapest first.
+    // 1. Everything that can be wrong with the input, cheapest first: a name is looked up before gigabytes are fetched.
+    let names = [recipe.data.dataset.as_slice(), recipe.data.eval_dataset.as_slice()].concat();
+    dataset::registry::look_up(&recipe.data.dataset_dir, &names)?;
     let env = HubEnv::read(|name| std::env::var(name).ok());
     let m = &recipe.model;
     let model_dir =

@@ -13,13 +13,13 @@
 //! template: qwen3
 //! enable_thinking: false
 //! output_dir: saves/qwen3-14b
-//! report_to: none
+//! preprocessing_num_workers: 16
 //! ";
 //! let overrides = ["learning_rate=2e-4".to_owned()];
 //! let loaded = config::from_str(yaml, Format::Yaml, "train.yaml".as_ref(), &overrides)?;
 //! assert_eq!(loaded.recipe.train.learning_rate, 2e-4);
 //! assert_eq!(loaded.recipe.lora.lora_target, Projection::ALL);
-//! assert_eq!(loaded.notices[0].en, "ignored: report_to");
+//! assert_eq!(loaded.notices[0].en, "ignored: preprocessing_num_workers");
 //! # Ok::<(), couplet_train::error::Error>(())
 //! ```
 //!

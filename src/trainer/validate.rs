@@ -18,7 +18,8 @@ pub struct HeldOut {
     pub batches: usize,
 }
 
-/// Evaluates `examples`; `batch_size` decides LlamaFactory's average, `cut` how many rows go through at once.
+/// Evaluates `examples`, which must not be empty; `batch_size` decides LlamaFactory's average, `cut` how many rows go
+/// through at once.
 #[expect(clippy::disallowed_methods, reason = "no step to hold up")]
 pub fn evaluate(
     model: &Qwen3,

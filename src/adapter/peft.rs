@@ -116,9 +116,11 @@ impl Existing {
         let known: Vec<String> = slots.map(file_name).collect();
         match self.checkpoint.names().find(|name| !known.iter().any(|k| k == name)) {
             None => Ok(()),
-            Some(name) => Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))
-                .hint("was it trained on another base model, or on other modules than its config says?")
-                .hint_zh("它是否在另一个基座模型上训练，或与其配置的模块不符？")),
+            Some(name) => {
+                Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))
+                    .hint("was it trained on another base model, or on other modules than its config says?")
+                    .hint_zh("它是否在另一个基座模型上训练，或与其配置的模块不符？"))
+            }
         }
     }
 }

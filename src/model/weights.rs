@@ -150,9 +150,12 @@ fn read_header(path: &Path, tensors: &mut BTreeMap<String, Place>) -> Result<()>
             safetensors::Dtype::BF16 => DType::BF16,
             safetensors::Dtype::F16 => DType::F16,
             other => {
-                return Err(Error::file(path, format!("tensor {name} has dtype {other:?}; the checkpoint is quantised"))
-                    .hint("LoRA needs the original weights in f32, bf16 or f16")
-                    .hint_zh("LoRA 需要 f32、bf16 或 f16 的原始权重"));
+                return Err(Error::file(
+                    path,
+                    format!("tensor {name} has dtype {other:?}; the checkpoint is quantised"),
+                )
+                .hint("LoRA needs the original weights in f32, bf16 or f16")
+                .hint_zh("LoRA 需要 f32、bf16 或 f16 的原始权重"));
             }
         };
         let (start, end) = info.data_offsets;

@@ -173,7 +173,8 @@ impl<'a> Trainer<'a> {
             format!("{name} row {}", e.origin.row)
         };
         let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| place(e)).collect();
-        let more = if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
+        let more =
+            if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
         Err(Error::run(format!(
             "step {}: loss {} and gradient norm {} are not finite; rows of this step: {}{more}",
             self.progress.step + 1,

@@ -8,7 +8,11 @@ use couplet_train::{
     dataset::{Example, IGNORE, Origin},
     model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config},
     testing::{devices, train_config},
-    trainer::{Progress, Trainer, event::{Event, Observer, Step}, step::Cut},
+    trainer::{
+        Progress, Trainer,
+        event::{Event, Observer, Step},
+        step::Cut,
+    },
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -186,7 +190,11 @@ fn the_first_step_agrees_label_by_label_and_tensor_by_tensor() {
         let (tight, loose) = if case.dtype() == DType::BF16 { (4e-2, 3e-2) } else { (2e-5, 1e-5) };
 
         let recorded = case.trajectory["steps"][0]["first_micro_batch_nll"].as_array().expect("nll");
-        let want: Vec<f64> = recorded.iter().flat_map(|row| row.as_array().expect("a row")).map(|x| x.as_f64().expect("a loss")).collect();
+        let want: Vec<f64> = recorded
+            .iter()
+            .flat_map(|row| row.as_array().expect("a row"))
+            .map(|x| x.as_f64().expect("a loss"))
+            .collect();
         let got = values(&model.nll(&pack(&first[..micro]), &params).expect("losses"));
         assert_eq!(got.len(), want.len(), "{name}: labels of the first micro-batch");
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {

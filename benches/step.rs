@@ -62,6 +62,7 @@ impl Options {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "the result")]
 fn run(options: &Options) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let lora = LoraConfig {

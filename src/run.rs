@@ -137,7 +137,7 @@ impl Receipt {
         Ok(receipt)
     }
 
-    /// Marks the run as complete and adds `facts`: what was measured and what came out.
+    /// Marks the run as complete and adds `facts`, an object: what was measured and what came out.
     pub fn complete(mut self, facts: Value) -> Result<()> {
         self.fields.insert("status".into(), json!("complete"));
         if let Value::Object(facts) = facts {

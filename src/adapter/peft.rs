@@ -97,6 +97,8 @@ pub struct Existing {
 
 impl Existing {
     /// Opens `dir`. Kinds of adapter that this engine would compute wrongly are refused by name.
+    ///
+    /// Errors: a file of the adapter is missing or damaged; it is not plain LoRA on the seven projections.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
         let text = std::fs::read_to_string(&path).map_err(|err| {
@@ -110,7 +112,7 @@ impl Existing {
         Ok(Self { checkpoint: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora })
     }
 
-    /// The stored values of `slot`, row-major.
+    /// The stored values of `slot`, row-major. Errors: no such tensor, or another shape.
     #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
     pub fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
         let shape = [slot.shape.0, slot.shape.1];

@@ -32,7 +32,7 @@ struct Place {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `dir`.
+    /// Opens the checkpoint in `dir`. Errors: no weights, a missing shard, a damaged header.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for shard in shards(dir)? {
@@ -58,7 +58,7 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// The tensor `name`, converted to `dtype` on `device`. Its shape must be `shape`.
+    /// The tensor `name`, converted to `dtype` on `device`. Errors: it is missing, or its shape is not `shape`.
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let place = self.tensors.get(name).ok_or_else(|| {
             Error::file(&self.dir, format!("tensor {name} is missing"))

@@ -56,7 +56,10 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
         ),
     );
     for file in &facts.data.files {
-        let mut text = format!("{}: {} of {} rows kept", file.name, thousands(file.kept), thousands(file.rows));
+        let mut text = format!("{}: {} rows", file.name, thousands(file.kept));
+        if file.read < file.rows {
+            text += &format!(" (the first {} of {}: max_samples)", thousands(file.read), thousands(file.rows));
+        }
         for (count, what) in [(file.dropped, "dropped"), (file.truncated, "truncated"), (file.empty_responses, "empty")]
         {
             if count > 0 {

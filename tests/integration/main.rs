@@ -2,8 +2,11 @@
 
 /// The import table of the house.
 mod architecture;
+
 /// Ids, labels and row order against LlamaFactory's own.
 mod dataset;
+/// A whole LlamaFactory run, repeated by the binary.
+mod lf_run;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.
 mod logits;
 /// Loss, gradients and trained adapters against recorded PyTorch runs.

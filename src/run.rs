@@ -89,10 +89,16 @@ fn read_receipt(path: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }
 
-/// Keys that make it another run; where it is written and whether it overwrites do not.
+/// Keys that make it another run. Where it is written and whether it overwrites do not; nor does the shape of the LoRA
+/// where an adapter is continued, which has its own and keeps it.
 fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
+    let shape = ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora"];
+    let continued = recipe.model.adapter_name_or_path.is_some();
     let mut diff = recipe.diff(&receipt["config"]);
-    diff.retain(|d| !["overwrite_output_dir", "output_dir"].contains(&d.key.as_str()));
+    diff.retain(|d| {
+        let key = d.key.as_str();
+        !["overwrite_output_dir", "output_dir"].contains(&key) && !(continued && shape.contains(&key))
+    });
     diff
 }
 

@@ -82,7 +82,9 @@ fn refuse_existing(
         _ if file.exists() => Error::file(file, "exists already"),
         _ => return Ok(()),
     };
-    Err(error.hint("choose another name, or allow it to be overwritten").hint_zh("请换一个名称，或允许覆盖"))
+    Err(error
+        .hint("choose another name (--name), or replace it (--overwrite)")
+        .hint_zh("请换一个名称（--name），或覆盖它（--overwrite）"))
 }
 
 fn couplets<'a>(text: &'a str, path: &Path) -> Result<Vec<(&'a str, &'a str)>> {

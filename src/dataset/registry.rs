@@ -237,7 +237,7 @@ fn slips(name: &str, entry: &Map<String, Value>) -> Vec<Warning> {
 }
 
 fn missing(dir: &Path) -> Error {
-    let command = format!("couplet-train data prepare PAIRS.txt --output-dir {} --name NAME", dir.display());
+    let command = format!("couplet-train data prepare PAIRS.txt --output {} --name NAME", dir.display());
     Error::file(&dir.join(FILE), "does not exist")
         .hint(format!("dataset_dir is the folder that holds it; from lines of two sides it is made by\n  {command}"))
         .hint_zh(format!("dataset_dir 应为其所在目录；若数据为每行“上联 下联”的文本，可用以下命令生成：\n  {command}"))

@@ -2,6 +2,8 @@
 
 /// The import table of the house.
 mod architecture;
+/// What the binary does on the command line.
+mod cli;
 
 /// Ids, labels and row order against LlamaFactory's own.
 mod dataset;

@@ -58,9 +58,11 @@ pub fn inspect(recipe: &Recipe) -> Result<Start> {
     match (results, read_receipt(&receipt)) {
         (None, _) => Ok(Start::Fresh),
         (Some(_), _) if overwrite => Ok(Start::Replace { unfinished: false }),
-        (Some(found), None) => Err(Error::file(dir, format!("holds another program's results ({})", found.file_name().display()))
-            .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
-            .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖")),
+        (Some(found), None) => {
+            Err(Error::file(dir, format!("holds another program's results ({})", found.file_name().display()))
+                .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
+                .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖"))
+        }
         (Some(_), Some(old)) => match differences(recipe, &old) {
             diff if !diff.is_empty() => Err(another_run(dir, &diff)),
             _ if old["status"] == "complete" => Ok(Start::AlreadyComplete),
@@ -131,7 +133,7 @@ impl Receipt {
         Ok(receipt)
     }
 
-    /// Marks the run as complete and adds `facts`: what was measured and what came out.
+    /// Marks the run as complete and adds `facts`, an object: what was measured and what came out.
     pub fn complete(mut self, facts: Value) -> Result<()> {
         self.fields.insert("status".into(), json!("complete"));
         if let Value::Object(facts) = facts {

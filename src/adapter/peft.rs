@@ -88,6 +88,8 @@ pub struct Existing {
 
 impl Existing {
     /// Opens `dir`. Kinds of adapter that this engine would compute wrongly are refused by name.
+    ///
+    /// Errors: a file of the adapter is missing or damaged; it is not plain LoRA on the seven projections.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
         let text = std::fs::read_to_string(&path).map_err(|err| {
@@ -101,7 +103,7 @@ impl Existing {
         Ok(Self { checkpoint: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora })
     }
 
-    /// The stored values of `slot`, row-major.
+    /// The stored values of `slot`, row-major. Errors: no such tensor, or another shape.
     #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
     pub fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
         let shape = [slot.shape.0, slot.shape.1];
@@ -114,9 +116,11 @@ impl Existing {
         let known: Vec<String> = slots.map(file_name).collect();
         match self.checkpoint.names().find(|name| !known.iter().any(|k| k == name)) {
             None => Ok(()),
-            Some(name) => Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))
-                .hint("was it trained on another base model, or on other modules than its config says?")
-                .hint_zh("它是否在另一个基座模型上训练，或与其配置的模块不符？")),
+            Some(name) => {
+                Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))
+                    .hint("was it trained on another base model, or on other modules than its config says?")
+                    .hint_zh("它是否在另一个基座模型上训练，或与其配置的模块不符？"))
+            }
         }
     }
 }

@@ -29,8 +29,8 @@ pub struct Splits {
 /// Reads, splits and tokenises the data of a recipe.
 ///
 /// In LlamaFactory's order: the first `max_samples` rows of every data set, joined as listed; then the validation split
-/// by `seed`; then tokens. Rows too long are refused, dropped or cut as `over_length` says; rows with nothing to learn
-/// are dropped. Fails when there is nothing left to train (or, with `eval_dataset` alone, to evaluate).
+/// by `seed`; then tokens. Rows too long are refused, dropped or cut as `over_length` says. A row whose answer was cut
+/// away whole stays, as in LlamaFactory: it teaches nothing but counts as a sample. Fails when there is nothing left to train (or, with `eval_dataset` alone, to evaluate).
 pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Splits> {
     tokenizer.check_template(data.template)?;
     let mut reader = Reader::default();
@@ -50,7 +50,8 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     }
     let train = keep(train, data, &mut files);
     let eval = keep(eval, data, &mut files);
-    refuse_empty(data, train.is_empty(), eval.is_empty() && !eval_rows.is_empty())?;
+    let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
+    refuse_empty(data, empty(&train), empty(&eval) && !eval_rows.is_empty())?;
     warnings.extend(warnings_of_losses(&files, over_long, &over_long_rows, data));
 
     let summary = Summary {
@@ -128,6 +129,7 @@ impl Reader {
             read: parsed.records.len(),
             kept: 0,
             dropped: 0,
+            unlabelled: 0,
             truncated: 0,
             empty_responses,
         });
@@ -184,17 +186,18 @@ fn name_rows(rows: &[OverLong], files: &[FileSummary]) -> String {
     rows.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Applies `over_length`, leaves out rows that teach nothing, and counts both.
+/// Applies `over_length` and counts what it does.
 fn keep(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec<Example> {
     let mut kept = Vec::with_capacity(rows.len());
     for row in rows {
         let file = &mut files[row.example.origin.dataset];
         let is_long = row.full_len > data.cutoff_len;
-        if is_long && data.over_length == OverLength::Drop || !row.example.is_trainable() {
+        if is_long && data.over_length == OverLength::Drop {
             file.dropped += 1;
         } else {
             file.kept += 1;
             file.truncated += usize::from(is_long);
+            file.unlabelled += usize::from(!row.example.is_trainable());
             kept.push(row.example);
         }
     }
@@ -232,13 +235,11 @@ fn warnings_of_losses(files: &[FileSummary], over_long: usize, named: &[OverLong
             zh: format!("超过 cutoff_len = {cutoff} 的行，{verb_zh}：{over_long}，前几行：{rows}"),
         });
     }
-    let dropped: usize = files.iter().map(|file| file.dropped).sum();
-    let for_length = if data.over_length == OverLength::Drop { over_long } else { 0 };
-    if dropped > for_length {
-        let count = dropped - for_length;
+    let unlabelled: usize = files.iter().map(|file| file.unlabelled).sum();
+    if unlabelled > 0 {
         warnings.push(Warning {
-            en: format!("rows with no token to learn, left out: {count}"),
-            zh: format!("没有可学 token 的行，已略去：{count}"),
+            en: format!("rows whose answer was cut away whole, counted but teaching nothing: {unlabelled}"),
+            zh: format!("答案被整段截去的行，计入样本但无可学内容：{unlabelled}"),
         });
     }
     warnings

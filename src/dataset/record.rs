@@ -39,6 +39,8 @@ pub struct Parsed {
 }
 
 /// Reads the first `limit` rows of an Alpaca file; the rest is only checked to be JSON.
+///
+/// Errors name the file and the row: broken JSON, a row that is no object, a column that is missing or no text.
 pub fn read(path: &Path, columns: &Columns, limit: Option<usize>) -> Result<Parsed> {
     parse(&read_text(path)?, path, columns, limit)
 }

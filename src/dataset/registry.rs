@@ -105,6 +105,8 @@ pub struct Entry {
 }
 
 /// Looks `names` up in `dir/dataset_info.json`, in their order.
+///
+/// Errors: no registry; a name that is not in it (the nearest are listed); an entry of a kind that is not read.
 pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     if dir.to_str().is_some_and(|dir| dir == "ONLINE" || dir.starts_with("REMOTE:")) {
         let error = Error::input(format!("dataset_dir = \"{}\" (data sets of a hub) is not supported", dir.display()));
@@ -246,11 +248,17 @@ fn missing(dir: &Path) -> Error {
 fn unknown(path: &Path, name: &str, registry: &Map<String, Value>) -> Error {
     let names = nearest(name, registry.keys().map(String::as_str));
     let names = names[..names.len().min(3)].join(", ");
+    let dir = path.parent().unwrap_or(Path::new(".")).display();
+    let command = format!("couplet-train data prepare PAIRS.txt --output {dir} --name {name}");
     Error::file(path, format!("no data set named \"{name}\""))
         .hint(format!(
-            "registered (nearest first): {names}; or add an entry {{\"{name}\": {{\"file_name\": \"….json\"}}}}"
+            "registered (nearest first): {names}; or add an entry {{\"{name}\": {{\"file_name\": \"….json\"}}}}; or make \
+             it from lines of two sides:\n  {command}"
         ))
-        .hint_zh(format!("已登记的相近名称：{names}；或新增 {{\"{name}\": {{\"file_name\": \"….json\"}}}}"))
+        .hint_zh(format!(
+            "已登记的相近名称：{names}；或新增 {{\"{name}\": {{\"file_name\": \"….json\"}}}}；\
+             或由每行“上联 下联”的文本生成：\n  {command}"
+        ))
 }
 
 /// `names`, the most similar to `name` first.

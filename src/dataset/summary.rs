@@ -51,8 +51,10 @@ pub struct FileSummary {
     pub read: usize,
     /// Rows that are trained or evaluated.
     pub kept: usize,
-    /// Rows left out, too long or with nothing to learn. `read` = `kept` + `dropped`.
+    /// Rows left out as too long. `read` = `kept` + `dropped`.
     pub dropped: usize,
+    /// Kept rows without a label: their answer was cut away whole.
+    pub unlabelled: usize,
     /// Kept rows that were cut to `cutoff_len`.
     pub truncated: usize,
     /// Read rows whose response is empty.

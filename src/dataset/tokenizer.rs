@@ -24,7 +24,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `dir/tokenizer.json`.
+    /// Reads `dir/tokenizer.json`. Errors: as [`Self::from_bytes`], naming the file.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         let bytes = fs::read(&path).map_err(|err| unreadable(&path, &err))?;

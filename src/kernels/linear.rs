@@ -1,5 +1,6 @@
 //! Products with a frozen weight: `x·Wᵀ` forward, `dy·W` backward, and never a `dW`.
 
+use super::product;
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -22,12 +23,12 @@ impl FrozenWeight {
 
     /// `x` `[T, in]` → `x·Wᵀ` `[T, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.matmul(&self.w.t()?)?)
+        product(x, &self.w.t()?)
     }
 
     /// `dy` `[T, out]` → `dx = dy·W` `[T, in]`.
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        Ok(dy.matmul(&self.w)?)
+        product(dy, &self.w)
     }
 
     /// Rows `ids` of `W`, `[T, in]`: the embedding look-up. `ids`: `[T]` u32.

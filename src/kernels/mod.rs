@@ -9,21 +9,21 @@
 //! `V` vocabulary, `R` LoRA rank, `L` labelled rows.
 
 pub mod adamw;
-pub mod add;
 pub mod attention;
 mod cpu;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod linear;
+pub mod product;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
-pub use add::{add, add_product};
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
 #[cfg(feature = "cuda")]
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;
+pub use product::{add, add_product, product};

@@ -4,7 +4,7 @@ use super::params::{Grads, Layout, ParamId, Params, Slot};
 use crate::{
     config::{LoraConfig, Projection},
     error::Result,
-    kernels::{FrozenWeight, add, add_product},
+    kernels::{FrozenWeight, add, add_product, product},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -68,7 +68,7 @@ impl LoraLinear {
         let y = self.base.forward(x)?;
         let Some(adapter) = &self.adapter else { return Ok((y, None)) };
         let x = adapter.dropped(x, dropout)?;
-        let xa = (x.matmul(&params.get(adapter.a)?.t()?)? * adapter.scale)?;
+        let xa = (product(&x, &params.get(adapter.a)?.t()?)? * adapter.scale)?;
         Ok((add_product(y, &xa, &params.get(adapter.b)?.t()?)?, Some(xa)))
     }
 
@@ -91,7 +91,7 @@ impl LoraLinear {
             None => x.clone(),
             Some(mask) => (x * mask)?,
         };
-        let g = (dy.matmul(&pass.params.get(adapter.b)?)? * adapter.scale)?; // [T, r]
+        let g = (product(dy, &pass.params.get(adapter.b)?)? * adapter.scale)?; // [T, r]
         pass.grads.add(adapter.b, product_f32(dy, xa)?)?;
         pass.grads.add(adapter.a, product_f32(&g, &dropped)?)?;
         let Some(dx) = dx else { return Ok(None) };
@@ -140,7 +140,7 @@ impl Adapter {
 
 /// `aᵀ·b` in f32, so that a gradient does not depend on how the rows were cut into micro-batches.
 fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Ok(a.to_dtype(DType::F32)?.t()?.matmul(&b.to_dtype(DType::F32)?)?)
+    product(&a.to_dtype(DType::F32)?.t()?, &b.to_dtype(DType::F32)?)
 }
 
 /// PEFT's start: A uniform on ±1/√in (Kaiming uniform with a = √5), B zero, so that step 0 is exactly the base model.

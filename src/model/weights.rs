@@ -32,7 +32,7 @@ struct Place {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `dir`.
+    /// Opens the checkpoint in `dir`. Errors: no weights, a missing shard, a damaged header.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for shard in shards(dir)? {
@@ -58,7 +58,7 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// The tensor `name`, converted to `dtype` on `device`. Its shape must be `shape`.
+    /// The tensor `name`, converted to `dtype` on `device`. Errors: it is missing, or its shape is not `shape`.
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let place = self.tensors.get(name).ok_or_else(|| {
             Error::file(&self.dir, format!("tensor {name} is missing"))
@@ -150,9 +150,12 @@ fn read_header(path: &Path, tensors: &mut BTreeMap<String, Place>) -> Result<()>
             safetensors::Dtype::BF16 => DType::BF16,
             safetensors::Dtype::F16 => DType::F16,
             other => {
-                return Err(Error::file(path, format!("tensor {name} has dtype {other:?}; the checkpoint is quantised"))
-                    .hint("LoRA needs the original weights in f32, bf16 or f16")
-                    .hint_zh("LoRA 需要 f32、bf16 或 f16 的原始权重"));
+                return Err(Error::file(
+                    path,
+                    format!("tensor {name} has dtype {other:?}; the checkpoint is quantised"),
+                )
+                .hint("LoRA needs the original weights in f32, bf16 or f16")
+                .hint_zh("LoRA 需要 f32、bf16 或 f16 的原始权重"));
             }
         };
         let (start, end) = info.data_offsets;

@@ -24,12 +24,14 @@ pub struct Console<'a> {
     /// The file being downloaded.
     download: Option<String>,
     pace: Pace,
+    /// The step of the last evaluation told.
+    evaluated_at: Option<usize>,
 }
 
 impl<'a> Console<'a> {
     /// `out`: stderr, or a buffer in tests.
     pub fn new(out: impl Write + 'a, look: Look) -> Self {
-        Self { out: Box::new(out), look, bar: None, download: None, pace: Pace::default() }
+        Self { out: Box::new(out), look, bar: None, download: None, pace: Pace::default(), evaluated_at: None }
     }
 
     /// How it looks.
@@ -152,6 +154,11 @@ impl<'a> Console<'a> {
 
     fn evaluated(&mut self, e: &Evaluated) {
         let Evaluated { step, total_steps, loss, loss_per_token, samples, runtime, .. } = e;
+        // The final evaluation is often that of the last step, told a moment ago.
+        if e.when == EvalPhase::Final && self.evaluated_at == Some(*step) {
+            return;
+        }
+        self.evaluated_at = Some(*step);
         let text = match self.look.lang {
             Lang::En => {
                 let when = match e.when {

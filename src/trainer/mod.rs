@@ -83,6 +83,9 @@ impl<'a> Trainer<'a> {
     /// Trains to the last step and tells `observer` what happens. The trained parameters are in `self.params`.
     ///
     /// [`Self::evaluate_final`] comes after it, once the adapter is on the disk.
+    ///
+    /// Errors: a loss or gradient that is not finite, before it reaches the parameters (the rows are named); whatever an
+    /// observer returns.
     pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let plan = self.plan();
         let schedule = self.schedule(&plan);

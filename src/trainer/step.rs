@@ -2,7 +2,7 @@
 
 use crate::{
     dataset::{Example, IGNORE},
-    error::Result,
+    error::{Error, Result},
     model::{Batch, Grads, Params, Qwen3, qwen3::DropoutPlan},
     optim::clip,
 };
@@ -71,6 +71,11 @@ pub fn gradient(
 ) -> Result<StepGradient> {
     let labels: usize = samples.iter().map(|(_, e)| e.label_count()).sum();
     let supervised: Vec<(usize, &Example)> = samples.iter().copied().filter(|(_, e)| e.is_trainable()).collect();
+    if supervised.is_empty() {
+        return Err(Error::run("no row of this step has a label: all their answers were cut away")
+            .hint("raise `cutoff_len`, or set `over_length` to `drop`")
+            .hint_zh("请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"));
+    }
     let mut grads = Grads::new(params);
     let mut losses = Vec::new();
     for batch in cut.batches(&supervised) {

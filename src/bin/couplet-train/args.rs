@@ -30,7 +30,7 @@ pub struct Cli {
 pub enum Command {
     /// Train; the same as without the word · 训练
     Train(TrainArgs),
-    /// Make and look at training data · 准备数据
+    /// Make training data · 准备数据
     #[command(subcommand)]
     Data(DataCommand),
 }
@@ -88,7 +88,7 @@ pub enum ProgressArg {
     Auto,
     /// A line per log entry
     Plain,
-    /// Nothing while it runs
+    /// Evaluations only
     None,
 }
 

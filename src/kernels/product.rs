@@ -1,8 +1,9 @@
-//! Sums: of two tensors, and of a tensor and a product, without candle's thread pool beside ours and without temporaries.
+//! Products and sums of products, straight on the `gemm` crate where candle's matmul would fill its output with zeros
+//! first, read `/proc/cpuinfo` at every call, and could not add to what is there.
 
 use super::cpu;
-use crate::error::Result;
-use candle_core::{CpuStorage, Device, InplaceOp3, Layout, Tensor, bail};
+use crate::error::{Error, Result};
+use candle_core::{CpuStorage, DType, Device, InplaceOp3, Layout, Storage, Tensor, bail};
 use gemm::Parallelism;
 
 /// `a + b`, equal shapes.
@@ -21,13 +22,34 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok((a + b)?)
 }
 
+/// `a·b`: `a` `[m, k]`, `b` `[k, n]` (any strides) → `[m, n]`.
+pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !(is_cpu_f32(a) && is_cpu_f32(b)) {
+        return Ok(a.matmul(b)?);
+    }
+    let (m, n) = (a.dim(0)?, b.dim(1)?);
+    let ((a_storage, a_layout), (b_storage, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
+    let (Storage::Cpu(CpuStorage::F32(a)), Storage::Cpu(CpuStorage::F32(b))) = (&*a_storage, &*b_storage) else {
+        return Err(Error::run("internal error: f32 storage expected"));
+    };
+    let mut out: Vec<f32> = Vec::with_capacity(m * n);
+    multiply(out.as_mut_ptr(), (m, n), false, Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?)?;
+    // SAFETY: `multiply` has written all m·n elements, for which the vector has room.
+    unsafe { out.set_len(m * n) };
+    Ok(Tensor::from_vec(out, (m, n), &Device::Cpu)?)
+}
+
 /// `y + a·b`: `y` `[m, n]`, `a` `[m, k]`, `b` `[k, n]` (any strides). `y` is consumed: on the CPU its memory becomes the sum.
 pub fn add_product(y: Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if cpu::f32s(&y).is_some() && a.device().is_cpu() {
+    if cpu::f32s(&y).is_some() && is_cpu_f32(a) && is_cpu_f32(b) {
         y.inplace_op3(a, b, &AddProduct)?;
         return Ok(y);
     }
     Ok((y + a.matmul(b)?)?)
+}
+
+fn is_cpu_f32(t: &Tensor) -> bool {
+    t.device().is_cpu() && t.dtype() == DType::F32
 }
 
 struct AddProduct;
@@ -49,50 +71,58 @@ impl InplaceOp3 for AddProduct {
         let (CpuStorage::F32(y), CpuStorage::F32(a), CpuStorage::F32(b)) = (y, a, b) else {
             bail!("add_product: f32 expected");
         };
-        let ((m, n), (am, k), (bk, bn)) = (y_layout.shape().dims2()?, a_layout.shape().dims2()?, b_layout.shape().dims2()?);
         let Some((start, end)) = y_layout.contiguous_offsets() else {
             bail!("add_product: the sum must be contiguous");
         };
-        if (m, n) != (am, bn) || k != bk {
-            bail!("add_product: [{m}, {n}] + [{am}, {k}]·[{bk}, {bn}]");
-        }
-        let (y, a, b) = (&mut y[start..end], Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?);
-        let threads = match rayon::current_num_threads() {
-            1 => Parallelism::None,
-            n => Parallelism::Rayon(n),
-        };
-        // SAFETY: `y` is exactly m·n elements, row-major. `Matrix::new` has checked that every element the strides of
-        // `a` and `b` reach lies inside its slice. Candle's lock on `y` excludes that `a` or `b` alias it.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                y.as_mut_ptr(),
-                1,
-                n as isize,
-                true,
-                a.values.as_ptr(),
-                a.column_stride,
-                a.row_stride,
-                b.values.as_ptr(),
-                b.column_stride,
-                b.row_stride,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                threads,
-            );
-        }
-        Ok(())
+        let shape = y_layout.shape().dims2()?;
+        // Candle holds a write lock on `y`, so `a` and `b` cannot alias it.
+        multiply(y[start..end].as_mut_ptr(), shape, true, Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?)
     }
+}
+
+/// Writes (or with `add` adds) `a·b` into the `m·n` elements at `out`, row-major.
+fn multiply(out: *mut f32, (m, n): (usize, usize), add: bool, a: Matrix, b: Matrix) -> candle_core::Result<()> {
+    let k = a.columns;
+    if (m, n) != (a.rows, b.columns) || k != b.rows || k == 0 {
+        bail!("product: [{m}, {n}] = [{}, {k}]·[{}, {}]", a.rows, b.rows, b.columns);
+    }
+    let threads = match rayon::current_num_threads() {
+        1 => Parallelism::None,
+        threads => Parallelism::Rayon(threads),
+    };
+    // SAFETY: both callers hand in m·n writable elements that neither operand overlaps; without `add` they are only
+    // written, never read. `Matrix::new` has checked that every element the strides reach lies inside its slice.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out,
+            1,
+            n as isize,
+            add,
+            a.values.as_ptr(),
+            a.column_stride,
+            a.row_stride,
+            b.values.as_ptr(),
+            b.column_stride,
+            b.row_stride,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            threads,
+        );
+    }
+    Ok(())
 }
 
 /// A strided matrix whose every element lies in `values`.
 struct Matrix<'a> {
     values: &'a [f32],
+    rows: usize,
+    columns: usize,
     row_stride: isize,
     column_stride: isize,
 }
@@ -104,9 +134,9 @@ impl<'a> Matrix<'a> {
         let values = &values[layout.start_offset()..];
         let last = rows.saturating_sub(1) * row_stride + columns.saturating_sub(1) * column_stride;
         if last >= values.len() {
-            bail!("add_product: a matrix that reaches beyond its memory");
+            bail!("product: a matrix that reaches beyond its memory");
         }
-        Ok(Self { values, row_stride: row_stride as isize, column_stride: column_stride as isize })
+        Ok(Self { values, rows, columns, row_stride: row_stride as isize, column_stride: column_stride as isize })
     }
 }
 
@@ -136,13 +166,16 @@ mod tests {
                 let (a, b) = (wave((m, k), 0.0, &device)?, wave((k, n), 1.0, &device)?);
                 let want = (&y + a.matmul(&b)?)?;
                 let fresh = || -> Result<Tensor> { Ok(y.copy()?) };
+                assert_close(&product(&a, &b)?, &a.matmul(&b)?, 1e-5);
                 assert_close(&add_product(fresh()?, &a, &b)?, &want, 1e-5);
                 let (a_t, b_t) = (a.t()?.contiguous()?.t()?, b.t()?.contiguous()?.t()?);
                 assert_close(&add_product(fresh()?, &a_t, &b_t)?, &want, 1e-5);
+                assert_close(&product(&a_t, &b_t)?, &a.matmul(&b)?, 1e-5);
                 let wide = Tensor::cat(&[&a, &a], 1)?; // a view with an offset
                 assert_close(&add_product(fresh()?, &wide.narrow(1, k, k)?, &b)?, &want, 1e-5);
             }
-            let wrong = add_product(wave((2, 2), 0.0, &device)?, &wave((2, 3), 0.0, &device)?, &wave((2, 2), 0.0, &device)?);
+            let wrong =
+                add_product(wave((2, 2), 0.0, &device)?, &wave((2, 3), 0.0, &device)?, &wave((2, 2), 0.0, &device)?);
             assert!(wrong.is_err());
         }
         Ok(())

@@ -181,8 +181,14 @@ impl<'a> Trainer<'a> {
             g.grad_norm,
             shown.join(", ")
         ))
-        .hint("the parameters were not updated; lower `learning_rate`, or look at these rows with `bf16 = false`")
-        .hint_zh("本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行"))
+        .hint(match self.progress.step {
+            0 => "nothing was trained yet, so it is not the learning rate: fetch the weights of the model (or adapter) again",
+            _ => "the parameters were not updated; lower `learning_rate`, or look at these rows with `bf16 = false`",
+        })
+        .hint_zh(match self.progress.step {
+            0 => "训练尚未开始，与学习率无关：请重新下载模型（或适配器）的权重",
+            _ => "本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行",
+        }))
     }
 
     fn evaluation_is_due(&self, samples: &StepSamples, last: bool) -> bool {

@@ -278,18 +278,17 @@ fn flags_and_locale_choose_what_is_said() {
 #[test]
 fn raw_pairs_become_rows_and_are_trained() {
     let start = QuickStart::new();
-    let shipped = ["dataset_info.json", "couplets_valid.json"];
-    for name in shipped {
-        let bytes = std::fs::read(root().join("data").join(name)).expect("shipped data");
-        start.work.write(&format!("data/{name}"), bytes);
-    }
+    start.work.write("configs/tiny_couplets.toml", start.work.read("recipe.toml"));
+    let registry = r#"{"mine": {"file_name": "mine.json"}}"#;
+    start.work.write("data/dataset_info.json", registry);
     start
         .work
         .write("pairs.txt", "海内存知己 天涯若比邻\n两个黄鹂鸣翠柳\t一行白鹭上青天\n\n无边落木萧萧下 不尽长江滚滚来\n");
     let prepared = start.work.run(&["data", "prepare", "pairs.txt", "--output", "data"]);
     assert_eq!((prepared.code, prepared.stderr.as_str()), (0, ""));
     let want = "3 rows → data/pairs.json, registered as `pairs` in data/dataset_info.json\n\
-                couplet-train --config CONFIG dataset=pairs dataset_dir=data\n";
+                couplet-train --config configs/tiny_couplets.toml dataset=pairs dataset_dir=data eval_dataset= \
+                val_size=0.1 output_dir=outputs/pairs\n";
     assert_eq!(prepared.stdout, want);
     let row = |first: &str, second: &str| json!({"instruction": couplet_train::dataset::prepare::DEFAULT_INSTRUCTION, "input": first, "output": second});
     let rows = [
@@ -298,14 +297,15 @@ fn raw_pairs_become_rows_and_are_trained() {
         row("无边落木萧萧下", "不尽长江滚滚来"),
     ];
     assert_eq!(start.work.json("data/pairs.json"), json!(rows));
+    assert_eq!(start.work.json("data/dataset_info.json")["mine"]["file_name"], "mine.json", "other entries stay");
 
-    // The command it printed, with the recipe in place of CONFIG.
-    let command = prepared.stdout.lines().last().expect("a command").replace("CONFIG", "recipe.toml");
+    // The command it printed, on the shipped model.
+    let command = prepared.stdout.lines().last().expect("a command");
     let words: Vec<&str> = command.split(' ').skip(1).collect();
-    let more = [&start.model, "max_steps=2", "device=cpu", "max_samples=8", "output_dir=out"];
-    start.work.train(&[&words[..], &more].concat());
-    let receipt = start.work.json("out/run.json");
-    assert_eq!(receipt["data"]["files"][0]["kept"], 3);
+    start.work.train(&[&words[..], &[&start.model, "max_steps=2", "device=cpu"]].concat());
+    let receipt = start.work.json("outputs/pairs/run.json");
+    let rows = ["train", "eval"].map(|split| receipt["data"][split]["rows"].as_u64());
+    assert_eq!(rows, [Some(2), Some(1)]);
     assert_eq!(receipt["speak"]["instruction"]["text"], couplet_train::dataset::prepare::DEFAULT_INSTRUCTION);
 
     let again = start.work.run(&["data", "prepare", "pairs.txt"]);

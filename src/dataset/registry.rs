@@ -6,7 +6,7 @@
 
 use crate::{
     dataset::summary::Warning,
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -130,7 +130,11 @@ pub fn read(dir: &Path) -> Result<Option<Map<String, Value>>> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(err) => return Err(Error::file(&path, format!("cannot read: {err}"))),
+        Err(err) => {
+            return Err(Error::file(&path, format!("cannot read: {}", io_reason(&err)))
+                .hint("dataset_dir is a folder with a readable dataset_info.json")
+                .hint_zh("dataset_dir 应为含有可读的 dataset_info.json 的目录"));
+        }
     };
     let registry = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text));
     registry.map(Some).map_err(|err| {
@@ -239,7 +243,7 @@ fn slips(name: &str, entry: &Map<String, Value>) -> Vec<Warning> {
 }
 
 fn missing(dir: &Path) -> Error {
-    let command = format!("couplet-train data prepare PAIRS.txt --output-dir {} --name NAME", dir.display());
+    let command = format!("couplet-train data prepare PAIRS.txt --output {} --name NAME", dir.display());
     Error::file(&dir.join(FILE), "does not exist")
         .hint(format!("dataset_dir is the folder that holds it; from lines of two sides it is made by\n  {command}"))
         .hint_zh(format!("dataset_dir 应为其所在目录；若数据为每行“上联 下联”的文本，可用以下命令生成：\n  {command}"))

@@ -51,8 +51,6 @@ pub struct State {
     pub total_loss: f64,
     /// Tokens fed so far, padded as LlamaFactory pads.
     pub input_tokens: u64,
-    /// Rows fed so far.
-    pub fed_tokens: u64,
     /// Seconds of training so far.
     pub seconds: f64,
     /// The run stopped before the evaluation that was due after `step`.

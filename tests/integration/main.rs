@@ -9,8 +9,14 @@
 
 /// The import table of the house.
 mod architecture;
+/// Whatever can be wrong with the input, and what the user is told.
+mod bad_input;
+/// What the binary does on the command line.
+mod cli;
 /// Ids, labels and row order against LlamaFactory's own.
 mod dataset;
+/// A whole LlamaFactory run, repeated by the binary.
+mod lf_run;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.
 mod logits;
 /// Loss, gradients and trained adapters against recorded PyTorch runs.

@@ -59,6 +59,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         recipe.lora = existing.lora.clone();
     }
     let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
+    refuse_unknown_ids(&data, model_config.vocab_size, &model_dir)?;
     let device = device::open(m.device, model_config.parameters())?;
 
     // 2. The model and what is trained in it.
@@ -182,6 +183,20 @@ fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
         _ => Err(Error::input("no config file")
             .hint("couplet-train --config configs/tiny_couplets.toml")
             .hint_zh("couplet-train --config configs/tiny_couplets.toml")),
+    }
+}
+
+/// The rows' ids must all have a row in the embedding.
+fn refuse_unknown_ids(data: &Splits, vocab_size: usize, model_dir: &Path) -> Result<()> {
+    let rows = data.train.iter().chain(&data.eval);
+    match rows.flat_map(|row| &row.input_ids).max() {
+        Some(&id) if id as usize >= vocab_size => Err(Error::file(
+            model_dir,
+            format!("tokenizer.json makes token {id} of these rows, but the model has only {vocab_size} (vocab_size)"),
+        )
+        .hint("tokenizer.json and config.json are not of the same model; take both from one checkpoint")
+        .hint_zh("tokenizer.json 与 config.json 不属于同一模型；请使用同一模型自带的文件")),
+        _ => Ok(()),
     }
 }
 

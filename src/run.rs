@@ -58,9 +58,11 @@ pub fn inspect(recipe: &Recipe) -> Result<Start> {
     match (results, read_receipt(&receipt)) {
         (None, _) => Ok(Start::Fresh),
         (Some(_), _) if overwrite => Ok(Start::Replace { unfinished: false }),
-        (Some(found), None) => Err(Error::file(dir, format!("holds another program's results ({})", found.file_name().display()))
-            .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
-            .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖")),
+        (Some(found), None) => {
+            Err(Error::file(dir, format!("holds another program's results ({})", found.file_name().display()))
+                .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
+                .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖"))
+        }
         (Some(_), Some(old)) => match differences(recipe, &old) {
             diff if !diff.is_empty() => Err(another_run(dir, &diff)),
             _ if old["status"] == "complete" => Ok(Start::AlreadyComplete),
@@ -89,10 +91,11 @@ fn read_receipt(path: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }
 
-/// Keys that make it another run; where it is written and whether it overwrites do not.
+/// Keys that make it another run; where it is written, whether it overwrites or resumes and when it pauses do not.
 fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
     let mut diff = recipe.diff(&receipt["config"]);
-    diff.retain(|d| !["overwrite_output_dir", "output_dir"].contains(&d.key.as_str()));
+    let same_run = ["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
+    diff.retain(|d| !same_run.contains(&d.key.as_str()));
     diff
 }
 
@@ -168,6 +171,8 @@ mod tests {
         receipt.complete(json!({"loss": 1.0})).unwrap();
         assert_eq!(inspect(&first).unwrap(), Start::AlreadyComplete);
 
+        let pausing = recipe(dir.path(), "resume_from_checkpoint = true\n[train]\nmax_seconds = 60");
+        assert_eq!(inspect(&pausing).unwrap(), Start::AlreadyComplete, "the same run");
         let other = recipe(dir.path(), "plot_loss = false");
         let err = inspect(&other).unwrap_err().to_string();
         assert!(err.ends_with("holds the results of another config:\n  plot_loss: true there, false now"), "{err}");

@@ -18,7 +18,7 @@ pub fn devices() -> Vec<Device> {
 
 /// Panics unless shapes agree and every |got − want| ≤ `tolerance`·max(1, |want|).
 #[track_caller]
-#[expect(clippy::disallowed_methods, clippy::missing_panics_doc, reason = "a test looks at values and panics")]
+#[expect(clippy::disallowed_methods, reason = "a test looks at values and panics")]
 pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
     assert_eq!(got.dims(), want.dims(), "shapes differ");
     let values = |t: &Tensor| -> Vec<f64> {
@@ -56,5 +56,7 @@ pub fn train_config() -> crate::config::TrainConfig {
         micro_batch_tokens: None,
         eval_strategy: EvalStrategy::No,
         eval_steps: 1,
+        early_stopping_steps: None,
+        max_seconds: None,
     }
 }

@@ -64,7 +64,7 @@ fn what_is_there(recipe: &Recipe) -> Result<Start> {
     let receipt = read_receipt(&dir.join(RECEIPT));
     if let (Some(_), Some(old)) = (&results, &receipt) {
         let asked = matches!(resume, Resume::Always | Resume::From(_));
-        let same = recipe.changes_that_matter(&old["config"]).is_empty();
+        let same = changes(recipe, old).is_empty();
         if same && *resume != Resume::Never && (asked || old["status"] != "complete") {
             return Ok(Start::Unfinished);
         }
@@ -130,10 +130,17 @@ fn read_receipt(path: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }
 
-/// Keys that make it another run. Where it is written and whether it overwrites do not; nor does the shape of the LoRA
+/// Keys that keep an unfinished run from going on.
+fn changes(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
+    let mut diff = differences(recipe, receipt);
+    diff.retain(|d| !MAY_CHANGE.contains(&d.key.as_str()));
+    diff
+}
+
+/// Keys that make it another run. Where it is written, whether it overwrites or resumes and when it pauses do not; nor does the shape of the LoRA
 /// where an adapter is continued, which has its own and keeps it.
 fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
-    let mut same_run = vec!["overwrite_output_dir", "output_dir"];
+    let mut same_run = vec!["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
     if recipe.model.adapter_name_or_path.is_some() {
         same_run.extend(["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora"]);
     }
@@ -214,6 +221,8 @@ mod tests {
         receipt.complete(json!({"loss": 1.0})).unwrap();
         assert_eq!(inspect(&first).unwrap(), Start::AlreadyComplete);
 
+        let pausing = recipe(dir.path(), "resume_from_checkpoint = true\n[train]\nmax_seconds = 60");
+        assert_eq!(inspect(&pausing).unwrap(), Start::AlreadyComplete, "the same run");
         let other = recipe(dir.path(), "plot_loss = false");
         let err = inspect(&other).unwrap_err().to_string();
         assert!(err.ends_with("holds the results of another config:\n  plot_loss: true there, false now"), "{err}");

@@ -56,5 +56,7 @@ pub fn train_config() -> crate::config::TrainConfig {
         micro_batch_tokens: None,
         eval_strategy: EvalStrategy::No,
         eval_steps: 1,
+        early_stopping_steps: None,
+        max_seconds: None,
     }
 }

@@ -4,7 +4,7 @@ use super::{
     keys,
     sections::{
         DataConfig, DeviceChoice, EvalStrategy, LoraConfig, ModelConfig, OutputConfig, OverLength, Projection, Recipe,
-        SchedulerType, TemplateName, TrainConfig,
+        Resume, SaveStrategy, SchedulerType, TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -194,6 +194,8 @@ fn train(s: &Settings<'_>) -> TrainConfig {
             _ => EvalStrategy::No,
         },
         eval_steps: s.whole("eval_steps").map_or_else(|| count(s, "logging_steps"), size),
+        early_stopping_steps: s.whole("early_stopping_steps").map(size),
+        max_seconds: s.number("max_seconds"),
     }
 }
 
@@ -212,7 +214,36 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
         logging_steps: count(s, "logging_steps"),
         plot_loss: s.flag("plot_loss"),
         include_num_input_tokens_seen: s.flag("include_num_input_tokens_seen"),
+        save_strategy: match s.text("save_strategy").as_deref() {
+            Some("no") => SaveStrategy::No,
+            Some("epoch") => SaveStrategy::Epoch,
+            _ => SaveStrategy::Steps,
+        },
+        save_steps: count(s, "save_steps"),
+        save_total_limit: s.whole("save_total_limit").map(size),
+        save_only_model: s.flag("save_only_model"),
+        resume_from_checkpoint: match s.value("resume_from_checkpoint") {
+            Value::Bool(true) => Resume::Always,
+            Value::Bool(false) => Resume::Never,
+            Value::Text(path) => Resume::From(path.into()),
+            _ => Resume::Auto,
+        },
+        load_best_model_at_end: s.flag("load_best_model_at_end"),
+        metric_for_best_model: metric_for_best_model(s)?,
+        greater_is_better: s.flag("greater_is_better"),
     })
+}
+
+/// Hugging Face puts `eval_` in front of a name without it.
+fn metric_for_best_model(s: &Settings<'_>) -> Result<String> {
+    let name = s.required_text("metric_for_best_model")?;
+    match name.as_str() {
+        "loss" | "eval_loss" => Ok("eval_loss".into()),
+        _ => Err(s
+            .complain("metric_for_best_model", format!("`metric_for_best_model` is \"{name}\"; only eval_loss yet"))
+            .hint("an evaluation returns the held-out loss only: remove the key")
+            .hint_zh("目前验证只得到 eval_loss：请删除该键")),
+    }
 }
 
 /// A count that the table gives a default.

@@ -5,7 +5,7 @@
 
 use super::{
     kind::{Kind, Words},
-    others::{IGNORED, IGNORED_PREFIXES, REFUSED, RENAMED, Refused, SAVING},
+    others::{IGNORED, IGNORED_PREFIXES, REFUSED, RENAMED, Refused},
 };
 use std::fmt;
 
@@ -67,7 +67,7 @@ pub enum Absent {
 /// A key that is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Key {
-    /// LlamaFactory's name, or ours: `device`, `over_length`, `shared_prefix`, `micro_batch_tokens`.
+    /// LlamaFactory's name, or ours: `device`, `over_length`, `shared_prefix`, `micro_batch_tokens`, `max_seconds`.
     pub name: &'static str,
     /// Its section in TOML; `None` for what only LlamaFactory's dialect says.
     pub home: Option<Section>,
@@ -84,8 +84,6 @@ pub enum Known {
     Read(&'static Key),
     /// Accepted without effect; why that is harmless.
     Ignored(&'static Words),
-    /// About checkpoints, which are not written yet.
-    Saving,
     /// Refused unless off.
     Refused(&'static Refused),
 }
@@ -98,9 +96,6 @@ pub fn find(name: &str) -> Option<Known> {
     }
     if let Some(refused) = REFUSED.iter().find(|refused| refused.name == name) {
         return Some(Known::Refused(refused));
-    }
-    if SAVING.contains(&name) {
-        return Some(Known::Saving);
     }
     let ignored = IGNORED.iter().find(|(_, names)| names.contains(&name)).map(|(why, _)| why);
     ignored
@@ -123,7 +118,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
     let read = READ.iter().map(|key| key.name);
     let rest =
         REFUSED.iter().map(|refused| refused.name).chain(IGNORED.iter().flat_map(|(_, names)| names.iter().copied()));
-    closest(name, read.chain(SAVING.iter().copied()).chain(rest))
+    closest(name, read.chain(rest))
 }
 
 /// The candidate closest to `word`, if it is close enough to be what was meant.
@@ -204,14 +199,25 @@ pub static READ: &[Key] = &[
     key("micro_batch_tokens", Train, Kind::Whole(1), Unset),
     key("eval_strategy", Train, Kind::Choice { now: &["no", "steps", "epoch"], later: &[] }, Same("no")),
     key("eval_steps", Train, Kind::Steps, Unset),
+    key("early_stopping_steps", Train, Kind::Whole(1), Unset),
+    key("max_seconds", Train, Kind::Positive, Unset),
     key("output_dir", Output, Kind::Text, Required),
     key("overwrite_output_dir", Output, Kind::Flag, Same("false")),
     key("logging_steps", Output, Kind::Steps, by("500", "10")),
     key("plot_loss", Output, Kind::Flag, by("false", "true")),
     key("include_num_input_tokens_seen", Output, Kind::Flag, Same("false")),
+    key("save_strategy", Output, SAVE_STRATEGY, Same("steps")),
+    key("save_steps", Output, Kind::Steps, by("500", "200")),
+    key("save_total_limit", Output, Kind::Limit, Absent::By { llamafactory: None, toml: Some("3") }),
+    key("save_only_model", Output, Kind::Flag, Same("false")),
+    key("resume_from_checkpoint", Output, Kind::Resume, Unset),
+    key("load_best_model_at_end", Output, Kind::Flag, Same("false")),
+    key("metric_for_best_model", Output, Kind::Text, Same("eval_loss")),
+    key("greater_is_better", Output, Kind::Flag, Same("false")),
 ];
 
 const TEMPLATE: Kind = Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] };
+const SAVE_STRATEGY: Kind = Kind::Choice { now: &["no", "steps", "epoch"], later: &["best"] };
 const OVER_LENGTH: Kind = Kind::Choice { now: &["error", "drop", "truncate"], later: &[] };
 const SCHEDULER: Kind = Kind::Choice {
     now: &["linear", "cosine", "constant", "constant_with_warmup"],
@@ -266,8 +272,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn all_names() -> impl Iterator<Item = &'static str> {
-        let rest =
-            REFUSED.iter().map(|r| r.name).chain(SAVING.iter().copied()).chain(RENAMED.iter().map(|(old, _)| *old));
+        let rest = REFUSED.iter().map(|r| r.name).chain(RENAMED.iter().map(|(old, _)| *old));
         READ.iter().map(|key| key.name).chain(rest).chain(IGNORED.iter().flat_map(|(_, names)| names.iter().copied()))
     }
 

@@ -39,6 +39,8 @@ pub enum Kind {
     Share,
     /// `true`, `false`, or nothing (`null`; in TOML `"none"`).
     Thinking,
+    /// `true`, `false`, or a checkpoint's folder.
+    Resume,
     /// One of `now`; `later` are LlamaFactory's that we refuse by name.
     Choice {
         /// Supported.
@@ -69,6 +71,7 @@ impl Kind {
             Self::BelowOne => number.is_some_and(|x| (0.0..1.0).contains(&x)),
             Self::Share => number.is_some_and(|x| (0.0..=1.0).contains(&x)),
             Self::Thinking => matches!(value, Value::Bool(_)) || value.text() == Some("none"),
+            Self::Resume => matches!(value, Value::Bool(_)) || Self::Text.admits(value),
             Self::Choice { now, .. } => value.text().is_some_and(|word| now.contains(&word)),
             Self::List => value.words().is_some_and(|words| words.iter().all(|word| !word.is_empty())),
         }
@@ -89,6 +92,7 @@ impl Kind {
             Self::BelowOne => ("a number from 0 to below 1", "不小于 0 且小于 1 的数"),
             Self::Share => ("a number from 0 to 1", "介于 0 与 1 之间的数"),
             Self::Thinking => ("true, false, or null (in TOML \"none\")", "true、false 或 null（TOML 中写 \"none\"）"),
+            Self::Resume => ("true, false, or the folder of a checkpoint", "true、false 或检查点所在的目录"),
             Self::List => ("a list of strings, or one string with commas", "字符串列表，或以逗号分隔的字符串"),
             Self::Whole(least) => {
                 return (format!("a whole number of at least {least}"), format!("不小于 {least} 的整数"));
@@ -98,10 +102,12 @@ impl Kind {
         (fixed.0.to_owned(), fixed.1.to_owned())
     }
 
-    /// Reads a value as loosely as LlamaFactory does: a number in quotes for a numeric key, `no` (false to YAML) for a word.
+    /// Reads a value as loosely as LlamaFactory does: a number in quotes for a numeric key, `no` or `off` (false to YAML) for a
+    /// word.
     pub fn loosen(self, value: Value) -> Value {
         match (self, value) {
             (Self::Choice { now, .. }, Value::Bool(false)) if now.contains(&"no") => Value::Text("no".into()),
+            (Self::Choice { now, .. }, Value::Bool(false)) if now.contains(&"off") => Value::Text("off".into()),
             (kind, Value::Text(text)) if kind.is_numeric() => match super::value::scalar(text.trim()) {
                 number @ (Value::Int(_) | Value::Float(_)) => number,
                 _ => Value::Text(text),
@@ -111,7 +117,7 @@ impl Kind {
     }
 
     fn is_numeric(self) -> bool {
-        !matches!(self, Self::Text | Self::Flag | Self::Thinking | Self::Choice { .. } | Self::List)
+        !matches!(self, Self::Text | Self::Flag | Self::Thinking | Self::Resume | Self::Choice { .. } | Self::List)
     }
 }
 
@@ -146,6 +152,7 @@ mod tests {
             (Kind::BelowOne, "0 0.999", "1 1.0 -0.1 .nan"),
             (Kind::Share, "0 1 0.1", "1.01 -0.1"),
             (Kind::Thinking, "true false none", "1 keep"),
+            (Kind::Resume, "true no outputs/run/checkpoint-5", "1 0.5"),
             (no_steps, "steps", "epoch no STEPS 1"),
             (Kind::List, "a a,b", "a,,b 1 true"),
         ] {
@@ -169,6 +176,7 @@ mod tests {
             (Kind::Flag, text("true"), text("true"), "Python would take any string for true: not here"),
             (strategy, Value::Bool(false), text("no"), "a bare `no`"),
             (strategy, Value::Bool(true), Value::Bool(true), "there is no `yes`"),
+            (Kind::Choice { now: &["auto", "off"], later: &[] }, Value::Bool(false), text("off"), "a bare `off`"),
         ] {
             assert_eq!(kind.loosen(given), want, "{why}");
         }

@@ -1,7 +1,7 @@
 //! What the user should know about his config although nothing is wrong with it.
 
 use super::{
-    sections::{Dialect, OverLength, Recipe, TemplateName},
+    sections::{Dialect, OverLength, Recipe, SaveStrategy, TemplateName},
     settings::Settings,
 };
 
@@ -19,15 +19,6 @@ impl Notice {
     pub(super) fn ignored(keys: &[String]) -> Option<Self> {
         let list = keys.join(", ");
         (!keys.is_empty()).then(|| Self { en: format!("ignored: {list}"), zh: format!("已忽略：{list}") })
-    }
-
-    /// Keys about checkpoints, all in one line.
-    pub(super) fn saving(keys: &[String]) -> Option<Self> {
-        let list = keys.join(", ");
-        (!keys.is_empty()).then(|| Self {
-            en: format!("no checkpoints are written yet, only the final adapter: {list}"),
-            zh: format!("尚不写检查点，只写最终的适配器：{list}"),
-        })
     }
 }
 
@@ -64,6 +55,26 @@ pub fn surprises(recipe: &Recipe, settings: &Settings<'_>) -> Vec<Notice> {
                 "{} 是混合模型，需要思考块，而模板 qwen3_nothink 不写；请用 template=qwen3 与 enable_thinking=false",
                 recipe.model.model_name_or_path
             ),
+        });
+    }
+    notices.extend(about_saving(recipe));
+    notices
+}
+
+/// Where checkpoints are fewer or more than a reader of the file expects.
+fn about_saving(recipe: &Recipe) -> Vec<Notice> {
+    let output = &recipe.output;
+    let mut notices = Vec::new();
+    if output.save_strategy != SaveStrategy::No && output.save_total_limit == Some(1) {
+        notices.push(Notice {
+            en: "save_total_limit 1 keeps 2 checkpoints: the older one backs the newer".into(),
+            zh: "save_total_limit 为 1 时保留 2 个检查点：旧的为新的作后备".into(),
+        });
+    }
+    if recipe.train.early_stopping_steps.is_some() && !output.load_best_model_at_end {
+        notices.push(Notice {
+            en: "early_stopping_steps without load_best_model_at_end: the last adapter is written, not the best".into(),
+            zh: "设置了 early_stopping_steps 而没有 load_best_model_at_end：写出的是最后的适配器，不是最好的".into(),
         });
     }
     notices

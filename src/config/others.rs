@@ -23,18 +23,6 @@ pub static RENAMED: &[(&str, &str)] = &[
     ("per_gpu_eval_batch_size", "per_device_eval_batch_size"),
 ];
 
-/// About checkpoints: accepted, with one notice for all.
-pub static SAVING: &[&str] = &[
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "save_only_model",
-    "save_safetensors",
-    "save_on_each_node",
-    "metric_for_best_model",
-    "greater_is_better",
-];
-
 /// Accepted without effect, by reason.
 pub static IGNORED: &[(Words, &[&str])] = &[
     (
@@ -119,6 +107,13 @@ pub static IGNORED: &[(Words, &[&str])] = &[
         ],
     ),
     (
+        Words {
+            en: "a checkpoint is safetensors and JSON, written once",
+            zh: "检查点由 safetensors 与 JSON 组成，只写一份",
+        },
+        &["save_safetensors", "save_on_each_node"],
+    ),
+    (
         Words { en: "it belongs to a switch that is off", zh: "它所属的功能没有开启" },
         &[
             "quantization_method",
@@ -127,7 +122,6 @@ pub static IGNORED: &[(Words, &[&str])] = &[
             "double_quantization",
             "loraplus_lr_embedding",
             "pissa_iter",
-            "ignore_data_skip",
             "eval_use_gather_object",
             "prediction_loss_only",
             "include_for_metrics",
@@ -295,13 +289,6 @@ pub static REFUSED: &[Refused] = &[
     refused("fp8", NO, "use `bf16: true`", "请用 `bf16: true`"),
     refused("compute_accuracy", NO, "watch `eval_loss`", "请看 `eval_loss`"),
     refused("predict_with_generate", NO, "watch `eval_loss`", "请看 `eval_loss`"),
-    refused(
-        "early_stopping_steps",
-        NOTHING,
-        "set `num_train_epochs` or `max_steps`",
-        "请设置 `num_train_epochs` 或 `max_steps`",
-    ),
-    refused("load_best_model_at_end", NO, "the last adapter is written", "写出的是最后的适配器"),
     refused("use_swanlab", NO, "the run is logged to `output_dir`", "运行记录写入 `output_dir`"),
     refused("use_dft_loss", NO, "the loss is cross entropy", "损失为交叉熵"),
     refused("use_eaft_loss", NO, "the loss is cross entropy", "损失为交叉熵"),
@@ -316,12 +303,7 @@ pub static REFUSED: &[Refused] = &[
     refused("logging_first_step", NO, "use `logging_steps`", "请用 `logging_steps`"),
     refused("eval_delay", &["0"], "use `eval_steps`", "请用 `eval_steps`"),
     refused("eval_on_start", NO, "use `eval_strategy`", "请用 `eval_strategy`"),
-    refused(
-        "resume_from_checkpoint",
-        NO,
-        "start anew, or from an adapter with `adapter_name_or_path`",
-        "请重新开始，或用 `adapter_name_or_path` 从已有适配器继续",
-    ),
+    refused("ignore_data_skip", NO, "a resumed run goes on with the next row", "恢复训练时从下一行数据继续"),
     refused("use_mca", NO, "one process trains on one device", "单进程单设备训练"),
     refused("cp_size", &["1"], "one process trains on one device", "单进程单设备训练"),
     refused("deepspeed", NOTHING, "one process trains on one device", "单进程单设备训练"),

@@ -1,6 +1,6 @@
 //! What a recipe must hold across its sections, and how two recipes differ.
 
-use super::sections::{EvalStrategy, Recipe};
+use super::sections::{EvalStrategy, Recipe, SaveStrategy};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -30,21 +30,108 @@ impl Recipe {
                 .hint("give `eval_dataset` or `val_size`, or set `eval_strategy` to \"no\"")
                 .hint_zh("请设置 `eval_dataset` 或 `val_size`，或把 `eval_strategy` 设为 \"no\""));
         }
+        self.validate_best()
+    }
+
+    /// The best model can be chosen only among evaluated checkpoints.
+    fn validate_best(&self) -> Result<()> {
+        let (train, output) = (&self.train, &self.output);
+        let evaluates = train.eval_strategy != EvalStrategy::No;
+        if train.early_stopping_steps.is_some() && !evaluates {
+            return Err(Error::input("`early_stopping_steps` counts evaluations, but there are none")
+                .hint("set `eval_strategy` to \"steps\" or \"epoch\", or remove `early_stopping_steps`")
+                .hint_zh("请把 `eval_strategy` 设为 \"steps\" 或 \"epoch\"，或删除 `early_stopping_steps`"));
+        }
+        if !output.load_best_model_at_end {
+            return Ok(());
+        }
+        if !evaluates {
+            return Err(Error::input("`load_best_model_at_end` chooses by evaluations, but there are none")
+                .hint("set `eval_strategy` to the value of `save_strategy`, or remove `load_best_model_at_end`")
+                .hint_zh("请把 `eval_strategy` 设为与 `save_strategy` 相同，或删除 `load_best_model_at_end`"));
+        }
+        let alike = match output.save_strategy {
+            SaveStrategy::No => false,
+            SaveStrategy::Steps => train.eval_strategy == EvalStrategy::Steps,
+            SaveStrategy::Epoch => train.eval_strategy == EvalStrategy::Epoch,
+        };
+        if !alike {
+            return Err(Error::input(
+                "`load_best_model_at_end` needs `save_strategy` and `eval_strategy` to be the same",
+            )
+            .hint("set both to \"steps\" or both to \"epoch\", or remove `load_best_model_at_end`")
+            .hint_zh("请把两者都设为 \"steps\" 或都设为 \"epoch\"，或删除 `load_best_model_at_end`"));
+        }
+        let (save, eval) = (output.save_steps, train.eval_steps);
+        if output.save_strategy == SaveStrategy::Steps && !save.is_multiple_of(eval) {
+            let next = save.next_multiple_of(eval);
+            return Err(Error::input(format!(
+                "`load_best_model_at_end` needs `save_steps` ({save}) to be a multiple of `eval_steps` ({eval})"
+            ))
+            .hint(format!("set `save_steps` to {next}, or remove `load_best_model_at_end`"))
+            .hint_zh(format!("请把 `save_steps` 设为 {next}，或删除 `load_best_model_at_end`")));
+        }
         Ok(())
     }
 
     /// The leaf keys whose values differ from an earlier recipe as `run.json` holds it; `null` for a key that one side lacks.
+    ///
+    /// A key that only a section of the earlier recipe lacks is no difference: the version that wrote it did not know the key.
     pub fn diff(&self, other: &Value) -> Vec<Difference> {
-        let (old, new) = (leaves(other), leaves(&serde_json::to_value(self).unwrap_or_default()));
+        let this = serde_json::to_value(self).unwrap_or_default();
+        let (old, new) = (leaves(other), leaves(&this));
+        let unknown_then = |name: &String| {
+            let home = this.as_object().into_iter().flatten().find(|(_, section)| section.get(name).is_some());
+            !old.contains_key(name) && home.is_some_and(|(section, _)| other[section].is_object())
+        };
         let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         let value = |side: &Map<String, Value>, name: &String| side.get(name).cloned().unwrap_or_default();
         names
             .into_iter()
             .map(|name| Difference { key: name.clone(), old: value(&old, name), new: value(&new, name) })
-            .filter(|difference| difference.old != difference.new)
+            .filter(|difference| difference.old != difference.new && !unknown_then(&difference.key))
             .collect()
     }
+
+    /// The differences that forbid going on with a run that began as `old`: all but those of [`MAY_CHANGE`].
+    pub fn changes_that_matter(&self, old: &Value) -> Vec<Difference> {
+        let mut changes = self.diff(old);
+        changes.retain(|change| !MAY_CHANGE.contains(&change.key.as_str()));
+        changes
+    }
 }
+
+/// Keys that a resumed run may answer differently than its beginning did.
+///
+/// How long it trains; when it logs, plots, evaluates, saves, chooses the best and stops; where it runs and writes. The last
+/// group changes no result but, by the order of sums, perhaps its last bits. `dialect` is only where a default came from.
+pub const MAY_CHANGE: &[&str] = &[
+    "num_train_epochs",
+    "max_steps",
+    "logging_steps",
+    "plot_loss",
+    "include_num_input_tokens_seen",
+    "eval_strategy",
+    "eval_steps",
+    "per_device_eval_batch_size",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_only_model",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "early_stopping_steps",
+    "max_seconds",
+    "resume_from_checkpoint",
+    "overwrite_output_dir",
+    "output_dir",
+    "cache_dir",
+    "dialect",
+    "device",
+    "micro_batch_tokens",
+    "shared_prefix",
+];
 
 /// A key that two recipes answer differently.
 #[derive(Debug, Clone, PartialEq)]

@@ -261,6 +261,36 @@ pub struct TrainConfig {
     pub eval_strategy: EvalStrategy,
     /// Steps between evaluations; `logging_steps` when absent in the file.
     pub eval_steps: usize,
+    /// Stops after so many evaluations in a row without a better `metric_for_best_model`.
+    pub early_stopping_steps: Option<usize>,
+    /// Stops after so many seconds with a checkpoint, so that the next start goes on: for queue systems.
+    pub max_seconds: Option<f64>,
+}
+
+/// `save_strategy`: when a checkpoint is written. The last step is saved in any case, unless `no`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaveStrategy {
+    /// Never; only the final adapter.
+    No,
+    /// Every `save_steps` optimizer steps.
+    Steps,
+    /// After every epoch.
+    Epoch,
+}
+
+/// `resume_from_checkpoint`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resume {
+    /// Not said: an unfinished run of the same config goes on.
+    Auto,
+    /// `true`: the newest checkpoint of `output_dir`, which must be there.
+    Always,
+    /// `false`: from the first step, whatever is there.
+    Never,
+    /// This checkpoint.
+    From(PathBuf),
 }
 
 /// `[output]`
@@ -276,4 +306,20 @@ pub struct OutputConfig {
     pub plot_loss: bool,
     /// Count fed tokens, padding included as LlamaFactory's collator would pad, into the log.
     pub include_num_input_tokens_seen: bool,
+    /// When to write a checkpoint.
+    pub save_strategy: SaveStrategy,
+    /// Optimizer steps between checkpoints. Default 200, in LlamaFactory's dialect 500.
+    pub save_steps: usize,
+    /// Checkpoints kept; `None`: all. Default 3, in LlamaFactory's dialect all.
+    pub save_total_limit: Option<usize>,
+    /// Checkpoints hold the adapter and nothing to resume from.
+    pub save_only_model: bool,
+    /// Whether to go on with an earlier run.
+    pub resume_from_checkpoint: Resume,
+    /// Write the adapter of the best evaluation instead of the last.
+    pub load_best_model_at_end: bool,
+    /// What makes an evaluation the best: `eval_loss`.
+    pub metric_for_best_model: String,
+    /// Whether more of it is better. Default false: a loss.
+    pub greater_is_better: bool,
 }

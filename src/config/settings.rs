@@ -153,7 +153,7 @@ impl<'s> Settings<'s> {
     }
 
     fn check(&mut self) -> Result<Vec<Notice>> {
-        let (mut ignored, mut saving) = (Vec::new(), Vec::new());
+        let mut ignored = Vec::new();
         for n in 0..self.entries.len() {
             let entry = &self.entries[n];
             match keys::find(&entry.key) {
@@ -162,7 +162,6 @@ impl<'s> Settings<'s> {
                 Some(Known::Ignored(why)) if self.dialect == Dialect::Toml => return Err(self.useless(entry, why)),
                 Some(Known::Ignored(_)) if entry.key == "report_to" && asks_for_nothing(&entry.value) => {}
                 Some(Known::Ignored(_)) => ignored.push(entry.key.clone()),
-                Some(Known::Saving) => saving.push(entry.key.clone()),
                 Some(Known::Refused(refused)) => {
                     let off = refused.off.iter().any(|off| scalar(off).same(&entry.value));
                     if entry.value != Value::Null && !off {
@@ -171,7 +170,7 @@ impl<'s> Settings<'s> {
                 }
             }
         }
-        Ok([Notice::ignored(&ignored), Notice::saving(&saving)].into_iter().flatten().collect())
+        Ok(Notice::ignored(&ignored).into_iter().collect())
     }
 
     fn checked(&self, entry: &Entry, key: &'static Key) -> Result<Value> {

@@ -36,23 +36,14 @@ fn read_section(source: &Source, section: Section, table: &DeTable<'_>, entries:
     for (key, value) in table {
         let place = Place::File { key: key.span().start, value: value.span().start };
         let entry = Entry { key: key.get_ref().to_string(), value: convert(value.get_ref()), place };
-        match keys::find(&entry.key) {
-            Some(Known::Read(known)) => match known.home {
-                Some(home) if home != section => {
-                    return Err(entry
-                        .key_error(source, format!("`{}` belongs in {home}, not in {section}", entry.key))
-                        .hint(format!("move it to {home}"))
-                        .hint_zh(format!("请把它移到 {home}")));
-                }
-                _ => {}
-            },
-            Some(Known::Saving) if section != Section::Output => {
-                return Err(entry
-                    .key_error(source, format!("`{}` belongs in [output], not in {section}", entry.key))
-                    .hint("move it to [output]")
-                    .hint_zh("请把它移到 [output]"));
-            }
-            _ => {}
+        if let Some(Known::Read(known)) = keys::find(&entry.key)
+            && let Some(home) = known.home
+            && home != section
+        {
+            return Err(entry
+                .key_error(source, format!("`{}` belongs in {home}, not in {section}", entry.key))
+                .hint(format!("move it to {home}"))
+                .hint_zh(format!("请把它移到 {home}")));
         }
         entries.push(entry);
     }
@@ -72,7 +63,6 @@ fn unknown_section(source: &Source, at: usize, name: &str) -> Error {
 fn outside(source: &Source, at: usize, name: &str) -> Error {
     let home = match keys::find(name) {
         Some(Known::Read(key)) => key.home,
-        Some(Known::Saving) => Some(Section::Output),
         _ => None,
     };
     let err = source.error_at(at, format!("`{name}` stands outside a section"));

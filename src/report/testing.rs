@@ -177,6 +177,8 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             disable_shuffling: false,
             eval_strategy: EvalStrategy::Steps,
             eval_steps: 3,
+            early_stopping_steps: None,
+            max_seconds: None,
         },
         output: OutputConfig {
             output_dir: output_dir.to_owned(),
@@ -184,6 +186,14 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             logging_steps: 2,
             plot_loss: true,
             include_num_input_tokens_seen: true,
+            save_strategy: SaveStrategy::No,
+            save_steps: 500,
+            save_total_limit: None,
+            save_only_model: false,
+            resume_from_checkpoint: Resume::Auto,
+            load_best_model_at_end: false,
+            metric_for_best_model: "eval_loss".into(),
+            greater_is_better: false,
         },
     }
 }

@@ -241,9 +241,59 @@ fn yaml_errors_name_place_and_way_out() {
             "remove the key: A and B share one learning rate",
         ),
         (
-            "resume_from_checkpoint: o/checkpoint-5",
-            "c.yaml:7:1: `resume_from_checkpoint` is not supported yet",
-            "remove the key, or set it to false: start anew, or from an adapter with `adapter_name_or_path`",
+            "resume_from_checkpoint: 5",
+            "c.yaml:7:25: `resume_from_checkpoint` must be true, false, or the folder of a checkpoint, found 5",
+            "correct the value, or remove the key",
+        ),
+        (
+            "save_steps: 0.1",
+            "c.yaml:7:13: `save_steps` must be a whole number of at least 1, found 0.1",
+            "a share of all steps is not supported yet; give a number of steps",
+        ),
+        (
+            "save_strategy: best",
+            "c.yaml:7:16: `save_strategy` is `best`, which is not supported yet",
+            "supported: `no`, `steps` or `epoch`",
+        ),
+        (
+            "save_total_limit: 0",
+            "c.yaml:7:19: `save_total_limit` must be a whole number of at least 1, or -1 for no limit, found 0",
+            "correct the value",
+        ),
+        (
+            "metric_for_best_model: eval_accuracy",
+            "c.yaml:7:24: `metric_for_best_model` is \"eval_accuracy\"; only eval_loss yet",
+            "an evaluation returns the held-out loss only: remove the key",
+        ),
+        (
+            "max_seconds: 0",
+            "c.yaml:7:14: `max_seconds` must be a number above 0, found 0",
+            "correct the value, or remove the key",
+        ),
+        (
+            "ignore_data_skip: true",
+            "c.yaml:7:1: `ignore_data_skip: true` is not supported yet",
+            "remove the key, or set it to false: a resumed run goes on with the next row",
+        ),
+        (
+            "early_stopping_steps: 3",
+            "c.yaml: `early_stopping_steps` counts evaluations, but there are none",
+            "set `eval_strategy` to \"steps\" or \"epoch\", or remove `early_stopping_steps`",
+        ),
+        (
+            "load_best_model_at_end: true",
+            "c.yaml: `load_best_model_at_end` chooses by evaluations, but there are none",
+            "set `eval_strategy` to the value of `save_strategy`, or remove `load_best_model_at_end`",
+        ),
+        (
+            "load_best_model_at_end: true\nval_size: 5\neval_strategy: epoch",
+            "c.yaml: `load_best_model_at_end` needs `save_strategy` and `eval_strategy` to be the same",
+            "set both to \"steps\" or both to \"epoch\", or remove `load_best_model_at_end`",
+        ),
+        (
+            "load_best_model_at_end: true\nval_size: 5\neval_strategy: steps\neval_steps: 200",
+            "c.yaml: `load_best_model_at_end` needs `save_steps` (500) to be a multiple of `eval_steps` (200)",
+            "set `save_steps` to 600, or remove `load_best_model_at_end`",
         ),
         ("do_eval: true", "c.yaml:7:10: `do_eval` needs held-out rows", "give `eval_dataset` or `val_size`"),
         (

@@ -38,9 +38,12 @@ fn defaults_follow_the_dialect() {
             "learning_rate": 5e-5, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear",
             "warmup_ratio": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
             "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "bf16": false, "seed": 42, "data_seed": null,
-            "disable_shuffling": false, "shared_prefix": true, "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500},
+            "disable_shuffling": false, "shared_prefix": true, "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500,
+            "early_stopping_steps": null, "max_seconds": null},
         "output": {"output_dir": "o", "overwrite_output_dir": false, "logging_steps": 500, "plot_loss": false,
-            "include_num_input_tokens_seen": false},
+            "include_num_input_tokens_seen": false, "save_strategy": "steps", "save_steps": 500, "save_total_limit": null,
+            "save_only_model": false, "resume_from_checkpoint": "auto", "load_best_model_at_end": false,
+            "metric_for_best_model": "eval_loss", "greater_is_better": false},
     });
     assert_eq!(theirs, want);
     let ours = read(Format::Toml, TOML, &[]).unwrap();
@@ -54,6 +57,8 @@ fn defaults_follow_the_dialect() {
         "lr_scheduler_type \"cosine\"",
         "over_length \"error\"",
         "plot_loss true",
+        "save_steps 200",
+        "save_total_limit 3",
         "warmup_ratio 0.1",
     ];
     assert_eq!(changed, want);
@@ -74,7 +79,6 @@ fn a_yaml_with_the_keys_people_copy_loads_with_notices_only() {
     let notices: Vec<_> = loaded.notices.iter().map(|notice| notice.en.as_str()).collect();
     let want = [
         "ignored: trust_remote_code, preprocessing_num_workers, dataloader_num_workers, ddp_timeout",
-        "no checkpoints are written yet, only the final adapter: save_steps, save_only_model",
         "rows of more than 2048 tokens are cut, as LlamaFactory does; over_length=error refuses them",
     ];
     assert_eq!(notices, want);
@@ -114,6 +118,10 @@ fn values_are_read_as_llamafactory_reads_them() {
     let targets: Pick = |r| r.lora.lora_target.iter().map(|t| t.name()).collect::<Vec<_>>().join(" ");
     let sets: Pick = |r| r.data.dataset.join("|");
     let device: Pick = |r| format!("{:?}", r.model.device);
+    let saving: Pick =
+        |r| format!("{:?} {} {:?}", r.output.save_strategy, r.output.save_steps, r.output.save_total_limit);
+    let resume: Pick = |r| format!("{:?}", r.output.resume_from_checkpoint);
+    let metric: Pick = |r| format!("{} {}", r.output.metric_for_best_model, r.output.greater_is_better);
     for (lines, pick, want, why) in [
         ("learning_rate: 5e-5", rate, "5e-5", "no point: a string to plain YAML 1.1"),
         ("learning_rate: '2e-4'", rate, "0.0002", "in quotes"),
@@ -135,6 +143,14 @@ fn values_are_read_as_llamafactory_reads_them() {
         ("device: cuda:1", device, "Cuda(1)", "our key in their dialect"),
         ("use_cpu: true", device, "Cpu", "their key for it"),
         ("max_steps: 7", |r| format!("{:?}", r.train.max_steps), "Some(7)", "a limit"),
+        ("save_strategy: no", saving, "No 500 None", "a bare no is false to YAML"),
+        ("save_strategy: epoch\nsave_total_limit: 1", saving, "Epoch 500 Some(1)", "1 stays 1 in the recipe"),
+        ("save_steps: '8'\nsave_total_limit: -1", saving, "Steps 8 None", "no limit in numbers"),
+        ("resume_from_checkpoint: null", resume, "Auto", "not said"),
+        ("resume_from_checkpoint: true", resume, "Always", "the newest"),
+        ("resume_from_checkpoint: no", resume, "Never", "YAML 1.1"),
+        ("resume_from_checkpoint: o/checkpoint-5", resume, "From(\"o/checkpoint-5\")", "this one"),
+        ("metric_for_best_model: loss", metric, "eval_loss false", "Hugging Face adds the eval_"),
     ] {
         assert_eq!(pick(&yaml(lines)), want, "{lines}: {why}");
     }
@@ -148,7 +164,7 @@ fn harmless_values_of_unsupported_keys_pass() {
         "use_dora: false\npissa_init: no\npacking: false\nneat_packing: false\nstreaming: false\nfp16: false\npure_bf16: false\n\
          loraplus_lr_ratio: null\nquantization_bit: null\nresume_from_checkpoint: false\nmix_strategy: concat\n\
          label_smoothing_factor: 0.0\nload_best_model_at_end: false\ndo_eval: false\ndo_predict: false\nexport_dir: null\n\
-         ignore_pad_token_for_loss: true\nlogging_strategy: steps\noptim: adamw_torch_fused\n",
+         ignore_pad_token_for_loss: true\nignore_data_skip: false\nsave_safetensors: true\nlogging_strategy: steps\noptim: adamw_torch_fused\n",
     );
 }
 
@@ -202,6 +218,13 @@ fn notices_warn_of_surprising_pairs() {
     assert_eq!(of("enable_thinking: true\n", &["over_length=truncate"]), [""; 0], "what is said is no surprise");
     assert_eq!(of("", &["template=qwen3_nothink", "over_length=error"]), ["Qwen/Qwen3-14B"], "a hybrid model");
     assert_eq!(of("enable_thinking: no\nreport_to: wandb\n", &["over_length=drop"]), ["ignored"]);
+    let silent = ["enable_thinking=true", "over_length=drop"];
+    let with = |text: &'static str| [silent[0], silent[1], text];
+    assert_eq!(of("save_total_limit: 1\n", &silent), ["save_total_limit"], "two are kept");
+    assert_eq!(of("save_total_limit: 1\n", &with("save_strategy=no")), [""; 0], "none are kept");
+    let early = "early_stopping_steps: 3\neval_strategy: epoch\nsave_strategy: epoch\nval_size: 5\n";
+    assert_eq!(of(early, &silent), ["early_stopping_steps"], "the last is written");
+    assert_eq!(of(early, &with("load_best_model_at_end=true")), [""; 0], "the best is written");
 }
 
 #[test]
@@ -232,4 +255,34 @@ fn a_difference_names_key_old_and_new() {
     assert_eq!(got[1], "learning_rate: 0.00005 → 0.001");
     assert!(got[2].starts_with("lora_target: [\"q_proj\",\"k_proj\"") && got.len() == 3, "{got:?}");
     assert_eq!(new.diff(&json!({}))[0].old, json!(null), "a key the other side lacks");
+}
+
+#[test]
+fn a_receipt_of_an_earlier_version_is_no_other_config() {
+    let mut old = serde_json::to_value(yaml("")).unwrap();
+    old["output"].as_object_mut().unwrap().retain(|key, _| !key.starts_with("save_"));
+    assert_eq!(yaml("save_steps: 7\n").diff(&old), [], "that version knew no save_steps");
+    old["output"]["page"] = json!(true);
+    let diff = yaml("").diff(&old);
+    assert_eq!((diff.len(), diff[0].key.as_str(), &diff[0].new), (1, "page", &json!(null)), "a later version's key");
+}
+
+#[test]
+fn only_what_shapes_the_result_holds_a_resume_up() {
+    let old = serde_json::to_value(yaml("")).unwrap();
+    let keys = |lines: &str| yaml(lines).changes_that_matter(&old).into_iter().map(|d| d.key).collect::<Vec<_>>();
+    let harmless = "num_train_epochs: 9\nmax_steps: 7\nlogging_steps: 1\nplot_loss: true\nval_size: 5\neval_strategy: steps\n\
+        eval_steps: 5\nper_device_eval_batch_size: 2\nsave_strategy: steps\nsave_steps: 5\nsave_total_limit: 2\n\
+        save_only_model: true\nload_best_model_at_end: true\ngreater_is_better: true\nearly_stopping_steps: 3\n\
+        max_seconds: 60\nresume_from_checkpoint: x\noverwrite_output_dir: true\ncache_dir: x\ndevice: cpu\n\
+        micro_batch_tokens: 64\nshared_prefix: off\ninclude_num_input_tokens_seen: true\n";
+    assert_eq!(keys(harmless), ["val_size"], "the rows held out are not trained");
+    for key in ["lora_rank: 4", "seed: 1", "bf16: true", "per_device_train_batch_size: 2", "lora_target: q_proj"] {
+        let name = key.split(':').next().unwrap();
+        assert!(keys(key).contains(&name.to_owned()), "{key}");
+    }
+    let all = serde_json::to_value(yaml("")).unwrap();
+    let exists =
+        |key: &&&str| all.get(**key).is_some() || all.as_object().unwrap().values().any(|s| s.get(**key).is_some());
+    assert_eq!(MAY_CHANGE.iter().filter(exists).count(), MAY_CHANGE.len(), "every name in the list is a key");
 }

@@ -77,7 +77,7 @@ pub fn clear(dir: &Path) -> Result<()> {
     for name in OWN_FILES {
         let path = dir.join(name);
         if path.is_file() {
-            std::fs::remove_file(&path).map_err(|err| Error::file(&path, format!("cannot be replaced: {err}")))?;
+            fs::ops::remove_file(&path).map_err(|err| Error::file(&path, format!("cannot be replaced: {err}")))?;
         }
     }
     Ok(())

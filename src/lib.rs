@@ -13,6 +13,7 @@ pub mod optim;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod signal;
 #[doc(hidden)]
 pub mod testing;
 pub mod trainer;

@@ -62,6 +62,7 @@ impl Options {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "the result")]
 fn run(options: &Options) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let lora = LoraConfig {
@@ -167,8 +168,7 @@ fn random_weight(name: &str, shape: &[usize], dtype: DType) -> couplet_train::er
     let n: usize = shape.iter().product();
     let norm = shape.len() == 1;
     // Uniform with the standard deviation 0.02 of Qwen3's initialiser.
-    let values: Vec<f32> =
-        (0..n as u64).map(|i| if norm { 1.0 } else { (key.uniform(i) - 0.5) * 0.069_282 }).collect();
+    let values: Vec<f32> = (0..n as u64).map(|i| if norm { 1.0 } else { (key.uniform(i) - 0.5) * 0.069_282 }).collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
 }
 

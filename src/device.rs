@@ -32,7 +32,7 @@ impl Surroundings {
     }
 }
 
-/// Opens the device of the recipe for a model of `parameters` weights.
+/// Opens the device of the recipe for a model of `parameters` weights. Errors: as [`decide`]; a card that does not open.
 pub fn open(choice: DeviceChoice, parameters: usize) -> Result<Device> {
     match decide(choice, Surroundings::read(), parameters)? {
         None => Ok(Device::Cpu),
@@ -45,6 +45,8 @@ pub fn open(choice: DeviceChoice, parameters: usize) -> Result<Device> {
 }
 
 /// The card to use, or `None` for the CPU.
+///
+/// Errors: a card is asked for in a binary without CUDA; `auto` would put a large model on the CPU beside an idle card.
 pub fn decide(choice: DeviceChoice, around: Surroundings, parameters: usize) -> Result<Option<usize>> {
     let without_cuda = |what: String| {
         Error::input(what)

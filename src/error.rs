@@ -80,6 +80,12 @@ impl Error {
     }
 }
 
+/// The system's words for an I/O failure, without Rust's ` (os error N)`.
+pub fn io_reason(err: &std::io::Error) -> String {
+    let text = err.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -98,6 +104,6 @@ impl From<candle_core::Error> for Error {
 
 impl From<std::io::Error> for Error {
     fn from(err: std::io::Error) -> Self {
-        Self::run(err.to_string())
+        Self::run(io_reason(&err))
     }
 }

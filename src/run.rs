@@ -1,8 +1,8 @@
 //! One run's place on the disk: may it start in this output directory, and the receipt it leaves there, `run.json`.
 
 use crate::{
-    config::{Difference, Recipe},
-    error::{Error, Result},
+    config::{Difference, LORA_SHAPE, Recipe},
+    error::{Error, Result, io_reason},
     fs,
 };
 use serde_json::{Map, Value, json};
@@ -45,13 +45,19 @@ pub enum Start {
 
 /// Looks into the recipe's output directory. Another run's results are an error unless `overwrite_output_dir` is set.
 pub fn inspect(recipe: &Recipe) -> Result<Start> {
+    let start = what_is_there(recipe)?;
+    if start != Start::AlreadyComplete {
+        refuse_unwritable(&recipe.output.output_dir)?;
+    }
+    Ok(start)
+}
+
+fn what_is_there(recipe: &Recipe) -> Result<Start> {
     let dir = &recipe.output.output_dir;
-    if !dir.exists() {
+    if !dir.is_dir() {
         return Ok(Start::Fresh);
     }
-    let entries = std::fs::read_dir(dir).map_err(|err| {
-        Error::file(dir, format!("`output_dir` cannot be used: {err}")).hint("choose another `output_dir`")
-    })?;
+    let entries = std::fs::read_dir(dir).map_err(|err| unusable(dir, io_reason(&err)))?;
     let results = entries.flatten().find(|entry| is_result(&entry.file_name().to_string_lossy()));
     let overwrite = recipe.output.overwrite_output_dir;
     let receipt = dir.join(RECEIPT);
@@ -71,13 +77,36 @@ pub fn inspect(recipe: &Recipe) -> Result<Start> {
     }
 }
 
+/// Tries a file in the folder, or in the nearest one above it that exists: a run must not fail after the model is loaded.
+fn refuse_unwritable(dir: &Path) -> Result<()> {
+    let here = Path::new(".");
+    let exists = |path: &&Path| path.exists() && !path.as_os_str().is_empty();
+    let nearest = dir.ancestors().find(exists).unwrap_or(here);
+    if !nearest.is_dir() {
+        return Err(unusable(dir, format!("{} is a file", nearest.display())));
+    }
+    let probe = nearest.join(format!(".couplet-train.{}.tmp", std::process::id()));
+    std::fs::write(&probe, "").map_err(|err| unusable(dir, format!("{}: {}", nearest.display(), io_reason(&err))))?;
+    std::fs::remove_file(&probe).map_err(|err| unusable(dir, io_reason(&err)))
+}
+
+fn unusable(dir: &Path, fact: impl std::fmt::Display) -> Error {
+    Error::file(dir, format!("`output_dir` cannot be used: {fact}"))
+        .hint("choose an `output_dir` that is, or can become, a folder you may write to")
+        .hint_zh("请将 `output_dir` 设为可写的文件夹（或可以在该处新建的文件夹）")
+}
+
 /// Makes the directory and removes what an earlier run left there.
 pub fn clear(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir)?;
     for name in OWN_FILES {
         let path = dir.join(name);
         if path.is_file() {
-            fs::ops::remove_file(&path).map_err(|err| Error::file(&path, format!("cannot be replaced: {err}")))?;
+            fs::ops::remove_file(&path).map_err(|err| {
+                Error::file(&path, format!("cannot be replaced: {}", io_reason(&err)))
+                    .hint("choose another `output_dir`, or remove the file yourself")
+                    .hint_zh("请换一个 `output_dir`，或自行删除该文件")
+            })?;
         }
     }
     Ok(())
@@ -91,10 +120,14 @@ fn read_receipt(path: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }
 
-/// Keys that make it another run; where it is written, whether it overwrites or resumes and when it pauses do not.
+/// Keys that make it another run. Where it is written, whether it overwrites or resumes and when it pauses do not; nor does
+/// the shape of the LoRA where an adapter is continued, which has its own and keeps it.
 fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
+    let mut same_run = vec!["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
+    if recipe.model.adapter_name_or_path.is_some() {
+        same_run.extend(LORA_SHAPE);
+    }
     let mut diff = recipe.diff(&receipt["config"]);
-    let same_run = ["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
     diff.retain(|d| !same_run.contains(&d.key.as_str()));
     diff
 }
@@ -128,7 +161,7 @@ impl Receipt {
         Ok(receipt)
     }
 
-    /// Marks the run as complete and adds `facts`: what was measured and what came out.
+    /// Marks the run as complete and adds `facts`, an object: what was measured and what came out.
     pub fn complete(mut self, facts: Value) -> Result<()> {
         self.fields.insert("status".into(), json!("complete"));
         if let Value::Object(facts) = facts {

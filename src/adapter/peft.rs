@@ -4,7 +4,7 @@
 
 use crate::{
     config::{LoraConfig, Projection},
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
     fs,
     model::{Checkpoint, Params, params::Slot},
 };
@@ -88,20 +88,22 @@ pub struct Existing {
 
 impl Existing {
     /// Opens `dir`. Kinds of adapter that this engine would compute wrongly are refused by name.
+    ///
+    /// Errors: a file of the adapter is missing or damaged; it is not plain LoRA on the seven projections.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
         let text = std::fs::read_to_string(&path).map_err(|err| {
-            Error::file(&path, format!("cannot be read: {err}"))
+            Error::file(&path, format!("cannot be read: {}", io_reason(&err)))
                 .hint("`adapter_name_or_path` must be a PEFT adapter folder")
                 .hint_zh("`adapter_name_or_path` 应是 PEFT 适配器文件夹")
         })?;
-        let json: Value =
-            serde_json::from_str(&text).map_err(|err| Error::file(&path, format!("not valid JSON: {err}")))?;
+        let json: Value = serde_json::from_str(&text)
+            .map_err(|err| only_plain_lora(Error::file(&path, format!("not valid JSON: {err}"))))?;
         let lora = parse_config(&json).map_err(|err| err.at(path.display()))?;
         Ok(Self { checkpoint: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora })
     }
 
-    /// The stored values of `slot`, row-major.
+    /// The stored values of `slot`, row-major. Errors: no such tensor, or another shape.
     #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
     pub fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
         let shape = [slot.shape.0, slot.shape.1];
@@ -114,9 +116,11 @@ impl Existing {
         let known: Vec<String> = slots.map(file_name).collect();
         match self.checkpoint.names().find(|name| !known.iter().any(|k| k == name)) {
             None => Ok(()),
-            Some(name) => Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))
-                .hint("was it trained on another base model, or on other modules than its config says?")
-                .hint_zh("它是否在另一个基座模型上训练，或与其配置的模块不符？")),
+            Some(name) => {
+                Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))
+                    .hint("was it trained on another base model, or on other modules than its config says?")
+                    .hint_zh("它是否在另一个基座模型上训练，或与其配置的模块不符？"))
+            }
         }
     }
 }
@@ -133,15 +137,17 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
         (!json["layers_to_transform"].is_null(), "layers_to_transform is not supported"),
     ];
     if let Some((_, what)) = refused.iter().find(|(wrong, _)| *wrong) {
-        return Err(Error::input(*what).hint("only plain LoRA over q/k/v/o/gate/up/down_proj can be continued"));
+        return Err(only_plain_lora(Error::input(*what)));
     }
-    let rank = json["r"].as_u64().filter(|r| *r > 0).ok_or_else(|| Error::input("r is not a positive integer"))?;
-    let alpha = json["lora_alpha"].as_f64().ok_or_else(|| Error::input("lora_alpha is not a number"))?;
+    let missing = |what: &str| only_plain_lora(Error::input(what));
+    let rank = json["r"].as_u64().filter(|r| *r > 0).ok_or_else(|| missing("r is not a positive integer"))?;
+    let alpha = json["lora_alpha"].as_f64().ok_or_else(|| missing("lora_alpha is not a number"))?;
     let names: Vec<&str> = json["target_modules"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let known = |name: &&str| Projection::ALL.iter().any(|p| p.name() == *name);
     if names.is_empty() || !names.iter().all(known) {
         return Err(Error::input(format!("target_modules {} is not a list of projections", json["target_modules"]))
-            .hint("known: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
+            .hint("known: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj")
+            .hint_zh("可用：q_proj、k_proj、v_proj、o_proj、gate_proj、up_proj、down_proj"));
     }
     Ok(LoraConfig {
         lora_rank: rank as usize,
@@ -150,6 +156,13 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
         lora_target: Projection::ALL.into_iter().filter(|p| names.contains(&p.name())).collect(),
         use_rslora: json["use_rslora"] == true,
     })
+}
+
+fn only_plain_lora(err: Error) -> Error {
+    err.hint(
+        "only plain LoRA over q/k/v/o/gate/up/down_proj can be continued, from the files PEFT or this program wrote",
+    )
+    .hint_zh("只能继续训练 q/k/v/o/gate/up/down_proj 上的普通 LoRA（PEFT 或本程序写出的文件）")
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub fn refusal(settings: &Settings<'_>, entry: &Entry, refused: &Refused) -> Err
         .hint_zh(format!("请删除该键{or_zh}：{}", refused.way.zh))
 }
 
-/// A quantised base: says what the base needs in bf16 instead.
+/// A quantised base: says what the base needs in bf16 instead, and what this machine has.
 fn quantization(settings: &Settings<'_>, entry: &Entry) -> Error {
     let model = settings.entry("model_name_or_path").and_then(|entry| entry.value.text());
     let (need, need_zh) = match model.and_then(bf16_gb) {
@@ -85,10 +85,38 @@ fn quantization(settings: &Settings<'_>, entry: &Entry) -> Error {
         }
         None => ("the base in bf16 needs 2 bytes per parameter".into(), "bf16 基座每个参数需要 2 字节".into()),
     };
+    let (fits, fits_zh) = what_fits(free_memory_gb());
     settings
         .complain_key(entry, "a quantised base (`quantization_bit`) is not supported yet")
-        .hint(format!("remove the key and set bf16 to true: {need}; a smaller Qwen3 needs less"))
-        .hint_zh(format!("请删除该键并把 bf16 设为 true：{need_zh}；更小的 Qwen3 需要更少"))
+        .hint(format!("remove the key and set bf16 to true: {need}; {fits}"))
+        .hint_zh(format!("请删除该键并把 bf16 设为 true：{need_zh}；{fits_zh}"))
+}
+
+/// The largest Qwen3 for so much memory in GB: its weights, a tenth for what is trained, and 1.5 GB of activations.
+fn what_fits(free: Option<f64>) -> (String, String) {
+    let Some(free) = free else {
+        return ("a smaller Qwen3 needs less".into(), "更小的 Qwen3 需要更少".into());
+    };
+    let largest = BF16_GB.iter().rfind(|(_, gb)| 1.1 * gb + 1.5 <= free);
+    let (which, which_zh) = match largest {
+        Some((size, _)) => (format!("enough for Qwen3-{size}"), format!("可训练 Qwen3-{size}")),
+        None => ("too little for any Qwen3".into(), "不足以训练任何 Qwen3".into()),
+    };
+    (
+        format!("this machine has {free:.1} GB of memory free, {which} on the CPU (a GPU needs as much of its own)"),
+        format!("本机空闲内存 {free:.1} GB，用 CPU {which_zh}（用 GPU 则需同样大的显存）"),
+    )
+}
+
+/// Memory this process may still take, in GB, as Linux tells it; less inside a limited container.
+fn free_memory_gb() -> Option<f64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let info = read("/proc/meminfo")?;
+    let line = info.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let free = line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1024.0;
+    let bytes = |path: &str| read(path)?.trim().parse::<f64>().ok();
+    let limit = bytes("/sys/fs/cgroup/memory.max").zip(bytes("/sys/fs/cgroup/memory.current"));
+    Some(limit.map_or(free, |(most, used)| free.min(most - used)) / 1e9)
 }
 
 /// The size of a Qwen3 by its name or folder, e.g. `Qwen/Qwen3-14B` or `models/Qwen3-4B-Instruct-2507`.
@@ -96,4 +124,23 @@ fn bf16_gb(model: &str) -> Option<(String, f64)> {
     let name = model.trim_end_matches('/').rsplit('/').next()?;
     let size = name.strip_prefix("Qwen3-")?.split('-').next()?;
     BF16_GB.iter().find(|(known, _)| *known == size).map(|(size, gb)| (format!("Qwen3-{size}"), *gb))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_model_that_fits_is_named() {
+        for (free, want, why) in [
+            (None, "a smaller Qwen3 needs less", "another system tells nothing"),
+            (Some(2.0), "2.0 GB of memory free, too little for any Qwen3", "not even 0.6B"),
+            (Some(8.0), "8.0 GB of memory free, enough for Qwen3-1.7B on the CPU", "4B needs 10.3"),
+            (Some(500.0), "enough for Qwen3-32B", "all of them"),
+        ] {
+            let (en, zh) = what_fits(free);
+            assert!(en.contains(want), "{why}: {en}");
+            assert!(free.is_none() || zh.contains("本机空闲内存"), "{why}: {zh}");
+        }
+    }
 }

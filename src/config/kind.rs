@@ -90,7 +90,7 @@ impl Kind {
             Self::Positive => ("a number above 0", "大于 0 的数"),
             Self::NonNegative => ("a number of at least 0", "不小于 0 的数"),
             Self::BelowOne => ("a number from 0 to below 1", "不小于 0 且小于 1 的数"),
-            Self::Share => ("a number from 0 to 1", "0 到 1 之间的数"),
+            Self::Share => ("a number from 0 to 1", "介于 0 与 1 之间的数"),
             Self::Thinking => ("true, false, or null (in TOML \"none\")", "true、false 或 null（TOML 中写 \"none\"）"),
             Self::Resume => ("true, false, or the folder of a checkpoint", "true、false 或检查点所在的目录"),
             Self::List => ("a list of strings, or one string with commas", "字符串列表，或以逗号分隔的字符串"),

@@ -133,14 +133,15 @@ impl<'s> Settings<'s> {
             "output_dir" => "outputs/run",
             _ => "couplets_train",
         };
-        let line = match (self.dialect, keys::read(name).home) {
-            (Dialect::Toml, Some(home)) => format!("{name} = \"{example}\"` in {home}"),
-            _ => format!("{name}: {example}`"),
-        };
-        self.source
-            .error(format!("`{name}` is missing"))
-            .hint(format!("say for example `{line}"))
-            .hint_zh(format!("请写明，例如 `{line}"))
+        let err = self.source.error(format!("`{name}` is missing"));
+        match (self.dialect, keys::read(name).home) {
+            (Dialect::Toml, Some(home)) => err
+                .hint(format!("say for example `{name} = \"{example}\"` in {home}"))
+                .hint_zh(format!("请在 {home} 中写明，例如 `{name} = \"{example}\"`")),
+            _ => err
+                .hint(format!("say for example `{name}: {example}`"))
+                .hint_zh(format!("请写明，例如 `{name}: {example}`")),
+        }
     }
 
     fn put(&mut self, entry: Entry) {

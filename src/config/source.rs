@@ -1,6 +1,6 @@
 //! The text of a config file, and how an error points into it.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_reason};
 use std::{
     ops::Range,
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ impl Source {
     /// Reads a file. Errors: it does not exist, is not readable, is not UTF-8.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|err| {
-            Error::file(path, format!("cannot read the config: {err}"))
+            Error::file(path, format!("cannot read the config: {}", io_reason(&err)))
                 .hint("paths are relative to the working directory")
                 .hint_zh("路径相对于当前工作目录")
         })?;

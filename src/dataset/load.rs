@@ -51,7 +51,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     let train = keep(train, data, &mut files);
     let eval = keep(eval, data, &mut files);
     let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
-    refuse_empty(data, empty(&train), empty(&eval) && !eval_rows.is_empty())?;
+    refuse_empty(data, empty(&train), empty(&eval) && !eval_rows.is_empty(), over_long, &files)?;
     warnings.extend(warnings_of_losses(&files, over_long, &over_long_rows, data));
 
     let summary = Summary {
@@ -205,7 +205,13 @@ fn keep(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec
 }
 
 /// `lost_eval`: there were rows to evaluate, and none is left.
-fn refuse_empty(data: &DataConfig, no_train: bool, lost_eval: bool) -> Result<()> {
+fn refuse_empty(
+    data: &DataConfig,
+    no_train: bool,
+    lost_eval: bool,
+    over_long: usize,
+    files: &[FileSummary],
+) -> Result<()> {
     let lost_train = no_train && !data.dataset.is_empty();
     if data.dataset.is_empty() && data.eval_dataset.is_empty() {
         return Err(Error::input("no data set is named")
@@ -216,9 +222,11 @@ fn refuse_empty(data: &DataConfig, no_train: bool, lost_eval: bool) -> Result<()
         return Ok(());
     }
     let what = if lost_train { "train" } else { "evaluate" };
-    Err(Error::input(format!("no row is left to {what} on"))
-        .hint("rows are left out where they are too long (cutoff_len, over_length) or have nothing to learn")
-        .hint_zh("过长（cutoff_len、over_length）或没有可学内容的行会被略去，请检查数据与设置"))
+    let files: Vec<String> = files.iter().map(|file| format!("{} ({} rows)", file.path, file.read)).collect();
+    let (files, cutoff) = (files.join(", "), data.cutoff_len);
+    Err(Error::input(format!("{files}: no row is left to {what} on; longer than cutoff_len = {cutoff}: {over_long}"))
+        .hint("raise cutoff_len: a row that is dropped for its length, or cut before its answer, teaches nothing")
+        .hint_zh("请增大 cutoff_len：因过长被略去、或在回答之前就被截断的行没有可学内容"))
 }
 
 fn warnings_of_losses(files: &[FileSummary], over_long: usize, named: &[OverLong], data: &DataConfig) -> Vec<Warning> {

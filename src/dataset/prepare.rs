@@ -2,7 +2,7 @@
 
 use crate::{
     dataset::{record, registry},
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -53,9 +53,10 @@ pub fn prepare(input: &Path, output_dir: &Path, name: &str, instruction: &str, o
 
     registry.insert(name.into(), entry);
     let registry = format!("{:#}\n", Value::Object(registry));
-    fs::create_dir_all(output_dir).map_err(|err| Error::file(output_dir, format!("cannot create: {err}")))?;
+    fs::create_dir_all(output_dir)
+        .map_err(|err| Error::file(output_dir, format!("cannot create: {}", io_reason(&err))))?;
     for (path, text) in [(&file, alpaca(&couplets, instruction)), (&registry_path, registry)] {
-        replace(path, &text).map_err(|err| Error::file(path, format!("cannot write: {err}")))?;
+        replace(path, &text).map_err(|err| Error::file(path, format!("cannot write: {}", io_reason(&err))))?;
     }
     Ok(Prepared { rows: couplets.len(), file, registry: registry_path })
 }
@@ -82,7 +83,9 @@ fn refuse_existing(
         _ if file.exists() => Error::file(file, "exists already"),
         _ => return Ok(()),
     };
-    Err(error.hint("choose another name, or allow it to be overwritten").hint_zh("请换一个名称，或允许覆盖"))
+    Err(error
+        .hint("choose another name (--name), or replace it (--overwrite)")
+        .hint_zh("请换一个名称（--name），或覆盖它（--overwrite）"))
 }
 
 fn couplets<'a>(text: &'a str, path: &Path) -> Result<Vec<(&'a str, &'a str)>> {

@@ -6,7 +6,7 @@
 
 use crate::{
     dataset::registry::Columns,
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
 };
 use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -39,13 +39,19 @@ pub struct Parsed {
 }
 
 /// Reads the first `limit` rows of an Alpaca file; the rest is only checked to be JSON.
+///
+/// Errors name the file and the row: broken JSON, a row that is no object, a column that is missing or no text.
 pub fn read(path: &Path, columns: &Columns, limit: Option<usize>) -> Result<Parsed> {
     parse(&read_text(path)?, path, columns, limit)
 }
 
 /// The text of a UTF-8 file, without a byte order mark.
 pub(super) fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|err| Error::file(path, format!("cannot read: {err}")))?;
+    let bytes = fs::read(path).map_err(|err| {
+        Error::file(path, format!("cannot read: {}", io_reason(&err)))
+            .hint("check the path, and that you may read the file")
+            .hint_zh("请检查路径与读取权限")
+    })?;
     let mut text = String::from_utf8(bytes).map_err(|err| {
         Error::file(path, format!("not UTF-8 at byte {}", err.utf8_error().valid_up_to()))
             .hint("save the file as UTF-8, e.g. iconv -f GB18030 -t UTF-8 OLD > NEW")

@@ -6,7 +6,7 @@
 
 use crate::{
     dataset::summary::Warning,
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -105,6 +105,8 @@ pub struct Entry {
 }
 
 /// Looks `names` up in `dir/dataset_info.json`, in their order.
+///
+/// Errors: no registry; a name that is not in it (the nearest are listed); an entry of a kind that is not read.
 pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     if dir.to_str().is_some_and(|dir| dir == "ONLINE" || dir.starts_with("REMOTE:")) {
         let error = Error::input(format!("dataset_dir = \"{}\" (data sets of a hub) is not supported", dir.display()));
@@ -128,7 +130,11 @@ pub fn read(dir: &Path) -> Result<Option<Map<String, Value>>> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(err) => return Err(Error::file(&path, format!("cannot read: {err}"))),
+        Err(err) => {
+            return Err(Error::file(&path, format!("cannot read: {}", io_reason(&err)))
+                .hint("dataset_dir is a folder with a readable dataset_info.json")
+                .hint_zh("dataset_dir 应为含有可读的 dataset_info.json 的目录"));
+        }
     };
     let registry = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text));
     registry.map(Some).map_err(|err| {
@@ -237,7 +243,7 @@ fn slips(name: &str, entry: &Map<String, Value>) -> Vec<Warning> {
 }
 
 fn missing(dir: &Path) -> Error {
-    let command = format!("couplet-train data prepare PAIRS.txt --output-dir {} --name NAME", dir.display());
+    let command = format!("couplet-train data prepare PAIRS.txt --output {} --name NAME", dir.display());
     Error::file(&dir.join(FILE), "does not exist")
         .hint(format!("dataset_dir is the folder that holds it; from lines of two sides it is made by\n  {command}"))
         .hint_zh(format!("dataset_dir 应为其所在目录；若数据为每行“上联 下联”的文本，可用以下命令生成：\n  {command}"))
@@ -246,11 +252,17 @@ fn missing(dir: &Path) -> Error {
 fn unknown(path: &Path, name: &str, registry: &Map<String, Value>) -> Error {
     let names = nearest(name, registry.keys().map(String::as_str));
     let names = names[..names.len().min(3)].join(", ");
+    let dir = path.parent().unwrap_or(Path::new(".")).display();
+    let command = format!("couplet-train data prepare PAIRS.txt --output {dir} --name {name}");
     Error::file(path, format!("no data set named \"{name}\""))
         .hint(format!(
-            "registered (nearest first): {names}; or add an entry {{\"{name}\": {{\"file_name\": \"….json\"}}}}"
+            "registered (nearest first): {names}; or add an entry {{\"{name}\": {{\"file_name\": \"….json\"}}}}; or make \
+             it from lines of two sides:\n  {command}"
         ))
-        .hint_zh(format!("已登记的相近名称：{names}；或新增 {{\"{name}\": {{\"file_name\": \"….json\"}}}}"))
+        .hint_zh(format!(
+            "已登记的相近名称：{names}；或新增 {{\"{name}\": {{\"file_name\": \"….json\"}}}}；\
+             或由每行“上联 下联”的文本生成：\n  {command}"
+        ))
 }
 
 /// `names`, the most similar to `name` first.

@@ -5,7 +5,7 @@
 
 use crate::{
     config::TemplateName,
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
 };
 use std::{fs, io, path::Path};
 
@@ -24,7 +24,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `dir/tokenizer.json`.
+    /// Reads `dir/tokenizer.json`. Errors: as [`Self::from_bytes`], naming the file.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         let bytes = fs::read(&path).map_err(|err| unreadable(&path, &err))?;
@@ -111,12 +111,9 @@ impl Tokenizer {
 }
 
 fn unreadable(path: &Path, err: &io::Error) -> Error {
-    let error = Error::file(path, format!("cannot read: {err}"));
-    if err.kind() == io::ErrorKind::NotFound {
-        error
-            .hint("the model folder must hold the checkpoint's tokenizer.json (vocab.json and merges.txt do not replace it)")
-            .hint_zh("模型目录中须有该模型的 tokenizer.json（vocab.json 与 merges.txt 不能代替）")
-    } else {
-        error
-    }
+    Error::file(path, format!("cannot read: {}", io_reason(err)))
+        .hint(
+            "the model folder must hold the checkpoint's tokenizer.json (vocab.json and merges.txt do not replace it)",
+        )
+        .hint_zh("模型目录中须有该模型的 tokenizer.json（vocab.json 与 merges.txt 不能代替）")
 }

@@ -1,7 +1,7 @@
 //! Folders that are there whole or not at all, and the digests by which their files are known again.
 
-use super::{fault, ops, parent, plain, process_is_alive, temp_beside, unwritable};
-use crate::error::{Error, Result};
+use super::{fault, ops, parent, process_is_alive, temp_beside, unwritable};
+use crate::error::{Error, Result, io_reason};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -29,14 +29,14 @@ impl FileDigest {
     /// Reads the file from `dir`. Errors say in what it is not the one that was written.
     pub fn read(&self, dir: &Path) -> Result<Vec<u8>> {
         let path = dir.join(&self.name);
-        let found = fs::symlink_metadata(&path).map_err(|err| Error::file(&path, plain(&err)))?;
+        let found = fs::symlink_metadata(&path).map_err(|err| Error::file(&path, io_reason(&err)))?;
         if !found.is_file() {
             return Err(Error::file(&path, "not a regular file"));
         }
         if found.len() != self.size {
             return Err(Error::file(&path, format!("{} bytes, but {} were written", found.len(), self.size)));
         }
-        let bytes = ops::read(&path).map_err(|err| Error::file(&path, plain(&err)))?;
+        let bytes = ops::read(&path).map_err(|err| Error::file(&path, io_reason(&err)))?;
         if *self != Self::of(&self.name, &bytes) {
             return Err(Error::file(&path, "its content has changed since it was written (BLAKE3 differs)"));
         }
@@ -119,7 +119,7 @@ pub fn remove_durable_dir(parent: &Path, name: &str) -> Result<()> {
         remove_any(&doomed)
     };
     remove().map_err(|err| {
-        Error::run(format!("{}: cannot be removed: {}", target.display(), plain(&err)))
+        Error::run(format!("{}: cannot be removed: {}", target.display(), io_reason(&err)))
             .hint("check that you may write there")
             .hint_zh("请检查该位置的写权限")
     })

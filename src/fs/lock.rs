@@ -1,7 +1,7 @@
 //! One run a folder: a lock that the kernel holds for the life of the process, and frees however it ends.
 
-use super::{plain, process_is_alive};
-use crate::error::{Error, Result};
+use super::process_is_alive;
+use crate::error::{Error, Result, io_reason};
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
@@ -27,7 +27,7 @@ impl Lock {
         let path = dir.join(NAME);
         let mut file =
             OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(|err| {
-                Error::file(dir, format!("cannot write there: {}", plain(&err)))
+                Error::file(dir, format!("cannot write there: {}", io_reason(&err)))
                     .hint("choose an `output_dir` below a folder you may write to")
                     .hint_zh("请选择有写权限的 `output_dir`")
             })?;
@@ -37,13 +37,13 @@ impl Lock {
                 Ok(()) => {
                     return Ok(Self {
                         held: true,
-                        file: write_pid(file).map_err(|err| Error::file(&path, plain(&err)))?,
+                        file: write_pid(file).map_err(|err| Error::file(&path, io_reason(&err)))?,
                     });
                 }
                 Err(TryLockError::Error(err)) if err.kind() == io::ErrorKind::Unsupported => {
                     return Ok(Self { held: false, file });
                 }
-                Err(TryLockError::Error(err)) => return Err(Error::file(&path, plain(&err))),
+                Err(TryLockError::Error(err)) => return Err(Error::file(&path, io_reason(&err))),
                 Err(TryLockError::WouldBlock) => {}
             }
             if let Some(pid) = read_pid(&mut file).filter(|&pid| process_is_alive(pid)) {

@@ -12,7 +12,7 @@ pub use durable::{FileDigest, remove_durable_dir, remove_leftovers, write_durabl
 pub use lock::Lock;
 pub use log::LogFile;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_reason};
 use std::{
     ffi::OsString,
     io,
@@ -42,7 +42,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Creates a folder and its parents; an existing folder is fine.
 pub fn create_dir_all(path: &Path) -> Result<()> {
     ops::create_dir_all(path).map_err(|err| {
-        Error::input(format!("{}: cannot create this folder: {}", path.display(), plain(&err)))
+        Error::input(format!("{}: cannot create this folder: {}", path.display(), io_reason(&err)))
             .hint("choose a folder below one you may write to; a file of the same name is in the way just as well")
             .hint_zh("请换一个有写权限的位置；若同名文件已存在，也无法创建文件夹")
     })
@@ -81,15 +81,9 @@ fn process_is_alive(pid: u32) -> bool {
 }
 
 fn unwritable(path: &Path, err: &io::Error) -> Error {
-    Error::run(format!("{}: cannot write: {}", path.display(), plain(err)))
+    Error::run(format!("{}: cannot write: {}", path.display(), io_reason(err)))
         .hint("check that the folder exists, that you may write there, and that the disk is not full (`df -h`)")
         .hint_zh("请检查文件夹是否存在、是否有写权限、磁盘是否已满（`df -h`）")
-}
-
-/// The system's words without Rust's ` (os error N)`.
-fn plain(err: &io::Error) -> String {
-    let text = err.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 #[cfg(test)]

@@ -167,9 +167,11 @@ impl Part {
     fn ungroup(&self, t: &Tensor) -> Result<Tensor> {
         let (kv, rows, width) = t.dims3()?;
         let queries = rows / self.groups;
-        Ok(t.reshape((kv, self.groups, queries, width))?
-            .permute((2, 0, 1, 3))?
-            .reshape((queries, kv * self.groups, width))?)
+        Ok(t.reshape((kv, self.groups, queries, width))?.permute((2, 0, 1, 3))?.reshape((
+            queries,
+            kv * self.groups,
+            width,
+        ))?)
     }
 }
 
@@ -474,7 +476,8 @@ mod tests {
         for (prefix, lengths, heads, kv, width) in CASES {
             let rows = prefix + lengths.iter().sum::<usize>();
             let make = |shape, phase| wave(shape, phase, &Device::Cpu);
-            let (q, k, v) = (make((rows, heads, width), 0.0)?, make((rows, kv, width), 1.0)?, make((rows, kv, width), 2.0)?);
+            let (q, k, v) =
+                (make((rows, heads, width), 0.0)?, make((rows, kv, width), 1.0)?, make((rows, kv, width), 2.0)?);
             let segments = Segments::new(prefix, lengths);
             // f64 takes the composed body.
             let wide = |t: &Tensor| t.to_dtype(DType::F64);

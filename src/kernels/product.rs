@@ -174,7 +174,8 @@ mod tests {
                 let wide = Tensor::cat(&[&a, &a], 1)?; // a view with an offset
                 assert_close(&add_product(fresh()?, &wide.narrow(1, k, k)?, &b)?, &want, 1e-5);
             }
-            let wrong = add_product(wave((2, 2), 0.0, &device)?, &wave((2, 3), 0.0, &device)?, &wave((2, 2), 0.0, &device)?);
+            let wrong =
+                add_product(wave((2, 2), 0.0, &device)?, &wave((2, 3), 0.0, &device)?, &wave((2, 2), 0.0, &device)?);
             assert!(wrong.is_err());
         }
         Ok(())

@@ -31,8 +31,7 @@ pub fn rebuild(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
 
 /// With x̂ = x/rms(x) and h = dy·w: `dx = (h − x̂·mean_D(h·x̂)) / rms(x)`. `w` is frozen: no ∂w.
 pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
-    if let (Some(dys), Some(xs), Some(ws), Some(inv)) =
-        (cpu::f32s(dy), cpu::f32s(x), cpu::f32s(w), cpu::f32s(inv_rms))
+    if let (Some(dys), Some(xs), Some(ws), Some(inv)) = (cpu::f32s(dy), cpu::f32s(x), cpu::f32s(w), cpu::f32s(inv_rms))
     {
         return backward_cpu(&dys, &xs, &ws, &inv, x.dims2()?);
     }

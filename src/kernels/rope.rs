@@ -7,10 +7,15 @@ use candle_core::{D, DType, Device, Tensor};
 /// cos and sin of every row's angles, `[T, E/2]` each, in `dtype`.
 ///
 /// Angles are computed in f32 as PyTorch does: position × θ^(−2i/E).
-pub fn tables(positions: &[u32], head_dim: usize, theta: f64, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
+pub fn tables(
+    positions: &[u32],
+    head_dim: usize,
+    theta: f64,
+    dtype: DType,
+    device: &Device,
+) -> Result<(Tensor, Tensor)> {
     let half = head_dim / 2;
-    let inv_freq: Vec<f32> =
-        (0..half).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32)).collect();
+    let inv_freq: Vec<f32> = (0..half).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32)).collect();
     let angles = positions.iter().flat_map(|&p| inv_freq.iter().map(move |f| p as f32 * f));
     let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos(), a.sin())).unzip();
     let to_tensor = |v: Vec<f32>| Tensor::from_vec(v, (positions.len(), half), device)?.to_dtype(dtype);

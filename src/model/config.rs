@@ -1,6 +1,6 @@
 //! The checkpoint's `config.json`: the geometry of a dense Qwen3, in both spellings transformers has used.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_reason};
 use serde_json::Value;
 use std::path::Path;
 
@@ -41,12 +41,12 @@ impl Qwen3Config {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|err| {
-            Error::file(&path, format!("cannot be read: {err}"))
+            Error::file(&path, format!("cannot be read: {}", io_reason(&err)))
                 .hint("`model_name_or_path` must be a folder with config.json, tokenizer.json and *.safetensors")
                 .hint_zh("`model_name_or_path` 应是含有 config.json、tokenizer.json 和 *.safetensors 的文件夹")
         })?;
         let json: Value =
-            serde_json::from_str(&text).map_err(|err| Error::file(&path, format!("not valid JSON: {err}")))?;
+            serde_json::from_str(&text).map_err(|err| damaged(Error::file(&path, format!("not valid JSON: {err}"))))?;
         Self::parse(&json).map_err(|err| err.at(path.display()))
     }
 
@@ -80,13 +80,14 @@ impl Qwen3Config {
                 .map(str::to_owned),
         };
         if !config.num_attention_heads.is_multiple_of(config.num_key_value_heads) {
-            return Err(Error::input(format!(
+            return Err(damaged(Error::input(format!(
                 "num_attention_heads {} is not a multiple of num_key_value_heads {}",
                 config.num_attention_heads, config.num_key_value_heads
-            )));
+            ))));
         }
         if !config.head_dim.is_multiple_of(2) {
-            return Err(Error::input(format!("head_dim {} is odd; rotary embedding needs pairs", config.head_dim)));
+            let fact = format!("head_dim {} is odd; rotary embedding needs pairs", config.head_dim);
+            return Err(damaged(Error::input(fact)));
         }
         Ok(config)
     }
@@ -126,17 +127,33 @@ fn refuse_what_we_do_not_compute(json: &Value) -> Result<()> {
     });
     let rope_type = rope_type.unwrap_or_else(|| if scaling.is_some() { "unnamed".into() } else { "default".into() });
     let refused = [
-        (rope_type != "default", format!("rope_scaling ({rope_type})"), "set it to null: rows of couplets are short"),
-        (uses_sliding_window(json), "sliding-window attention".into(), "use a checkpoint with full attention"),
-        (json["attention_bias"] == true, "attention_bias = true".into(), "Qwen3 has no attention bias; is this Qwen2?"),
+        (
+            rope_type != "default",
+            format!("rope_scaling ({rope_type})"),
+            "set it to null: it is for texts longer than the model was made for, and rows of couplets are short",
+            "请将其设为 null：它只用于超出模型原有长度的文本，而对联很短",
+        ),
+        (
+            uses_sliding_window(json),
+            "sliding-window attention".into(),
+            "use a Qwen3 with full attention, as all published dense ones are, e.g. Qwen/Qwen3-0.6B",
+            "请使用全注意力的 Qwen3（已发布的稠密模型都是），例如 Qwen/Qwen3-0.6B",
+        ),
+        (
+            json["attention_bias"] == true,
+            "attention_bias = true".into(),
+            "Qwen3 has none; if this is a Qwen2 or Qwen2.5, use a Qwen3 instead, e.g. Qwen/Qwen3-0.6B",
+            "Qwen3 没有注意力偏置；若这是 Qwen2 或 Qwen2.5，请改用 Qwen3，例如 Qwen/Qwen3-0.6B",
+        ),
         (
             json.get("hidden_act").is_some_and(|act| act != "silu"),
             format!("hidden_act = {}", json["hidden_act"]),
-            "Qwen3 uses silu",
+            "Qwen3 uses silu; use a published checkpoint, e.g. Qwen/Qwen3-0.6B",
+            "Qwen3 使用 silu；请使用已发布的模型，例如 Qwen/Qwen3-0.6B",
         ),
     ];
     match refused.into_iter().find(|(wrong, ..)| *wrong) {
-        Some((_, what, way_out)) => Err(Error::input(format!("{what} is not supported")).hint(way_out)),
+        Some((_, what, en, zh)) => Err(Error::input(format!("{what} is not supported")).hint(en).hint_zh(zh)),
         None => Ok(()),
     }
 }
@@ -150,17 +167,23 @@ fn positive(json: &Value, key: &str) -> Result<usize> {
     match json.get(key) {
         Some(value) => match value.as_u64() {
             Some(n) if n > 0 => Ok(n as usize),
-            _ => Err(Error::input(format!("{key} is {value}, a positive integer is needed"))),
+            _ => Err(damaged(Error::input(format!("{key} is {value}, a positive integer is needed")))),
         },
-        None => Err(Error::input(format!("{key} is missing"))),
+        None => Err(damaged(Error::input(format!("{key} is missing")))),
     }
 }
 
 fn number(json: &Value, key: &str) -> Result<f64> {
     match json.get(key).and_then(Value::as_f64) {
         Some(x) if x.is_finite() && x > 0.0 => Ok(x),
-        _ => Err(Error::input(format!("{key} is missing or not a positive number"))),
+        _ => Err(damaged(Error::input(format!("{key} is missing or not a positive number")))),
     }
+}
+
+/// The way out of a file that is not as its maker wrote it.
+fn damaged(err: Error) -> Error {
+    err.hint("take the config.json of the checkpoint as it was published; fetch it again")
+        .hint_zh("请使用模型发布时的 config.json；可重新下载")
 }
 
 #[cfg(test)]

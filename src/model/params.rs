@@ -52,6 +52,8 @@ impl Layout {
 
 impl Params {
     /// Fills the layout with `init(slot)`, row-major values; `compute` is the dtype the model multiplies in.
+    ///
+    /// Panics when `init` returns another number of values than the slot has.
     pub fn new(
         layout: Layout,
         compute: DType,
@@ -98,7 +100,7 @@ impl Params {
         &self.flat
     }
 
-    /// Replaces the masters.
+    /// Replaces the masters by `flat`, `[n]` f32, and their copy in the compute dtype.
     pub fn set(&mut self, flat: Tensor) -> Result<()> {
         self.compute = flat.to_dtype(self.compute.dtype())?;
         self.flat = flat;

@@ -380,7 +380,8 @@ impl Block {
         let dh = add(&dh, &needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
         let normed = rms_norm::backward(&dh, &saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
         let d_mid = add(&dy, &normed)?;
-        let attention_is_trained = [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|p| p.is_trained());
+        let attention_is_trained =
+            [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|p| p.is_trained());
         if !need_dx && !attention_is_trained {
             return Ok(None);
         }

@@ -1,6 +1,6 @@
 //! Weights out of safetensors files, name by name, read once and digested while they are read.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_reason};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use serde_json::Value;
@@ -32,7 +32,7 @@ struct Place {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `dir`.
+    /// Opens the checkpoint in `dir`. Errors: no weights, a missing shard, a damaged header.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for shard in shards(dir)? {
@@ -58,7 +58,7 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// The tensor `name`, converted to `dtype` on `device`. Its shape must be `shape`.
+    /// The tensor `name`, converted to `dtype` on `device`. Errors: it is missing, or its shape is not `shape`.
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let place = self.tensors.get(name).ok_or_else(|| {
             Error::file(&self.dir, format!("tensor {name} is missing"))
@@ -69,9 +69,13 @@ impl Checkpoint {
             return Err(Error::file(
                 &place.shard,
                 format!("tensor {name} has shape {:?}, {shape:?} was expected from the config", place.shape),
-            ));
+            )
+            .hint("the weights and the config.json beside the base are not of the same model; take both from one checkpoint")
+            .hint_zh("权重与基座的 config.json 不属于同一模型；请使用同一模型的文件"));
         }
-        let bytes = place.read().map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {err}")))?;
+        let bytes = place
+            .read()
+            .map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {}", io_reason(&err))))?;
         self.digests.borrow_mut().insert(name.to_owned(), blake3::Hasher::new().update_rayon(&bytes).finalize());
         Ok(Tensor::from_raw_buffer(&bytes, place.dtype, shape, &Device::Cpu)?.to_device(device)?.to_dtype(dtype)?)
     }
@@ -108,34 +112,47 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
             .hint("only safetensors checkpoints are read; convert .bin files first")
             .hint_zh("只读取 safetensors 格式的权重；请先转换 .bin 文件"));
     }
-    let text = std::fs::read_to_string(&index).map_err(|err| Error::file(&index, format!("cannot be read: {err}")))?;
-    let json: Value =
-        serde_json::from_str(&text).map_err(|err| Error::file(&index, format!("not valid JSON: {err}")))?;
+    let text = std::fs::read_to_string(&index)
+        .map_err(|err| damaged(&index, format!("cannot be read: {}", io_reason(&err))))?;
+    let json: Value = serde_json::from_str(&text).map_err(|err| damaged(&index, format!("not valid JSON: {err}")))?;
     let Some(map) = json["weight_map"].as_object() else {
-        return Err(Error::file(&index, "no weight_map in it"));
+        return Err(damaged(&index, "no weight_map in it"));
     };
     let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
     names.sort_unstable();
     names.dedup();
-    Ok(names.into_iter().map(|name| dir.join(name)).collect())
+    match names.iter().find(|name| !dir.join(name).exists()) {
+        None => Ok(names.into_iter().map(|name| dir.join(name)).collect()),
+        Some(name) => Err(Error::file(&index, format!("names {name}, which is not there"))
+            .hint("the download was cut or the folder was copied in part; fetch that file")
+            .hint_zh("下载不完整，或只复制了部分文件；请补上该文件")),
+    }
+}
+
+/// The error of a file that is not as it was published.
+fn damaged(path: &Path, fact: impl std::fmt::Display) -> Error {
+    Error::file(path, fact)
+        .hint("the file is damaged or its download was cut; fetch it again")
+        .hint_zh("文件损坏或下载不完整；请重新下载")
 }
 
 fn read_header(path: &Path, tensors: &mut BTreeMap<String, Place>) -> Result<()> {
-    let damaged = |reason: String| {
-        Error::file(path, reason)
-            .hint("the file is damaged or its download was cut; fetch it again")
-            .hint_zh("文件损坏或下载不完整；请重新下载")
-    };
-    let mut file = File::open(path).map_err(|err| damaged(format!("cannot be read: {err}")))?;
-    let size = file.metadata().map_err(|err| damaged(err.to_string()))?.len();
+    let damaged = |fact: String| damaged(path, fact);
+    let mut file = File::open(path).map_err(|err| damaged(format!("cannot be read: {}", io_reason(&err))))?;
+    let size = file.metadata().map_err(|err| damaged(io_reason(&err)))?.len();
     let mut header = vec![0u8; 8];
     file.read_exact(&mut header).map_err(|_| damaged("too short for a safetensors file".into()))?;
+    if header == *b"version " {
+        return Err(Error::file(path, "a git-lfs pointer, not the weights")
+            .hint("run `git lfs pull` in the folder of the model, or download the file itself")
+            .hint_zh("请在模型文件夹内运行 `git lfs pull`，或直接下载该文件"));
+    }
     let len = u64::from_le_bytes(header[..8].try_into().expect("eight bytes"));
     if len > size.saturating_sub(8) {
         return Err(damaged(format!("its header claims {len} bytes, the file has {size}")));
     }
     header.resize(8 + len as usize, 0);
-    file.read_exact(&mut header[8..]).map_err(|err| damaged(err.to_string()))?;
+    file.read_exact(&mut header[8..]).map_err(|err| damaged(io_reason(&err)))?;
     // Not SafeTensors::read_metadata: it wants the whole file in memory.
     let metadata: Metadata =
         serde_json::from_slice(&header[8..]).map_err(|err| damaged(format!("bad header: {err}")))?;
@@ -150,9 +167,12 @@ fn read_header(path: &Path, tensors: &mut BTreeMap<String, Place>) -> Result<()>
             safetensors::Dtype::BF16 => DType::BF16,
             safetensors::Dtype::F16 => DType::F16,
             other => {
-                return Err(Error::file(path, format!("tensor {name} has dtype {other:?}; the checkpoint is quantised"))
-                    .hint("LoRA needs the original weights in f32, bf16 or f16")
-                    .hint_zh("LoRA 需要 f32、bf16 或 f16 的原始权重"));
+                return Err(Error::file(
+                    path,
+                    format!("tensor {name} has dtype {other:?}; the checkpoint is quantised"),
+                )
+                .hint("LoRA needs the original weights in f32, bf16 or f16")
+                .hint_zh("LoRA 需要 f32、bf16 或 f16 的原始权重"));
             }
         };
         let (start, end) = info.data_offsets;

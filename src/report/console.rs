@@ -24,12 +24,14 @@ pub struct Console<'a> {
     /// The file being downloaded.
     download: Option<String>,
     pace: Pace,
+    /// The step of the last evaluation told.
+    evaluated_at: Option<usize>,
 }
 
 impl<'a> Console<'a> {
     /// `out`: stderr, or a buffer in tests.
     pub fn new(out: impl Write + 'a, look: Look) -> Self {
-        Self { out: Box::new(out), look, bar: None, download: None, pace: Pace::default() }
+        Self { out: Box::new(out), look, bar: None, download: None, pace: Pace::default(), evaluated_at: None }
     }
 
     /// How it looks.
@@ -152,6 +154,11 @@ impl<'a> Console<'a> {
 
     fn evaluated(&mut self, e: &Evaluated) {
         let Evaluated { step, total_steps, loss, loss_per_token, samples, runtime, .. } = e;
+        // The final evaluation is often that of the last step, told a moment ago.
+        if e.when == EvalPhase::Final && self.evaluated_at == Some(*step) {
+            return;
+        }
+        self.evaluated_at = Some(*step);
         let text = match self.look.lang {
             Lang::En => {
                 let when = match e.when {
@@ -262,9 +269,9 @@ mod tests {
             started(100),
             Event::Evaluated(evaluated(0, 100, 6.0, EvalPhase::Before)),
             step(1, 5.0, 0.5),
+            Event::Evaluated(evaluated(1, 100, 4.75, EvalPhase::During)),
             step(2, 4.0, 0.5),
             Event::Logged(logged(2, 100, 4.5)),
-            Event::Evaluated(evaluated(2, 100, 4.25, EvalPhase::During)),
             Event::Finished(finished(2, 0.2)),
             Event::Evaluated(evaluated(2, 100, 4.25, EvalPhase::Final)),
         ];
@@ -276,8 +283,8 @@ mod tests {
     #[test]
     fn a_run_in_plain_lines() {
         let want = format!(
-            "held-out loss before training: 6.0000 (6.0100 per token, 5 samples, 1.2 s)\n{STEP}\
-             held-out loss at step 2/100: 4.2500 (4.2600 per token, 5 samples, 1.2 s)\n\
+            "held-out loss before training: 6.0000 (6.0100 per token, 5 samples, 1.2 s)\n\
+             held-out loss at step 1/100: 4.7500 (4.7600 per token, 5 samples, 1.2 s)\n{STEP}\
              held-out loss after training: 4.2500 (4.2600 per token, 5 samples, 1.2 s)\n"
         );
         assert_eq!(run(PLAIN), want);
@@ -288,10 +295,20 @@ mod tests {
     fn a_run_in_chinese() {
         let got = run(Look { lang: Lang::Zh, ..PLAIN });
         let want = "训练前留出集损失：6.0000（按词元 6.0100，5 条，1.2 秒）\n\
+                    第 1/100 步留出集损失：4.7500（按词元 4.7600，5 条，1.2 秒）\n\
                     步   2/100  轮次 0.20  损失 4.500  学习率 2.0e-4  8.0 样本/秒  剩余 0:00:49\n\
-                    第 2/100 步留出集损失：4.2500（按词元 4.2600，5 条，1.2 秒）\n\
                     训练后留出集损失：4.2500（按词元 4.2600，5 条，1.2 秒）\n";
         assert_eq!(got, want);
+    }
+
+    #[test]
+    fn the_evaluation_of_the_last_step_is_told_once() {
+        let told = printed(PLAIN, |console| {
+            for when in [EvalPhase::During, EvalPhase::Final] {
+                console.on_event(&Event::Evaluated(evaluated(2, 2, 4.25, when))).unwrap();
+            }
+        });
+        assert_eq!(told, "held-out loss at step 2/2: 4.2500 (4.2600 per token, 5 samples, 1.2 s)\n");
     }
 
     #[test]

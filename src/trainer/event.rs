@@ -125,7 +125,7 @@ pub struct Finished {
     pub runtime: f64,
     /// Training samples × epochs, as LlamaFactory counts `train_samples_per_second`.
     pub samples_seen: f64,
-    /// Floating-point operations of all steps by the cost model (4N per fed token and the head).
+    /// Floating-point operations of all steps as the Hugging Face trainer estimates them.
     pub total_flos: f64,
     /// As in [`Logged`].
     pub num_input_tokens_seen: Option<u64>,

@@ -59,7 +59,6 @@ pub struct Progress {
     window_steps: usize,
     total_loss: f64,
     input_tokens: u64,
-    fed_tokens: u64,
     /// The last evaluation: after which step, its result, its seconds.
     evaluated: Option<(usize, HeldOut, f64)>,
 }
@@ -84,6 +83,9 @@ impl<'a> Trainer<'a> {
     /// Trains to the last step and tells `observer` what happens. The trained parameters are in `self.params`.
     ///
     /// [`Self::evaluate_final`] comes after it, once the adapter is on the disk.
+    ///
+    /// Errors: a loss or gradient that is not finite, before it reaches the parameters (the rows are named); whatever an
+    /// observer returns.
     pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let plan = self.plan();
         let schedule = self.schedule(&plan);
@@ -147,7 +149,7 @@ impl<'a> Trainer<'a> {
         self.params.set(updated)?;
 
         let tokens: usize = rows.iter().map(|(_, e)| e.input_ids.len()).sum();
-        self.progress.advance(samples, gradient.loss, tokens, padded_tokens(samples, train));
+        self.progress.advance(samples, gradient.loss, padded_tokens(samples, train));
         Ok(Step {
             step: self.progress.step,
             epoch: samples.epoch,
@@ -170,7 +172,8 @@ impl<'a> Trainer<'a> {
             format!("{name} row {}", e.origin.row)
         };
         let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| place(e)).collect();
-        let more = if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
+        let more =
+            if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
         Err(Error::run(format!(
             "step {}: loss {} and gradient norm {} are not finite; rows of this step: {}{more}",
             self.progress.step + 1,
@@ -178,8 +181,14 @@ impl<'a> Trainer<'a> {
             g.grad_norm,
             shown.join(", ")
         ))
-        .hint("the parameters were not updated; lower `learning_rate`, or look at these rows with `bf16 = false`")
-        .hint_zh("本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行"))
+        .hint(match self.progress.step {
+            0 => "nothing was trained yet, so it is not the learning rate: fetch the weights of the model (or adapter) again",
+            _ => "the parameters were not updated; lower `learning_rate`, or look at these rows with `bf16 = false`",
+        })
+        .hint_zh(match self.progress.step {
+            0 => "训练尚未开始，与学习率无关：请重新下载模型（或适配器）的权重",
+            _ => "本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行",
+        }))
     }
 
     fn evaluation_is_due(&self, samples: &StepSamples, last: bool) -> bool {
@@ -225,8 +234,9 @@ impl<'a> Trainer<'a> {
     fn finished(&self, plan: &StepPlan) -> Finished {
         let progress = &self.progress;
         let model = self.model.config();
-        // Forward and the backward through activations: 2 + 2 per weight and row (frozen weights have no gradient).
-        let flos = 4.0 * model.linear_parameters() as f64 * progress.fed_tokens as f64;
+        // The Hugging Face trainer's estimate: 6 per weight outside the embedding and token fed, padding included. It counts
+        // gradients of frozen weights that nobody computes, and is kept so that the files say the same.
+        let weights = model.parameters() - model.vocab_size * model.hidden_size + self.params.len();
         Finished {
             step: progress.step,
             total_steps: plan.total_steps,
@@ -237,7 +247,7 @@ impl<'a> Trainer<'a> {
                 Some(steps) => (steps * plan.samples_per_step()) as f64,
                 None => self.train.len() as f64 * self.config.num_train_epochs,
             },
-            total_flos: flos,
+            total_flos: 6.0 * weights as f64 * progress.input_tokens as f64,
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
         }
     }
@@ -267,21 +277,19 @@ impl Default for Progress {
             window_steps: 0,
             total_loss: 0.0,
             input_tokens: 0,
-            fed_tokens: 0,
             evaluated: None,
         }
     }
 }
 
 impl Progress {
-    fn advance(&mut self, samples: &StepSamples, loss: f64, tokens: usize, padded: u64) {
+    fn advance(&mut self, samples: &StepSamples, loss: f64, padded: u64) {
         self.step += 1;
         self.epoch = samples.epoch;
         self.window_loss += loss;
         self.window_steps += 1;
         self.total_loss += loss;
         self.input_tokens += padded;
-        self.fed_tokens += (tokens - samples.indices.len()) as u64;
     }
 
     /// The log line that is due, and a new window.

@@ -90,8 +90,7 @@ impl StepPlan {
 pub fn default_micro_batch_tokens(model: &Qwen3Config, dtype: DType, device: &Device) -> usize {
     let (q, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
     // What a block saves per row: x, x_mid; q, o; k, v; gate, up.
-    let values = model.num_hidden_layers
-        * (2 * model.hidden_size + 2 * q + 2 * kv + 2 * model.intermediate_size);
+    let values = model.num_hidden_layers * (2 * model.hidden_size + 2 * q + 2 * kv + 2 * model.intermediate_size);
     let target: usize = if device.is_cpu() { 1 << 30 } else { 8 << 30 };
     (target / (values * dtype.size_in_bytes())).clamp(256, 8192)
 }

@@ -18,15 +18,10 @@ pub struct HeldOut {
     pub batches: usize,
 }
 
-/// Evaluates `examples`; `batch_size` decides LlamaFactory's average, `cut` how many rows go through at once.
+/// Evaluates `examples`, which must not be empty; `batch_size` decides LlamaFactory's average, `cut` how many rows go
+/// through at once.
 #[expect(clippy::disallowed_methods, reason = "no step to hold up")]
-pub fn evaluate(
-    model: &Qwen3,
-    params: &Params,
-    examples: &[Example],
-    batch_size: usize,
-    cut: Cut,
-) -> Result<HeldOut> {
+pub fn evaluate(model: &Qwen3, params: &Params, examples: &[Example], batch_size: usize, cut: Cut) -> Result<HeldOut> {
     let mut sums = vec![(0f64, 0usize); examples.len()]; // (Σ nll, labels) of every sample
     let supervised: Vec<(usize, &Example)> = examples.iter().enumerate().filter(|(_, e)| e.is_trainable()).collect();
     for packed in cut.batches(&supervised) {

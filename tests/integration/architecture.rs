@@ -27,7 +27,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, out: &mut Vec<(PathBuf, String)>) {
-        let mut entries: Vec<_> = std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+        let mut entries: Vec<_> =
+            std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").path()).collect();
         entries.sort();
         for path in entries {
             if path.is_dir() {
@@ -91,7 +92,8 @@ fn imports(text: &str) -> BTreeSet<String> {
 fn rooms_import_only_what_the_map_allows() {
     for (path, text) in sources() {
         let Some(room) = room(&path) else { continue };
-        let (_, allowed) = MAY_IMPORT.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is not on the map"));
+        let (_, allowed) =
+            MAY_IMPORT.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is not on the map"));
         for import in imports(production(&text)) {
             let fine = import == room || allowed.contains(&import.as_str()) || import == "testing";
             assert!(fine, "{}: {room} must not import {import}", path.display());
@@ -113,7 +115,10 @@ fn what_stays_out_of_a_room_stays_out() {
             (!binary && text.contains("clap::"), "clap belongs to the binary"),
             ((inside("dataset") || inside("report")) && text.contains("candle"), "no tensor here"),
             (!inside("kernels") && text.contains("unsafe "), "unsafe lives in kernels"),
-            (!binary && path != Path::new("report/console.rs") && text.contains("println!"), "only the binary and the console print"),
+            (
+                !binary && path != Path::new("report/console.rs") && text.contains("println!"),
+                "only the binary and the console print",
+            ),
         ];
         for (broken, rule) in rules {
             assert!(!broken, "{}: {rule}", path.display());

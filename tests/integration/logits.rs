@@ -14,23 +14,22 @@ use couplet_train::{
 #[test]
 fn logits_equal_candle_transformers() {
     let root = fixtures().join("../..");
-    let checkpoints =
-        [root.join("data/tiny_qwen3"), fixtures().join("parity/attention_rslora/model"), fixtures().join("parity/bf16/model")];
+    let checkpoints = [
+        root.join("data/tiny_qwen3"),
+        fixtures().join("parity/attention_rslora/model"),
+        fixtures().join("parity/bf16/model"),
+    ];
     for dir in checkpoints {
         let config = Qwen3Config::load(&dir).expect("config.json");
-        let no_adapter = LoraConfig {
-            lora_rank: 1,
-            lora_alpha: 1.0,
-            lora_dropout: 0.0,
-            lora_target: vec![],
-            use_rslora: false,
-        };
+        let no_adapter =
+            LoraConfig { lora_rank: 1, lora_alpha: 1.0, lora_dropout: 0.0, lora_target: vec![], use_rslora: false };
         let checkpoint = Checkpoint::open(&dir).expect("weights");
         let (model, layout) =
             Qwen3::load(&config, &checkpoint, &no_adapter, DType::F32, &Device::Cpu).expect("a model");
         let params = Params::new(layout, DType::F32, &Device::Cpu, |_| unreachable!("no adapter")).expect("nothing");
 
-        let sequences: [Vec<u32>; 2] = [(0..13).map(|i| i * 37 % 500).collect(), (0..7).map(|i| i * 91 % 700).collect()];
+        let sequences: [Vec<u32>; 2] =
+            [(0..13).map(|i| i * 37 % 500).collect(), (0..7).map(|i| i * 91 % 700).collect()];
         let batch = Batch {
             ids: sequences.concat(),
             positions: sequences.iter().flat_map(|s| 0..s.len() as u32).collect(),

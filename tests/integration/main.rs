@@ -1,9 +1,22 @@
 //! One binary for all integration tests: candle links slowly, and cargo links once per test file.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests look at values, use candle's autograd as their oracle, and fail by panicking"
+)]
+
 /// The import table of the house.
 mod architecture;
+/// Whatever can be wrong with the input, and what the user is told.
+mod bad_input;
+/// What the binary does on the command line.
+mod cli;
 /// Ids, labels and row order against LlamaFactory's own.
 mod dataset;
+/// A whole LlamaFactory run, repeated by the binary.
+mod lf_run;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.
 mod logits;
 /// Loss, gradients and trained adapters against recorded PyTorch runs.

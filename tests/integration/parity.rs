@@ -1,6 +1,6 @@
 //! Trajectories against recorded PyTorch + PEFT runs, which LlamaFactory reproduces: `tests/fixtures/parity/README.md`.
 
-use crate::support::{fixtures, relative_distance, values};
+use crate::support::{Workspace, adapter_distance, assert_near, fixtures, relative_distance, values};
 use candle_core::{DType, Device};
 use couplet_train::{
     adapter::peft,
@@ -8,7 +8,11 @@ use couplet_train::{
     dataset::{Example, IGNORE, Origin},
     model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config},
     testing::{devices, train_config},
-    trainer::{Progress, Trainer, event::{Event, Observer, Step}, step::Cut},
+    trainer::{
+        Progress, Trainer,
+        event::{Event, Observer, Step},
+        step::Cut,
+    },
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -149,7 +153,12 @@ fn adapter_values(dir: &Path, params: &Params) -> Vec<f64> {
 
 const CASES: [&str; 6] = ["all_targets", "attention_rslora", "on_prompt", "bf16", "clip_nonzero_b", "truncation"];
 
-/// Bounds: `tests/fixtures/parity/README.md`. Everything in one micro-batch and a sample or two at a time, with the
+/// Bounds of loss, gradient norm and adapter: `tests/fixtures/parity/README.md`.
+fn bounds(dtype: DType) -> (f64, f64, f64) {
+    if dtype == DType::BF16 { (6e-4, 6e-3, 5e-2) } else { (1e-5, 1e-4, 1e-3) }
+}
+
+/// Everything in one micro-batch and a sample or two at a time, with the
 /// shared prefix and without.
 #[test]
 fn trajectories_equal_the_recorded_runs() {
@@ -160,12 +169,39 @@ fn trajectories_equal_the_recorded_runs() {
                 let cut = Cut { max_rows, share_prefix };
                 let d = run(&case, cut, &device);
                 println!("{name} on {device:?}, {cut:?}: {d:?}");
-                let (loss, grad_norm, adapter) =
-                    if case.dtype() == DType::BF16 { (6e-4, 6e-3, 5e-2) } else { (1e-5, 1e-4, 1e-3) };
+                let (loss, grad_norm, adapter) = bounds(case.dtype());
                 assert!(d.loss <= loss && d.grad_norm <= grad_norm && d.adapter <= adapter, "{name}: {d:?}");
                 assert!(d.lr <= 1e-12, "{name}: {d:?}");
             }
         }
+    }
+}
+
+/// The same runs from `train.yaml` to the files: config, data set, template and logs take part too.
+#[test]
+fn the_binary_repeats_the_recorded_runs() {
+    for name in CASES {
+        let case = Case::read(&fixtures().join("parity").join(name));
+        let run = Workspace::of_fixture(&format!("parity/{name}"));
+        run.train(&["train.yaml", "--progress", "none"]);
+        let state = run.json("lf_out/trainer_state.json");
+        let logged = state["log_history"].as_array().expect("entries").split_last().expect("entries").1;
+        let recorded = case.trajectory["steps"].as_array().expect("steps");
+        assert_eq!(logged.len(), recorded.len(), "{name}: one entry a step");
+        let (loss, grad_norm, adapter) = bounds(case.dtype());
+        for (got, want) in logged.iter().zip(recorded) {
+            let what = |key: &str| format!("{name}, step {}: {key}", want["step"]);
+            assert_near(&got["loss"], &want["loss"], loss, &what("loss"));
+            assert_near(&got["grad_norm"], &want["grad_norm"], grad_norm, &what("grad_norm"));
+            assert_near(&got["learning_rate"], &want["lr"], 1e-12, &what("lr"));
+            assert_eq!((&got["step"], &got["epoch"]), (&want["step"], &want["epoch"]), "{}", what("epoch"));
+        }
+        let padded: u64 = recorded.iter().filter_map(|step| step["padded_tokens"].as_u64()).sum();
+        assert_eq!(state["num_input_tokens_seen"], padded, "{name}: padded tokens");
+        let off =
+            adapter_distance(&run.path("lf_out"), &case.dir.join("final_adapter"), &case.dir.join("init_adapter"));
+        assert!(off <= adapter, "{name}: the adapter is off by {off:.1e}");
+        println!("{name}: the adapter is off by {off:.1e}");
     }
 }
 
@@ -186,7 +222,11 @@ fn the_first_step_agrees_label_by_label_and_tensor_by_tensor() {
         let (tight, loose) = if case.dtype() == DType::BF16 { (4e-2, 3e-2) } else { (2e-5, 1e-5) };
 
         let recorded = case.trajectory["steps"][0]["first_micro_batch_nll"].as_array().expect("nll");
-        let want: Vec<f64> = recorded.iter().flat_map(|row| row.as_array().expect("a row")).map(|x| x.as_f64().expect("a loss")).collect();
+        let want: Vec<f64> = recorded
+            .iter()
+            .flat_map(|row| row.as_array().expect("a row"))
+            .map(|x| x.as_f64().expect("a loss"))
+            .collect();
         let got = values(&model.nll(&pack(&first[..micro]), &params).expect("losses"));
         assert_eq!(got.len(), want.len(), "{name}: labels of the first micro-batch");
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {

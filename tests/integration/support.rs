@@ -1,11 +1,21 @@
-//! What the integration tests share: fixtures, temporary copies, tensors as numbers.
+//! What the integration tests share: fixtures, temporary copies, runs of the real binary, tensors as numbers.
 
-use candle_core::{DType, Tensor};
-use std::path::{Path, PathBuf};
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
 
 /// The folder of the committed fixtures.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    root().join("tests/fixtures")
 }
 
 /// Copies a folder and everything below it.
@@ -30,4 +40,122 @@ pub fn values(t: &Tensor) -> Vec<f64> {
 pub fn relative_distance(a: &[f64], b: &[f64], scale: &[f64]) -> f64 {
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut scale.iter().copied())
+}
+
+/// ‖got − want‖ / ‖want − start‖ over all tensors of three adapter files: how far a run is off, in units of what it changed.
+pub fn adapter_distance(got: &Path, want: &Path, start: &Path) -> f64 {
+    let [got, want, start] = [got, want, start].map(adapter_values);
+    let names = |adapter: &BTreeMap<String, Vec<f64>>| adapter.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&got), names(&want), "tensor names");
+    let flat = |adapter: BTreeMap<String, Vec<f64>>| adapter.into_values().flatten().collect::<Vec<f64>>();
+    let [got, want, start] = [got, want, start].map(flat);
+    let update: Vec<f64> = want.iter().zip(&start).map(|(w, s)| w - s).collect();
+    relative_distance(&got, &want, &update)
+}
+
+fn adapter_values(dir: &Path) -> BTreeMap<String, Vec<f64>> {
+    let file = dir.join("adapter_model.safetensors");
+    let tensors = candle_core::safetensors::load(&file, &Device::Cpu).expect("an adapter");
+    tensors.into_iter().map(|(name, tensor)| (name, values(&tensor))).collect()
+}
+
+/// |got − want| ≤ bound · |want|; a wanted 0 must be 0.
+#[track_caller]
+pub fn assert_near(got: &Value, want: &Value, bound: f64, what: &str) -> f64 {
+    let number = |v: &Value| v.as_f64().unwrap_or_else(|| panic!("{what}: {v} is not a number"));
+    let (got, want) = (number(got), number(want));
+    let off = if want == 0.0 { got.abs() } else { ((got - want) / want).abs() };
+    assert!(off <= bound, "{what}: {got} instead of {want}, off by {off:.1e}");
+    off
+}
+
+/// A temporary folder, and the binary run in it.
+pub struct Workspace(tempfile::TempDir);
+
+/// What a process left.
+pub struct Ended {
+    /// Its exit code.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said.
+    pub stderr: String,
+}
+
+impl Workspace {
+    /// An empty folder.
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// A copy of a fixture folder with the tokenizer all small fixtures share.
+    pub fn of_fixture(name: &str) -> Self {
+        let workspace = Self::new();
+        copy_dir(&fixtures().join(name), workspace.dir());
+        copy_dir(&fixtures().join("parity/tokenizer"), &workspace.path("model"));
+        workspace
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    /// Writes a file, and the folders above it.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, content).expect("a written file");
+    }
+
+    /// The text of a file.
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_else(|err| panic!("{name}: {err}"))
+    }
+
+    /// A JSON file.
+    pub fn json(&self, name: &str) -> Value {
+        serde_json::from_str(&self.read(name)).unwrap_or_else(|err| panic!("{name}: {err}"))
+    }
+
+    /// Runs the binary in the folder, with English messages and no network.
+    pub fn run(&self, args: &[&str]) -> Ended {
+        self.run_with(args, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_couplet-train"));
+        for name in ["COUPLET_TRAIN_LANG", "LC_ALL", "LC_MESSAGES", "LANG", "NO_COLOR", "RUST_BACKTRACE", "COLUMNS"] {
+            command.env_remove(name);
+        }
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf")).envs(env.iter().copied());
+        let output = command.args(args).current_dir(self.dir()).stdin(Stdio::null()).output().expect("the binary runs");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        let ended = Ended {
+            code: output.status.code().expect("no signal"),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        };
+        assert!(!ended.stderr.contains("panicked"), "{args:?}: {}", ended.stderr);
+        ended
+    }
+
+    /// A run that must succeed; training never prints to stdout.
+    pub fn train(&self, args: &[&str]) -> Ended {
+        self.train_with(args, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn train_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ended {
+        let ended = self.run_with(args, env);
+        assert_eq!(ended.code, 0, "{args:?}: {}", ended.stderr);
+        assert_eq!(ended.stdout, "", "{args:?}");
+        ended
+    }
 }

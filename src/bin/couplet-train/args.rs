@@ -6,9 +6,12 @@ use std::path::PathBuf;
 
 const QUICK_START: &str = "\
 Quick start · 快速上手
-  couplet-train --config configs/tiny_couplets.toml             train / 训练
-  couplet-train --config my.yaml learning_rate=2e-4             a LlamaFactory config as it is / 直接用 LlamaFactory 配置
-  couplet-train data prepare pairs.txt --output data            上联 下联 lines → training data / 文本 → 训练数据
+  # train on real couplets · 用真实对联训练
+  couplet-train --config configs/tiny_couplets.toml
+  # a LlamaFactory config as it is · 直接用 LlamaFactory 配置
+  couplet-train --config my.yaml learning_rate=2e-4
+  # lines `上联 下联` → training data · 文本 → 训练数据
+  couplet-train data prepare pairs.txt --output data
 ";
 
 /// Native LoRA fine-tuning for Qwen3 · Qwen3 的原生 LoRA 微调
@@ -27,7 +30,7 @@ pub struct Cli {
 pub enum Command {
     /// Train; the same as without the word · 训练
     Train(TrainArgs),
-    /// Make and look at training data · 准备数据
+    /// Make training data · 准备数据
     #[command(subcommand)]
     Data(DataCommand),
 }
@@ -85,7 +88,7 @@ pub enum ProgressArg {
     Auto,
     /// A line per log entry
     Plain,
-    /// Nothing while it runs
+    /// Evaluations only
     None,
 }
 

@@ -378,8 +378,10 @@ fn a_quantised_base_is_refused_with_what_it_needs_instead() {
     ] {
         let text = format!("quantization_bit: 4\n{}", YAML.replace("path: m", &format!("path: {model}")));
         let want = "c.yaml:1:1: a quantised base (`quantization_bit`) is not supported yet";
-        let hint = format!("remove the key and set bf16 to true: {need}; a smaller Qwen3 needs less");
-        assert_eq!(refused(Format::Yaml, &text, &[]), (want.into(), hint), "{model}");
+        let (fact, hint) = refused(Format::Yaml, &text, &[]);
+        assert_eq!(fact, want, "{model}");
+        // What fits follows, and differs between machines.
+        assert!(hint.starts_with(&format!("remove the key and set bf16 to true: {need}; ")), "{model}: {hint}");
     }
 }
 

@@ -56,8 +56,12 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
         ),
     );
     for file in &facts.data.files {
-        let mut text = format!("{}: {} of {} rows kept", file.name, thousands(file.kept), thousands(file.rows));
-        for (count, what) in [(file.dropped, "dropped"), (file.truncated, "truncated"), (file.empty_responses, "empty")] {
+        let mut text = format!("{}: {} rows", file.name, thousands(file.kept));
+        if file.read < file.rows {
+            text += &format!(" (the first {} of {}: max_samples)", thousands(file.read), thousands(file.rows));
+        }
+        for (count, what) in [(file.dropped, "dropped"), (file.truncated, "truncated"), (file.empty_responses, "empty")]
+        {
             if count > 0 {
                 text += &format!(", {count} {what}");
             }
@@ -112,7 +116,8 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
 fn model_line(recipe: &Recipe, facts: &Facts) -> String {
     let m = facts.model;
     let name = &recipe.model.model_name_or_path;
-    let place = if Path::new(name) == facts.model_dir { String::new() } else { format!("\n{}", facts.model_dir.display()) };
+    let place =
+        if Path::new(name) == facts.model_dir { String::new() } else { format!("\n{}", facts.model_dir.display()) };
     format!(
         "{name}: {} parameters; {} layers, hidden {}, {}/{} heads of {}, vocabulary {}{place}",
         thousands(m.parameters()),
@@ -140,8 +145,12 @@ pub fn device_line(device: &Device, dtype: DType) -> String {
 fn template_line(recipe: &Recipe) -> String {
     let thinking = match (recipe.data.template, recipe.data.enable_thinking) {
         (TemplateName::Qwen3Nothink, _) => return "qwen3_nothink".into(),
-        (TemplateName::Qwen3, Some(true)) => "enable_thinking true: an empty thought is trained before answers without one",
-        (TemplateName::Qwen3, Some(false)) => "enable_thinking false: an empty thought before every answer, not trained",
+        (TemplateName::Qwen3, Some(true)) => {
+            "enable_thinking true: an empty thought is trained before answers without one"
+        }
+        (TemplateName::Qwen3, Some(false)) => {
+            "enable_thinking false: an empty thought before every answer, not trained"
+        }
         (TemplateName::Qwen3, None) => "enable_thinking null: an empty thought before answers without one, not trained",
     };
     let over = match (recipe.dialect, recipe.data.over_length) {

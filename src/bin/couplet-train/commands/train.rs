@@ -37,13 +37,20 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         return Ok(());
     }
 
-    // 1. Everything that can be wrong with the input, cheapest first.
+    // 1. Everything that can be wrong with the input, cheapest first: a name is looked up before gigabytes are fetched.
+    let names = [recipe.data.dataset.as_slice(), recipe.data.eval_dataset.as_slice()].concat();
+    dataset::registry::look_up(&recipe.data.dataset_dir, &names)?;
     let env = HubEnv::read(|name| std::env::var(name).ok());
     let m = &recipe.model;
-    let model_dir =
-        hub::resolve(&m.model_name_or_path, &m.model_revision, m.cache_dir.as_deref(), &env, &mut |p: hub::Progress| {
+    let model_dir = hub::resolve(
+        &m.model_name_or_path,
+        &m.model_revision,
+        m.cache_dir.as_deref(),
+        &env,
+        &mut |p: hub::Progress| {
             console.download(p.file, p.done, p.total);
-        })?;
+        },
+    )?;
     let model_config = Qwen3Config::load(&model_dir)?;
     let tokenizer = Tokenizer::load(&model_dir)?;
     let existing = m.adapter_name_or_path.as_deref().map(peft::Existing::open).transpose()?;
@@ -52,10 +59,14 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         recipe.lora = existing.lora.clone();
     }
     let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
+    refuse_unknown_ids(&data, model_config.vocab_size, &model_dir)?;
     let device = device::open(m.device, model_config.parameters())?;
 
     // 2. The model and what is trained in it.
     let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
+    if device.is_cpu() {
+        machine::refuse_too_large(model_config.parameters() * dtype.size_in_bytes(), dtype)?;
+    }
     let checkpoint = Checkpoint::open(&model_dir)?;
     let (model, layout) = Qwen3::load(&model_config, &checkpoint, &recipe.lora, dtype, &device)?;
     let params = Params::new(layout, dtype, &device, |slot| match &existing {
@@ -161,10 +172,31 @@ fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
         return Ok((file.clone(), args.rest.clone()));
     }
     match args.rest.split_first() {
+        Some((word, _)) if !word.contains(['=', '.', '/']) && !Path::new(word).exists() => {
+            Err(Error::input(format!("`{word}` is neither a command nor a config file"))
+                .hint("commands: train, data; a config ends in .toml, .yaml, .yml or .json; see `couplet-train --help`")
+                .hint_zh(
+                    "命令有 train 与 data；配置文件名以 .toml、.yaml、.yml 或 .json 结尾；详见 `couplet-train --help`",
+                ))
+        }
         Some((file, overrides)) if !file.contains('=') => Ok((file.into(), overrides.to_vec())),
         _ => Err(Error::input("no config file")
             .hint("couplet-train --config configs/tiny_couplets.toml")
             .hint_zh("couplet-train --config configs/tiny_couplets.toml")),
+    }
+}
+
+/// The rows' ids must all have a row in the embedding.
+fn refuse_unknown_ids(data: &Splits, vocab_size: usize, model_dir: &Path) -> Result<()> {
+    let rows = data.train.iter().chain(&data.eval);
+    match rows.flat_map(|row| &row.input_ids).max() {
+        Some(&id) if id as usize >= vocab_size => Err(Error::file(
+            model_dir,
+            format!("tokenizer.json makes token {id} of these rows, but the model has only {vocab_size} (vocab_size)"),
+        )
+        .hint("tokenizer.json and config.json are not of the same model; take both from one checkpoint")
+        .hint_zh("tokenizer.json 与 config.json 不属于同一模型；请使用同一模型自带的文件")),
+        _ => Ok(()),
     }
 }
 

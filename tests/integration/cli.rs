@@ -1,0 +1,334 @@
+//! The binary as it is used: help, the ways to name a recipe, running again, languages, and what a run leaves.
+//!
+//! Training here is the quick start on a few rows: the shipped model and data, made small by overrides.
+
+use crate::support::{Ended, Workspace, copy_dir, root};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, time::SystemTime};
+
+const ADAPTER: &str = "adapter_model.safetensors";
+
+/// A folder with the recipe and the paths to what the repository ships.
+struct QuickStart {
+    work: Workspace,
+    model: String,
+    data: String,
+}
+
+impl QuickStart {
+    fn new() -> Self {
+        let work = Workspace::new();
+        let recipe = std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe");
+        work.write("recipe.toml", recipe);
+        Self {
+            work,
+            model: format!("model_name_or_path={}", root().join("data/tiny_qwen3").display()),
+            data: format!("dataset_dir={}", root().join("data").display()),
+        }
+    }
+
+    /// `first`, then overrides that make it two steps without evaluation, then `more`, which win.
+    fn args<'a>(&'a self, first: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+        let small = ["device=cpu", "max_steps=2", "max_samples=12", "per_device_train_batch_size=4", "logging_steps=1"];
+        let silent = ["eval_strategy=no", "eval_dataset=null"];
+        [first, &[&self.model, &self.data], &small, &silent, more].concat()
+    }
+
+    fn train(&self, more: &[&str]) -> Ended {
+        self.work.train(&self.args(&["--config", "recipe.toml"], more))
+    }
+
+    fn run(&self, more: &[&str]) -> Ended {
+        self.work.run(&self.args(&["--config", "recipe.toml"], more))
+    }
+
+    fn adapter(&self, dir: &str) -> Vec<u8> {
+        std::fs::read(self.work.path(dir).join(ADAPTER)).expect("an adapter")
+    }
+
+    /// Every file of a folder: its bytes and when it was written.
+    fn state(&self, dir: &str) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
+        let entries = std::fs::read_dir(self.work.path(dir)).expect("a folder");
+        let file = |entry: std::io::Result<std::fs::DirEntry>| {
+            let entry = entry.expect("an entry");
+            let written = entry.metadata().and_then(|meta| meta.modified()).expect("a time");
+            let bytes = std::fs::read(entry.path()).expect("a file");
+            (entry.file_name().into_string().expect("a name"), (bytes, written))
+        };
+        entries.map(file).collect()
+    }
+}
+
+#[test]
+fn help_is_this() {
+    let folder = Workspace::new();
+    let wide = [("COLUMNS", "100")];
+    for (name, args) in [
+        ("help", &["--help"][..]),
+        ("help_train", &["train", "--help"]),
+        ("help_data_prepare", &["data", "prepare", "--help"]),
+    ] {
+        let help = folder.run_with(args, &wide);
+        assert_eq!((help.code, help.stderr.as_str()), (0, ""), "{args:?}");
+        let widest = help.stdout.lines().map(unicode_width::UnicodeWidthStr::width).max();
+        assert!(widest <= Some(100), "{args:?}: {widest:?} columns");
+        insta::assert_snapshot!(name, help.stdout);
+    }
+    let bare = folder.run_with(&[], &wide);
+    assert_eq!(bare.code, 0);
+    assert!(bare.stdout.starts_with("Quick start"), "{}", bare.stdout);
+    assert!(bare.stdout.contains("Usage: couplet-train"), "{}", bare.stdout);
+    let version = folder.run(&["--version"]);
+    assert_eq!((version.code, version.stdout), (0, format!("couplet-train {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn wrong_usage_is_exit_2() {
+    let folder = Workspace::new();
+    for (args, want) in [
+        (&["--no-such-flag"][..], "unexpected argument '--no-such-flag'"),
+        (&["lora_rank=8"], "no config file"),
+        (&["train"], "no config file"),
+        (&["-q", "-v", "recipe.toml"], "cannot be used with"),
+        (&["--progress", "loud", "recipe.toml"], "invalid value 'loud'"),
+        (&["data"], "Usage: couplet-train data"),
+        (&["data", "prepare"], "required arguments were not provided"),
+    ] {
+        let ended = folder.run(args);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{args:?}");
+        assert!(ended.stderr.contains(want), "{args:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn the_quick_start_leaves_a_complete_run() {
+    let start = QuickStart::new();
+    let more = ["max_samples=64", "output_dir=out", "device=cpu", "logging_steps=2", &start.model, &start.data];
+    let ended = start.work.train(&[&["--config", "recipe.toml"], &more[..]].concat());
+    for said in ["466,944 trainable parameters", "held-out loss before training", "step 2/4", "held-out loss  "] {
+        assert!(ended.stderr.contains(said), "{said}: {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains('\u{1b}'), "no colour and no cursor movement where there is no terminal");
+
+    let files = start.state("out");
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    let want = [
+        "README.md",
+        "adapter_config.json",
+        ADAPTER,
+        "all_results.json",
+        "chat_template.jinja",
+        "eval_results.json",
+        "run.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "train_results.json",
+        "trainer_log.jsonl",
+        "trainer_state.json",
+        "training_eval_loss.png",
+        "training_loss.png",
+    ];
+    assert_eq!(names, want);
+    for (name, (bytes, _)) in files.iter().filter(|(name, _)| name.ends_with(".png")) {
+        assert!(bytes.starts_with(b"\x89PNG\r\n\x1a\n"), "{name} is no PNG");
+        assert!(bytes.ends_with(b"IEND\xaeB`\x82"), "{name} is cut off");
+    }
+    let log = String::from_utf8(files["trainer_log.jsonl"].0.clone()).expect("UTF-8");
+    assert_eq!(log.lines().count(), 4, "two logged steps, an evaluation and the end:\n{log}");
+
+    let receipt = start.work.json("out/run.json");
+    assert_eq!(receipt["status"], "complete");
+    for digest in ["base", "data", "tokenizer", "binary"] {
+        let hex = receipt["digests"][digest].as_str().unwrap_or_default();
+        assert!(hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()), "{digest}: {hex:?}");
+    }
+    let tokenizer = std::fs::read(root().join("data/tiny_qwen3/tokenizer.json")).expect("a tokenizer");
+    assert_eq!(files["tokenizer.json"].0, tokenizer, "the base's own");
+    let loss = |key: &str| receipt["results"][key].as_f64().expect(key);
+    assert!(loss("eval_loss") < loss("eval_loss_before") - 1.0, "four steps teach a lot: {}", receipt["results"]);
+    assert_eq!(start.work.json("out/eval_results.json")["eval_loss"], receipt["results"]["eval_loss"]);
+}
+
+#[test]
+fn a_recipe_is_named_in_three_ways() {
+    let start = QuickStart::new();
+    let ways = [&["--config", "recipe.toml"][..], &["recipe.toml"], &["train", "recipe.toml"]];
+    let logs: Vec<Value> = (ways.iter().zip(["output_dir=a", "output_dir=b", "output_dir=c"]))
+        .map(|(way, dir)| {
+            start.work.train(&start.args(way, &[dir, "seed=7"]));
+            let receipt = start.work.json(&format!("{}/run.json", &dir["output_dir=".len()..]));
+            json!([receipt["results"], receipt["config"]["train"], receipt["digests"]])
+        })
+        .collect();
+    assert_eq!(logs[0], logs[1]);
+    assert_eq!(logs[0], logs[2]);
+    assert_eq!(logs[0][1]["seed"], 7, "overrides count");
+}
+
+#[test]
+fn the_same_run_gives_the_same_bytes() {
+    let start = QuickStart::new();
+    for (dir, threads) in [("a", "2"), ("b", "2"), ("c", "1")] {
+        let dir = format!("output_dir={dir}");
+        start.work.train_with(&start.args(&["recipe.toml"], &[&dir]), &[("RAYON_NUM_THREADS", threads)]);
+    }
+    assert!(start.adapter("a") == start.adapter("b"), "twice the same");
+    assert!(start.adapter("a") == start.adapter("c"), "one thread or two");
+    start.train(&["output_dir=d", "seed=43"]);
+    assert!(start.adapter("a") != start.adapter("d"), "another seed");
+}
+
+#[test]
+fn training_continues_from_an_adapter() {
+    let start = QuickStart::new();
+    let held_out = ["eval_dataset=couplets_valid", "learning_rate=2e-2"];
+    start.train(&[&held_out[..], &["output_dir=a", "lora_rank=4", "lora_target=q_proj,v_proj"]].concat());
+    let go_on = [&held_out[..], &["output_dir=b", "adapter_name_or_path=a"]].concat();
+    let ended = start.train(&go_on);
+    assert!(ended.stderr.contains("r 4, alpha 32"), "the adapter's own rank: {}", ended.stderr);
+    assert!(ended.stderr.contains("are those of `adapter_name_or_path`"), "{}", ended.stderr);
+    let result = |dir: &str, key: &str| start.work.json(&format!("{dir}/run.json"))["results"][key].clone();
+    assert_eq!(result("b", "eval_loss_before"), result("a", "eval_loss"), "it starts where the other ended");
+    assert_ne!(result("a", "eval_loss_before"), result("a", "eval_loss"), "training changed something");
+    assert_ne!(start.adapter("a"), start.adapter("b"));
+
+    let again = start.train(&go_on);
+    assert!(again.stderr.contains("already complete"), "{}", again.stderr);
+}
+
+#[test]
+fn a_finished_run_is_left_alone() {
+    let start = QuickStart::new();
+    start.train(&["output_dir=out"]);
+    let before = start.state("out");
+    let again = start.train(&["output_dir=out"]);
+    assert!(again.stderr.starts_with("out: this run is already complete."), "{}", again.stderr);
+    assert!(start.state("out") == before, "nothing was written");
+
+    let other = start.run(&["output_dir=out", "learning_rate=1e-3"]);
+    assert_eq!(other.code, 2);
+    let want = "error: out: holds the results of another config:\n  learning_rate: 0.002 there, 0.001 now\n\
+                hint: choose another `output_dir`, or replace them with `overwrite_output_dir=true`\n";
+    assert_eq!(other.stderr, want);
+    assert!(start.state("out") == before, "nothing was written");
+
+    start.train(&["output_dir=out", "learning_rate=1e-3", "overwrite_output_dir=true"]);
+    assert_ne!(start.adapter("out"), before[ADAPTER].0);
+    assert_eq!(start.work.json("out/run.json")["config"]["train"]["learning_rate"], 0.001);
+}
+
+#[test]
+fn an_unfinished_run_starts_again() {
+    let start = QuickStart::new();
+    start.train(&["output_dir=out"]);
+    let whole = start.adapter("out");
+    let mut receipt = start.work.json("out/run.json");
+    receipt["status"] = json!("running");
+    start.work.write("out/run.json", receipt.to_string());
+    start.work.write(&format!("out/{ADAPTER}"), "half of it");
+    start.work.write("out/notes.txt", "mine");
+    let ended = start.train(&["output_dir=out"]);
+    assert!(ended.stderr.contains("note: an unfinished run of this config is here"), "{}", ended.stderr);
+    assert_eq!(start.adapter("out"), whole);
+    assert_eq!(start.work.json("out/run.json")["status"], "complete");
+    assert_eq!(start.work.read("out/notes.txt"), "mine", "a stranger's file stays");
+}
+
+#[test]
+fn results_of_another_program_are_not_touched() {
+    let start = QuickStart::new();
+    start.work.write(&format!("out/{ADAPTER}"), "theirs");
+    let before = start.state("out");
+    let ended = start.run(&["output_dir=out"]);
+    assert_eq!(ended.code, 2);
+    let want = "error: out: holds another program's results (adapter_model.safetensors)\n\
+                hint: choose another `output_dir`, or replace them with `overwrite_output_dir=true`\n";
+    assert_eq!(ended.stderr, want);
+    assert!(start.state("out") == before);
+}
+
+#[test]
+fn flags_and_locale_choose_what_is_said() {
+    let start = QuickStart::new();
+    let said = |dir: &str, flags: &[&str], env: &[(&str, &str)]| {
+        let dir = format!("output_dir={dir}");
+        start.work.train_with(&start.args(&[&["recipe.toml"], flags].concat(), &[&dir]), env).stderr
+    };
+    assert_eq!(said("quiet", &["-q"], &[]), "");
+    let none = said("none", &["--progress", "none"], &[]);
+    assert!(none.starts_with("model  ") && none.contains("\ndone ") && !none.contains("step 1/2"), "{none}");
+    let verbose = said("verbose", &["-v"], &[("NO_COLOR", "1")]);
+    assert!(verbose.contains("step 1/2") && verbose.contains("grad_norm"), "{verbose}");
+    let chinese = said("zh", &[], &[("COUPLET_TRAIN_LANG", "zh")]);
+    for (label, line) in [("模型", "模型    "), ("steps", "步 1/2  轮次 "), ("done", "完成"), ("next", "下一步")]
+    {
+        assert!(chinese.contains(line), "{label}: {chinese}");
+    }
+    let locale = start.work.run_with(&start.args(&["recipe.toml"], &["output_dir=zh"]), &[("LANG", "zh_CN.UTF-8")]);
+    assert!(locale.stderr.contains("此训练已完成"), "{}", locale.stderr);
+    let wrong = start.work.run_with(&["recipe.toml", "lora_rnak=8"], &[("LC_ALL", "zh_CN.UTF-8")]);
+    assert_eq!(wrong.code, 2);
+    assert!(
+        wrong.stderr.starts_with("错误：") && wrong.stderr.contains("提示：是否想写 `lora_rank`？"),
+        "{}",
+        wrong.stderr
+    );
+}
+
+#[test]
+fn raw_pairs_become_rows_and_are_trained() {
+    let start = QuickStart::new();
+    start.work.write("configs/tiny_couplets.toml", start.work.read("recipe.toml"));
+    let registry = r#"{"mine": {"file_name": "mine.json"}}"#;
+    start.work.write("data/dataset_info.json", registry);
+    start
+        .work
+        .write("pairs.txt", "海内存知己 天涯若比邻\n两个黄鹂鸣翠柳\t一行白鹭上青天\n\n无边落木萧萧下 不尽长江滚滚来\n");
+    let prepared = start.work.run(&["data", "prepare", "pairs.txt", "--output", "data"]);
+    assert_eq!((prepared.code, prepared.stderr.as_str()), (0, ""));
+    let want = "3 rows → data/pairs.json, registered as `pairs` in data/dataset_info.json\n\
+                couplet-train --config configs/tiny_couplets.toml dataset=pairs dataset_dir=data eval_dataset= \
+                val_size=0.1 output_dir=outputs/pairs\n";
+    assert_eq!(prepared.stdout, want);
+    let row = |first: &str, second: &str| json!({"instruction": couplet_train::dataset::prepare::DEFAULT_INSTRUCTION, "input": first, "output": second});
+    let rows = [
+        row("海内存知己", "天涯若比邻"),
+        row("两个黄鹂鸣翠柳", "一行白鹭上青天"),
+        row("无边落木萧萧下", "不尽长江滚滚来"),
+    ];
+    assert_eq!(start.work.json("data/pairs.json"), json!(rows));
+    assert_eq!(start.work.json("data/dataset_info.json")["mine"]["file_name"], "mine.json", "other entries stay");
+
+    // The command it printed, on the shipped model.
+    let command = prepared.stdout.lines().last().expect("a command");
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    start.work.train(&[&words[..], &[&start.model, "max_steps=2", "device=cpu"]].concat());
+    let receipt = start.work.json("outputs/pairs/run.json");
+    let rows = ["train", "eval"].map(|split| receipt["data"][split]["rows"].as_u64());
+    assert_eq!(rows, [Some(2), Some(1)]);
+    assert_eq!(receipt["speak"]["instruction"]["text"], couplet_train::dataset::prepare::DEFAULT_INSTRUCTION);
+
+    let again = start.work.run(&["data", "prepare", "pairs.txt"]);
+    assert_eq!(again.code, 2);
+    let want =
+        "error: data/pairs.json: exists already\nhint: choose another name (--name), or replace it (--overwrite)\n";
+    assert_eq!(again.stderr, want);
+    let replaced = start.work.run_with(&["data", "prepare", "pairs.txt", "--overwrite"], &[("LANG", "zh_CN.UTF-8")]);
+    assert!(replaced.code == 0 && replaced.stdout.starts_with("3 行 → "), "{}", replaced.stdout);
+}
+
+/// Paths of a recipe and of a LlamaFactory config count from the working directory, not from the file.
+#[test]
+fn paths_are_relative_to_the_working_directory() {
+    let start = QuickStart::new();
+    let recipe = start.work.read("recipe.toml");
+    start.work.write("configs/recipe.toml", recipe);
+    copy_dir(&root().join("data/tiny_qwen3"), &start.work.path("data/tiny_qwen3"));
+    for name in ["dataset_info.json", "couplets_train.json"] {
+        let bytes = std::fs::read(root().join("data").join(name)).expect("shipped data");
+        start.work.write(&format!("data/{name}"), bytes);
+    }
+    let small = ["max_steps=1", "max_samples=4", "eval_strategy=no", "eval_dataset=null", "device=cpu"];
+    start.work.train(&[&["configs/recipe.toml"], &small[..]].concat());
+    assert!(start.work.path("outputs/tiny_couplets").join(ADAPTER).is_file());
+}

@@ -49,7 +49,8 @@
 //! | --- | --- | --- |
 //! | [`error`] | – | place, fact and way out; decides the exit code |
 //! | [`rng`] | – | random numbers keyed by seed, purpose and place: none depends on the order of drawing |
-//! | [`fs`] | error | files that are whole under their final name, also after a crash |
+//! | [`fs`] | error | files and folders that are whole under their final name, also after a crash; the lock of a run |
+//! | [`signal`] | error | SIGINT, SIGTERM and SIGHUP as a question the trainer asks |
 //! | [`config`] | error | the recipe: our TOML, LlamaFactory's YAML and JSON |
 //! | [`hub`] | config, error, fs | a model name → a folder: local, Hugging Face cache, download |
 //! | [`dataset`] | config, error, fs, rng | everything about text; knows no tensor |
@@ -72,6 +73,7 @@
 pub mod error;
 pub mod fs;
 pub mod rng;
+pub mod signal;
 
 // What a run is.
 pub mod config;

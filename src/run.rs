@@ -1,7 +1,7 @@
 //! One run's place on the disk: may it start in this output directory, and the receipt it leaves there, `run.json`.
 
 use crate::{
-    config::{Difference, Recipe, Resume},
+    config::{Difference, LORA_SHAPE, MAY_CHANGE, Recipe, Resume},
     error::{Error, Result, io_reason},
     fs,
 };
@@ -65,7 +65,9 @@ fn what_is_there(recipe: &Recipe) -> Result<Start> {
     if let (Some(_), Some(old)) = (&results, &receipt) {
         let asked = matches!(resume, Resume::Always | Resume::From(_));
         let same = changes(recipe, old).is_empty();
-        if same && *resume != Resume::Never && (asked || old["status"] != "complete") {
+        let complete = old["status"] == "complete";
+        let longer = asked && !differences(recipe, old).is_empty(); // more epochs of a finished run, say
+        if same && *resume != Resume::Never && (!complete || longer) {
             return Ok(Start::Unfinished);
         }
         if overwrite || (same && *resume == Resume::Never) {
@@ -106,17 +108,23 @@ fn unusable(dir: &Path, fact: impl std::fmt::Display) -> Error {
         .hint_zh("请将 `output_dir` 设为可写的文件夹（或可以在该处新建的文件夹）")
 }
 
-/// Makes the directory and removes what an earlier run left there.
+/// Makes the directory and removes what an earlier run left there, its checkpoints included.
 pub fn clear(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir)?;
     for name in OWN_FILES {
         let path = dir.join(name);
         if path.is_file() {
-            std::fs::remove_file(&path).map_err(|err| {
+            fs::ops::remove_file(&path).map_err(|err| {
                 Error::file(&path, format!("cannot be replaced: {}", io_reason(&err)))
                     .hint("choose another `output_dir`, or remove the file yourself")
                     .hint_zh("请换一个 `output_dir`，或自行删除该文件")
             })?;
+        }
+    }
+    let entries = std::fs::read_dir(dir).map_err(|err| unusable(dir, io_reason(&err)))?;
+    for name in entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+        if name.starts_with("checkpoint-") {
+            fs::remove_durable_dir(dir, &name)?;
         }
     }
     Ok(())
@@ -137,12 +145,12 @@ fn changes(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
     diff
 }
 
-/// Keys that make it another run. Where it is written, whether it overwrites or resumes and when it pauses do not; nor does the shape of the LoRA
-/// where an adapter is continued, which has its own and keeps it.
+/// Keys that make it another run. Where it is written, whether it overwrites or resumes and when it pauses do not; nor does
+/// the shape of the LoRA where an adapter is continued, which has its own and keeps it.
 fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
     let mut same_run = vec!["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
     if recipe.model.adapter_name_or_path.is_some() {
-        same_run.extend(["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora"]);
+        same_run.extend(LORA_SHAPE);
     }
     let mut diff = recipe.diff(&receipt["config"]);
     diff.retain(|d| !same_run.contains(&d.key.as_str()));
@@ -217,7 +225,7 @@ mod tests {
         assert_eq!(inspect(&first).unwrap(), Start::Fresh, "a stranger's file is in nobody's way");
 
         let receipt = Receipt::begin(&first, json!({"device": "cpu"})).unwrap();
-        assert_eq!(inspect(&first).unwrap(), Start::Replace { unfinished: true });
+        assert_eq!(inspect(&first).unwrap(), Start::Unfinished);
         receipt.complete(json!({"loss": 1.0})).unwrap();
         assert_eq!(inspect(&first).unwrap(), Start::AlreadyComplete);
 
@@ -227,7 +235,7 @@ mod tests {
         let err = inspect(&other).unwrap_err().to_string();
         assert!(err.ends_with("holds the results of another config:\n  plot_loss: true there, false now"), "{err}");
         let overwriting = recipe(dir.path(), "plot_loss = false\noverwrite_output_dir = true");
-        assert_eq!(inspect(&overwriting).unwrap(), Start::Replace { unfinished: false });
+        assert_eq!(inspect(&overwriting).unwrap(), Start::Replace);
 
         std::fs::write(out.join("training_loss.png"), "old").unwrap();
         clear(&out).unwrap();

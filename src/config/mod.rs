@@ -23,7 +23,7 @@ mod value;
 mod yaml;
 
 pub use notice::Notice;
-pub use resolve::{Difference, MAY_CHANGE};
+pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};
 pub use sections::*;
 
 use crate::error::{Error, Result};

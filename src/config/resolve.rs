@@ -93,10 +93,15 @@ impl Recipe {
             .collect()
     }
 
-    /// The differences that forbid going on with a run that began as `old`: all but those of [`MAY_CHANGE`].
+    /// The differences that forbid going on with a run that began as `old`: all but those of [`MAY_CHANGE`], and of
+    /// [`LORA_SHAPE`] where an adapter is continued.
     pub fn changes_that_matter(&self, old: &Value) -> Vec<Difference> {
+        let continues = self.model.adapter_name_or_path.is_some();
         let mut changes = self.diff(old);
-        changes.retain(|change| !MAY_CHANGE.contains(&change.key.as_str()));
+        changes.retain(|change| {
+            let key = change.key.as_str();
+            !(MAY_CHANGE.contains(&key) || continues && LORA_SHAPE.contains(&key))
+        });
         changes
     }
 }
@@ -132,6 +137,9 @@ pub const MAY_CHANGE: &[&str] = &[
     "micro_batch_tokens",
     "shared_prefix",
 ];
+
+/// Keys without effect where an adapter is continued: it has its own shape and keeps it.
+pub const LORA_SHAPE: [&str; 5] = ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora"];
 
 /// A key that two recipes answer differently.
 #[derive(Debug, Clone, PartialEq)]

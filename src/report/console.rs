@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    trainer::event::{EvalPhase, Evaluated, Event, Logged, Observer, Step},
+    trainer::event::{EvalPhase, Evaluated, Event, Logged, Observer, SaveFailed, Saved, Step},
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
@@ -152,6 +152,22 @@ impl<'a> Console<'a> {
         )
     }
 
+    fn saved(&mut self, e: &Saved) {
+        let (step, path) = (e.step, e.path.display());
+        self.detail(&match self.look.lang {
+            Lang::En => format!("checkpoint of step {step} saved: {path}"),
+            Lang::Zh => format!("第 {step} 步的检查点已保存：{path}"),
+        });
+    }
+
+    fn save_failed(&mut self, e: &SaveFailed) {
+        let (step, reason) = (e.step, &e.reason);
+        self.line(&match self.look.lang {
+            Lang::En => format!("warning: the checkpoint of step {step} was not saved: {reason}"),
+            Lang::Zh => format!("警告：第 {step} 步的检查点未能保存：{reason}"),
+        });
+    }
+
     fn evaluated(&mut self, e: &Evaluated) {
         let Evaluated { step, total_steps, loss, loss_per_token, samples, runtime, .. } = e;
         // The final evaluation is often that of the last step, told a moment ago.
@@ -182,11 +198,13 @@ impl<'a> Console<'a> {
         self.line(&text);
     }
 
-    fn start(&mut self, total_steps: usize) {
+    fn start(&mut self, total_steps: usize, resumed_at: usize) {
         self.pace = Pace::new(total_steps);
         if self.wants_bar() {
             let step = self.look.lang.pick("step", "步");
-            self.bar = Some(bar(total_steps as u64, &format!("{step} {{pos}}/{{len}} [{{bar:24}}] {{msg}}")));
+            let bar = bar(total_steps as u64, &format!("{step} {{pos}}/{{len}} [{{bar:24}}] {{msg}}"));
+            bar.set_position(resumed_at as u64);
+            self.bar = Some(bar);
         }
     }
 
@@ -225,10 +243,12 @@ impl<'a> Console<'a> {
 impl Observer for Console<'_> {
     fn on_event(&mut self, event: &Event) -> Result<()> {
         match event {
-            Event::Started(e) => self.start(e.total_steps),
+            Event::Started(e) => self.start(e.total_steps, e.resumed_at),
             Event::Step(e) => self.step(e),
             Event::Logged(e) => self.logged(e),
             Event::Evaluated(e) => self.evaluated(e),
+            Event::Saved(e) => self.saved(e),
+            Event::SaveFailed(e) => self.save_failed(e),
             Event::Finished(_) => self.end_bar(),
         }
         Ok(())

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    fs::LogFile,
+    fs::{LogFile, write_atomic},
     trainer::event::{EvalPhase, Event, Observer},
 };
 use std::path::Path;
@@ -28,9 +28,17 @@ impl TrainerLog {
         Ok(Self { file: LogFile::create(&output_dir.join(TRAINER_LOG))? })
     }
 
-    /// Goes on with the log of an interrupted run, as LlamaFactory does.
-    pub fn append(output_dir: &Path) -> Result<Self> {
-        Ok(Self { file: LogFile::append(&output_dir.join(TRAINER_LOG))? })
+    /// Goes on after `history`: the log is written again from it, so that each step stands in it once, whatever an
+    /// interrupted process left there.
+    pub fn resume(output_dir: &Path, history: &[Event]) -> Result<Self> {
+        let path = output_dir.join(TRAINER_LOG);
+        let mut text = String::new();
+        for entry in history.iter().filter_map(Entry::of) {
+            text += &json::line(&entry.to_json())?;
+            text.push('\n');
+        }
+        write_atomic(&path, text.as_bytes())?;
+        Ok(Self { file: LogFile::append(&path)? })
     }
 }
 

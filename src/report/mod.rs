@@ -70,7 +70,7 @@ impl Observer for Outcome {
         match event {
             Event::Evaluated(e) => self.evaluations.push(e.clone()),
             Event::Finished(e) => self.finished = Some(e.clone()),
-            Event::Started(_) | Event::Step(_) | Event::Logged(_) => {}
+            Event::Started(_) | Event::Step(_) | Event::Logged(_) | Event::Saved(_) | Event::SaveFailed(_) => {}
         }
         Ok(())
     }

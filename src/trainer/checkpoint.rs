@@ -18,7 +18,6 @@ use crate::{
     model::{Checkpoint as TensorFile, Params, params::Slot},
     optim::AdamW,
 };
-use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -267,16 +266,7 @@ fn json_file<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
 /// Every file of the manifest as it was written, and no other.
 fn verify(path: &Path, manifest: &Manifest) -> Result<()> {
     for file in &manifest.files {
-        let at = path.join(&file.name);
-        let is_file = at.symlink_metadata().is_ok_and(|meta| meta.is_file());
-        let bytes = if is_file { std::fs::read(&at).ok() } else { None };
-        let Some(bytes) = bytes else { return Err(Error::input(format!("{} is missing", file.name))) };
-        if bytes.len() as u64 != file.size {
-            return Err(Error::input(format!("{} has {} bytes instead of {}", file.name, bytes.len(), file.size)));
-        }
-        if blake3::hash(&bytes).to_hex().as_str() != file.blake3 {
-            return Err(Error::input(format!("{} is damaged: its digest does not match", file.name)));
-        }
+        file.read(path)?;
     }
     let known = |name: &str| name == MANIFEST || manifest.files.iter().any(|file| file.name == name);
     let entries = std::fs::read_dir(path).map_err(|err| Error::input(format!("cannot be read: {err}")))?;
@@ -328,7 +318,7 @@ pub fn prune(dir: &Path, limit: Option<usize>, best: Option<usize>) -> Result<()
     let found = list(dir);
     let steps: Vec<usize> = found.iter().map(|(step, _)| *step).collect();
     for step in to_prune(&steps, limit, best) {
-        fs::remove_dir(&dir.join(folder_name(step)))?;
+        fs::remove_durable_dir(dir, &folder_name(step))?;
     }
     Ok(())
 }

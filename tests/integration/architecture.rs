@@ -10,6 +10,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("rng", &[]),
     ("fs", &["error"]),
+    ("signal", &["error"]),
     ("config", &["error"]),
     ("device", &["config", "error", "kernels"]),
     ("kernels", &["error"]),

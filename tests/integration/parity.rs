@@ -9,7 +9,7 @@ use couplet_train::{
     model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config},
     testing::{devices, train_config},
     trainer::{
-        Progress, Trainer,
+        Choice, Progress, Trainer,
         event::{Event, Observer, Step},
         step::Cut,
     },
@@ -124,6 +124,9 @@ fn run(case: &Case, cut: Cut, device: &Device) -> Difference {
         cut,
         logging_steps: 1,
         count_input_tokens: false,
+        saver: None,
+        choice: Choice::default(),
+        stop: &|| false,
         progress: Progress::default(),
     };
     let mut steps = Steps::default();

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let look = cli.ui.apply(Look::detect(stderr().is_terminal(), |name| std::env::var(name).ok()));
     match commands::run(cli, look) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(err) => {
             Console::new(stderr(), look).error(&err);
             match err.kind() {

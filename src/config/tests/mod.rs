@@ -281,6 +281,14 @@ fn only_what_shapes_the_result_holds_a_resume_up() {
         let name = key.split(':').next().unwrap();
         assert!(keys(key).contains(&name.to_owned()), "{key}");
     }
+    let existing = "adapter_name_or_path: a\n";
+    let began = serde_json::to_value(yaml(existing)).unwrap();
+    let other = yaml(&format!("{existing}lora_rank: 4\nseed: 1\n")).changes_that_matter(&began);
+    assert_eq!(
+        other.iter().map(|d| d.key.as_str()).collect::<Vec<_>>(),
+        ["seed"],
+        "a continued adapter keeps its rank"
+    );
     let all = serde_json::to_value(yaml("")).unwrap();
     let exists =
         |key: &&&str| all.get(**key).is_some() || all.as_object().unwrap().values().any(|s| s.get(**key).is_some());

@@ -1,6 +1,10 @@
 //! `couplet-train --config FILE [key=value …]`: from a recipe to a trained adapter.
 
-use super::header::{self, Facts, device_line};
+use super::{
+    header::{self, Facts, device_line},
+    restore,
+    stop::StopAt,
+};
 use crate::{args::TrainArgs, machine};
 use candle_core::DType;
 use couplet_train::{
@@ -9,24 +13,35 @@ use couplet_train::{
     dataset::{self, Splits, Tokenizer},
     device,
     error::{Error, Result},
-    fs,
+    fs::{self, Lock},
     hub::{self, HubEnv},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
     report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, model_card},
     run::{self, Receipt, Start},
-    trainer::{Progress, Trainer, plan::default_micro_batch_tokens, step::Cut},
+    trainer::{
+        Choice, Ended, Progress, Trainer,
+        checkpoint::{self, Restored},
+        event::Observer,
+        plan::default_micro_batch_tokens,
+        saver::Saver,
+        step::Cut,
+    },
 };
 use serde_json::json;
 use std::{
     io::stderr,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 /// Tokenizer files that go with the adapter, where the base has them.
 const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /// Trains the recipe.
-pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
+///
+/// Returns the exit code: 0 when the run is complete, that of a signal or of the time limit when it stopped early.
+pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
+    let started = Instant::now();
     let (file, overrides) = recipe_and_overrides(args)?;
     let mut console = Console::new(stderr(), look);
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
@@ -34,8 +49,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
     let start = run::inspect(&recipe)?;
     if start == Start::AlreadyComplete {
         console.line(&already_complete(&out, look.lang));
-        return Ok(());
+        return Ok(0);
     }
+    fs::create_dir_all(&out)?;
+    let _lock = Lock::acquire(&out)?;
+    fs::remove_leftovers(&out)?;
+    let restored = restore::find(&recipe, &start, &mut console)?;
 
     // 1. Everything that can be wrong with the input, cheapest first: a name is looked up before gigabytes are fetched.
     let names = [recipe.data.dataset.as_slice(), recipe.data.eval_dataset.as_slice()].concat();
@@ -84,6 +103,17 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         // Exact only while nothing random touches the shared rows.
         share_prefix: recipe.train.shared_prefix && recipe.lora.lora_dropout == 0.0,
     };
+    let about = receipt_facts(&recipe, &checkpoint, &tokenizer, &data, &device, dtype);
+    let identity = checkpoint::identity(
+        serde_json::to_value(&recipe).map_err(|err| Error::run(err.to_string()))?,
+        about["digests"].clone(),
+        &device_line(&device, dtype),
+    );
+    if let Some(restored) = &restored {
+        restore::refuse_changes(&recipe, restored, &identity, &mut console)?;
+    }
+    let stop = StopAt::new(recipe.train.max_seconds.map(|limit| (started, limit)))?;
+    let may_stop = || stop.is_requested();
     let mut trainer = Trainer {
         optim: Trainer::optimizer(&recipe.train, &params)?,
         model: &model,
@@ -96,8 +126,18 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
         cut,
         logging_steps: recipe.output.logging_steps,
         count_input_tokens: recipe.output.include_num_input_tokens_seen,
+        saver: Some(saver(&recipe, identity, restored.as_ref())),
+        choice: Choice {
+            load_best: recipe.output.load_best_model_at_end,
+            greater_is_better: recipe.output.greater_is_better,
+            patience: recipe.train.early_stopping_steps,
+        },
+        stop: &may_stop,
         progress: Progress::default(),
     };
+    if let Some(restored) = &restored {
+        trainer.resume(restored)?;
+    }
 
     // 3. Said before it is done.
     let plan = trainer.plan();
@@ -130,27 +170,40 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
     for warning in &data.summary.warnings {
         header.notice(warning.en.clone(), warning.zh.clone());
     }
-    if matches!(start, Start::Replace { unfinished: true }) {
+    if let Some(restored) = &restored {
+        let (path, step) = (restored.path.display(), restored.state.step);
+        header.notice(format!("goes on after step {step}, from {path}"), format!("从 {path} 继续，已完成 {step} 步"));
+    } else if start == Start::Unfinished {
         header.notice(
-            "an unfinished run of this config is here; without checkpoints it starts again from step 0",
-            "此处有同一配置的未完成训练；因尚无检查点，将从第 0 步重新开始",
+            "the run that began here left no checkpoint; it starts again from step 0",
+            "此处先前的训练没有留下检查点，将从第 0 步重新开始",
         );
     }
     console.header(&header);
 
     // 4. The run.
-    run::clear(&out)?;
-    let receipt = Receipt::begin(&recipe, receipt_facts(&recipe, &checkpoint, &tokenizer, &data, &device, dtype))?;
+    if restored.is_none() {
+        run::clear(&out)?;
+    }
+    let receipt = Receipt::begin(&recipe, about)?;
     let mut outcome = Outcome::default();
     let mut watchers = Observers::default();
-    watchers.0.push(Box::new(TrainerLog::create(&out)?));
     watchers.0.push(Box::new(Results::new(&recipe)));
     if recipe.output.plot_loss {
         watchers.0.push(Box::new(LossPlot::new(&out)));
     }
     watchers.0.push(Box::new(&mut outcome));
+    let history = restored.as_ref().map_or(&[][..], |restored| &restored.state.history);
+    for event in history {
+        watchers.on_event(event)?;
+    }
+    watchers.0.push(Box::new(TrainerLog::resume(&out, history)?));
     watchers.0.push(Box::new(&mut console));
-    trainer.fit(&mut watchers).map_err(as_run_error)?;
+    if trainer.fit(&mut watchers).map_err(as_run_error)? == Ended::Stopped {
+        let step = trainer.progress.step;
+        drop(watchers);
+        return Ok(stop.tell(step, &mut console));
+    }
 
     // 5. What remains of it.
     let base = &recipe.model.model_name_or_path;
@@ -158,12 +211,31 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<()> {
     for name in TOKENIZER_FILES {
         copy_if_there(&model_dir.join(name), &out.join(name))?;
     }
-    trainer.evaluate_final(&mut watchers).map_err(as_run_error)?;
+    if !trainer.evaluate_final(&mut watchers).map_err(as_run_error)? {
+        let step = trainer.progress.step;
+        drop(watchers);
+        return Ok(stop.tell(step, &mut console));
+    }
     drop(watchers);
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     receipt.complete(measured(&outcome))?;
     console.summary(&summary(&recipe, &outcome)?);
-    Ok(())
+    Ok(0)
+}
+
+fn saver(recipe: &Recipe, identity: serde_json::Value, restored: Option<&Restored>) -> Saver {
+    let output = &recipe.output;
+    Saver::new(
+        output.save_strategy,
+        output.save_steps,
+        output.save_total_limit,
+        output.save_only_model,
+        output.output_dir.clone(),
+        recipe.lora.clone(),
+        recipe.model.model_name_or_path.clone(),
+        identity,
+        restored.map(|restored| restored.state.step),
+    )
 }
 
 /// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`.

@@ -1,10 +1,21 @@
-//! Small files that survive a crash: written whole or not at all, and logs that lose no finished line.
+//! Files that survive a crash: written whole or not at all; logs that lose no finished line; one run a folder.
+//!
+//! Whatever changes the disk goes through [`ops`], so that every call can be made to fail or to kill the process ([`fault`]).
+
+mod durable;
+pub mod fault;
+mod lock;
+mod log;
+pub mod ops;
+
+pub use durable::{FileDigest, remove_durable_dir, remove_leftovers, write_durable_dir, write_file_synced};
+pub use lock::Lock;
+pub use log::LogFile;
 
 use crate::error::{Error, Result, io_reason};
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -13,54 +24,37 @@ use std::{
 /// A temporary file in the same folder is written, synced and renamed, then the folder is synced.
 /// Errors name `path`; the temporary file is gone then.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fault::mutant("in_place") {
+        return durable::write_synced(path, bytes).map_err(|err| unwritable(path, &err));
+    }
     let temp = temp_beside(path);
-    let written = write_synced(&temp, bytes).and_then(|()| fs::rename(&temp, path)).and_then(|()| sync_parent(path));
-    written.map_err(|err| {
-        let _ = fs::remove_file(&temp); // the first error is the one worth telling
-        unwritable(path, err)
+    let write = || {
+        durable::write_synced(&temp, bytes)?;
+        ops::rename(&temp, path)?;
+        ops::sync_dir(parent(path))
+    };
+    write().map_err(|err| {
+        let _ = ops::remove_file(&temp); // the first error is the one worth telling
+        unwritable(path, &err)
     })
 }
 
 /// Creates a folder and its parents; an existing folder is fine.
 pub fn create_dir_all(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|err| {
+    ops::create_dir_all(path).map_err(|err| {
         Error::input(format!("{}: cannot create this folder: {}", path.display(), io_reason(&err)))
             .hint("choose a folder below one you may write to; a file of the same name is in the way just as well")
             .hint_zh("请换一个有写权限的位置；若同名文件已存在，也无法创建文件夹")
     })
 }
 
-/// A file that grows line by line; every finished line is handed to the system at once.
-#[derive(Debug)]
-pub struct LogFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl LogFile {
-    /// Starts an empty log, whatever was there.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(|err| unwritable(path, err))?;
-        Ok(Self { path: path.to_owned(), file })
-    }
-
-    /// Goes on with a log. A last line without its newline was cut off by a crash and is dropped.
-    pub fn append(path: &Path) -> Result<Self> {
-        let open = || -> io::Result<File> {
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
-            let old = fs::read(path)?;
-            let whole = old.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-            file.set_len(whole as u64)?;
-            Ok(file)
-        };
-        let file = open().map_err(|err| unwritable(path, err))?;
-        Ok(Self { path: path.to_owned(), file })
-    }
-
-    /// Writes `line` and a newline in one call, so that a reader never sees half a line.
-    pub fn line(&mut self, line: &str) -> Result<()> {
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(|err| unwritable(&self.path, err))
-    }
+/// Bytes that this user may still write on the disk of `path`, which need not exist yet. `None` where the system does not tell.
+pub fn free_space(path: &Path) -> Option<u64> {
+    let existing = path.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."));
+    #[cfg(unix)]
+    return rustix::fs::statvfs(existing).ok().and_then(|disk| disk.f_bavail.checked_mul(disk.f_frsize));
+    #[cfg(not(unix))]
+    return existing.exists().then_some(()).and(None);
 }
 
 /// `dir/name` → `dir/.name.PID.tmp`: hidden, and two processes never share one.
@@ -71,23 +65,23 @@ fn temp_beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+/// The folder that holds `path`.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes a rename durable. Only Unix opens folders as files; elsewhere the rename itself has to do.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    if !cfg!(unix) {
-        return Ok(());
+/// Whether a process of this number runs on this machine; in doubt it does.
+fn process_is_alive(pid: u32) -> bool {
+    #[cfg(unix)]
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        return rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
     }
-    let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    let _ = pid;
+    true
 }
 
-fn unwritable(path: &Path, err: io::Error) -> Error {
-    Error::run(format!("{}: cannot write: {}", path.display(), io_reason(&err)))
+fn unwritable(path: &Path, err: &io::Error) -> Error {
+    Error::run(format!("{}: cannot write: {}", path.display(), io_reason(err)))
         .hint("check that the folder exists, that you may write there, and that the disk is not full (`df -h`)")
         .hint_zh("请检查文件夹是否存在、是否有写权限、磁盘是否已满（`df -h`）")
 }
@@ -95,8 +89,9 @@ fn unwritable(path: &Path, err: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
-    fn names(dir: &Path) -> Vec<String> {
+    pub(super) fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> =
             fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -143,20 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn a_log_starts_empty_or_goes_on_behind_its_last_whole_line() {
+    #[cfg(unix)]
+    fn free_space_is_that_of_the_nearest_folder_there_is() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        for (before, append, want, why) in [
-            ("", true, "new\n", "nothing there yet"),
-            ("old\n", true, "old\nnew\n", "appended"),
-            ("old\nto", true, "old\nnew\n", "a torn line is dropped"),
-            ("torn", true, "new\n", "also when it is the only one"),
-            ("old\n", false, "new\n", "created anew"),
-        ] {
-            fs::write(&path, before).unwrap();
-            let mut log = if append { LogFile::append(&path) } else { LogFile::create(&path) }.unwrap();
-            log.line("new").unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), want, "{why}");
-        }
+        assert!(free_space(dir.path()).unwrap() > 0);
+        assert!(free_space(&dir.path().join("not/yet/there")).is_some());
+        assert!(free_space(Path::new("relative")).is_some());
+    }
+
+    #[test]
+    fn the_living_are_told_from_the_dead() {
+        assert!(process_is_alive(std::process::id()));
+        assert!(cfg!(not(unix)) || !process_is_alive(u32::MAX / 2));
     }
 }

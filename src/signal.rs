@@ -1,0 +1,169 @@
+//! A polite stop: SIGINT, SIGTERM and SIGHUP are remembered, and the trainer looks between two micro-batches.
+//!
+//! The first signal asks, the second ends the process at once. A signal that was ignored when the process started stays
+//! ignored, as `nohup` wants it.
+
+use crate::error::{Error, Result};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// A signal that asks the process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// The terminal is gone.
+    Hangup,
+    /// Ctrl-C.
+    Interrupt,
+    /// `kill`, or a queue system.
+    Terminate,
+}
+
+impl Signal {
+    const ALL: [Self; 3] = [Self::Hangup, Self::Interrupt, Self::Terminate];
+
+    /// Its number, the same on every Unix.
+    fn number(self) -> u8 {
+        match self {
+            Self::Hangup => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
+    }
+
+    /// What a process that it stopped exits with: 128 + its number.
+    pub fn exit_code(self) -> u8 {
+        128 + self.number()
+    }
+
+    /// As in signal(7).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hangup => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+}
+
+/// Whether a signal has asked for the end. Copies share the answer.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    /// The number of the last signal, 0 before the first.
+    number: Arc<AtomicUsize>,
+}
+
+impl Stop {
+    /// Nothing ever asks: for runs that no signal may reach.
+    pub fn never() -> Self {
+        Self { number: Arc::new(AtomicUsize::new(0)) }
+    }
+
+    /// Listens from now on, for the rest of the process. Call it once. Elsewhere than on Unix, [`Self::never`].
+    pub fn install() -> Result<Self> {
+        let stop = Self::never();
+        #[cfg(unix)]
+        stop.listen().map_err(|err| Error::run(format!("cannot listen to signals: {err}")))?;
+        Ok(stop)
+    }
+
+    /// The signal that asked, if one did. One atomic load: cheap enough for every micro-batch.
+    pub fn requested(&self) -> Option<Signal> {
+        let number = self.number.load(Ordering::Relaxed);
+        Signal::ALL.into_iter().find(|signal| usize::from(signal.number()) == number)
+    }
+
+    #[cfg(unix)]
+    fn listen(&self) -> std::io::Result<()> {
+        use signal_hook::flag;
+        use std::sync::atomic::AtomicBool;
+
+        let ignored = ignored_signals();
+        let asked = Arc::new(AtomicBool::new(false));
+        for signal in Signal::ALL.into_iter().filter(|signal| ignored >> (signal.number() - 1) & 1 == 0) {
+            let number = i32::from(signal.number());
+            // Actions run in this order, so the first signal of any kind does not yet see itself as the second.
+            flag::register_conditional_shutdown(number, i32::from(signal.exit_code()), Arc::clone(&asked))?;
+            flag::register_usize(number, Arc::clone(&self.number), usize::from(signal.number()))?;
+            flag::register(number, Arc::clone(&asked))?;
+        }
+        Ok(())
+    }
+}
+
+/// Signals that this process was started with orders to ignore: bit n − 1 for signal n. Where there is no `/proc`, none.
+#[cfg(unix)]
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored_mask(&status).unwrap_or(0)
+}
+
+#[cfg(unix)]
+fn ignored_mask(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn codes_are_those_of_the_shell() {
+        let codes = Signal::ALL.map(|signal| (signal.name(), signal.exit_code()));
+        assert_eq!(codes, [("SIGHUP", 129), ("SIGINT", 130), ("SIGTERM", 143)]);
+    }
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        for (status, want, why) in [
+            ("Name:\tx\nSigBlk:\t01\nSigIgn:\t0000000000000001\nSigCgt:\t02\n", Some(1), "nohup"),
+            ("SigIgn:\t0000000000001002\n", Some(0x1002), "SIGINT in the background of a script, and SIGPIPE"),
+            ("Name:\tx\n", None, "no such line"),
+        ] {
+            assert_eq!(ignored_mask(status), want, "{why}");
+        }
+    }
+
+    /// The child of the next test: raises the signals it is told and exits with what it saw; 0 for nothing.
+    #[test]
+    #[ignore = "a child process"]
+    fn child_that_raises_signals() {
+        let stop = Stop::install().unwrap();
+        assert_eq!(stop.requested(), None);
+        for number in std::env::var("RAISE").unwrap().split(' ') {
+            signal_hook::low_level::raise(number.parse().unwrap()).unwrap();
+        }
+        std::process::exit(stop.clone().requested().map_or(0, |signal| i32::from(signal.number())));
+    }
+
+    #[test]
+    fn the_first_signal_asks_and_the_second_ends() {
+        let run = |raise: &str, ignored: &str| {
+            let script =
+                format!("trap '' {ignored}; exec \"$0\" --ignored --exact signal::tests::child_that_raises_signals");
+            let script = if ignored.is_empty() { script.replace("trap '' ;", "") } else { script };
+            let mut child = Command::new("sh");
+            child.args(["-c", &script]).arg(std::env::current_exe().unwrap()).env("RAISE", raise);
+            child.output().unwrap().status.code()
+        };
+        for (raise, ignored, want, why) in [
+            ("2", "", 2, "Ctrl-C"),
+            ("15", "", 15, "kill"),
+            ("1", "", 1, "the terminal is gone"),
+            ("2 2", "", 130, "Ctrl-C twice"),
+            ("1 15", "", 143, "two of them: the second decides"),
+            ("1 1", "HUP", 0, "nohup"),
+            ("2 1", "INT", 1, "only what was ignored stays so"),
+        ] {
+            assert_eq!(run(raise, ignored), Some(want), "{why}");
+        }
+    }
+
+    #[test]
+    fn never_is_never() {
+        assert_eq!(Stop::never().requested(), None);
+    }
+}

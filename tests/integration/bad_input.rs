@@ -317,7 +317,9 @@ fn assert_nothing_torn(w: &Workspace, name: &str, code: i32) {
         return;
     };
     let names: Vec<String> = entries.map(|e| e.expect("an entry").file_name().into_string().expect("a name")).collect();
-    let torn = names.iter().find(|n| n.starts_with('.') || n.ends_with(".tmp") || *n == "adapter_model.safetensors");
+    let torn = names
+        .iter()
+        .find(|n| (n.starts_with('.') && *n != ".lock") || n.ends_with(".tmp") || *n == "adapter_model.safetensors");
     assert_eq!(torn, None, "{name}");
     if code == 1 {
         assert_eq!(w.json("out/run.json")["status"], "running", "{name}");

@@ -48,9 +48,10 @@ impl QuickStart {
 
     /// Every file of a folder: its bytes and when it was written.
     fn state(&self, dir: &str) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
-        let entries = std::fs::read_dir(self.work.path(dir)).expect("a folder");
-        let file = |entry: std::io::Result<std::fs::DirEntry>| {
-            let entry = entry.expect("an entry");
+        let entries = std::fs::read_dir(self.work.path(dir)).expect("a folder").map(|entry| entry.expect("an entry"));
+        // Not the lock, and not the checkpoints: they are folders.
+        let entries = entries.filter(|entry| entry.path().is_file() && entry.file_name() != ".lock");
+        let file = |entry: std::fs::DirEntry| {
             let written = entry.metadata().and_then(|meta| meta.modified()).expect("a time");
             let bytes = std::fs::read(entry.path()).expect("a file");
             (entry.file_name().into_string().expect("a name"), (bytes, written))
@@ -227,8 +228,13 @@ fn an_unfinished_run_starts_again() {
     start.work.write("out/run.json", receipt.to_string());
     start.work.write(&format!("out/{ADAPTER}"), "half of it");
     start.work.write("out/notes.txt", "mine");
+    for checkpoint in std::fs::read_dir(start.work.path("out")).expect("a folder").flatten() {
+        if checkpoint.path().is_dir() {
+            std::fs::remove_dir_all(checkpoint.path()).expect("a removed checkpoint");
+        }
+    }
     let ended = start.train(&["output_dir=out"]);
-    assert!(ended.stderr.contains("note: an unfinished run of this config is here"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("note: the run that began here left no checkpoint"), "{}", ended.stderr);
     assert_eq!(start.adapter("out"), whole);
     assert_eq!(start.work.json("out/run.json")["status"], "complete");
     assert_eq!(start.work.read("out/notes.txt"), "mine", "a stranger's file stays");

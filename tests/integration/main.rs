@@ -23,5 +23,7 @@ mod logits;
 mod parity;
 /// Every recipe in `configs/` loads.
 mod recipes;
+/// Checkpoints, resuming, clean stops.
+mod resume;
 /// What the tests share.
 mod support;

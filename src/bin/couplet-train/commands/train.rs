@@ -51,8 +51,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         console.line(&already_complete(&out, look.lang));
         return Ok(0);
     }
-    fs::create_dir_all(&out)?;
-    let _lock = Lock::acquire(&out)?;
+    // A second run into the same folder leaves at once; a folder that is not there yet is made when the run begins.
+    let mut lock = out.is_dir().then(|| Lock::acquire(&out)).transpose()?;
     fs::remove_leftovers(&out)?;
     let restored = restore::find(&recipe, &start, &mut console)?;
 
@@ -182,6 +182,10 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     console.header(&header);
 
     // 4. The run.
+    fs::create_dir_all(&out)?;
+    if lock.is_none() {
+        lock = Some(Lock::acquire(&out)?);
+    }
     if restored.is_none() {
         run::clear(&out)?;
     }
@@ -219,6 +223,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     drop(watchers);
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     receipt.complete(measured(&outcome))?;
+    drop(lock);
     console.summary(&summary(&recipe, &outcome)?);
     Ok(0)
 }

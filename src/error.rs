@@ -66,6 +66,12 @@ impl Error {
         self
     }
 
+    /// The same error, met where no run has begun: what was asked for cannot be done.
+    pub fn in_input(mut self) -> Self {
+        self.kind = Kind::Input;
+        self
+    }
+
     /// Whether the input or the run is at fault.
     pub fn kind(&self) -> Kind {
         self.kind

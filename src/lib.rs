@@ -66,10 +66,10 @@
 //!
 //! Nothing but the binary imports clap, and nothing but the binary and [`report::console`] prints.
 
-// The ground.
 // Tests look at values and use candle's autograd as their oracle; the build without them is checked in full.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+// The ground.
 pub mod error;
 pub mod fs;
 pub mod rng;
@@ -85,7 +85,6 @@ pub mod hub;
 // What computes.
 pub mod device;
 pub mod kernels;
-
 pub mod model;
 
 pub mod adapter;

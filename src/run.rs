@@ -29,6 +29,9 @@ const OWN_FILES: [&str; 14] = [
     "training_loss.png",
 ];
 
+/// Files by which a folder is known as something that a run must not write into.
+const NOT_AN_OUTPUT: [&str; 4] = ["config.json", "dataset_info.json", "Cargo.toml", ".git"];
+
 /// What the output directory says about starting.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Start {
@@ -58,6 +61,9 @@ fn what_is_there(recipe: &Recipe) -> Result<Start> {
     if !dir.is_dir() {
         return Ok(Start::Fresh);
     }
+    if let Some(found) = NOT_AN_OUTPUT.iter().find(|name| dir.join(name).exists()) {
+        return Err(unusable(dir, format!("it is a model, a data set or a project (it holds {found})")));
+    }
     let entries = std::fs::read_dir(dir).map_err(|err| unusable(dir, io_reason(&err)))?;
     let results = entries.flatten().find(|entry| is_result(&entry.file_name().to_string_lossy()));
     let (overwrite, resume) = (recipe.output.overwrite_output_dir, &recipe.output.resume_from_checkpoint);
@@ -78,7 +84,7 @@ fn what_is_there(recipe: &Recipe) -> Result<Start> {
         (None, _) => Ok(Start::Fresh),
         (Some(_), _) if overwrite => Ok(Start::Replace),
         (Some(found), None) => {
-            Err(Error::file(dir, format!("holds another program's results ({})", found.file_name().display()))
+            Err(Error::file(dir, format!("holds another program's files ({})", found.file_name().display()))
                 .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
                 .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖"))
         }
@@ -244,6 +250,6 @@ mod tests {
 
         std::fs::write(out.join("adapter_model.safetensors"), "x").unwrap();
         let err = inspect(&first).unwrap_err().to_string();
-        assert!(err.ends_with("holds another program's results (adapter_model.safetensors)"), "{err}");
+        assert!(err.ends_with("holds another program's files (adapter_model.safetensors)"), "{err}");
     }
 }

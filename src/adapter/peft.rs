@@ -144,6 +144,14 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
         (json["rank_pattern"].as_object().is_some_and(|m| !m.is_empty()), "rank_pattern is not supported"),
         (json["alpha_pattern"].as_object().is_some_and(|m| !m.is_empty()), "alpha_pattern is not supported"),
         (!json["layers_to_transform"].is_null(), "layers_to_transform is not supported"),
+        (!json["layer_replication"].is_null(), "layer_replication is not supported"),
+        (!json["exclude_modules"].is_null(), "exclude_modules is not supported"),
+        (!json["alora_invocation_tokens"].is_null(), "alora_invocation_tokens is not supported"),
+        (json["use_qalora"] == true, "use_qalora is not supported"),
+        (
+            json["init_lora_weights"].as_str().is_some_and(|init| init != "gaussian"),
+            "init_lora_weights changes the base model (PiSSA, OLoRA, …), which is not supported yet",
+        ),
     ];
     if let Some((_, what)) = refused.iter().find(|(wrong, _)| *wrong) {
         return Err(only_plain_lora(Error::input(*what)));

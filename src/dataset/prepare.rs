@@ -2,14 +2,11 @@
 
 use crate::{
     dataset::{record, registry},
-    error::{Error, Result, io_reason},
+    error::{Error, Result},
+    fs,
 };
 use serde_json::{Map, Value, json};
-use std::{
-    fs,
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// The instruction of the shipped data. Its comma is the full-width one, U+FF0C: another token than the ASCII comma.
 pub const DEFAULT_INSTRUCTION: &str = "请为以下上联生成一个对仗工整、寓意吉祥的下联，注意词性对应和平仄协调。";
@@ -53,11 +50,9 @@ pub fn prepare(input: &Path, output_dir: &Path, name: &str, instruction: &str, o
 
     registry.insert(name.into(), entry);
     let registry = format!("{:#}\n", Value::Object(registry));
-    fs::create_dir_all(output_dir)
-        .map_err(|err| Error::file(output_dir, format!("cannot create: {}", io_reason(&err))))?;
-    for (path, text) in [(&file, alpaca(&couplets, instruction)), (&registry_path, registry)] {
-        replace(path, &text).map_err(|err| Error::file(path, format!("cannot write: {}", io_reason(&err))))?;
-    }
+    fs::create_dir_all(output_dir)?;
+    fs::write_atomic(&file, alpaca(&couplets, instruction).as_bytes()).map_err(Error::in_input)?;
+    fs::write_atomic(&registry_path, registry.as_bytes()).map_err(Error::in_input)?;
     Ok(Prepared { rows: couplets.len(), file, registry: registry_path })
 }
 
@@ -128,19 +123,10 @@ fn alpaca(couplets: &[(&str, &str)], instruction: &str) -> String {
     format!("[\n{}\n]\n", rows.join(",\n"))
 }
 
-/// Writes beside `path` and renames, so that a reader sees the old file or the new one and no half.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     struct Folder(tempfile::TempDir);
 

@@ -1,7 +1,7 @@
 //! Cross entropy on labelled rows: the summed loss, and the gradient of the logits made in place.
 
 use super::cpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{CpuStorage, D, DType, InplaceOp1, Layout, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -10,6 +10,7 @@ use std::sync::Mutex;
 ///
 /// `logits`: `[L, V]` f32; `targets`: `L` token ids.
 pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    refuse_other_lengths(logits, targets)?;
     if let Some(values) = cpu::f32s(logits) {
         let width = logits.dim(1)?;
         let losses: Vec<f32> = values
@@ -28,6 +29,7 @@ pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
 ///
 /// `logits` is consumed: on the CPU its memory becomes the gradient.
 pub fn nll_and_grad(logits: Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {
+    refuse_other_lengths(&logits, targets)?;
     if cpu::f32s(&logits).is_some() {
         let op = InPlace { targets, scale: scale as f32, losses: Mutex::new(vec![0.0; targets.len()]) };
         logits.inplace_op1(&op)?;
@@ -35,6 +37,15 @@ pub fn nll_and_grad(logits: Tensor, targets: &[u32], scale: f64) -> Result<(Tens
         return Ok((Tensor::new(losses, logits.device())?, logits));
     }
     composed(&logits, targets, scale)
+}
+
+fn refuse_other_lengths(logits: &Tensor, targets: &[u32]) -> Result<()> {
+    let rows = logits.dim(0)?;
+    if rows == targets.len() {
+        Ok(())
+    } else {
+        Err(Error::run(format!("{} targets for {rows} rows of logits", targets.len())))
+    }
 }
 
 fn composed(logits: &Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {

@@ -15,7 +15,14 @@ pub fn sum_of_squares(x: &Tensor) -> Result<Tensor> {
             values.par_chunks(BLOCK).map(|block| cpu::vectorized(|| f64::from(cpu::dot(block, block)))).collect();
         return Ok(Tensor::new(blocks.iter().sum::<f64>(), x.device())?);
     }
-    Ok(x.to_dtype(DType::F32)?.sqr()?.sum_all()?)
+    // Rows first: one sum over everything would be a single block on CUDA, slow and imprecise.
+    let squares = x.to_dtype(DType::F32)?.sqr()?;
+    let (rows, n) = (x.elem_count() / BLOCK, x.elem_count());
+    let tail = squares.narrow(0, rows * BLOCK, n - rows * BLOCK)?.sum_all()?;
+    if rows == 0 {
+        return Ok(tail);
+    }
+    Ok((squares.narrow(0, 0, rows * BLOCK)?.reshape((rows, BLOCK))?.sum(1)?.sum(0)? + tail)?)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::cpu;
 use crate::error::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// `gate`, `up` `[T, F]` → `[T, F]`. In bf16 silu(gate) is rounded before the product.
 pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
@@ -17,7 +17,12 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         });
         return Ok(Tensor::from_vec(y, gate.shape(), &Device::Cpu)?);
     }
-    Ok((gate.silu()? * up)?)
+    Ok((silu(gate)? * up)?)
+}
+
+/// silu in f32 with one rounding, as PyTorch and CUDA have it; candle's bf16 body on the CPU rounds three times.
+fn silu(gate: &Tensor) -> Result<Tensor> {
+    Ok(gate.to_dtype(DType::F32)?.silu()?.to_dtype(gate.dtype())?)
 }
 
 /// `dy` `[T, F]` → (`dgate`, `dup`): with σ = σ(g), `dgate = dy·up·σ·(1 + g·(1 − σ))` and `dup = dy·g·σ`.
@@ -37,9 +42,9 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tens
         let tensor = |v| Tensor::from_vec(v, gate.shape(), &Device::Cpu);
         return Ok((tensor(dgate)?, tensor(dup)?));
     }
-    let dup = (dy * gate.silu()?)?;
+    let dup = (dy * silu(gate)?)?;
     // dsilu in f32, as PyTorch's silu_backward computes it: one rounding at the end.
-    let (dsilu, g32) = ((dy * up)?.to_dtype(candle_core::DType::F32)?, gate.to_dtype(candle_core::DType::F32)?);
+    let (dsilu, g32) = ((dy * up)?.to_dtype(DType::F32)?, gate.to_dtype(DType::F32)?);
     let s = candle_nn::ops::sigmoid(&g32)?;
     let slope = (&s * ((g32 * (1.0 - &s)?)? + 1.0)?)?;
     Ok(((dsilu * slope)?.to_dtype(gate.dtype())?, dup))
@@ -49,7 +54,7 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tens
 mod tests {
     use super::*;
     use crate::testing::{assert_close, devices, wave};
-    use candle_core::{DType, Var};
+    use candle_core::Var;
 
     #[test]
     fn agrees_with_autograd_forward_and_backward() -> Result<()> {

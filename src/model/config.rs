@@ -62,14 +62,8 @@ impl Qwen3Config {
             intermediate_size: positive(json, "intermediate_size")?,
             num_hidden_layers: positive(json, "num_hidden_layers")?,
             num_attention_heads,
-            num_key_value_heads: match json.get("num_key_value_heads") {
-                None | Some(Value::Null) => num_attention_heads,
-                Some(_) => positive(json, "num_key_value_heads")?,
-            },
-            head_dim: match json.get("head_dim") {
-                None | Some(Value::Null) => hidden_size / num_attention_heads,
-                Some(_) => positive(json, "head_dim")?,
-            },
+            num_key_value_heads: positive(json, "num_key_value_heads")?,
+            head_dim: positive(json, "head_dim")?,
             rms_norm_eps: number(json, "rms_norm_eps")?,
             rope_theta: number(rope, "rope_theta")?,
             tie_word_embeddings: json.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),

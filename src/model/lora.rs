@@ -68,7 +68,7 @@ impl LoraLinear {
         let y = self.base.forward(x)?;
         let Some(adapter) = &self.adapter else { return Ok((y, None)) };
         let x = adapter.dropped(x, dropout)?;
-        let xa = (product(&x, &params.get(adapter.a)?.t()?)? * adapter.scale)?;
+        let xa = scaled(&product(&x, &params.get(adapter.a)?.t()?)?, adapter.scale)?;
         Ok((add_product(y, &xa, &params.get(adapter.b)?.t()?)?, Some(xa)))
     }
 
@@ -89,16 +89,16 @@ impl LoraLinear {
         let mask = adapter.mask(x, pass.dropout)?;
         let dropped = match &mask {
             None => x.clone(),
-            Some(mask) => (x * mask)?,
+            Some(mask) => masked(x, mask)?,
         };
-        let g = (product(dy, &pass.params.get(adapter.b)?)? * adapter.scale)?; // [T, r]
+        let g = scaled(&product(dy, &pass.params.get(adapter.b)?)?, adapter.scale)?; // [T, r]
         pass.grads.add(adapter.b, product_f32(dy, xa)?)?;
         pass.grads.add(adapter.a, product_f32(&g, &dropped)?)?;
         let Some(dx) = dx else { return Ok(None) };
         let a = pass.params.get(adapter.a)?;
         Ok(Some(match mask {
             None => add_product(dx, &g, &a)?,
-            Some(mask) => add(&dx, &(g.matmul(&a)? * mask)?)?,
+            Some(mask) => add(&dx, &masked(&product(&g, &a)?, &mask)?)?,
         }))
     }
 }
@@ -117,11 +117,11 @@ impl Adapter {
     fn dropped(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
         Ok(match self.mask(x, dropout)? {
             None => x.clone(),
-            Some(mask) => (x * mask)?,
+            Some(mask) => masked(x, &mask)?,
         })
     }
 
-    /// `[T, in]` of 0 and 1/(1−p) in the dtype of `x`. Independent per projection, as PEFT's are.
+    /// `[T, in]` f32 of 0 and 1/(1−p). Independent per projection, as PEFT's are.
     fn mask(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Option<Tensor>> {
         let Some(dropout) = dropout.filter(|d| d.p > 0.0) else { return Ok(None) };
         let (rows, width) = x.dims2()?;
@@ -134,8 +134,18 @@ impl Adapter {
                 *m = if key.uniform(i as u64) < p { 0.0 } else { keep };
             }
         });
-        Ok(Some(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?.to_device(x.device())?.to_dtype(x.dtype())?))
+        Ok(Some(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?.to_device(x.device())?))
     }
+}
+
+/// `x·scale` with the scalar in f32 and one rounding: candle would round the scalar to bf16 first.
+fn scaled(x: &Tensor, scale: f64) -> Result<Tensor> {
+    Ok((x.to_dtype(DType::F32)? * scale)?.to_dtype(x.dtype())?)
+}
+
+/// `x·mask` in f32 and one rounding, as PEFT drops out of the f32 copy of its input.
+fn masked(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    Ok((x.to_dtype(DType::F32)? * mask)?.to_dtype(x.dtype())?)
 }
 
 /// `aᵀ·b` in f32, so that a gradient does not depend on how the rows were cut into micro-batches.

@@ -35,8 +35,8 @@ pub struct AdamW {
 impl AdamW {
     /// Zero moments for `n` parameters.
     pub fn new(config: AdamWConfig, n: usize, device: &Device) -> Result<Self> {
-        let zeros = Tensor::zeros(n, DType::F32, device)?;
-        Ok(Self { config, m: zeros.clone(), v: zeros, steps: 0 })
+        let zeros = || Tensor::zeros(n, DType::F32, device);
+        Ok(Self { config, m: zeros()?, v: zeros()?, steps: 0 })
     }
 
     /// One update: `params`, `grads` `[n]` f32 → new parameters. Gradients are multiplied by `grad_factor` first.

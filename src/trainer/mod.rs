@@ -123,6 +123,7 @@ impl<'a> Trainer<'a> {
     pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
         let plan = self.plan();
         let schedule = self.schedule(&plan);
+        self.refuse_empty_steps(&plan)?;
         observer.on_event(&Event::Started(Started {
             total_steps: plan.total_steps,
             samples_per_step: plan.samples_per_step(),
@@ -281,6 +282,42 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Whether every step has rate 0: a run so short that it is all warmup.
+    pub fn trains_nothing(&self) -> bool {
+        let plan = self.plan();
+        let schedule = self.schedule(&plan);
+        (0..plan.total_steps).all(|step| schedule.lr(step) == 0.0)
+    }
+
+    /// A step whose every row lost its answer to `cutoff_len` has no loss: said before step 1, not hours later.
+    fn refuse_empty_steps(&self, plan: &StepPlan) -> Result<()> {
+        if self.train.iter().all(Example::is_trainable) {
+            return Ok(());
+        }
+        for epoch in 0..=plan.epoch_of(plan.total_steps - 1) {
+            let order = plan.order(epoch);
+            let first = epoch * plan.steps_per_epoch;
+            for step in first..(first + plan.steps_per_epoch).min(plan.total_steps) {
+                let samples = plan.samples(step, &order);
+                if !samples.indices.iter().any(|&i| self.train[i].is_trainable()) {
+                    let rows: Vec<String> =
+                        samples.indices.iter().take(8).map(|&i| self.place(&self.train[i])).collect();
+                    let rows = rows.join(", ");
+                    return Err(Error::input(format!("step {} would have no label: {rows}", step + 1))
+                        .hint("their answers were cut away; raise `cutoff_len`, or set `over_length` to `drop`")
+                        .hint_zh("这些行的答案已被截去；请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Data set and row of an example.
+    fn place(&self, example: &Example) -> String {
+        let name = self.dataset_names.get(example.origin.dataset).map_or("?", String::as_str);
+        format!("{name} row {}", example.origin.row)
+    }
+
     fn schedule(&self, plan: &StepPlan) -> Schedule {
         let config = self.config;
         Schedule {
@@ -326,11 +363,7 @@ impl<'a> Trainer<'a> {
         if g.loss.is_finite() && g.grad_norm.is_finite() {
             return Ok(());
         }
-        let place = |e: &Example| {
-            let name = self.dataset_names.get(e.origin.dataset).map_or("?", String::as_str);
-            format!("{name} row {}", e.origin.row)
-        };
-        let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| place(e)).collect();
+        let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| self.place(e)).collect();
         let more =
             if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
         Err(Error::run(format!(
@@ -355,7 +388,7 @@ impl<'a> Trainer<'a> {
             EvalStrategy::No => false,
             // The last step is evaluated in any case, as the Hugging Face trainer does.
             EvalStrategy::Steps => self.progress.step.is_multiple_of(self.config.eval_steps) || last,
-            EvalStrategy::Epoch => samples.ends_epoch,
+            EvalStrategy::Epoch => samples.ends_epoch || last,
         }
     }
 

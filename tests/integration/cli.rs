@@ -247,7 +247,7 @@ fn results_of_another_program_are_not_touched() {
     let before = start.state("out");
     let ended = start.run(&["output_dir=out"]);
     assert_eq!(ended.code, 2);
-    let want = "error: out: holds another program's results (adapter_model.safetensors)\n\
+    let want = "error: out: holds another program's files (adapter_model.safetensors)\n\
                 hint: choose another `output_dir`, or replace them with `overwrite_output_dir=true`\n";
     assert_eq!(ended.stderr, want);
     assert!(start.state("out") == before);
@@ -294,7 +294,7 @@ fn raw_pairs_become_rows_and_are_trained() {
     assert_eq!((prepared.code, prepared.stderr.as_str()), (0, ""));
     let want = "3 rows → data/pairs.json, registered as `pairs` in data/dataset_info.json\n\
                 couplet-train --config configs/tiny_couplets.toml dataset=pairs dataset_dir=data eval_dataset= \
-                val_size=0.1 output_dir=outputs/pairs\n";
+                eval_strategy=no output_dir=outputs/pairs\n";
     assert_eq!(prepared.stdout, want);
     let row = |first: &str, second: &str| json!({"instruction": couplet_train::dataset::prepare::DEFAULT_INSTRUCTION, "input": first, "output": second});
     let rows = [
@@ -311,7 +311,7 @@ fn raw_pairs_become_rows_and_are_trained() {
     start.work.train(&[&words[..], &[&start.model, "max_steps=2", "device=cpu"]].concat());
     let receipt = start.work.json("outputs/pairs/run.json");
     let rows = ["train", "eval"].map(|split| receipt["data"][split]["rows"].as_u64());
-    assert_eq!(rows, [Some(2), Some(1)]);
+    assert_eq!(rows, [Some(3), Some(0)]);
     assert_eq!(receipt["speak"]["instruction"]["text"], couplet_train::dataset::prepare::DEFAULT_INSTRUCTION);
 
     let again = start.work.run(&["data", "prepare", "pairs.txt"]);

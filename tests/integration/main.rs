@@ -15,6 +15,8 @@ mod bad_input;
 mod cli;
 /// Ids, labels and row order against LlamaFactory's own.
 mod dataset;
+/// What must not change a result.
+mod engine;
 /// A whole LlamaFactory run, repeated by the binary.
 mod lf_run;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.

@@ -134,6 +134,9 @@ impl Workspace {
         for name in ["COUPLET_TRAIN_LANG", "LC_ALL", "LC_MESSAGES", "LANG", "NO_COLOR", "RUST_BACKTRACE", "COLUMNS"] {
             command.env_remove(name);
         }
+        for name in ["HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH"] {
+            command.env_remove(name);
+        }
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf")).envs(env.iter().copied());
         let output = command.args(args).current_dir(self.dir()).stdin(Stdio::null()).output().expect("the binary runs");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");

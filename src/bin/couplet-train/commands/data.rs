@@ -26,11 +26,30 @@ pub fn prepare(args: &PrepareArgs, look: Look) -> Result<()> {
             Lang::Zh => format!("{rows} 行 → {file}，已在 {registry} 中登记为 `{name}`"),
         }
     );
-    // The recipe's own held-out set lies elsewhere; a tenth of the new rows stands in for it.
+    // The recipe's own held-out set lies elsewhere; a tenth of the new rows stands in for it, where that is a row.
+    let held_out = if rows >= 20 { "eval_dataset= val_size=0.1" } else { "eval_dataset= eval_strategy=no" };
     println!(
-        "couplet-train --config configs/tiny_couplets.toml dataset={name} dataset_dir={} eval_dataset= val_size=0.1 \
-         output_dir=outputs/{name}",
-        args.output.display()
+        "couplet-train --config configs/tiny_couplets.toml dataset={name} {} {held_out} output_dir=outputs/{name}",
+        quoted(&format!("dataset_dir={}", args.output.display()))
     );
     Ok(())
+}
+
+/// As a shell reads one word.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:@,+".contains(c);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_word_with_a_space_is_quoted() {
+        for (word, want) in [("data", "data"), ("新/目录", "新/目录"), ("my data", "'my data'"), ("it's", "'it'\\''s'")]
+        {
+            assert_eq!(quoted(word), want);
+        }
+    }
 }

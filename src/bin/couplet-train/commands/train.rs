@@ -1,6 +1,7 @@
 //! `couplet-train --config FILE [key=value …]`: from a recipe to a trained adapter.
 
 use super::{
+    data::quoted,
     header::{self, Facts, device_line},
     restore,
     stop::StopAt,
@@ -12,7 +13,7 @@ use couplet_train::{
     config::{self, Loaded, Recipe},
     dataset::{self, Splits, Tokenizer},
     device,
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
     fs::{self, Lock},
     hub::{self, HubEnv},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
@@ -165,6 +166,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         header.notice(
             "`lora_dropout` > 0: the shared prefix is computed for every sample",
             "`lora_dropout` > 0：共同前缀将逐样本计算",
+        );
+    }
+    if trainer.trains_nothing() {
+        header.notice(
+            "every step is in the warmup and has rate 0: nothing is trained; lower the batch, or set warmup_ratio=0",
+            "所有步都在预热中，学习率为 0，不会训练任何内容；请减小批大小，或设 warmup_ratio=0",
         );
     }
     for warning in &data.summary.warnings {
@@ -343,7 +350,10 @@ fn measured(outcome: &Outcome) -> serde_json::Value {
 fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
     match std::fs::read(from) {
         Ok(bytes) => fs::write_atomic(to, &bytes),
-        Err(_) => Ok(()),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(err) => Err(Error::file(from, format!("cannot be copied: {}", io_reason(&err)))
+            .hint("the adapter itself is written; copy the tokenizer files beside it by hand")
+            .hint_zh("适配器本身已写出；请手动复制分词器文件")),
     }
 }
 
@@ -368,8 +378,8 @@ fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {
         files,
         next: vec![format!(
             "llamafactory-cli export --model_name_or_path {} --adapter_name_or_path {} --template {} --export_dir merged",
-            recipe.model.model_name_or_path,
-            out.display(),
+            quoted(&recipe.model.model_name_or_path),
+            quoted(&out.display().to_string()),
             template.unwrap_or_default()
         )],
     })

@@ -1,0 +1,138 @@
+//! What must not change a result: how a step is cut, whether its prefix is shared, how many threads compute it; and
+//! that dropout's gradient is the gradient of dropout's loss.
+
+use crate::support::{root, values};
+use candle_core::{DType, Device, Tensor};
+use couplet_train::{
+    config::{DataConfig, LoraConfig, OverLength, Projection, TemplateName},
+    dataset::{self, Example, Tokenizer},
+    model::{Checkpoint, Params, Qwen3, Qwen3Config, qwen3::DropoutPlan},
+    rng::Key,
+    trainer::step::{self, Cut, StepGradient},
+};
+
+/// The shipped model with an adapter whose B is not zero, and the first 12 shipped rows.
+struct Bench {
+    model: Qwen3,
+    params: Params,
+    rows: Vec<Example>,
+}
+
+impl Bench {
+    fn new(dropout: f64) -> Self {
+        let dir = root().join("data/tiny_qwen3");
+        let lora = LoraConfig {
+            lora_rank: 4,
+            lora_alpha: 6.0,
+            lora_dropout: dropout,
+            lora_target: Projection::ALL.to_vec(),
+            use_rslora: true,
+        };
+        let config = Qwen3Config::load(&dir).unwrap();
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, DType::F32, &Device::Cpu).unwrap();
+        let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| {
+            let key = Key::new(7, &slot.name);
+            Ok((0..(slot.shape.0 * slot.shape.1) as u64).map(|i| (key.uniform(i) - 0.5) * 0.1).collect())
+        });
+        let data = DataConfig {
+            dataset: vec!["couplets_train".into()],
+            eval_dataset: vec![],
+            dataset_dir: root().join("data"),
+            template: TemplateName::Qwen3,
+            cutoff_len: 128,
+            over_length: OverLength::Error,
+            max_samples: Some(12),
+            val_size: 0.0,
+            mask_history: false,
+            train_on_prompt: false,
+            enable_thinking: Some(false),
+            preserve_thinking: false,
+            default_system: None,
+        };
+        let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
+        Self { model, params: params.unwrap(), rows }
+    }
+
+    fn gradient(&self, params: &Params, cut: Cut, dropout: Option<DropoutPlan>) -> StepGradient {
+        let rows: Vec<(usize, &Example)> = self.rows.iter().enumerate().collect();
+        step::gradient(&self.model, params, &rows, cut, dropout, &|| false).unwrap().expect("not stopped")
+    }
+
+    /// ‖Δ‖/‖g‖ of the worst parameter.
+    fn worst(&self, a: &StepGradient, b: &StepGradient) -> f64 {
+        let (a, b) = (values(&a.flat), values(&b.flat));
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        let distance = |range: std::ops::Range<usize>| {
+            let (a, b) = (&a[range.clone()], &b[range]);
+            norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
+        };
+        self.params.slots().map(|(_, slot)| distance(slot.range())).fold(0.0, f64::max)
+    }
+}
+
+const WHOLE: Cut = Cut { max_rows: usize::MAX, share_prefix: false };
+
+/// `engine.md`'s bound in f32, per tensor: 5e-6.
+#[test]
+fn the_cut_and_the_shared_prefix_change_no_gradient() {
+    let bench = Bench::new(0.0);
+    let whole = bench.gradient(&bench.params, WHOLE, None);
+    for (max_rows, share_prefix) in [(1, false), (160, false), (400, true), (usize::MAX, true)] {
+        let cut = Cut { max_rows, share_prefix };
+        let other = bench.gradient(&bench.params, cut, None);
+        let loss = (other.loss - whole.loss).abs() / whole.loss;
+        let worst = bench.worst(&other, &whole);
+        assert!(loss < 1e-6 && worst < 5e-6, "{cut:?}: loss {loss:.1e}, gradient {worst:.1e}");
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let bench = Bench::new(0.0);
+    let cut = Cut { max_rows: 600, share_prefix: true };
+    let bits = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let gradient = pool.install(|| bench.gradient(&bench.params, cut, None));
+        (gradient.loss.to_bits(), values(&gradient.flat))
+    };
+    let one = bits(1);
+    for threads in [2, 4] {
+        assert!(bits(threads) == one, "{threads} threads");
+    }
+}
+
+#[test]
+fn dropouts_gradient_is_the_gradient_of_its_loss_and_does_not_depend_on_the_cut() {
+    let bench = Bench::new(0.3);
+    let plan = Some(DropoutPlan { p: 0.3, key: Key::new(3, "dropout") });
+    let whole = bench.gradient(&bench.params, WHOLE, plan);
+    let cut = bench.gradient(&bench.params, Cut { max_rows: 100, share_prefix: false }, plan);
+    assert!(bench.worst(&cut, &whole) < 5e-6, "{:.1e}", bench.worst(&cut, &whole));
+    assert!((whole.loss - bench.gradient(&bench.params, WHOLE, None).loss).abs() > 1e-4, "dropout does something");
+
+    // Along the gradient itself: (L(θ+h·u) − L(θ−h·u)) / 2h = ‖g‖ for u = g/‖g‖.
+    let h = 2e-2;
+    let unit = (&whole.flat / whole.grad_norm).unwrap();
+    let loss_at = |h: f64| {
+        let mut moved = bench.params.clone();
+        moved.set((bench.params.flat() + (&unit * h).unwrap()).unwrap()).unwrap();
+        bench.gradient(&moved, WHOLE, plan).loss
+    };
+    let slope = (loss_at(h) - loss_at(-h)) / (2.0 * h);
+    let difference = (slope - whole.grad_norm).abs() / whole.grad_norm;
+    assert!(difference < 2e-2, "slope {slope}, norm {}", whole.grad_norm);
+
+    // And across it: a direction of alternating signs, which a mistake in a single projection would turn.
+    let signs: Vec<f32> = (0..bench.params.len()).map(|i| if i.is_multiple_of(2) { 1.0 } else { -1.0 }).collect();
+    let across = Tensor::from_vec(signs, bench.params.len(), &Device::Cpu).unwrap();
+    let across = (across / (bench.params.len() as f64).sqrt()).unwrap();
+    let want: f64 = values(&across).iter().zip(values(&whole.flat)).map(|(a, g)| a * g).sum();
+    let loss_across = |h: f64| {
+        let mut moved = bench.params.clone();
+        moved.set((bench.params.flat() + (&across * h).unwrap()).unwrap()).unwrap();
+        bench.gradient(&moved, WHOLE, plan).loss
+    };
+    let slope = (loss_across(0.2) - loss_across(-0.2)) / 0.4;
+    assert!((slope - want).abs() < 2e-2 * whole.grad_norm, "slope {slope}, want {want}");
+}

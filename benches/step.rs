@@ -1,6 +1,6 @@
 //! Whole training steps: `cargo bench` prints one JSON line per case, each measured in a process of its own.
 //!
-//! `benches/peer/step.py` runs the same work in PyTorch + PEFT and prints the same keys.
+//! `benches/peer/step.py` runs the same work in PyTorch + PEFT; `benches/peer/compare.py` runs both in turn and prints ratios.
 //!
 //!     cargo bench --bench step                                           both default cases
 //!     cargo bench --bench step -- --case qwen3-0.6b --dtype bf16 --batch 8 --data FILE.json --steps 5

@@ -8,6 +8,7 @@ pub mod step;
 pub mod validate;
 
 use crate::{
+    adapter::peft,
     config::{EvalStrategy, TrainConfig},
     dataset::Example,
     error::{Error, Result},
@@ -15,6 +16,7 @@ use crate::{
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
     rng::Key,
 };
+use candle_core::Tensor;
 use checkpoint::{Best, FORMAT, Restored, Snapshot, State};
 use event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer, Started, Step};
 use plan::{StepPlan, StepSamples};
@@ -202,8 +204,13 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// Whether the same command can go on after the last completed step.
+    pub fn is_saved(&self) -> bool {
+        self.saver.as_ref().is_some_and(|saver| !saver.only_model && saver.last() == Some(self.progress.step))
+    }
+
     /// The end that `stop` asked for: the last completed step goes to the disk, unless it is there.
-    fn stopped(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
+    pub fn stopped(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
         let saved = self.saver.as_ref().and_then(Saver::last);
         if self.progress.step > 0 && saved != Some(self.progress.step) {
             self.save(observer)?;
@@ -219,7 +226,9 @@ impl<'a> Trainer<'a> {
         let Some(saver) = &mut self.saver else { return Ok(()) };
         saver.poll(observer)?;
         let ends_epoch = step.is_multiple_of(plan.steps_per_epoch);
-        if step > 0 && saver.last() != Some(step) && saver.is_due(step, ends_epoch, step == plan.total_steps) {
+        let is_best = self.choice.load_best && self.progress.best.is_some_and(|best| best.step == step);
+        let is_due = saver.is_due(step, ends_epoch, step == plan.total_steps) || is_best;
+        if step > 0 && saver.last() != Some(step) && is_due {
             self.save(observer)?;
         }
         Ok(())
@@ -274,10 +283,13 @@ impl<'a> Trainer<'a> {
         if !self.choice.load_best || best.step == self.progress.step {
             return Ok(());
         }
-        let path = saver.dir.join(checkpoint::folder_name(best.step));
-        let restored = checkpoint::open(&path).map_err(|err| err.at(path.display()))?;
-        let mut optim = self.optim.clone(); // its moments are those of the last step; only the parameters go back
-        restored.restore(&mut self.params, &mut optim)?;
+        let best = peft::Existing::open(&saver.dir.join(checkpoint::folder_name(best.step)))?;
+        let mut flat = Vec::with_capacity(self.params.len());
+        for (_, slot) in self.params.slots() {
+            flat.extend(best.values(slot)?);
+        }
+        let n = flat.len();
+        self.params.set(Tensor::from_vec(flat, n, self.model.device())?)?;
         self.progress.evaluated = None;
         Ok(())
     }

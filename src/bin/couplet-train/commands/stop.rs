@@ -32,13 +32,15 @@ impl StopAt {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Says why the run stopped after `step` and how it goes on; returns the exit code.
-    pub fn tell(&self, step: usize, console: &mut Console) -> u8 {
+    /// Says why the run stopped after `step`, and how it goes on if that step is `saved`; returns the exit code.
+    pub fn tell(&self, step: usize, saved: bool, console: &mut Console) -> u8 {
         let signal = self.signals.requested();
         let why = signal.map_or("max_seconds", |signal| signal.name());
         console.line(&match console.look().lang {
             Lang::En if step == 0 => format!("stopped by {why} before the first step"),
             Lang::Zh if step == 0 => format!("在第 1 步之前被 {why} 停止"),
+            Lang::En if !saved => format!("stopped by {why} after step {step}, which is not saved"),
+            Lang::Zh if !saved => format!("在第 {step} 步后被 {why} 停止，未能保存"),
             Lang::En => {
                 format!("stopped by {why} after step {step}, which is saved; the same command goes on from there")
             }

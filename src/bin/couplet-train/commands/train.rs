@@ -193,6 +193,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     if lock.is_none() {
         lock = Some(Lock::acquire(&out)?);
     }
+    if lock.as_ref().is_some_and(|lock| !lock.is_held()) {
+        console.line(look.lang.pick(
+            "warning: this file system has no locks; do not start a second run in the same folder",
+            "警告：此文件系统不支持文件锁；请勿在同一目录启动第二个训练",
+        ));
+    }
     if restored.is_none() {
         run::clear(&out)?;
     }
@@ -211,9 +217,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     watchers.0.push(Box::new(TrainerLog::resume(&out, history)?));
     watchers.0.push(Box::new(&mut console));
     if trainer.fit(&mut watchers).map_err(as_run_error)? == Ended::Stopped {
-        let step = trainer.progress.step;
+        let (step, saved) = (trainer.progress.step, trainer.is_saved());
         drop(watchers);
-        return Ok(stop.tell(step, &mut console));
+        return Ok(stop.tell(step, saved, &mut console));
     }
 
     // 5. What remains of it.
@@ -223,9 +229,10 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         copy_if_there(&model_dir.join(name), &out.join(name))?;
     }
     if !trainer.evaluate_final(&mut watchers).map_err(as_run_error)? {
-        let step = trainer.progress.step;
+        trainer.stopped(&mut watchers)?;
+        let (step, saved) = (trainer.progress.step, trainer.is_saved());
         drop(watchers);
-        return Ok(stop.tell(step, &mut console));
+        return Ok(stop.tell(step, saved, &mut console));
     }
     drop(watchers);
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;

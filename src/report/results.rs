@@ -4,23 +4,23 @@
 
 use super::json::{self, Object};
 use crate::{
-    config::{EvalStrategy, Recipe, TrainConfig},
+    config::{EvalStrategy, OutputConfig, Recipe, TrainConfig},
     error::Result,
     fs::write_atomic,
     trainer::event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer},
 };
 use serde_json::{Value, json};
-use std::path::PathBuf;
 
-/// The trainer's default for steps nobody asked for (`eval_steps`, `save_steps`).
+/// The trainer's default for steps nobody asked for (`eval_steps`).
 const UNSET_STEPS: usize = 500;
 
 /// Collects the run and writes the four files when training has finished; `eval_results.json` when the final evaluation is there.
 #[derive(Debug)]
 pub struct Results {
-    output_dir: PathBuf,
+    output: OutputConfig,
+    /// Step and metric of the best evaluation, where it is asked for.
+    best: Option<(usize, f64)>,
     train: TrainConfig,
-    logging_steps: usize,
     history: Vec<Value>,
     train_metrics: Object,
     eval_metrics: Object,
@@ -30,12 +30,20 @@ impl Results {
     /// Nothing is written before the end.
     pub fn new(recipe: &Recipe) -> Self {
         Self {
-            output_dir: recipe.output.output_dir.clone(),
+            output: recipe.output.clone(),
+            best: None,
             train: recipe.train.clone(),
-            logging_steps: recipe.output.logging_steps,
             history: Vec::new(),
             train_metrics: Object::new(),
             eval_metrics: Object::new(),
+        }
+    }
+
+    /// Under `load_best_model_at_end` the best evaluation and its checkpoint stand where LlamaFactory's users look.
+    fn compare(&mut self, step: usize, metric: f64) {
+        let better = |best: f64| if self.output.greater_is_better { metric > best } else { metric < best };
+        if self.output.load_best_model_at_end && self.best.is_none_or(|(_, best)| better(best)) {
+            self.best = Some((step, metric));
         }
     }
 
@@ -43,7 +51,7 @@ impl Results {
         self.train_metrics = train_metrics(end);
         self.history.push(at_step(self.train_metrics.clone(), end.step));
         let state = json::sorted(&self.state(end), 2)? + "\n";
-        write_atomic(&self.output_dir.join("trainer_state.json"), state.as_bytes())?;
+        write_atomic(&self.output.output_dir.join("trainer_state.json"), state.as_bytes())?;
         self.write("train_results.json", &self.train_metrics)?;
         self.write_all()
     }
@@ -62,11 +70,13 @@ impl Results {
     }
 
     fn write(&self, name: &str, metrics: &Object) -> Result<()> {
-        write_atomic(&self.output_dir.join(name), json::sorted(metrics, 4)?.as_bytes())
+        write_atomic(&self.output.output_dir.join(name), json::sorted(metrics, 4)?.as_bytes())
     }
 
     /// `trainer_state.json`. It describes a finished run; nothing here makes it resumable.
     fn state(&self, end: &Finished) -> Object {
+        let best = self.best;
+        let checkpoint = |step| self.output.output_dir.join(format!("checkpoint-{step}")).display().to_string();
         let eval_steps = match self.train.eval_strategy {
             EvalStrategy::Steps => self.train.eval_steps,
             EvalStrategy::No | EvalStrategy::Epoch => UNSET_STEPS,
@@ -86,9 +96,9 @@ impl Results {
             "attributes": {},
         });
         let state = [
-            ("best_global_step", Value::Null),
-            ("best_metric", Value::Null),
-            ("best_model_checkpoint", Value::Null),
+            ("best_global_step", best.map_or(Value::Null, |(step, _)| step.into())),
+            ("best_metric", best.map_or(Value::Null, |(_, metric)| metric.into())),
+            ("best_model_checkpoint", best.map_or(Value::Null, |(step, _)| checkpoint(step).into())),
             ("epoch", end.epoch.into()),
             ("eval_steps", eval_steps.into()),
             ("global_step", end.step.into()),
@@ -96,11 +106,11 @@ impl Results {
             ("is_local_process_zero", true.into()),
             ("is_world_process_zero", true.into()),
             ("log_history", self.history.clone().into()),
-            ("logging_steps", self.logging_steps.into()),
+            ("logging_steps", self.output.logging_steps.into()),
             ("max_steps", end.total_steps.into()),
             ("num_input_tokens_seen", end.num_input_tokens_seen.unwrap_or(0).into()),
             ("num_train_epochs", (epochs as u64).into()),
-            ("save_steps", UNSET_STEPS.into()),
+            ("save_steps", self.output.save_steps.into()),
             ("stateful_callbacks", json!({ "TrainerControl": control })),
             ("total_flos", end.total_flos.into()),
             ("train_batch_size", self.train.per_device_train_batch_size.into()),
@@ -117,7 +127,10 @@ impl Observer for Results {
             Event::Logged(e) => self.history.push(at_step(log_metrics(e), e.step)),
             Event::Evaluated(e) => match e.when {
                 EvalPhase::Before => {}
-                EvalPhase::During => self.history.push(at_step(eval_metrics(e), e.step)),
+                EvalPhase::During => {
+                    self.compare(e.step, e.loss);
+                    self.history.push(at_step(eval_metrics(e), e.step));
+                }
                 EvalPhase::Final => self.finish_eval(e)?,
             },
             Event::Finished(e) => self.finish(e)?,

@@ -272,6 +272,10 @@ fn the_best_evaluation_can_be_the_result() {
         .collect();
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!(results["eval_loss"].as_f64(), Some(best), "of {losses:?}");
+    let state = run.work.json("out/trainer_state.json");
+    assert_eq!(state["best_metric"].as_f64(), Some(best));
+    let named = state["best_model_checkpoint"].as_str().expect("a checkpoint");
+    assert!(run.work.path(named).join("adapter_model.safetensors").is_file(), "{named} is kept");
 }
 
 #[test]

@@ -29,12 +29,12 @@ const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const MANIFEST: &str = "manifest.json";
 /// Raised when an old checkpoint can no longer be continued.
-pub const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// Where a run stands, apart from its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// [`FORMAT`]
+    /// Number of the format; another one is not continued.
     pub format: u32,
     /// Optimizer steps done; epoch and position in it follow from it.
     pub step: usize,

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod event;
 pub mod plan;
+mod progress;
 pub mod saver;
 pub mod step;
 pub mod validate;
@@ -17,13 +18,13 @@ use crate::{
     rng::Key,
 };
 use candle_core::Tensor;
-use checkpoint::{Best, FORMAT, Restored, Snapshot, State};
-use event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer, Started, Step};
+use checkpoint::{Best, Restored, Snapshot};
+use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step};
 use plan::{StepPlan, StepSamples};
+pub use progress::Progress;
 use saver::Saver;
 use std::time::Instant;
 use step::{Cut, StepGradient};
-use validate::HeldOut;
 
 /// Everything a run needs, ready to go.
 pub struct Trainer<'a> {
@@ -77,29 +78,6 @@ pub enum Ended {
     Complete,
     /// `stop` said so.
     Stopped,
-}
-
-/// How far a run is, between two steps.
-#[derive(Debug, Clone)]
-pub struct Progress {
-    /// Seconds of training by earlier processes.
-    seconds: f64,
-    began: Instant,
-    /// Steps done.
-    pub step: usize,
-    epoch: f64,
-    /// Sum of the step losses since the last log line, and of all.
-    window_loss: f64,
-    window_steps: usize,
-    total_loss: f64,
-    input_tokens: u64,
-    /// The last evaluation: after which step, its result, its seconds.
-    evaluated: Option<(usize, HeldOut, f64)>,
-    /// The evaluation after `step` has not been done.
-    evaluation_due: bool,
-    best: Option<Best>,
-    evaluations_since_best: usize,
-    history: Vec<Event>,
 }
 
 impl<'a> Trainer<'a> {
@@ -178,22 +156,7 @@ impl<'a> Trainer<'a> {
     /// Goes on where `restored` was taken.
     pub fn resume(&mut self, restored: &Restored) -> Result<()> {
         restored.restore(&mut self.params, &mut self.optim)?;
-        let state = &restored.state;
-        self.progress = Progress {
-            seconds: state.seconds,
-            began: Instant::now(),
-            step: state.step,
-            epoch: state.epoch,
-            window_loss: state.window_loss,
-            window_steps: state.window_steps,
-            total_loss: state.total_loss,
-            input_tokens: state.input_tokens,
-            evaluated: None,
-            evaluation_due: state.evaluation_due,
-            best: state.best,
-            evaluations_since_best: state.evaluations_since_best,
-            history: state.history.clone(),
-        };
+        self.progress = Progress::resumed(&restored.state);
         Ok(())
     }
 
@@ -235,31 +198,11 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let state = self.state();
         let Some(saver) = &mut self.saver else { return Ok(()) };
+        let state = self.progress.state(self.optim.steps, &saver.identity);
         let optim = (!saver.only_model).then_some(&self.optim);
         let snapshot = Snapshot::take(&self.params, optim, &saver.lora, &saver.base_model, state)?;
         saver.save(snapshot, self.progress.best.map(|best| best.step), observer)
-    }
-
-    fn state(&self) -> State {
-        let p = &self.progress;
-        State {
-            format: FORMAT,
-            step: p.step,
-            epoch: p.epoch,
-            optimizer_steps: self.optim.steps,
-            window_loss: p.window_loss,
-            window_steps: p.window_steps,
-            total_loss: p.total_loss,
-            input_tokens: p.input_tokens,
-            seconds: p.elapsed(),
-            evaluation_due: p.evaluation_due,
-            best: p.best,
-            evaluations_since_best: p.evaluations_since_best,
-            history: p.history.clone(),
-            identity: self.saver.as_ref().map(|saver| saver.identity.clone()).unwrap_or_default(),
-        }
     }
 
     /// Keeps the better of the best evaluation and this one.
@@ -477,56 +420,4 @@ fn padded_tokens(samples: &StepSamples, train: &[Example]) -> u64 {
         rest = tail;
     }
     total
-}
-
-impl Default for Progress {
-    /// Nothing done yet; the clock runs from now.
-    fn default() -> Self {
-        Self {
-            seconds: 0.0,
-            began: Instant::now(),
-            step: 0,
-            epoch: 0.0,
-            window_loss: 0.0,
-            window_steps: 0,
-            total_loss: 0.0,
-            input_tokens: 0,
-            evaluated: None,
-            evaluation_due: false,
-            best: None,
-            evaluations_since_best: 0,
-            history: vec![],
-        }
-    }
-}
-
-impl Progress {
-    /// Seconds of training, those of earlier processes included.
-    fn elapsed(&self) -> f64 {
-        self.seconds + self.began.elapsed().as_secs_f64()
-    }
-
-    fn advance(&mut self, samples: &StepSamples, loss: f64, padded: u64) {
-        self.step += 1;
-        self.epoch = samples.epoch;
-        self.window_loss += loss;
-        self.window_steps += 1;
-        self.total_loss += loss;
-        self.input_tokens += padded;
-    }
-
-    /// The log line that is due, and a new window.
-    fn logged(&mut self, plan: &StepPlan, grad_norm: f64, lr: f64, count_tokens: bool) -> Logged {
-        let loss = std::mem::take(&mut self.window_loss) / std::mem::take(&mut self.window_steps) as f64;
-        Logged {
-            step: self.step,
-            total_steps: plan.total_steps,
-            epoch: self.epoch,
-            loss,
-            grad_norm,
-            lr,
-            num_input_tokens_seen: count_tokens.then_some(self.input_tokens),
-            elapsed: self.elapsed(),
-        }
-    }
 }

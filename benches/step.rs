@@ -7,7 +7,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
-    config::{DataConfig, LoraConfig, OverLength, Projection, TemplateName},
+    config::{DataConfig, LoraConfig, Projection},
     dataset::{self, Example, tokenizer::Tokenizer},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
     optim::{AdamW, AdamWConfig, clip},
@@ -131,18 +131,10 @@ fn examples(data: &Path, rows: usize, tokenizer: &Tokenizer) -> Vec<Example> {
     let name = data.file_stem().and_then(|s| s.to_str()).expect("a file name").to_owned();
     let config = DataConfig {
         dataset: vec![name],
-        eval_dataset: vec![],
         dataset_dir: data.parent().expect("a folder").to_owned(),
-        template: TemplateName::Qwen3,
         cutoff_len: 512,
-        over_length: OverLength::Error,
         max_samples: Some(rows),
-        val_size: 0.0,
-        mask_history: false,
-        train_on_prompt: false,
-        enable_thinking: Some(false),
-        preserve_thinking: false,
-        default_system: None,
+        ..couplet_train::testing::data_config()
     };
     dataset::load(&config, 42, tokenizer).expect("the data").train
 }

@@ -1,7 +1,7 @@
 //! One run's place on the disk: may it start in this output directory, and the receipt it leaves there, `run.json`.
 
 use crate::{
-    config::{Difference, LORA_SHAPE, MAY_CHANGE, Recipe, Resume},
+    config::{Difference, LORA_SHAPE, Recipe, Resume},
     error::{Error, Result, io_reason},
     fs,
 };
@@ -70,7 +70,7 @@ fn what_is_there(recipe: &Recipe) -> Result<Start> {
     let receipt = read_receipt(&dir.join(RECEIPT));
     if let (Some(_), Some(old)) = (&results, &receipt) {
         let asked = matches!(resume, Resume::Always | Resume::From(_));
-        let same = changes(recipe, old).is_empty();
+        let same = recipe.changes_that_matter(&old["config"]).is_empty();
         let complete = old["status"] == "complete";
         let longer = asked && !differences(recipe, old).is_empty(); // more epochs of a finished run, say
         if same && *resume != Resume::Never && (!complete || longer) {
@@ -142,13 +142,6 @@ fn is_result(name: &str) -> bool {
 
 fn read_receipt(path: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
-}
-
-/// Keys that keep an unfinished run from going on.
-fn changes(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
-    let mut diff = differences(recipe, receipt);
-    diff.retain(|d| !MAY_CHANGE.contains(&d.key.as_str()));
-    diff
 }
 
 /// Keys that make it another run. Where it is written, whether it overwrites or resumes and when it pauses do not; nor does

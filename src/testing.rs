@@ -60,3 +60,23 @@ pub fn train_config() -> crate::config::TrainConfig {
         max_seconds: None,
     }
 }
+
+/// A `[data]` section to vary: `qwen3` with thinking off, no data set.
+pub fn data_config() -> crate::config::DataConfig {
+    use crate::config::{DataConfig, OverLength, TemplateName};
+    DataConfig {
+        dataset: vec![],
+        eval_dataset: vec![],
+        dataset_dir: "data".into(),
+        template: TemplateName::Qwen3,
+        cutoff_len: 2048,
+        over_length: OverLength::Error,
+        max_samples: None,
+        val_size: 0.0,
+        mask_history: false,
+        train_on_prompt: false,
+        enable_thinking: Some(false),
+        preserve_thinking: false,
+        default_system: None,
+    }
+}

@@ -103,7 +103,7 @@ fn fit_turn(source: usize, target: usize, budget: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::testing::data_config;
+    use crate::testing::data_config;
 
     #[test]
     fn one_turn_is_cut_by_the_rule() {

@@ -57,27 +57,3 @@ pub struct Origin {
     /// Row in its file, from 1.
     pub row: usize,
 }
-
-#[cfg(test)]
-mod testing {
-    use crate::config::{DataConfig, OverLength, TemplateName};
-
-    /// A `[data]` section to vary: `qwen3` with thinking off, no data set.
-    pub fn data_config() -> DataConfig {
-        DataConfig {
-            dataset: vec![],
-            eval_dataset: vec![],
-            dataset_dir: "data".into(),
-            template: TemplateName::Qwen3,
-            cutoff_len: 2048,
-            over_length: OverLength::Error,
-            max_samples: None,
-            val_size: 0.0,
-            mask_history: false,
-            train_on_prompt: false,
-            enable_thinking: Some(false),
-            preserve_thinking: false,
-            default_system: None,
-        }
-    }
-}

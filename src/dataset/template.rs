@@ -107,7 +107,7 @@ fn without_thoughts(answer: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::testing::data_config;
+    use crate::testing::data_config;
 
     #[test]
     fn thoughts_are_cut_in_their_exact_form_only() {

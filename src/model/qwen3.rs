@@ -73,7 +73,7 @@ struct Block {
     eps: f64,
 }
 
-/// What a block needs besides its input rows: the same for all blocks but the last.
+/// What a block needs besides its input rows.
 struct Rows {
     /// Queries among all rows; `Tq` of them.
     segments: Segments,
@@ -86,6 +86,12 @@ struct Rows {
     selected: Option<Tensor>,
     keys: Vec<(u64, u32)>,
     keys_q: Vec<(u64, u32)>,
+}
+
+/// The rows of a pass: of all blocks but the last, and of the last, whose output is on labelled rows alone.
+struct PassRows {
+    all: Rows,
+    last: Rows,
 }
 
 /// What a block keeps for its backward pass. `Tq` are the rows of its output.
@@ -161,14 +167,14 @@ impl Qwen3 {
 
     /// Logits `[L, V]` (f32) of the label rows: for tests and for looking at a model, not for training.
     pub fn logits(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
-        let hidden = self.hidden(batch, params, None, |_| ())?;
+        let hidden = self.hidden(batch, &self.rows(batch)?, params, None, |_| ())?;
         let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
         Ok(self.lm_head.forward(&y)?.to_dtype(DType::F32)?)
     }
 
     /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
-        let hidden = self.hidden(batch, params, None, |_| ())?;
+        let hidden = self.hidden(batch, &self.rows(batch)?, params, None, |_| ())?;
         let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
         let losses: Result<Vec<Tensor>> = self
             .head_chunks(batch)
@@ -190,13 +196,12 @@ impl Qwen3 {
         dropout: Option<DropoutPlan>,
     ) -> Result<Tensor> {
         let mut saved = Vec::with_capacity(self.layers.len());
-        let hidden = self.hidden(batch, params, dropout, |s| saved.push(s))?;
+        let rows = self.rows(batch)?;
+        let hidden = self.hidden(batch, &rows, params, dropout, |s| saved.push(s))?;
         let (losses, mut dx) = self.head_backward(batch, &hidden, scale)?;
         drop(hidden);
-        let all = self.rows(batch, None)?;
-        let last = self.rows(batch, Some(&batch.label_rows))?;
         for (i, (block, saved)) in self.layers.iter().zip(saved).enumerate().rev() {
-            let rows = if i + 1 == self.layers.len() { &last } else { &all };
+            let rows = if i + 1 == self.layers.len() { &rows.last } else { &rows.all };
             match block.backward(dx, saved, rows, params, grads, dropout, i > 0)? {
                 Some(lower) => dx = lower,
                 None => break,
@@ -209,15 +214,14 @@ impl Qwen3 {
     fn hidden(
         &self,
         batch: &Batch,
+        rows: &PassRows,
         params: &Params,
         dropout: Option<DropoutPlan>,
         mut save: impl FnMut(Saved),
     ) -> Result<Tensor> {
-        let all = self.rows(batch, None)?;
-        let last = self.rows(batch, Some(&batch.label_rows))?;
         let mut x = self.embed_tokens.rows(&Tensor::new(batch.ids.as_slice(), &self.device)?)?;
         for (i, block) in self.layers.iter().enumerate() {
-            let rows = if i + 1 == self.layers.len() { &last } else { &all };
+            let rows = if i + 1 == self.layers.len() { &rows.last } else { &rows.all };
             let (y, saved) = block.forward(x, rows, params, dropout)?;
             save(saved);
             x = y;
@@ -246,21 +250,37 @@ impl Qwen3 {
         (0..rows).step_by(step).map(move |start| (start, step.min(rows - start)))
     }
 
-    fn rows(&self, batch: &Batch, selected: Option<&[u32]>) -> Result<Rows> {
+    /// Tables, masks and keys of a pass: made once, read by every block forward and backward.
+    fn rows(&self, batch: &Batch) -> Result<PassRows> {
         let tables = |positions: &[u32]| {
             rope::tables(positions, self.config.head_dim, self.config.rope_theta, self.dtype, &self.device)
         };
         let (cos, sin) = tables(&batch.positions)?;
         let keys: Vec<(u64, u32)> = batch.samples.iter().copied().zip(batch.positions.iter().copied()).collect();
-        let Some(selected) = selected else {
-            let (cos_q, sin_q, keys_q) = (cos.clone(), sin.clone(), keys.clone());
-            return Ok(Rows { segments: batch.segments.clone(), cos, sin, cos_q, sin_q, selected: None, keys, keys_q });
-        };
+        let selected = &batch.label_rows;
         let keys_q: Vec<(u64, u32)> = selected.iter().map(|&r| keys[r as usize]).collect();
         let (cos_q, sin_q) = tables(&keys_q.iter().map(|k| k.1).collect::<Vec<_>>())?;
-        let segments = batch.segments.select(selected);
-        let selected = Some(Tensor::new(selected, &self.device)?);
-        Ok(Rows { segments, cos, sin, cos_q, sin_q, selected, keys, keys_q })
+        let last = Rows {
+            segments: batch.segments.select(selected),
+            cos: cos.clone(),
+            sin: sin.clone(),
+            cos_q,
+            sin_q,
+            selected: Some(Tensor::new(selected.as_slice(), &self.device)?),
+            keys: keys.clone(),
+            keys_q,
+        };
+        let all = Rows {
+            segments: batch.segments.clone(),
+            cos_q: cos.clone(),
+            sin_q: sin.clone(),
+            cos,
+            sin,
+            selected: None,
+            keys_q: keys.clone(),
+            keys,
+        };
+        Ok(PassRows { all, last })
     }
 }
 

@@ -18,8 +18,6 @@ const UNSET_STEPS: usize = 500;
 #[derive(Debug)]
 pub struct Results {
     output: OutputConfig,
-    /// Step and metric of the best evaluation, where it is asked for.
-    best: Option<(usize, f64)>,
     train: TrainConfig,
     history: Vec<Value>,
     train_metrics: Object,
@@ -31,19 +29,10 @@ impl Results {
     pub fn new(recipe: &Recipe) -> Self {
         Self {
             output: recipe.output.clone(),
-            best: None,
             train: recipe.train.clone(),
             history: Vec::new(),
             train_metrics: Object::new(),
             eval_metrics: Object::new(),
-        }
-    }
-
-    /// Under `load_best_model_at_end` the best evaluation and its checkpoint stand where LlamaFactory's users look.
-    fn compare(&mut self, step: usize, metric: f64) {
-        let better = |best: f64| if self.output.greater_is_better { metric > best } else { metric < best };
-        if self.output.load_best_model_at_end && self.best.is_none_or(|(_, best)| better(best)) {
-            self.best = Some((step, metric));
         }
     }
 
@@ -75,7 +64,7 @@ impl Results {
 
     /// `trainer_state.json`. It describes a finished run; nothing here makes it resumable.
     fn state(&self, end: &Finished) -> Object {
-        let best = self.best;
+        let best = end.best;
         let checkpoint = |step| self.output.output_dir.join(format!("checkpoint-{step}")).display().to_string();
         let eval_steps = match self.train.eval_strategy {
             EvalStrategy::Steps => self.train.eval_steps,
@@ -127,10 +116,7 @@ impl Observer for Results {
             Event::Logged(e) => self.history.push(at_step(log_metrics(e), e.step)),
             Event::Evaluated(e) => match e.when {
                 EvalPhase::Before => {}
-                EvalPhase::During => {
-                    self.compare(e.step, e.loss);
-                    self.history.push(at_step(eval_metrics(e), e.step));
-                }
+                EvalPhase::During => self.history.push(at_step(eval_metrics(e), e.step)),
                 EvalPhase::Final => self.finish_eval(e)?,
             },
             Event::Finished(e) => self.finish(e)?,

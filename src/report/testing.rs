@@ -61,6 +61,7 @@ pub fn finished(step: usize, epoch: f64) -> Finished {
         train_loss: 3.5,
         runtime: 20.0,
         samples_seen: 40.0,
+        best: None,
         total_flos: 1e9,
         num_input_tokens_seen: None,
     }
@@ -116,6 +117,7 @@ fn lf_event(entry: &Value, total_steps: usize) -> Event {
         train_loss: number("train_loss"),
         runtime: unrounded(number("train_runtime"), &[(32.5, number("train_samples_per_second"))]),
         samples_seen: 32.5, // 13 training rows × 2.5 epochs
+        best: None,
         total_flos: number("total_flos"),
         num_input_tokens_seen,
     })

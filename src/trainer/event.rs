@@ -155,6 +155,8 @@ pub struct Finished {
     pub runtime: f64,
     /// Training samples × epochs, as LlamaFactory counts `train_samples_per_second`.
     pub samples_seen: f64,
+    /// Step and metric of the best evaluation, under `load_best_model_at_end`.
+    pub best: Option<(usize, f64)>,
     /// Floating-point operations of all steps as the Hugging Face trainer estimates them.
     pub total_flos: f64,
     /// As in [`Logged`].

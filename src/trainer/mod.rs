@@ -18,7 +18,7 @@ use crate::{
     rng::Key,
 };
 use candle_core::Tensor;
-use checkpoint::{Best, Restored, Snapshot};
+use checkpoint::{Best, Restored};
 use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step};
 use plan::{StepPlan, StepSamples};
 pub use progress::Progress;
@@ -169,7 +169,7 @@ impl<'a> Trainer<'a> {
 
     /// Whether the same command can go on after the last completed step.
     pub fn is_saved(&self) -> bool {
-        self.saver.as_ref().is_some_and(|saver| !saver.only_model && saver.last() == Some(self.progress.step))
+        self.saver.as_ref().is_some_and(|saver| !saver.only_model() && saver.last() == Some(self.progress.step))
     }
 
     /// The end that `stop` asked for: the last completed step goes to the disk, unless it is there.
@@ -199,9 +199,7 @@ impl<'a> Trainer<'a> {
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Some(saver) = &mut self.saver else { return Ok(()) };
-        let state = self.progress.state(self.optim.steps, &saver.identity);
-        let optim = (!saver.only_model).then_some(&self.optim);
-        let snapshot = Snapshot::take(&self.params, optim, &saver.lora, &saver.base_model, state)?;
+        let snapshot = saver.snapshot(&self.params, &self.optim, &self.progress)?;
         saver.save(snapshot, self.progress.best.map(|best| best.step), observer)
     }
 
@@ -226,7 +224,7 @@ impl<'a> Trainer<'a> {
         if !self.choice.load_best || best.step == self.progress.step {
             return Ok(());
         }
-        let best = peft::Existing::open(&saver.dir.join(checkpoint::folder_name(best.step)))?;
+        let best = peft::Existing::open(&saver.folder(best.step))?;
         let mut flat = Vec::with_capacity(self.params.len());
         for (_, slot) in self.params.slots() {
             flat.extend(best.values(slot)?);
@@ -403,6 +401,7 @@ impl<'a> Trainer<'a> {
                 Some(steps) => (steps * plan.samples_per_step()) as f64,
                 None => self.train.len() as f64 * self.config.num_train_epochs,
             },
+            best: self.progress.best.filter(|_| self.choice.load_best).map(|best| (best.step, best.metric)),
             total_flos: 6.0 * weights as f64 * progress.input_tokens as f64,
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
         }

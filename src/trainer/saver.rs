@@ -1,12 +1,15 @@
 //! When checkpoints are due, and the thread that writes them while training goes on.
 
 use super::{
+    Progress,
     checkpoint::{self, Snapshot},
     event::{Event, Observer, SaveFailed, Saved},
 };
 use crate::{
-    config::{LoraConfig, SaveStrategy},
+    config::{LoraConfig, OutputConfig, Recipe, SaveStrategy},
     error::{Error, Result},
+    model::Params,
+    optim::AdamW,
 };
 use serde_json::Value;
 use std::{path::PathBuf, thread::JoinHandle};
@@ -16,49 +19,53 @@ const FAILURES: usize = 3;
 
 /// Writes the checkpoints of a run.
 pub struct Saver {
-    /// When.
-    pub strategy: SaveStrategy,
-    /// Steps between two checkpoints.
-    pub steps: usize,
-    /// How many stay; 1 is honoured as 2.
-    pub limit: Option<usize>,
-    /// Leave out what a continuation needs.
-    pub only_model: bool,
-    /// The run's output directory.
-    pub dir: PathBuf,
-    /// For the adapter's configuration.
-    pub lora: LoraConfig,
-    /// As the recipe names it.
-    pub base_model: String,
-    /// What a continuation must find unchanged.
-    pub identity: Value,
+    /// When, where, and how many stay.
+    output: OutputConfig,
+    lora: LoraConfig,
+    base_model: String,
+    identity: Value,
     writing: Option<(usize, JoinHandle<Result<PathBuf>>)>,
     failures: usize,
     last: Option<usize>,
 }
 
 impl Saver {
-    /// Nothing is written yet. `last`: the step of the checkpoint this run continues, if any.
-    #[expect(clippy::too_many_arguments, reason = "the recipe's save keys, and what goes into a checkpoint")]
-    pub fn new(
-        strategy: SaveStrategy,
-        steps: usize,
-        limit: Option<usize>,
-        only_model: bool,
-        dir: PathBuf,
-        lora: LoraConfig,
-        base_model: String,
-        identity: Value,
-        last: Option<usize>,
-    ) -> Self {
-        Self { strategy, steps, limit, only_model, dir, lora, base_model, identity, writing: None, failures: 0, last }
+    /// Nothing is written yet. `identity`: what a continuation must find unchanged. `last`: the step of the checkpoint that
+    /// this run continues, if any.
+    pub fn new(recipe: &Recipe, identity: Value, last: Option<usize>) -> Self {
+        Self {
+            output: recipe.output.clone(),
+            lora: recipe.lora.clone(),
+            base_model: recipe.model.model_name_or_path.clone(),
+            identity,
+            writing: None,
+            failures: 0,
+            last,
+        }
+    }
+
+    /// Whether its checkpoints leave out what a continuation needs.
+    pub fn only_model(&self) -> bool {
+        self.output.save_only_model
+    }
+
+    /// The folder of the checkpoint after `step`.
+    pub fn folder(&self, step: usize) -> PathBuf {
+        self.output.output_dir.join(checkpoint::folder_name(step))
+    }
+
+    /// A copy of the run as it stands now.
+    pub fn snapshot(&self, params: &Params, optim: &AdamW, progress: &Progress) -> Result<Snapshot> {
+        let state = progress.state(optim.steps, &self.identity);
+        let optim = (!self.only_model()).then_some(optim);
+        Snapshot::take(params, optim, &self.lora, &self.base_model, state)
     }
 
     /// Whether a checkpoint is due after `step`.
     pub fn is_due(&self, step: usize, ends_epoch: bool, last_step: bool) -> bool {
-        match self.strategy {
+        match self.output.save_strategy {
             SaveStrategy::No => false,
-            SaveStrategy::Steps => step.is_multiple_of(self.steps) || last_step,
+            SaveStrategy::Steps => step.is_multiple_of(self.output.save_steps) || last_step,
             SaveStrategy::Epoch => ends_epoch || last_step,
         }
     }
@@ -71,7 +78,7 @@ impl Saver {
     /// Hands `snapshot` to the writing thread, after the one before it is done.
     pub fn save(&mut self, snapshot: Snapshot, best: Option<usize>, observer: &mut dyn Observer) -> Result<()> {
         self.wait(observer)?;
-        let (step, dir, limit) = (snapshot.step(), self.dir.clone(), self.limit);
+        let (step, dir, limit) = (snapshot.step(), self.output.output_dir.clone(), self.output.save_total_limit);
         let write = move || {
             let path = snapshot.write(&dir)?;
             checkpoint::prune(&dir, limit, best)?;

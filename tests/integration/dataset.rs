@@ -45,18 +45,8 @@ fn tiny() -> &'static Tokenizer {
 fn data_config(dataset_dir: PathBuf, dataset: &[&str]) -> DataConfig {
     DataConfig {
         dataset: dataset.iter().map(|&name| name.into()).collect(),
-        eval_dataset: vec![],
         dataset_dir,
-        template: TemplateName::Qwen3,
-        cutoff_len: 2048,
-        over_length: OverLength::Error,
-        max_samples: None,
-        val_size: 0.0,
-        mask_history: false,
-        train_on_prompt: false,
-        enable_thinking: Some(false),
-        preserve_thinking: false,
-        default_system: None,
+        ..couplet_train::testing::data_config()
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::support::{root, values};
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
-    config::{DataConfig, LoraConfig, OverLength, Projection, TemplateName},
+    config::{DataConfig, LoraConfig, Projection},
     dataset::{self, Example, Tokenizer},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, qwen3::DropoutPlan},
     rng::Key,
@@ -37,18 +37,10 @@ impl Bench {
         });
         let data = DataConfig {
             dataset: vec!["couplets_train".into()],
-            eval_dataset: vec![],
             dataset_dir: root().join("data"),
-            template: TemplateName::Qwen3,
             cutoff_len: 128,
-            over_length: OverLength::Error,
             max_samples: Some(12),
-            val_size: 0.0,
-            mask_history: false,
-            train_on_prompt: false,
-            enable_thinking: Some(false),
-            preserve_thinking: false,
-            default_system: None,
+            ..couplet_train::testing::data_config()
         };
         let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
         Self { model, params: params.unwrap(), rows }

@@ -20,11 +20,7 @@ use couplet_train::{
     report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, model_card},
     run::{self, Receipt, Start},
     trainer::{
-        Choice, Ended, Progress, Trainer,
-        checkpoint::{self, Restored},
-        event::Observer,
-        plan::default_micro_batch_tokens,
-        saver::Saver,
+        Choice, Ended, Progress, Trainer, checkpoint, event::Observer, plan::default_micro_batch_tokens, saver::Saver,
         step::Cut,
     },
 };
@@ -127,7 +123,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         cut,
         logging_steps: recipe.output.logging_steps,
         count_input_tokens: recipe.output.include_num_input_tokens_seen,
-        saver: Some(saver(&recipe, identity, restored.as_ref())),
+        saver: Some(Saver::new(&recipe, identity, restored.as_ref().map(|restored| restored.state.step))),
         choice: Choice {
             load_best: recipe.output.load_best_model_at_end,
             greater_is_better: recipe.output.greater_is_better,
@@ -216,7 +212,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
     watchers.0.push(Box::new(TrainerLog::resume(&out, history)?));
     watchers.0.push(Box::new(&mut console));
-    if trainer.fit(&mut watchers).map_err(as_run_error)? == Ended::Stopped {
+    if trainer.fit(&mut watchers).map_err(Error::in_run)? == Ended::Stopped {
         let (step, saved) = (trainer.progress.step, trainer.is_saved());
         drop(watchers);
         return Ok(stop.tell(step, saved, &mut console));
@@ -228,7 +224,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     for name in TOKENIZER_FILES {
         copy_if_there(&model_dir.join(name), &out.join(name))?;
     }
-    if !trainer.evaluate_final(&mut watchers).map_err(as_run_error)? {
+    if !trainer.evaluate_final(&mut watchers).map_err(Error::in_run)? {
         trainer.stopped(&mut watchers)?;
         let (step, saved) = (trainer.progress.step, trainer.is_saved());
         drop(watchers);
@@ -240,21 +236,6 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     drop(lock);
     console.summary(&summary(&recipe, &outcome)?);
     Ok(0)
-}
-
-fn saver(recipe: &Recipe, identity: serde_json::Value, restored: Option<&Restored>) -> Saver {
-    let output = &recipe.output;
-    Saver::new(
-        output.save_strategy,
-        output.save_steps,
-        output.save_total_limit,
-        output.save_only_model,
-        output.output_dir.clone(),
-        recipe.lora.clone(),
-        recipe.model.model_name_or_path.clone(),
-        identity,
-        restored.map(|restored| restored.state.step),
-    )
 }
 
 /// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`.
@@ -289,11 +270,6 @@ fn refuse_unknown_ids(data: &Splits, vocab_size: usize, model_dir: &Path) -> Res
         .hint_zh("tokenizer.json 与 config.json 不属于同一模型；请使用同一模型自带的文件")),
         _ => Ok(()),
     }
-}
-
-/// An error after the first step is the run's, whatever its source.
-fn as_run_error(err: Error) -> Error {
-    err.in_run()
 }
 
 fn already_complete(out: &Path, lang: Lang) -> String {

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     config::{LoraConfig, OutputConfig, Recipe, SaveStrategy},
     error::{Error, Result},
+    fs::fault,
     model::Params,
     optim::AdamW,
 };
@@ -106,6 +107,7 @@ impl Saver {
         match written {
             Ok(path) => {
                 self.failures = 0;
+                fault::announce("saved", step);
                 observer.on_event(&Event::Saved(Saved { step, path }))
             }
             Err(err) => {

@@ -363,12 +363,20 @@ fn first_difference(want: &[Value], got: &[Value]) -> String {
     }
 }
 
-/// Without what a clock wrote, and without the one key that some of the commands have and others not.
+/// Without what a clock wrote, and without the keys that some of the commands have and others not.
 fn timeless(mut value: Value) -> Value {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(object) => {
-                for key in ["elapsed_time", "remaining_time", "seconds", "elapsed", "runtime", "overwrite_output_dir"] {
+                for key in [
+                    "elapsed_time",
+                    "remaining_time",
+                    "seconds",
+                    "elapsed",
+                    "runtime",
+                    "overwrite_output_dir",
+                    "plot_loss",
+                ] {
                     object.remove(key);
                 }
                 object.values_mut().for_each(strip);
@@ -420,6 +428,13 @@ impl Running {
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid() as i32).expect("a pid");
         rustix::process::kill_process(pid, signal).expect("a process to signal");
+    }
+
+    /// The same where it may have ended already.
+    pub fn signal_if_alive(&mut self, signal: rustix::process::Signal) {
+        if !self.has_ended() {
+            self.signal(signal);
+        }
     }
 
     /// Waits for the end.

@@ -123,8 +123,7 @@ impl Snapshot {
 
     /// Bytes it will take on the disk, roughly.
     pub fn size(&self) -> u64 {
-        let values = self.params.len() + self.moments.iter().flatten().map(Vec::len).sum::<usize>();
-        4 * values as u64 + 64 * 1024
+        size(self.params.len(), self.moments.is_some())
     }
 
     /// Writes `checkpoint-N` into `dir`: every file synced, the manifest last, then the folder gets its name.
@@ -180,6 +179,12 @@ fn moments_bytes(m: &[f32], v: &[f32]) -> Result<Vec<u8>> {
         (*name, view.expect("four bytes for every element"))
     });
     safetensors::serialize(views, None).map_err(|err| Error::run(format!("cannot serialise the optimizer: {err}")))
+}
+
+/// Bytes of a checkpoint of so many `parameters`, roughly.
+pub fn size(parameters: usize, with_moments: bool) -> u64 {
+    let values = if with_moments { 3 * parameters } else { parameters };
+    4 * values as u64 + 64 * 1024
 }
 
 /// The name of the checkpoint after `step`.

@@ -6,7 +6,7 @@ use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result, io_reason},
     fs,
-    model::{Checkpoint, Params, params::Slot},
+    model::{Checkpoint, Params, params::Slot, weights::f32_bytes},
 };
 use candle_core::{DType, Device};
 use safetensors::tensor::TensorView;
@@ -81,8 +81,7 @@ pub fn file_name(slot: &Slot) -> String {
 pub fn weights_bytes<'a>(values: impl Iterator<Item = (&'a Slot, &'a [f32])>) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
     for (slot, values) in values {
-        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        tensors.insert(file_name(slot), (bytes, [slot.shape.0, slot.shape.1]));
+        tensors.insert(file_name(slot), (f32_bytes(values), [slot.shape.0, slot.shape.1]));
     }
     let views = tensors.iter().map(|(name, (bytes, shape))| {
         let view = TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes);

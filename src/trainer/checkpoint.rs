@@ -15,7 +15,7 @@ use crate::{
     config::LoraConfig,
     error::{Error, Result},
     fs,
-    model::{Checkpoint as TensorFile, Params, params::Slot},
+    model::{Checkpoint as TensorFile, Params, params::Slot, weights::f32_bytes},
     optim::AdamW,
 };
 use serde::{Deserialize, Serialize};
@@ -172,8 +172,7 @@ fn refuse_non_finite(what: &str, values: &[f32], slots: &[Slot]) -> Result<()> {
 }
 
 fn moments_bytes(m: &[f32], v: &[f32]) -> Result<Vec<u8>> {
-    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
-    let parts = [("exp_avg", bytes(m)), ("exp_avg_sq", bytes(v))];
+    let parts = [("exp_avg", f32_bytes(m)), ("exp_avg_sq", f32_bytes(v))];
     let views = parts.iter().map(|(name, bytes)| {
         let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![m.len()], bytes);
         (*name, view.expect("four bytes for every element"))

@@ -4,15 +4,16 @@
 //!
 //!     cargo bench --bench step                                           both default cases
 //!     cargo bench --bench step -- --case qwen3-0.6b --dtype bf16 --batch 8 --data FILE.json --steps 5
+//!     cargo bench --bench step -- --case qwen3-0.6b --rank 16 --saves 5  what a checkpoint costs the steps beside it
 
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
-    config::{DataConfig, LoraConfig, Projection},
+    config::{self, DataConfig, LoraConfig, Projection},
     dataset::{self, Example, tokenizer::Tokenizer},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
     optim::{AdamW, AdamWConfig, clip},
     rng::Key,
-    trainer::{plan::default_micro_batch_tokens, step},
+    trainer::{Progress, plan::default_micro_batch_tokens, saver::Saver, step},
 };
 use std::{
     path::{Path, PathBuf},
@@ -42,6 +43,9 @@ struct Options {
     warmup: usize,
     micro_batch_tokens: Option<usize>,
     share_prefix: bool,
+    rank: usize,
+    /// Pairs of steps, one alone and one with a checkpoint written beside it.
+    saves: usize,
 }
 
 impl Options {
@@ -58,6 +62,8 @@ impl Options {
             warmup: number("--warmup").unwrap_or(1),
             share_prefix: get("--shared-prefix").as_deref() != Some("off"),
             micro_batch_tokens: number("--micro-batch-tokens"),
+            rank: number("--rank").unwrap_or(8),
+            saves: number("--saves").unwrap_or(0),
         }
     }
 }
@@ -66,8 +72,8 @@ impl Options {
 fn run(options: &Options) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let lora = LoraConfig {
-        lora_rank: 8,
-        lora_alpha: 16.0,
+        lora_rank: options.rank,
+        lora_alpha: 2.0 * options.rank as f64,
         lora_dropout: 0.0,
         lora_target: Projection::ALL.to_vec(),
         use_rslora: false,
@@ -99,21 +105,58 @@ fn run(options: &Options) {
     let cut = step::Cut { max_rows: budget, share_prefix: options.share_prefix };
     let rows = options.batch * (options.steps + options.warmup);
     let examples = examples(&options.data, rows, &tokenizer);
-    let (mut seconds, mut losses, mut tokens) = (vec![], vec![], 0);
-    for (i, batch) in examples.chunks_exact(options.batch).enumerate() {
-        let batch: Vec<(usize, &Example)> = batch.iter().enumerate().collect();
+    let batches: Vec<Vec<(usize, &Example)>> =
+        examples.chunks_exact(options.batch).map(|batch| batch.iter().enumerate().collect()).collect();
+    // Seconds and loss of a step.
+    let one_step = |params: &mut Params, optim: &mut AdamW, batch: &[(usize, &Example)]| {
         let began = Instant::now();
         let gradient =
-            step::gradient(&model, &params, &batch, cut, None, &|| false).expect("a gradient").expect("not stopped");
+            step::gradient(&model, params, batch, cut, None, &|| false).expect("a gradient").expect("not stopped");
         let factor = clip::factor(gradient.grad_norm, 1.0);
         let updated = optim.step(params.flat(), &gradient.flat, 1e-4, factor).expect("an update");
         params.set(updated).expect("parameters");
-        losses.push((gradient.loss * 1e4).round() / 1e4);
+        (began.elapsed().as_secs_f64(), (gradient.loss * 1e4).round() / 1e4)
+    };
+    let (mut seconds, mut losses, mut tokens) = (vec![], vec![], 0);
+    for (i, batch) in batches.iter().enumerate() {
+        let (took, loss) = one_step(&mut params, &mut optim, batch);
+        losses.push(loss);
         if i >= options.warmup {
-            seconds.push(began.elapsed().as_secs_f64());
+            seconds.push(took);
             tokens += batch.iter().map(|(_, e)| e.input_ids.len()).sum::<usize>();
         }
     }
+    let saving = (options.saves > 0).then(|| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let saver = saver(dir.path(), options.rank);
+        let take =
+            |params: &Params, optim: &AdamW| saver.snapshot(params, optim, &Progress::default()).expect("a snapshot");
+        let began = Instant::now();
+        let snapshot = take(&params, &optim);
+        let copy = began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        snapshot.write(dir.path()).expect("a checkpoint");
+        let write = began.elapsed().as_secs_f64();
+        // The same batch every time, alone and beside a save in turn.
+        let (mut alone, mut beside) = (0.0, 0.0);
+        for _ in 0..options.saves {
+            alone += one_step(&mut params, &mut optim, &batches[0]).0;
+            let began = Instant::now();
+            let snapshot = take(&params, &optim);
+            std::thread::scope(|scope| {
+                let writing = scope.spawn(|| snapshot.write(dir.path()).expect("a checkpoint"));
+                one_step(&mut params, &mut optim, &batches[0]);
+                writing.join().expect("a writer");
+            });
+            beside += began.elapsed().as_secs_f64();
+        }
+        let n = options.saves as f64;
+        serde_json::json!({
+            "mb": round(snapshot.size() as f64 / 1e6), "copy_s": round(copy), "write_s": round(write),
+            "step_alone_s": round(alone / n), "step_beside_a_save_s": round(beside / n),
+            "share_of_10_steps": round((beside - alone) / (10.0 * alone)),
+        })
+    });
     let total: f64 = seconds.iter().sum();
     seconds.sort_by(f64::total_cmp);
     let report = serde_json::json!({
@@ -122,9 +165,18 @@ fn run(options: &Options) {
         "samples_s": round(options.batch as f64 * seconds.len() as f64 / total),
         "real_tok_s": round(tokens as f64 / total), "peak_rss_gib": peak_rss_gib(),
         "micro_batch_tokens": budget, "shared_prefix": options.share_prefix, "threads": rayon::current_num_threads(), "cpu": cpu_name(),
-        "load1": load_average(), "loss": losses,
+        "load1": load_average(), "loss": losses, "saving": saving,
     });
     println!("{report}");
+}
+
+/// Writes into `dir`.
+fn saver(dir: &Path, rank: usize) -> Saver {
+    let recipe = format!(
+        "[model]\nmodel_name_or_path = \"m\"\n[data]\ndataset = [\"d\"]\n[lora]\nlora_rank = {rank}\n[output]\noutput_dir = {dir:?}\n"
+    );
+    let loaded = config::from_str(&recipe, config::Format::Toml, Path::new("bench.toml"), &[]).expect("a recipe");
+    Saver::new(&loaded.recipe, serde_json::Value::Null, None)
 }
 
 fn examples(data: &Path, rows: usize, tokenizer: &Tokenizer) -> Vec<Example> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// The receipt's file name.
 pub const RECEIPT: &str = "run.json";
 
-/// Files a run writes; what an overwriting run removes first, so that old and new never mix.
+/// Files a run writes; what an overwriting run removes first, so that old and new never mix. The receipt stands first.
 const OWN_FILES: [&str; 14] = [
     RECEIPT,
     "README.md",
@@ -108,16 +108,40 @@ fn refuse_unwritable(dir: &Path) -> Result<()> {
     std::fs::remove_file(&probe).map_err(|err| unusable(dir, io_reason(&err)))
 }
 
+/// Looks whether what a run will write fits on the disk of `dir`: the `least` bytes that it cannot do without, or the run is
+/// refused. Returns the free bytes if they are fewer than the `most` that will lie there at a time.
+pub fn refuse_full_disk(dir: &Path, least: u64, most: u64) -> Result<Option<u64>> {
+    let Some(free) = fs::free_space(dir) else { return Ok(None) };
+    if free < least {
+        let (free, least) = (megabytes(free), megabytes(least));
+        return Err(Error::file(dir, format!("{free} are free, but a checkpoint and the adapter need {least}"))
+            .hint("make room, or choose an `output_dir` on another disk")
+            .hint_zh("请腾出空间，或将 `output_dir` 设在另一块磁盘上"));
+    }
+    Ok((free < most).then_some(free))
+}
+
+/// `12.3 MB`
+pub fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
 fn unusable(dir: &Path, fact: impl std::fmt::Display) -> Error {
     Error::file(dir, format!("`output_dir` cannot be used: {fact}"))
         .hint("choose an `output_dir` that is, or can become, a folder you may write to")
         .hint_zh("请将 `output_dir` 设为可写的文件夹（或可以在该处新建的文件夹）")
 }
 
-/// Makes the directory and removes what an earlier run left there, its checkpoints included.
+/// Removes what an earlier run left in `dir`, its checkpoints included; the receipt last, because as long as it stands the
+/// rest is known as a run's.
 pub fn clear(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir)?;
-    for name in OWN_FILES {
+    let entries = std::fs::read_dir(dir).map_err(|err| unusable(dir, io_reason(&err)))?;
+    for name in entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+        if name.starts_with("checkpoint-") {
+            fs::remove_durable_dir(dir, &name)?;
+        }
+    }
+    for name in OWN_FILES.into_iter().rev() {
         let path = dir.join(name);
         if path.is_file() {
             fs::ops::remove_file(&path).map_err(|err| {
@@ -125,12 +149,6 @@ pub fn clear(dir: &Path) -> Result<()> {
                     .hint("choose another `output_dir`, or remove the file yourself")
                     .hint_zh("请换一个 `output_dir`，或自行删除该文件")
             })?;
-        }
-    }
-    let entries = std::fs::read_dir(dir).map_err(|err| unusable(dir, io_reason(&err)))?;
-    for name in entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
-        if name.starts_with("checkpoint-") {
-            fs::remove_durable_dir(dir, &name)?;
         }
     }
     Ok(())
@@ -211,6 +229,16 @@ mod tests {
             dir.join("out")
         );
         from_str(&text, Format::Toml, Path::new("r.toml"), &[]).expect("a recipe").recipe
+    }
+
+    #[test]
+    fn a_disk_that_is_too_small_is_refused_or_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = fs::free_space(dir.path()).unwrap();
+        assert_eq!(refuse_full_disk(dir.path(), 1, 2).unwrap(), None);
+        assert!(refuse_full_disk(dir.path(), 1, 2 * free).unwrap().is_some_and(|said| said < 2 * free));
+        let err = refuse_full_disk(dir.path(), 2 * free, 2 * free).unwrap_err().to_string();
+        assert!(err.contains(" MB are free, but a checkpoint and the adapter need "), "{err}");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! A polite stop: SIGINT, SIGTERM and SIGHUP are remembered, and the trainer looks between two micro-batches.
 //!
-//! The first signal asks, the second ends the process at once. A signal that was ignored when the process started stays
-//! ignored, as `nohup` wants it.
+//! While a run is only being prepared a signal ends the process at once: nothing would be lost. From [`Stop::defer`] on the
+//! first signal asks and the second ends. A signal that was ignored when the process started stays ignored, as `nohup` wants it.
 
 use crate::error::{Error, Result};
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 /// A signal that asks the process to end.
@@ -52,20 +52,28 @@ impl Signal {
 pub struct Stop {
     /// The number of the last signal, 0 before the first.
     number: Arc<AtomicUsize>,
+    /// The next signal ends the process.
+    at_once: Arc<AtomicBool>,
 }
 
 impl Stop {
     /// Nothing ever asks: for runs that no signal may reach.
     pub fn never() -> Self {
-        Self { number: Arc::new(AtomicUsize::new(0)) }
+        Self { number: Arc::new(AtomicUsize::new(0)), at_once: Arc::new(AtomicBool::new(true)) }
     }
 
-    /// Listens from now on, for the rest of the process. Call it once. Elsewhere than on Unix, [`Self::never`].
+    /// Listens from now on, for the rest of the process: a signal ends it with its [`Signal::exit_code`]. Call it once.
+    /// Elsewhere than on Unix, [`Self::never`].
     pub fn install() -> Result<Self> {
         let stop = Self::never();
         #[cfg(unix)]
         stop.listen().map_err(|err| Error::run(format!("cannot listen to signals: {err}")))?;
         Ok(stop)
+    }
+
+    /// From now on the first signal only asks.
+    pub fn defer(&self) {
+        self.at_once.store(false, Ordering::SeqCst);
     }
 
     /// The signal that asked, if one did. One atomic load: cheap enough for every micro-batch.
@@ -77,16 +85,14 @@ impl Stop {
     #[cfg(unix)]
     fn listen(&self) -> std::io::Result<()> {
         use signal_hook::flag;
-        use std::sync::atomic::AtomicBool;
 
         let ignored = ignored_signals();
-        let asked = Arc::new(AtomicBool::new(false));
         for signal in Signal::ALL.into_iter().filter(|signal| ignored >> (signal.number() - 1) & 1 == 0) {
             let number = i32::from(signal.number());
             // Actions run in this order, so the first signal of any kind does not yet see itself as the second.
-            flag::register_conditional_shutdown(number, i32::from(signal.exit_code()), Arc::clone(&asked))?;
+            flag::register_conditional_shutdown(number, i32::from(signal.exit_code()), Arc::clone(&self.at_once))?;
             flag::register_usize(number, Arc::clone(&self.number), usize::from(signal.number()))?;
-            flag::register(number, Arc::clone(&asked))?;
+            flag::register(number, Arc::clone(&self.at_once))?;
         }
         Ok(())
     }
@@ -133,6 +139,9 @@ mod tests {
     fn child_that_raises_signals() {
         let stop = Stop::install().unwrap();
         assert_eq!(stop.requested(), None);
+        if std::env::var("DEFER").is_ok_and(|defer| defer == "1") {
+            stop.defer();
+        }
         for number in std::env::var("RAISE").unwrap().split(' ') {
             signal_hook::low_level::raise(number.parse().unwrap()).unwrap();
         }
@@ -141,24 +150,27 @@ mod tests {
 
     #[test]
     fn the_first_signal_asks_and_the_second_ends() {
-        let run = |raise: &str, ignored: &str| {
+        let run = |defer: bool, raise: &str, ignored: &str| {
             let script =
                 format!("trap '' {ignored}; exec \"$0\" --ignored --exact signal::tests::child_that_raises_signals");
             let script = if ignored.is_empty() { script.replace("trap '' ;", "") } else { script };
             let mut child = Command::new("sh");
             child.args(["-c", &script]).arg(std::env::current_exe().unwrap()).env("RAISE", raise);
+            child.env("DEFER", if defer { "1" } else { "0" });
             child.output().unwrap().status.code()
         };
-        for (raise, ignored, want, why) in [
-            ("2", "", 2, "Ctrl-C"),
-            ("15", "", 15, "kill"),
-            ("1", "", 1, "the terminal is gone"),
-            ("2 2", "", 130, "Ctrl-C twice"),
-            ("1 15", "", 143, "two of them: the second decides"),
-            ("1 1", "HUP", 0, "nohup"),
-            ("2 1", "INT", 1, "only what was ignored stays so"),
+        for (defer, raise, ignored, want, why) in [
+            (true, "2", "", 2, "Ctrl-C"),
+            (true, "15", "", 15, "kill"),
+            (true, "1", "", 1, "the terminal is gone"),
+            (true, "2 2", "", 130, "Ctrl-C twice"),
+            (true, "1 15", "", 143, "two of them: the second decides"),
+            (true, "1 1", "HUP", 0, "nohup"),
+            (true, "2 1", "INT", 1, "only what was ignored stays so"),
+            (false, "2", "", 130, "while loading it just leaves"),
+            (false, "1 15", "HUP", 143, "and ignores what it was told to"),
         ] {
-            assert_eq!(run(raise, ignored), Some(want), "{why}");
+            assert_eq!(run(defer, raise, ignored), Some(want), "{why}");
         }
     }
 

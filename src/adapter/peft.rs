@@ -6,7 +6,7 @@ use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result, io_reason},
     fs,
-    model::{Checkpoint, Params, params::Slot},
+    model::{Checkpoint, Params, params::Slot, weights::f32_bytes},
 };
 use candle_core::{DType, Device};
 use safetensors::tensor::TensorView;
@@ -21,12 +21,17 @@ pub const CONFIG: &str = "adapter_config.json";
 /// The file name of the matrices.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Writes the adapter into `dir`, each file whole or not at all.
+/// Writes the adapter into `dir`, each file whole or not at all. A value that is not finite is an error before the first.
 ///
 /// The configuration holds the classic keys that old and new PEFT both read; old versions refuse unknown ones.
 #[expect(clippy::disallowed_methods, reason = "saving reads the parameters back")]
 pub fn save(dir: &Path, params: &Params, lora: &LoraConfig, base_model: &str) -> Result<()> {
     let values: Vec<f32> = params.flat().to_vec1()?;
+    if let Some((_, slot)) = params.slots().find(|(_, slot)| values[slot.range()].iter().any(|x| !x.is_finite())) {
+        return Err(Error::run(format!("{} is not finite: no adapter is written", slot.name))
+            .hint("the last checkpoint is a good one; lower `learning_rate`")
+            .hint_zh("最近的检查点仍然完好；请降低 `learning_rate`"));
+    }
     let tensors = params.slots().map(|(_, slot)| (slot, &values[slot.range()]));
     fs::write_atomic(&dir.join(WEIGHTS), &weights_bytes(tensors)?)?;
     fs::write_atomic(&dir.join(CONFIG), config_text(lora, base_model).as_bytes())
@@ -76,8 +81,7 @@ pub fn file_name(slot: &Slot) -> String {
 pub fn weights_bytes<'a>(values: impl Iterator<Item = (&'a Slot, &'a [f32])>) -> Result<Vec<u8>> {
     let mut tensors = BTreeMap::new();
     for (slot, values) in values {
-        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        tensors.insert(file_name(slot), (bytes, [slot.shape.0, slot.shape.1]));
+        tensors.insert(file_name(slot), (f32_bytes(values), [slot.shape.0, slot.shape.1]));
     }
     let views = tensors.iter().map(|(name, (bytes, shape))| {
         let view = TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes);
@@ -199,12 +203,24 @@ mod tests {
     }
 
     fn params() -> Params {
+        params_with(|slot| Ok(wave(slot.shape, 0.5, &Device::Cpu)?.flatten_all()?.to_vec1()?))
+    }
+
+    fn params_with(values: impl Fn(&Slot) -> Result<Vec<f32>>) -> Params {
         let mut layout = Layout::default();
         for (name, shape) in [("self_attn.q_proj.lora_A", (2, 6)), ("self_attn.q_proj.lora_B", (4, 2))] {
             layout.push(format!("model.layers.0.{name}"), shape);
         }
-        let values = |slot: &Slot| Ok(wave(slot.shape, 0.5, &Device::Cpu)?.flatten_all()?.to_vec1()?);
         Params::new(layout, DType::F32, &Device::Cpu, values).unwrap()
+    }
+
+    #[test]
+    fn an_adapter_that_is_not_finite_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let params = params_with(|slot| Ok(vec![if slot.is_b() { f32::NAN } else { 1.0 }; slot.range().len()]));
+        let err = save(dir.path(), &params, &lora(), "m").unwrap_err().to_string();
+        assert_eq!(err, "model.layers.0.self_attn.q_proj.lora_B is not finite: no adapter is written");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::{
     keys,
     sections::{
-        DataConfig, DeviceChoice, EvalStrategy, LoraConfig, ModelConfig, OutputConfig, OverLength, Projection, Recipe,
-        Resume, SaveStrategy, SchedulerType, TemplateName, TrainConfig,
+        DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, LoraConfig, ModelConfig, OutputConfig, OverLength,
+        Projection, Recipe, Resume, SaveStrategy, SchedulerType, TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -237,13 +237,13 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
 /// Hugging Face puts `eval_` in front of a name without it.
 fn metric_for_best_model(s: &Settings<'_>) -> Result<String> {
     let name = s.required_text("metric_for_best_model")?;
-    match name.as_str() {
-        "loss" | "eval_loss" => Ok("eval_loss".into()),
-        _ => Err(s
-            .complain("metric_for_best_model", format!("`metric_for_best_model` is \"{name}\"; only eval_loss yet"))
-            .hint("an evaluation returns the held-out loss only: remove the key")
-            .hint_zh("目前验证只得到 eval_loss：请删除该键")),
-    }
+    let known = EVAL_METRICS.into_iter().find(|known| *known == name || known.strip_prefix("eval_") == Some(&name));
+    known.map(str::to_owned).ok_or_else(|| {
+        let names = EVAL_METRICS.join(" or ");
+        s.complain("metric_for_best_model", format!("`metric_for_best_model` is \"{name}\", which no evaluation gives"))
+            .hint(format!("it may be {names}"))
+            .hint_zh(format!("可以是 {}", EVAL_METRICS.join(" 或 ")))
+    })
 }
 
 /// A count that the table gives a default.

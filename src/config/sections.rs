@@ -293,6 +293,9 @@ pub enum Resume {
     From(PathBuf),
 }
 
+/// The numbers an evaluation gives: LlamaFactory's loss (every sample carries its batch's mean), and the mean of all tokens.
+pub const EVAL_METRICS: [&str; 2] = ["eval_loss", "eval_loss_per_token"];
+
 /// `[output]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OutputConfig {
@@ -318,7 +321,7 @@ pub struct OutputConfig {
     pub resume_from_checkpoint: Resume,
     /// Write the adapter of the best evaluation instead of the last.
     pub load_best_model_at_end: bool,
-    /// What makes an evaluation the best: `eval_loss`.
+    /// What makes an evaluation the best: one of [`EVAL_METRICS`].
     pub metric_for_best_model: String,
     /// Whether more of it is better. Default false: a loss.
     pub greater_is_better: bool,

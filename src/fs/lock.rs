@@ -5,11 +5,11 @@ use crate::error::{Error, Result, io_reason};
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-/// The lock's file in the folder. It is never removed: another process may already hold it open.
+/// The lock's file in the folder.
 const NAME: &str = ".lock";
 
 /// A folder that is ours until this is dropped or the process ends.
@@ -17,31 +17,32 @@ const NAME: &str = ".lock";
 pub struct Lock {
     file: File,
     held: bool,
+    /// Folders made for it, the deepest first; they go with it unless [`Self::keep`] was called.
+    made: Vec<PathBuf>,
 }
 
 impl Lock {
-    /// Takes the folder, which must exist.
+    /// Takes the folder; makes it where it is not there.
     ///
-    /// Errors: another process has it, named by its pid; the folder cannot be written.
+    /// Errors: another process has it, named by its pid; the folder cannot be made or written.
     pub fn acquire(dir: &Path) -> Result<Self> {
+        let made = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+        let made = made.map(Path::to_owned).collect();
         let path = dir.join(NAME);
-        let mut file =
-            OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(|err| {
-                Error::file(dir, format!("cannot write there: {}", io_reason(&err)))
-                    .hint("choose an `output_dir` below a folder you may write to")
-                    .hint_zh("请选择有写权限的 `output_dir`")
-            })?;
+        let mut file = open(dir)?;
         // The holder may have died since, or not have written its pid yet: a few looks tell.
         for _ in 0..20 {
             match file.try_lock() {
+                Ok(()) if !is_at(&file, &path) => file = open(dir)?, // its holder took the file away when it left
                 Ok(()) => {
                     return Ok(Self {
                         held: true,
                         file: write_pid(file).map_err(|err| Error::file(&path, io_reason(&err)))?,
+                        made,
                     });
                 }
                 Err(TryLockError::Error(err)) if err.kind() == io::ErrorKind::Unsupported => {
-                    return Ok(Self { held: false, file });
+                    return Ok(Self { held: false, file, made: vec![] });
                 }
                 Err(TryLockError::Error(err)) => return Err(Error::file(&path, io_reason(&err))),
                 Err(TryLockError::WouldBlock) => {}
@@ -59,6 +60,11 @@ impl Lock {
         }
     }
 
+    /// The run begins: its folder stays.
+    pub fn keep(&mut self) {
+        self.made.clear();
+    }
+
     /// Whether the kernel holds it. Some network file systems know no locks; there nothing keeps a second run out.
     pub fn is_held(&self) -> bool {
         self.held
@@ -69,6 +75,36 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Closing the file frees the lock; the pid only informs.
         let _ = self.file.set_len(0);
+        if let Some(dir) = self.made.first() {
+            let _ = std::fs::remove_file(dir.join(NAME));
+        }
+        for dir in &self.made {
+            let _ = std::fs::remove_dir(dir); // only an empty one goes
+        }
+    }
+}
+
+fn open(dir: &Path) -> Result<File> {
+    super::create_dir_all(dir)?;
+    OpenOptions::new().create(true).read(true).write(true).truncate(false).open(dir.join(NAME)).map_err(|err| {
+        Error::file(dir, format!("cannot write there: {}", io_reason(&err)))
+            .hint("choose an `output_dir` below a folder you may write to")
+            .hint_zh("请选择有写权限的 `output_dir`")
+    })
+}
+
+/// Whether `path` still names this file.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let id = |found: io::Result<std::fs::Metadata>| found.map(|m| (m.dev(), m.ino())).ok();
+        id(file.metadata()) == id(std::fs::metadata(path))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
     }
 }
 
@@ -113,8 +149,41 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let err = Lock::acquire(&dir.path().join("gone")).unwrap_err();
-        assert!(err.to_string().ends_with("gone: cannot write there: no such file or directory"), "{err}");
+        std::fs::create_dir_all(dir.path().join("a").join(NAME)).unwrap();
+        let err = Lock::acquire(&dir.path().join("a")).unwrap_err();
+        assert!(err.to_string().ends_with("a: cannot write there: is a directory"), "{err}");
+    }
+
+    #[test]
+    fn a_folder_made_for_it_goes_with_it_unless_it_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("a/b");
+        drop(Lock::acquire(&out).unwrap());
+        assert!(!dir.path().join("a").exists(), "nothing was begun");
+
+        let lock = Lock::acquire(&out).unwrap();
+        std::fs::write(out.join("mine"), "").unwrap();
+        drop(lock);
+        assert!(out.join("mine").exists() && !out.join(NAME).exists(), "a folder that is used is left");
+
+        let mut lock = Lock::acquire(&dir.path().join("c")).unwrap();
+        lock.keep();
+        drop(lock);
+        assert!(dir.path().join("c").exists());
+        drop(Lock::acquire(dir.path()).unwrap());
+        assert!(dir.path().exists(), "it was there before");
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_taken_away_is_not_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = open(dir.path()).unwrap();
+        let path = dir.path().join(NAME);
+        assert!(is_at(&file, &path));
+        std::fs::remove_file(&path).unwrap();
+        assert!(!is_at(&file, &path));
+        let other = open(dir.path()).unwrap();
+        assert!(is_at(&other, &path) && !is_at(&file, &path), "another file of that name");
     }
 
     /// The child of the next test: takes the lock, says so, and waits for its death.

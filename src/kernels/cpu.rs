@@ -73,6 +73,20 @@ pub(crate) fn vectorized<T>(f: impl FnOnce() -> T) -> T {
     Arch::new().dispatch(f)
 }
 
+/// The widest vectors this CPU has, which decide how sums are grouped and with that the last bits of a run.
+pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    return match (is_x86_feature_detected!("avx512f"), is_x86_feature_detected!("avx2")) {
+        (true, _) => "AVX-512",
+        (false, true) => "AVX2",
+        (false, false) => "SSE2",
+    };
+    #[cfg(target_arch = "aarch64")]
+    return "NEON";
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return "plain code";
+}
+
 /// eˣ without a branch or a call, so that loops over it become vector code; 2 ulp on [-87, 88], NaN stays NaN.
 ///
 /// Cephes' `expf` (S. Moshier): x = n·ln 2 + r with ln 2 in two parts, a degree-5 polynomial for eʳ, n into the exponent.

@@ -23,6 +23,7 @@ pub mod swiglu;
 
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
+pub use cpu::instruction_set;
 #[cfg(feature = "cuda")]
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;

@@ -158,7 +158,7 @@ fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// Drawn by our own generator: the same distribution as PEFT's, other numbers.
 pub fn initial_values(slot: &Slot, seed: u64) -> Vec<f32> {
     let (rows, width) = slot.shape;
-    if slot.name.ends_with("lora_B") {
+    if slot.is_b() {
         return vec![0.0; rows * width];
     }
     let bound = 1.0 / (width as f32).sqrt();

@@ -18,6 +18,11 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Whether it is a B, which begins as zero.
+    pub fn is_b(&self) -> bool {
+        self.name.ends_with(".lora_B")
+    }
+
     fn len(&self) -> usize {
         self.shape.0 * self.shape.1
     }

@@ -5,12 +5,22 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use serde_json::Value;
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::BTreeMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
+
+/// The bytes of f32 values as safetensors files hold them, little-endian.
+pub fn f32_bytes(values: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        Cow::Borrowed(bytemuck::cast_slice(values))
+    } else {
+        Cow::Owned(values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+}
 
 /// An open checkpoint: one `model.safetensors`, or the shards of `model.safetensors.index.json`.
 ///

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    trainer::event::{EvalPhase, Evaluated, Event, Logged, Observer, SaveFailed, Saved, Step},
+    trainer::event::{EvalPhase, Evaluated, Event, Logged, Observer, SaveFailed, Saved, Step, Trouble},
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
@@ -168,6 +168,14 @@ impl<'a> Console<'a> {
         });
     }
 
+    fn trouble(&mut self, e: &Trouble) {
+        let what = &e.what;
+        self.line(&match self.look.lang {
+            Lang::En => format!("warning: {what}; training goes on"),
+            Lang::Zh => format!("警告：{what}；训练继续"),
+        });
+    }
+
     fn evaluated(&mut self, e: &Evaluated) {
         let Evaluated { step, total_steps, loss, loss_per_token, samples, runtime, .. } = e;
         // The final evaluation is often that of the last step, told a moment ago.
@@ -249,6 +257,7 @@ impl Observer for Console<'_> {
             Event::Evaluated(e) => self.evaluated(e),
             Event::Saved(e) => self.saved(e),
             Event::SaveFailed(e) => self.save_failed(e),
+            Event::Trouble(e) => self.trouble(e),
             Event::Finished(_) => self.end_bar(),
         }
         Ok(())

@@ -16,16 +16,17 @@ use std::path::Path;
 /// The file's name in `output_dir`.
 pub const TRAINER_LOG: &str = "trainer_log.jsonl";
 
-/// Writes [`TRAINER_LOG`].
+/// Writes [`TRAINER_LOG`]. A line that could not be written is kept and comes before the next one.
 #[derive(Debug)]
 pub struct TrainerLog {
     file: LogFile,
+    unwritten: Vec<String>,
 }
 
 impl TrainerLog {
     /// Starts a new log in `output_dir`, whatever was there.
     pub fn create(output_dir: &Path) -> Result<Self> {
-        Ok(Self { file: LogFile::create(&output_dir.join(TRAINER_LOG))? })
+        Ok(Self { file: LogFile::create(&output_dir.join(TRAINER_LOG))?, unwritten: vec![] })
     }
 
     /// Goes on after `history`: the log is written again from it, so that each step stands in it once, whatever an
@@ -38,14 +39,19 @@ impl TrainerLog {
             text.push('\n');
         }
         write_atomic(&path, text.as_bytes())?;
-        Ok(Self { file: LogFile::append(&path)? })
+        Ok(Self { file: LogFile::append(&path)?, unwritten: vec![] })
     }
 }
 
 impl Observer for TrainerLog {
     fn on_event(&mut self, event: &Event) -> Result<()> {
         let Some(entry) = Entry::of(event) else { return Ok(()) };
-        self.file.line(&json::line(&entry.to_json())?)
+        self.unwritten.push(json::line(&entry.to_json())?);
+        while let Some(line) = self.unwritten.first() {
+            self.file.line(line)?;
+            self.unwritten.remove(0);
+        }
+        Ok(())
     }
 }
 
@@ -165,6 +171,26 @@ mod tests {
             let got = line(step, elapsed, tokens);
             assert!(got.ends_with(&format!("{want}\n")), "{why}: {got}");
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_line_that_could_not_be_written_comes_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TRAINER_LOG);
+        // A device that is always full stands in for the file.
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let file = LogFile::create(&path);
+        let Ok(file) = file else { return }; // no such device
+        let mut log = TrainerLog { file, unwritten: vec![] };
+        log.on_event(&Event::Logged(logged(1, 3, 1.0))).unwrap_err();
+        log.on_event(&Event::Logged(logged(2, 3, 1.0))).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        log.file = LogFile::create(&path).unwrap();
+        log.on_event(&Event::Logged(logged(3, 3, 1.0))).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let steps: Vec<&str> = text.lines().map(|line| &line[..20]).collect();
+        assert_eq!(steps, ["{\"current_steps\": 1,", "{\"current_steps\": 2,", "{\"current_steps\": 3,"]);
     }
 
     #[test]

@@ -24,16 +24,50 @@ pub use text::{Header, Summary};
 
 use crate::{
     error::Result,
-    trainer::event::{EvalPhase, Evaluated, Event, Finished, Observer},
+    trainer::event::{EvalPhase, Evaluated, Event, Finished, Observer, Trouble},
 };
 
-/// Several observers as one. Each event goes to all of them in order; the first error ends the round and the run.
+/// Several observers as one; each event goes to all of them in order.
+///
+/// A report that cannot be written is not worth hours of training: while the run goes on, an error becomes an
+/// [`Event::Trouble`] for all, once until all is well again. At the end, where the reports are results, it is an error.
 #[derive(Default)]
-pub struct Observers<'a>(pub Vec<Box<dyn Observer + 'a>>);
+pub struct Observers<'a> {
+    all: Vec<Box<dyn Observer + 'a>>,
+    in_trouble: bool,
+}
+
+impl<'a> Observers<'a> {
+    /// Adds one behind the others.
+    pub fn push(&mut self, observer: impl Observer + 'a) {
+        self.all.push(Box::new(observer));
+    }
+
+    fn tell(&mut self, event: &Event) -> Result<()> {
+        // Every one is told, whoever failed before it.
+        self.all.iter_mut().map(|observer| observer.on_event(event)).fold(Ok(()), Result::and)
+    }
+}
 
 impl Observer for Observers<'_> {
     fn on_event(&mut self, event: &Event) -> Result<()> {
-        self.0.iter_mut().try_for_each(|observer| observer.on_event(event))
+        let is_result = match event {
+            Event::Finished(_) => true,
+            Event::Evaluated(e) => e.when == EvalPhase::Final,
+            _ => false,
+        };
+        match self.tell(event) {
+            Err(err) if is_result => return Err(err),
+            Err(err) if !self.in_trouble => {
+                self.in_trouble = true;
+                let _ = self.tell(&Event::Trouble(Trouble { what: err.to_string() })); // who fails again has been named
+            }
+            Err(_) => {}
+            // Only these two are written to files, so only they show that all is well again.
+            Ok(()) if matches!(event, Event::Logged(_) | Event::Evaluated(_)) => self.in_trouble = false,
+            Ok(()) => {}
+        }
+        Ok(())
     }
 }
 
@@ -70,7 +104,12 @@ impl Observer for Outcome {
         match event {
             Event::Evaluated(e) => self.evaluations.push(e.clone()),
             Event::Finished(e) => self.finished = Some(e.clone()),
-            Event::Started(_) | Event::Step(_) | Event::Logged(_) | Event::Saved(_) | Event::SaveFailed(_) => {}
+            Event::Started(_)
+            | Event::Step(_)
+            | Event::Logged(_)
+            | Event::Saved(_)
+            | Event::SaveFailed(_)
+            | Event::Trouble(_) => {}
         }
         Ok(())
     }
@@ -81,23 +120,44 @@ mod tests {
     use super::*;
     use crate::{
         error::Error,
-        report::testing::{evaluated, finished, started},
+        report::testing::{evaluated, finished, logged, started},
     };
 
-    #[test]
-    fn every_observer_is_told_until_one_fails() {
-        struct Failing;
-        impl Observer for Failing {
-            fn on_event(&mut self, _: &Event) -> Result<()> {
-                Err(Error::run("disk full"))
+    /// Fails while it is told to, and notes what it hears.
+    #[derive(Default)]
+    struct Failing<'a> {
+        fails: Option<&'a std::cell::Cell<bool>>,
+        troubles: Vec<String>,
+        finished: bool,
+    }
+
+    impl Observer for Failing<'_> {
+        fn on_event(&mut self, event: &Event) -> Result<()> {
+            match event {
+                Event::Trouble(e) => self.troubles.push(e.what.clone()),
+                Event::Finished(_) => self.finished = true,
+                _ => {}
             }
+            if self.fails.is_some_and(std::cell::Cell::get) { Err(Error::run("disk full")) } else { Ok(()) }
         }
-        let (mut first, mut last) = (Outcome::default(), Outcome::default());
-        let mut observers = Observers(vec![Box::new(&mut first), Box::new(Failing), Box::new(&mut last)]);
-        let err = observers.on_event(&Event::Finished(finished(1, 1.0))).unwrap_err();
+    }
+
+    #[test]
+    fn a_failing_report_is_said_once_and_is_an_error_at_the_end() {
+        let fails = std::cell::Cell::new(true);
+        let (mut failing, mut other) = (Failing { fails: Some(&fails), ..Default::default() }, Failing::default());
+        let mut observers = Observers::default();
+        observers.push(&mut failing);
+        observers.push(&mut other);
+        for (step, fail) in [(1, true), (2, true), (3, false), (4, true)] {
+            fails.set(fail);
+            observers.on_event(&Event::Logged(logged(step, 9, 1.0))).unwrap();
+        }
+        let err = observers.on_event(&Event::Finished(finished(9, 1.0))).unwrap_err();
         assert_eq!(err.to_string(), "disk full");
         drop(observers);
-        assert!(first.finished.is_some() && last.finished.is_none());
+        assert_eq!(other.troubles, ["disk full"; 2], "once, and once more after it had worked");
+        assert!(other.finished, "the end is told to all");
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Observer for LossPlot {
                 let _ = self.draw();
             }
             Event::Finished(_) => self.draw()?,
-            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) => {}
+            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
         }
         Ok(())
     }

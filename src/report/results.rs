@@ -120,7 +120,7 @@ impl Observer for Results {
                 EvalPhase::Final => self.finish_eval(e)?,
             },
             Event::Finished(e) => self.finish(e)?,
-            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) => {}
+            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
         }
         Ok(())
     }

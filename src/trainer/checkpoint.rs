@@ -15,7 +15,7 @@ use crate::{
     config::LoraConfig,
     error::{Error, Result},
     fs,
-    model::{Checkpoint as TensorFile, Params, params::Slot},
+    model::{Checkpoint as TensorFile, Params, params::Slot, weights::f32_bytes},
     optim::AdamW,
 };
 use serde::{Deserialize, Serialize};
@@ -123,8 +123,7 @@ impl Snapshot {
 
     /// Bytes it will take on the disk, roughly.
     pub fn size(&self) -> u64 {
-        let values = self.params.len() + self.moments.iter().flatten().map(Vec::len).sum::<usize>();
-        4 * values as u64 + 64 * 1024
+        size(self.params.len(), self.moments.is_some())
     }
 
     /// Writes `checkpoint-N` into `dir`: every file synced, the manifest last, then the folder gets its name.
@@ -174,13 +173,18 @@ fn refuse_non_finite(what: &str, values: &[f32], slots: &[Slot]) -> Result<()> {
 }
 
 fn moments_bytes(m: &[f32], v: &[f32]) -> Result<Vec<u8>> {
-    let bytes = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|x| x.to_le_bytes()).collect() };
-    let parts = [("exp_avg", bytes(m)), ("exp_avg_sq", bytes(v))];
+    let parts = [("exp_avg", f32_bytes(m)), ("exp_avg_sq", f32_bytes(v))];
     let views = parts.iter().map(|(name, bytes)| {
         let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![m.len()], bytes);
         (*name, view.expect("four bytes for every element"))
     });
     safetensors::serialize(views, None).map_err(|err| Error::run(format!("cannot serialise the optimizer: {err}")))
+}
+
+/// Bytes of a checkpoint of so many `parameters`, roughly.
+pub fn size(parameters: usize, with_moments: bool) -> u64 {
+    let values = if with_moments { 3 * parameters } else { parameters };
+    4 * values as u64 + 64 * 1024
 }
 
 /// The name of the checkpoint after `step`.

@@ -22,6 +22,8 @@ pub enum Event {
     Saved(Saved),
     /// A checkpoint could not be written; the run goes on.
     SaveFailed(SaveFailed),
+    /// Something failed that the run can do without for now; it goes on.
+    Trouble(Trouble),
     /// The last step is done and every file is about to be written.
     Finished(Finished),
 }
@@ -110,6 +112,17 @@ pub struct Evaluated {
     pub num_input_tokens_seen: Option<u64>,
 }
 
+impl Evaluated {
+    /// The number of this name, one of [`METRICS`](crate::config::EVAL_METRICS).
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        match name {
+            "eval_loss" => Some(self.loss),
+            "eval_loss_per_token" => Some(self.loss_per_token),
+            _ => None,
+        }
+    }
+}
+
 /// When an evaluation happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -138,6 +151,13 @@ pub struct SaveFailed {
     pub step: usize,
     /// What went wrong.
     pub reason: String,
+}
+
+/// A failure that the run survives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What went wrong.
+    pub what: String,
 }
 
 /// The end of training.

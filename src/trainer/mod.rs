@@ -14,7 +14,7 @@ use crate::{
     dataset::Example,
     error::{Error, Result},
     fs::fault,
-    model::{Params, Qwen3, qwen3::DropoutPlan},
+    model::{Params, Qwen3, params::Slot, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
     rng::Key,
 };
@@ -62,10 +62,12 @@ pub struct Trainer<'a> {
 }
 
 /// Choosing among evaluations.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Choice {
     /// Return to the best checkpoint at the end.
     pub load_best: bool,
+    /// What is compared: a name that [`event::Evaluated::metric`] knows.
+    pub metric: String,
     /// A larger metric is better.
     pub greater_is_better: bool,
     /// Stop after so many evaluations without a better one.
@@ -207,10 +209,10 @@ impl<'a> Trainer<'a> {
         saver.save(snapshot, self.progress.best.map(|best| best.step), observer)
     }
 
-    /// Keeps the better of the best evaluation and this one.
+    /// Keeps the better of the best evaluation and this one. One that is not a number is never better.
     fn compare(&mut self, metric: f64) {
         let better = |best: f64| if self.choice.greater_is_better { metric > best } else { metric < best };
-        if self.progress.best.is_none_or(|best| better(best.metric)) {
+        if !metric.is_nan() && self.progress.best.is_none_or(|best| better(best.metric)) {
             self.progress.best = Some(Best { step: self.progress.step, metric });
             self.progress.evaluations_since_best = 0;
         } else {
@@ -239,11 +241,37 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Whether every step has rate 0: a run so short that it is all warmup.
-    pub fn trains_nothing(&self) -> bool {
+    /// Every step with rate 0, as in a run so short that it is all warmup, is an error before the first.
+    pub fn refuse_rate_zero(&self) -> Result<()> {
         let plan = self.plan();
         let schedule = self.schedule(&plan);
-        (0..plan.total_steps).all(|step| schedule.lr(step) == 0.0)
+        if (0..plan.total_steps).any(|step| schedule.lr(step) != 0.0) {
+            return Ok(());
+        }
+        let what = match self.config.learning_rate {
+            0.0 => "`learning_rate` is 0".into(),
+            _ => format!("all {} steps are in the warmup and have rate 0", plan.total_steps),
+        };
+        Err(Error::input(format!("nothing would be trained: {what}"))
+            .hint("train more steps (a smaller batch, more rows or epochs), or set `warmup_ratio = 0`")
+            .hint_zh("请增加训练步数（减小批大小、增加数据或轮数），或设 `warmup_ratio = 0`"))
+    }
+
+    /// A finished run whose adapter is as `initial` made it, or has no B but zeros, has trained nothing: an error.
+    #[expect(clippy::disallowed_methods, reason = "reads the parameters back once, at the end")]
+    pub fn refuse_unmoved(&self, initial: impl Fn(&Slot) -> Result<Vec<f32>>) -> Result<()> {
+        let values: Vec<f32> = self.params.flat().to_vec1()?;
+        let (mut moved, mut adds) = (false, false);
+        for (_, slot) in self.params.slots() {
+            let now = &values[slot.range()];
+            moved = moved || initial(slot)? != now;
+            adds = adds || slot.is_b() && now.iter().any(|&x| x != 0.0);
+        }
+        match (moved, adds) {
+            (true, true) => Ok(()),
+            (false, _) => Err(dead("no tensor of the adapter has moved")),
+            (true, false) => Err(dead("every B of the adapter is still zero")),
+        }
     }
 
     /// A step whose every row lost its answer to `cutoff_len` has no loss: said before step 1, not hours later.
@@ -323,15 +351,19 @@ impl<'a> Trainer<'a> {
     }
 
     /// A loss that is not finite ends the run before it can reach the parameters.
+    #[expect(clippy::disallowed_methods, reason = "reads the gradient back once, before the run ends")]
     fn refuse_non_finite(&self, g: &StepGradient, rows: &[(usize, &Example)]) -> Result<()> {
         if g.loss.is_finite() && g.grad_norm.is_finite() {
             return Ok(());
         }
+        let values: Vec<f32> = g.flat.to_vec1()?;
+        let slot = self.params.slots().find(|(_, slot)| values[slot.range()].iter().any(|x| !x.is_finite()));
+        let tensor = slot.map_or(String::new(), |(_, slot)| format!("; first in the gradient of {}", slot.name));
         let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| self.place(e)).collect();
         let more =
             if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
         Err(Error::run(format!(
-            "step {}: loss {} and gradient norm {} are not finite; rows of this step: {}{more}",
+            "step {}: loss {} and gradient norm {} are not finite{tensor}; rows of this step: {}{more}",
             self.progress.step + 1,
             g.loss,
             g.grad_norm,
@@ -390,7 +422,9 @@ impl<'a> Trainer<'a> {
         };
         if when == EvalPhase::During {
             self.progress.evaluation_due = false;
-            self.compare(held_out.loss);
+            let metric = evaluated.metric(&self.choice.metric);
+            let metric = metric.ok_or_else(|| Error::input(format!("no evaluation gives `{}`", self.choice.metric)))?;
+            self.compare(metric);
         }
         self.tell(Event::Evaluated(evaluated), observer)?;
         Ok(true)
@@ -417,6 +451,12 @@ impl<'a> Trainer<'a> {
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
         }
     }
+}
+
+fn dead(what: &str) -> Error {
+    Error::run(format!("the run trained nothing: {what}"))
+        .hint("look at grad_norm and lr in trainer_log.jsonl: one of them is 0, or too small for f32")
+        .hint_zh("请查看 trainer_log.jsonl 中的 grad_norm 与 lr：其一为 0，或小到 f32 无法表示")
 }
 
 /// Tokens as LlamaFactory's collator feeds them: every micro-batch padded to its longest row, rounded up to 8.

@@ -3,7 +3,8 @@
 use super::{
     Progress,
     checkpoint::{self, Snapshot},
-    event::{Event, Observer, SaveFailed, Saved},
+    event::{Event, Observer, SaveFailed, Saved, Trouble},
+    plan::StepPlan,
 };
 use crate::{
     config::{LoraConfig, OutputConfig, Recipe, SaveStrategy},
@@ -18,6 +19,22 @@ use std::{path::PathBuf, thread::JoinHandle};
 /// Saves that may fail in a row before the run stops.
 const FAILURES: usize = 3;
 
+/// A checkpoint that is on the disk.
+struct Written {
+    path: PathBuf,
+    /// Older ones that are too many could not be removed.
+    not_pruned: Option<Error>,
+}
+
+/// Bytes that a run will write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// One checkpoint and the adapter: with less, nothing of it can be kept.
+    pub least: u64,
+    /// All that will lie there at the same time.
+    pub most: u64,
+}
+
 /// Writes the checkpoints of a run.
 pub struct Saver {
     /// When, where, and how many stay.
@@ -25,7 +42,7 @@ pub struct Saver {
     lora: LoraConfig,
     base_model: String,
     identity: Value,
-    writing: Option<(usize, JoinHandle<Result<PathBuf>>)>,
+    writing: Option<(usize, JoinHandle<Result<Written>>)>,
     failures: usize,
     last: Option<usize>,
 }
@@ -62,6 +79,20 @@ impl Saver {
         Snapshot::take(params, optim, &self.lora, &self.base_model, state)
     }
 
+    /// What a run of `plan` needs on the disk, with so many trained `parameters`.
+    pub fn space(&self, plan: &StepPlan, parameters: usize) -> Space {
+        let checkpoint = checkpoint::size(parameters, !self.only_model());
+        let all = match self.output.save_strategy {
+            SaveStrategy::No => 0,
+            SaveStrategy::Steps => plan.total_steps.div_ceil(self.output.save_steps),
+            SaveStrategy::Epoch => plan.total_steps.div_ceil(plan.steps_per_epoch),
+        };
+        // A new one is written before an old one goes, and the best may stay beside the newest.
+        let kept = self.output.save_total_limit.map_or(all, |limit| all.min(limit.max(2) + 1));
+        let adapter = checkpoint::size(parameters, false);
+        Space { least: checkpoint + adapter, most: kept.max(1) as u64 * checkpoint + adapter }
+    }
+
     /// Whether a checkpoint is due after `step`.
     pub fn is_due(&self, step: usize, ends_epoch: bool, last_step: bool) -> bool {
         match self.output.save_strategy {
@@ -82,8 +113,7 @@ impl Saver {
         let (step, dir, limit) = (snapshot.step(), self.output.output_dir.clone(), self.output.save_total_limit);
         let write = move || {
             let path = snapshot.write(&dir)?;
-            checkpoint::prune(&dir, limit, best)?;
-            Ok(path)
+            Ok(Written { path, not_pruned: checkpoint::prune(&dir, limit, best).err() })
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(write);
         let thread = thread.map_err(|err| Error::run(format!("cannot start the thread that saves: {err}")))?;
@@ -105,10 +135,12 @@ impl Saver {
         let Some((step, thread)) = self.writing.take() else { return Ok(()) };
         let written = thread.join().unwrap_or_else(|_| Err(Error::run("internal error: the saving thread panicked")));
         match written {
-            Ok(path) => {
+            Ok(Written { path, not_pruned }) => {
                 self.failures = 0;
                 fault::announce("saved", step);
-                observer.on_event(&Event::Saved(Saved { step, path }))
+                observer.on_event(&Event::Saved(Saved { step, path }))?;
+                let trouble = not_pruned.map(|err| Event::Trouble(Trouble { what: err.to_string() }));
+                trouble.map_or(Ok(()), |trouble| observer.on_event(&trouble))
             }
             Err(err) => {
                 self.failures += 1;

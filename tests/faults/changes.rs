@@ -21,7 +21,7 @@ fn cases() -> Vec<Case> {
     use Change::{Edit, Key};
     vec![
         ("another weight of the base", Edit("model/model.safetensors", flip_last), Some("base: digest")),
-        ("another token in the tokenizer", Edit("model/tokenizer.json", other_token), Some("tokenizer: digest")),
+        ("another file of the tokenizer", Edit("model/tokenizer.json", other_token), Some("tokenizer: digest")),
         ("a row edited", Edit("data/train.json", other_row), Some("data: digest")),
         ("a held-out row edited", Edit("data/valid.json", other_row), Some("data: digest")),
         ("seed", Key("seed=8"), Some("seed: 7 then, 8 now")),
@@ -34,7 +34,7 @@ fn cases() -> Vec<Case> {
         ("length", Key("cutoff_len=64"), Some("cutoff_len: 128 then, 64 now")),
         ("rate", Key("learning_rate=0.001"), Some("learning_rate: ")),
         ("dropout", Key("lora_dropout=0.0"), Some("lora_dropout: ")),
-        ("schedule", Key("lr_scheduler_type=linear"), Some("lr_scheduler_type: ")),
+        ("schedule", Key("lr_scheduler_type=cosine"), Some("lr_scheduler_type: ")),
         ("decay", Key("weight_decay=0.0"), Some("weight_decay: ")),
         ("log interval", Key("logging_steps=4"), None),
         ("save interval", Key("save_steps=4"), None),
@@ -169,6 +169,7 @@ fn other_row(bytes: Vec<u8>) -> Vec<u8> {
     replaced(&bytes, "\"output\":\"", "\"output\":\"春")
 }
 
+/// The same tokens in another file: refused all the same, only its digest is known.
 fn other_token(bytes: Vec<u8>) -> Vec<u8> {
-    replaced(&bytes, "<|im_start|>", "<|im_begin|>")
+    [bytes.as_slice(), b"\n"].concat()
 }

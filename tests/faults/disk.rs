@@ -30,14 +30,14 @@ pub fn checkpoint(out: &Path, step: usize) -> PathBuf {
 
 /// The newest checkpoint that is as its manifest says.
 pub fn newest_valid(out: &Path) -> Option<usize> {
-    checkpoints(out).into_iter().rev().find(|&step| verify_folder(&checkpoint(out, step)).is_ok())
+    checkpoints(out).into_iter().rev().find(|&step| verify_folder(out, step).is_ok())
 }
 
 /// Every folder under a final name is as its manifest says.
 pub fn nothing_torn(out: &Path) -> Check {
-    checkpoints(out).into_iter().try_for_each(|step| {
-        verify_folder(&checkpoint(out, step)).map_err(|why| format!("checkpoint-{step} is torn: {why}"))
-    })?;
+    checkpoints(out)
+        .into_iter()
+        .try_for_each(|step| verify_folder(out, step).map_err(|why| format!("checkpoint-{step} is torn: {why}")))?;
     for name in names(out).iter().filter(|name| name.ends_with(".json") && !name.starts_with('.')) {
         let bytes = std::fs::read(out.join(name)).map_err(|err| format!("{name}: {err}"))?;
         serde_json::from_slice::<Value>(&bytes).map_err(|err| format!("{name} is torn: {err}"))?;
@@ -53,16 +53,24 @@ pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     names(dir).into_iter().filter_map(|name| Some((name.clone(), std::fs::read(dir.join(&name)).ok()?))).collect()
 }
 
-fn verify_folder(dir: &Path) -> Check {
-    let files = files(dir);
+fn verify_folder(out: &Path, step: usize) -> Check {
+    let dir = checkpoint(out, step);
+    let regular = |name: &String| dir.join(name).symlink_metadata().is_ok_and(|found| found.is_file());
+    let files: BTreeMap<String, Vec<u8>> = files(&dir).into_iter().filter(|(name, _)| regular(name)).collect();
     let digest = |name: &str| files.get(name).map(|bytes| (bytes.len() as u64, blake3::hash(bytes)));
     let manifest = files.get("manifest.json").ok_or("no manifest")?;
-    verify(manifest, files.len(), digest)
+    verify(step, manifest, names(&dir).len(), digest)
 }
 
-/// A checkpoint of `count` files against the text of its manifest; `digest`: size and BLAKE3 of a file, if it is there.
-pub fn verify(manifest: &[u8], count: usize, digest: impl Fn(&str) -> Option<(u64, blake3::Hash)>) -> Check {
+/// The checkpoint of a step, `count` files, against the text of its manifest; `digest`: size and BLAKE3 of a file, if it is there.
+pub fn verify(
+    step: usize,
+    manifest: &[u8],
+    count: usize,
+    digest: impl Fn(&str) -> Option<(u64, blake3::Hash)>,
+) -> Check {
     let manifest: Value = serde_json::from_slice(manifest).map_err(|err| format!("manifest.json: {err}"))?;
+    ensure(manifest["step"] == step, || format!("the manifest is of step {}", manifest["step"]))?;
     let listed = manifest["files"].as_array().ok_or("manifest.json lists no files")?;
     ensure(count == listed.len() + 1, || format!("{count} files, {} in the manifest", listed.len()))?;
     for file in listed {

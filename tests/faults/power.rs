@@ -162,7 +162,7 @@ fn holds(tree: &Tree, digests: &BTreeMap<&str, (u64, blake3::Hash)>, told: &Told
         let manifest =
             tree.get(&format!("{folder}manifest.json")).ok_or(format!("checkpoint-{step} has no manifest"))?;
         let digest = |name: &str| digests.get(format!("{folder}{name}").as_str()).copied();
-        disk::verify(manifest, count, digest).map_err(|why| format!("checkpoint-{step} is torn: {why}"))?;
+        disk::verify(*step, manifest, count, digest).map_err(|why| format!("checkpoint-{step} is torn: {why}"))?;
     }
     if let Some(saved) = told.saved {
         ensure(steps.iter().any(|&step| step >= saved), || format!("checkpoint-{saved} was announced and is gone"))?;

@@ -363,7 +363,7 @@ fn first_difference(want: &[Value], got: &[Value]) -> String {
     }
 }
 
-/// Without what a clock wrote, and without the keys that some of the commands have and others not.
+/// Without what a clock wrote, the device's line (it holds the number of threads), and the keys that only some commands have.
 fn timeless(mut value: Value) -> Value {
     fn strip(value: &mut Value) {
         match value {

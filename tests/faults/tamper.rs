@@ -94,7 +94,7 @@ fn strike(work: &Work, file: &str, blow: &Blow) {
         }
         Blow::Empty => bytes.clear(),
         Blow::Zeros => bytes.fill(0),
-        Blow::Grow => bytes.push(b'\n'),
+        Blow::Grow => bytes.push(b'x'),
         Blow::Remove => return fs::remove_file(&path).expect("removed"),
         Blow::Link => {
             fs::rename(&path, work.path("elsewhere")).expect("moved");

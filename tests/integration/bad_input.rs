@@ -26,6 +26,7 @@ lora_rank = 2
 per_device_train_batch_size = 2
 learning_rate = 1e-3
 max_steps = 1
+warmup_ratio = 0
 disable_shuffling = true
 
 [output]
@@ -122,6 +123,7 @@ const REFUSED: &[Case] = &[
     }),
     // The config.
     ("config: no such file", &["--config", "recipes.toml"], |_| {}),
+    ("config: every step in the warmup", &["recipe.toml", "warmup_ratio=1"], |_| {}),
     ("config: a folder", &["--config", "data.toml"], |w| w.write("data.toml/x", "")),
     ("config: not a config by its name", &["--config", "model/model.safetensors"], |_| {}),
     ("config: not UTF-8", TRAIN, |w| w.write("recipe.toml", b"# \xb6\xd4\xc1\xaa\n")),
@@ -202,6 +204,7 @@ const FAILED: &[Case] = &[
     ("run: NaN met by the first evaluation", &["recipe.toml", "val_size=2", "eval_strategy=steps"], |w| {
         poison(w, f32::NAN)
     }),
+    ("run: a rate too small for f32", &["recipe.toml", "learning_rate=1e-60"], |_| {}),
 ];
 
 /// Exit code 0; what is worth knowing is a note.
@@ -248,7 +251,8 @@ fn a_rate_that_is_far_too_high_ends_the_run() {
     let ended = run(&w, &["recipe.toml", "learning_rate=1e30", "max_steps=9"], "en", &["-q"]);
     assert_eq!(ended.code, 1, "{}", ended.stderr);
     let (fact, way_out) = ended.stderr.split_once("\nhint: ").expect("a hint");
-    assert!(fact.contains("are not finite; rows of this step: couplets row "), "{fact}");
+    assert!(fact.contains("are not finite; first in the gradient of model.layers."), "{fact}");
+    assert!(fact.contains("; rows of this step: couplets row "), "{fact}");
     assert!(way_out.starts_with("the parameters were not updated; lower `learning_rate`"), "{way_out}");
     assert_nothing_torn(&w, "a rate that is far too high", 1);
 }

@@ -334,7 +334,8 @@ fn paths_are_relative_to_the_working_directory() {
         let bytes = std::fs::read(root().join("data").join(name)).expect("shipped data");
         start.work.write(&format!("data/{name}"), bytes);
     }
-    let small = ["max_steps=1", "max_samples=4", "eval_strategy=no", "eval_dataset=null", "device=cpu"];
+    let small =
+        ["max_steps=1", "warmup_ratio=0", "max_samples=4", "eval_strategy=no", "eval_dataset=null", "device=cpu"];
     start.work.train(&[&["configs/recipe.toml"], &small[..]].concat());
     assert!(start.work.path("outputs/tiny_couplets").join(ADAPTER).is_file());
 }

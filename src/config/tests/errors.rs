@@ -262,8 +262,8 @@ fn yaml_errors_name_place_and_way_out() {
         ),
         (
             "metric_for_best_model: eval_accuracy",
-            "c.yaml:7:24: `metric_for_best_model` is \"eval_accuracy\"; only eval_loss yet",
-            "an evaluation returns the held-out loss only: remove the key",
+            "c.yaml:7:24: `metric_for_best_model` is \"eval_accuracy\", which no evaluation gives",
+            "it may be eval_loss or eval_loss_per_token",
         ),
         (
             "max_seconds: 0",

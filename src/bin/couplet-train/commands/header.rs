@@ -4,7 +4,7 @@ use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
     config::{Dialect, OverLength, Recipe, TemplateName},
-    dataset,
+    dataset, kernels,
     model::{Params, Qwen3Config},
     optim::schedule::warmup_steps,
     report::Header,
@@ -37,7 +37,7 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     let mut header = Header::default();
     let (train, lora) = (&recipe.train, &recipe.lora);
     header.row("model", "模型", model_line(recipe, facts));
-    header.row("device", "设备", device_line(facts.device, facts.dtype));
+    header.row("device", "设备", device_and_threads(facts));
     let targets: Vec<&str> = lora.lora_target.iter().map(|p| p.name()).collect();
     let scaling = if lora.use_rslora { "alpha/√r" } else { "alpha/r" };
     let share = facts.params.len() as f64 / (facts.model.parameters() + facts.params.len()) as f64;
@@ -130,16 +130,22 @@ fn model_line(recipe: &Recipe, facts: &Facts) -> String {
     )
 }
 
-/// Device and precision in words.
+/// What the last bits of a run depend on besides its inputs: device, vectors, precision. Not the number of threads.
 pub fn device_line(device: &Device, dtype: DType) -> String {
     let precision = if dtype == DType::BF16 { "bf16, f32 masters" } else { "f32" };
     match device {
         Device::Cpu => {
             let name = machine::cpu_name().unwrap_or_else(|| std::env::consts::ARCH.into());
-            format!("CPU ({name}), {} threads; {precision}", rayon::current_num_threads())
+            format!("CPU ({name}, {}); {precision}", kernels::instruction_set())
         }
         other => format!("{:?}; {precision}", other.location()),
     }
+}
+
+/// The same and the number of threads.
+fn device_and_threads(facts: &Facts) -> String {
+    let line = device_line(facts.device, facts.dtype);
+    if facts.device.is_cpu() { format!("{line}; {} threads", rayon::current_num_threads()) } else { line }
 }
 
 fn template_line(recipe: &Recipe) -> String {

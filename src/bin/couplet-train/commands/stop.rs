@@ -17,10 +17,15 @@ pub struct StopAt {
 }
 
 impl StopAt {
-    /// `limit`: when the process started, and `max_seconds`.
+    /// A signal ends the process from now on, until [`Self::defer`]. `limit`: when the process started, and `max_seconds`.
     pub fn new(limit: Option<(Instant, f64)>) -> Result<Self> {
         let deadline = limit.map(|(started, seconds)| started + Duration::from_secs_f64(seconds));
         Ok(Self { signals: Stop::install()?, deadline })
+    }
+
+    /// From now on there is something to lose: the first signal only asks.
+    pub fn defer(&self) {
+        self.signals.defer();
     }
 
     /// Asked between two micro-batches.

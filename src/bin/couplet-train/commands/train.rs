@@ -16,9 +16,9 @@ use couplet_train::{
     error::{Error, Result, io_reason},
     fs::{self, Lock, fault},
     hub::{self, HubEnv},
-    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
+    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, params::Slot},
     report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, model_card},
-    run::{self, Receipt, Start},
+    run::{self, Receipt, Start, megabytes},
     trainer::{
         Choice, Ended, Progress, Trainer, checkpoint, event::Observer, plan::default_micro_batch_tokens, saver::Saver,
         step::Cut,
@@ -42,14 +42,19 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let (file, overrides) = recipe_and_overrides(args)?;
     let mut console = Console::new(stderr(), look);
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
+    let stop = StopAt::new(recipe.train.max_seconds.map(|limit| (started, limit)))?;
     let out = recipe.output.output_dir.clone();
-    let start = run::inspect(&recipe)?;
-    if start == Start::AlreadyComplete {
+    let mut start = run::inspect(&recipe)?;
+    let mut lock = None;
+    if start != Start::AlreadyComplete {
+        // A second run into the same folder leaves at once. Until the lock was ours, another may have ended there.
+        lock = Some(Lock::acquire(&out)?);
+        start = run::inspect(&recipe)?;
+    }
+    let Some(mut lock) = lock.filter(|_| start != Start::AlreadyComplete) else {
         console.line(&already_complete(&out, look.lang));
         return Ok(0);
-    }
-    // A second run into the same folder leaves at once; a folder that is not there yet is made when the run begins.
-    let mut lock = out.is_dir().then(|| Lock::acquire(&out)).transpose()?;
+    };
     fs::remove_leftovers(&out)?;
     let restored = restore::find(&recipe, &start, &mut console)?;
 
@@ -87,10 +92,11 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     fault::phase("load");
     let checkpoint = Checkpoint::open(&model_dir)?;
     let (model, layout) = Qwen3::load(&model_config, &checkpoint, &recipe.lora, dtype, &device)?;
-    let params = Params::new(layout, dtype, &device, |slot| match &existing {
+    let initial = |slot: &Slot| match &existing {
         Some(existing) => existing.values(slot),
         None => Ok(initial_values(slot, recipe.train.seed)),
-    })?;
+    };
+    let params = Params::new(layout, dtype, &device, initial)?;
     if let Some(existing) = &existing {
         existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
     }
@@ -111,7 +117,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     if let Some(restored) = &restored {
         restore::refuse_changes(&recipe, restored, &identity, &mut console)?;
     }
-    let stop = StopAt::new(recipe.train.max_seconds.map(|limit| (started, limit)))?;
+    let saver = Saver::new(&recipe, identity, restored.as_ref().map(|restored| restored.state.step));
     let may_stop = || stop.is_requested();
     let mut trainer = Trainer {
         optim: Trainer::optimizer(&recipe.train, &params)?,
@@ -125,9 +131,10 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         cut,
         logging_steps: recipe.output.logging_steps,
         count_input_tokens: recipe.output.include_num_input_tokens_seen,
-        saver: Some(Saver::new(&recipe, identity, restored.as_ref().map(|restored| restored.state.step))),
+        saver: Some(saver),
         choice: Choice {
             load_best: recipe.output.load_best_model_at_end,
+            metric: recipe.output.metric_for_best_model.clone(),
             greater_is_better: recipe.output.greater_is_better,
             patience: recipe.train.early_stopping_steps,
         },
@@ -137,6 +144,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     if let Some(restored) = &restored {
         trainer.resume(restored)?;
     }
+    trainer.refuse_rate_zero()?;
+    let space = trainer.saver.as_ref().map(|saver| saver.space(&trainer.plan(), trainer.params.len()));
+    let short_of_room = space.map(|s| run::refuse_full_disk(&out, s.least, s.most)).transpose()?.flatten();
 
     // 3. Said before it is done.
     let plan = trainer.plan();
@@ -172,10 +182,11 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
             "`lora_dropout` > 0：共同前缀将逐样本计算",
         );
     }
-    if trainer.trains_nothing() {
+    if let (Some(free), Some(space)) = (short_of_room, space) {
+        let (free, most) = (megabytes(free), megabytes(space.most));
         header.notice(
-            "every step is in the warmup and has rate 0: nothing is trained; lower the batch, or set warmup_ratio=0",
-            "所有步都在预热中，学习率为 0，不会训练任何内容；请减小批大小，或设 warmup_ratio=0",
+            format!("{free} are free, but the checkpoints will take {most}: set `save_total_limit`, or make room"),
+            format!("磁盘仅剩 {free}，而检查点将占用 {most}：请设置 `save_total_limit` 或腾出空间"),
         );
     }
     for warning in &data.summary.warnings {
@@ -193,11 +204,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     console.header(&header);
 
     // 4. The run.
-    fs::create_dir_all(&out)?;
-    if lock.is_none() {
-        lock = Some(Lock::acquire(&out)?);
-    }
-    if lock.as_ref().is_some_and(|lock| !lock.is_held()) {
+    stop.defer();
+    lock.keep();
+    if !lock.is_held() {
         console.line(look.lang.pick(
             "warning: this file system has no locks; do not start a second run in the same folder",
             "警告：此文件系统不支持文件锁；请勿在同一目录启动第二个训练",
@@ -209,17 +218,17 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let receipt = Receipt::begin(&recipe, about)?;
     let mut outcome = Outcome::default();
     let mut watchers = Observers::default();
-    watchers.0.push(Box::new(Results::new(&recipe)));
+    watchers.push(Results::new(&recipe));
     if recipe.output.plot_loss {
-        watchers.0.push(Box::new(LossPlot::new(&out)));
+        watchers.push(LossPlot::new(&out));
     }
-    watchers.0.push(Box::new(&mut outcome));
+    watchers.push(&mut outcome);
     let history = restored.as_ref().map_or(&[][..], |restored| &restored.state.history);
     for event in history {
         watchers.on_event(event)?;
     }
-    watchers.0.push(Box::new(TrainerLog::resume(&out, history)?));
-    watchers.0.push(Box::new(&mut console));
+    watchers.push(TrainerLog::resume(&out, history)?);
+    watchers.push(&mut console);
     if trainer.fit(&mut watchers).map_err(Error::in_run)? == Ended::Stopped {
         let (step, saved) = (trainer.progress.step, trainer.is_saved());
         drop(watchers);
@@ -228,6 +237,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
 
     // 5. What remains of it.
     fault::phase("end");
+    trainer.refuse_unmoved(initial)?;
     let base = &recipe.model.model_name_or_path;
     peft::save(&out, &trainer.params, &recipe.lora, base)?;
     for name in TOKENIZER_FILES {

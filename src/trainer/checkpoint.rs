@@ -270,6 +270,9 @@ fn json_file<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
 
 /// Every file of the manifest as it was written, and no other.
 fn verify(path: &Path, manifest: &Manifest) -> Result<()> {
+    if path.join(MANIFEST).is_symlink() {
+        return Err(Error::input(format!("{MANIFEST} is not a regular file")));
+    }
     for file in &manifest.files {
         file.read(path)?;
     }

@@ -316,6 +316,7 @@ impl<'a> Trainer<'a> {
     /// Gradient, check, clip, update.
     fn step(&mut self, samples: &StepSamples, lr: f64) -> Result<Option<Step>> {
         let began = Instant::now();
+        fault::phase("step");
         let train = self.train;
         let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
         let dropout = (self.lora_dropout > 0.0).then(|| DropoutPlan {

@@ -2,7 +2,7 @@
 
 use crate::{
     disk,
-    pool::{Check, Outcome, each, ensure},
+    pool::{Outcome, each, ensure},
     run::{STEPS, Suite, Work},
 };
 use std::{fs, path::Path};
@@ -108,7 +108,7 @@ pub fn in_mid_run(suite: &Suite) -> Outcome {
             let inputs = inputs(suite);
             let path = inputs.path().join(file);
             let work = Work::with_inputs(suite, inputs.path());
-            let running = work.start_paused("train", step, &[])?;
+            let running = work.start_paused("step", step, &[])?;
             let before = fs::read(&path).map_err(|err| err.to_string())?;
             rewrite(&path, &edit);
             work.release();

@@ -17,16 +17,10 @@ pub fn all_are_seen(suite: &Suite) -> Outcome {
     let mut seen = Outcome { cases: MUTANTS.len(), ..Outcome::default() };
     for (mutant, fault, check) in MUTANTS {
         let outcome = check(&suite.with_mutant(mutant));
-        match outcome.red.first() {
-            Some(why) => eprintln!(
-                "\n    {mutant}: {fault} is red in {} of {} ({})",
-                outcome.red.len(),
-                outcome.cases,
-                why.lines().next().unwrap_or_default()
-            ),
-            None => seen.red.push(format!("{mutant} survives {fault}, which must see it")),
+        match outcome.red.len() {
+            0 => seen.red.push(format!("{mutant} survives {fault}, which must see it")),
+            red => seen.notes.push(format!("`{mutant}` by {fault} ({red} of {} red)", outcome.cases)),
         }
     }
-    let seen_count = MUTANTS.len() - seen.red.len();
-    seen.note(format!("{seen_count} of {} seen", MUTANTS.len()))
+    seen
 }

@@ -28,7 +28,7 @@ pub fn states_of_the_disk(suite: &Suite) -> Outcome {
         if ended.code() != Some(0) {
             return Outcome::one(name, Err(ended.stderr));
         }
-        cut.through(name, disk, &read_trace(&work.path("trace")));
+        cut.through((name, args), disk, &read_trace(&work.path("trace")));
     }
     let states = cut.seen.len();
     let seconds = began.elapsed().as_secs_f64();
@@ -38,7 +38,7 @@ pub fn states_of_the_disk(suite: &Suite) -> Outcome {
     // Some of them for real: written to a folder and gone on with.
     let real = suite.thin(cut.kept, 4);
     let resumed = if suite.mutant.is_empty() {
-        each(&real, |(name, _)| name.clone(), |(_, tree)| resumes(suite, tree))
+        each(&real, |state| state.name.clone(), |state| resumes(suite, state))
     } else {
         Outcome::default()
     };
@@ -73,6 +73,13 @@ struct Told {
     versions: BTreeMap<String, Vec<blake3::Hash>>,
 }
 
+/// A state to resume for real.
+struct Kept {
+    name: String,
+    tree: Tree,
+    args: &'static [&'static str],
+}
+
 #[derive(Default)]
 struct PowerCut {
     /// Random states after each call.
@@ -81,17 +88,19 @@ struct PowerCut {
     seen: HashSet<blake3::Hash>,
     red: Vec<String>,
     /// States to resume for real.
-    kept: Vec<(String, Tree)>,
+    kept: Vec<Kept>,
     /// Digests of contents, by their address; the contents stay, so that no address is used twice.
     digests: HashMap<usize, (Arc<Vec<u8>>, blake3::Hash)>,
 }
 
 impl PowerCut {
     /// After every call: everything lost, everything kept, the first so many names with each fate of the bytes, and draws.
-    fn through(&mut self, name: &str, mut disk: Disk, trace: &[Op]) {
+    fn through(&mut self, story: (&str, &'static [&'static str]), mut disk: Disk, trace: &[Op]) {
         let mut told = Told::default();
         let start = disk.after_power_loss(&mut Fate::Same { names: 0, bytes: Bytes::Kept });
-        told.saved = start.keys().filter_map(|path| step_of(path)).max();
+        if story.1.is_empty() {
+            told.saved = start.keys().filter_map(|path| step_of(path)).max(); // else it is asked to remove them
+        }
         for (path, bytes) in start.iter().filter(|(path, _)| is_final(path)) {
             told.versions.entry(path.clone()).or_default().push(self.digest(bytes));
         }
@@ -100,12 +109,12 @@ impl PowerCut {
             self.listen(&mut told, &disk, op);
             for names in 0..=disk.pending() {
                 for bytes in [Bytes::Lost, Bytes::Kept, Bytes::Torn(1), Bytes::Zeros(0)] {
-                    self.look(name, i, disk.after_power_loss(&mut Fate::Same { names, bytes }), &told);
+                    self.look(story, i, disk.after_power_loss(&mut Fate::Same { names, bytes }), &told);
                 }
             }
             for _ in 0..self.draws {
                 let tree = disk.after_power_loss(&mut Fate::Random(&mut self.dice));
-                self.look(name, i, tree, &told);
+                self.look(story, i, tree, &told);
             }
         }
     }
@@ -120,8 +129,6 @@ impl PowerCut {
                     told.versions.entry(to.clone()).or_default().push(digest);
                 }
             }
-            // A run that replaces another removes it first.
-            Op::Remove(path) if path == "out/run.json" => told.saved = None,
             _ => {}
         }
     }
@@ -132,7 +139,7 @@ impl PowerCut {
     }
 
     /// Checks a state unless it has been seen.
-    fn look(&mut self, name: &str, call: usize, tree: Tree, told: &Told) {
+    fn look(&mut self, (name, args): (&str, &'static [&'static str]), call: usize, tree: Tree, told: &Told) {
         let mut print = blake3::Hasher::new();
         print.update(format!("{:?} {}", told.saved, told.complete).as_bytes());
         let mut digests = BTreeMap::new();
@@ -147,8 +154,9 @@ impl PowerCut {
         if let Err(why) = holds(&tree, &digests, told) {
             self.red.push(format!("{name}, after call {}: {why}", call + 1));
         }
-        if self.seen.len() % 350 == 0 && name != "a run that saves at every step" && !name.contains("replaces") {
-            self.kept.push((format!("{name}, after call {}", call + 1), tree));
+        // Not where the command is another one: the result would be as well.
+        if self.seen.len().is_multiple_of(250) && !args.contains(&"save_steps=1") {
+            self.kept.push(Kept { name: format!("{name}, after call {}", call + 1), tree, args });
         }
     }
 }
@@ -195,12 +203,17 @@ fn is_final(path: &str) -> bool {
 }
 
 /// The state in a real folder, and the real program on it.
-fn resumes(suite: &Suite, tree: &Tree) -> Check {
+fn resumes(suite: &Suite, Kept { tree, args, .. }: &Kept) -> Check {
     let work = Work::new(suite);
     for (path, bytes) in tree {
         let path = work.path(path);
         std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).map_err(|err| err.to_string())?;
         std::fs::write(path, bytes.as_slice()).map_err(|err| err.to_string())?;
     }
-    work.finishes()
+    if args.is_empty() {
+        return work.finishes();
+    }
+    let ended = work.run("", args);
+    ensure(ended.code() == Some(0), || format!("{:?}, {}", ended.status, ended.stderr))?;
+    work.is_golden()
 }

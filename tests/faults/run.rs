@@ -22,7 +22,7 @@ pub const STEPS: usize = 40;
 /// Steps between two of its checkpoints.
 pub const SAVE: usize = 5;
 
-/// Two layers, 64 rows, 2.5 epochs of 16 steps of two micro-steps; dropout, decay, a warmup and a falling rate, so that
+/// Two layers, 64 rows, 2.5 epochs of 16 steps of two or more micro-batches; dropout, decay, a warmup and a falling rate, so that
 /// whatever is not restored shows. Log lines (every 2), evaluations (10) and checkpoints (5) fall apart on purpose.
 const RECIPE: &str = "
 model_name_or_path: inputs/model
@@ -50,6 +50,7 @@ per_device_eval_batch_size: 4
 learning_rate: 0.002
 weight_decay: 0.01
 warmup_ratio: 0.1
+micro_batch_tokens: 100
 num_train_epochs: 2.5
 seed: 7
 ";
@@ -270,7 +271,7 @@ impl<'a> Work<'a> {
 
     /// Kills a run in step `step + 1`, when the checkpoints that were due are on the disk.
     pub fn interrupted_after(self, step: usize) -> Self {
-        let mut running = self.start_paused("train", step + 1, &[]).expect("a run");
+        let mut running = self.start_paused("step", step + 1, &[]).expect("a run");
         let newest = disk::checkpoint(&self.out(), step - step % SAVE);
         assert!(step < SAVE || running.reaches(&newest), "{} does not appear", newest.display());
         running.kill();

@@ -20,8 +20,8 @@ pub fn in_every_phase(suite: &Suite) -> Outcome {
     for phase in ["tokenise", "load", "end"] {
         cases.extend(suite.thin(0..51, 3).into_iter().map(|i| (phase, 1, i % 3)));
     }
-    // Two micro-steps of a step may be one piece of work; a run of 40 steps reaches it 40 times at least.
-    cases.extend(suite.thin(1..=STEPS, 6).into_iter().map(|k| ("train", k, k % 3)));
+    // Before each micro-batch, of which a step has two or more.
+    cases.extend(suite.thin(1..=2 * STEPS, 6).into_iter().map(|k| ("train", k, k % 3)));
     let repeated = |times: usize| (0..51).map(move |i| (1 + i % times, i % 3));
     for (phase, times) in [("eval", 4), ("save", STEPS / SAVE), ("plot", 5)] {
         cases.extend(suite.thin(repeated(times), 4).into_iter().map(|(k, signal)| (phase, k, signal)));
@@ -127,7 +127,7 @@ pub fn twenty_at_once(suite: &Suite) -> Outcome {
 /// One of twenty trains, the others leave within a second of their turn and name it; killed, it is in nobody's way.
 fn one_wins(suite: &Suite) -> Check {
     let work = Work::new(suite);
-    let mut all: Vec<Running> = (0..20).map(|_| work.start("pause:train:8:marker", &[])).collect();
+    let mut all: Vec<Running> = (0..20).map(|_| work.start("pause:step:8:marker", &[])).collect();
     let began = std::time::Instant::now();
     let mut winners: Vec<usize> = (0..all.len()).collect();
     while winners.len() > 1 && began.elapsed().as_secs_f64() < 20.0 {

@@ -251,6 +251,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
     drop(watchers);
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
+    let _ = fs::remove_leftovers(&out); // of a save or prune that failed: told then, and no reason to fail now
     receipt.complete(measured(&outcome))?;
     fault::announce("complete", trainer.progress.step);
     drop(lock);

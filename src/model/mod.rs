@@ -4,6 +4,8 @@ pub mod config;
 pub mod lora;
 pub mod params;
 pub mod qwen3;
+pub mod shards;
+pub mod streamed;
 pub mod weights;
 
 pub use config::Qwen3Config;

@@ -180,3 +180,68 @@ fn common_subsequence(a: &[String], b: &[String]) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn fixture() -> Value {
+        serde_json::from_str(include_str!("../../tests/fixtures/text_metrics/cases.json")).unwrap()
+    }
+
+    fn as_array(scores: &TextScores) -> [f64; 4] {
+        [scores.bleu4, scores.rouge1, scores.rouge2, scores.rouge_l]
+    }
+
+    fn recorded(scores: &Value) -> [f64; 4] {
+        ["bleu-4", "rouge-1", "rouge-2", "rouge-l"].map(|key| scores[key].as_f64().unwrap())
+    }
+
+    #[test]
+    fn rows_agree_with_llamafactory() {
+        let fixture = fixture();
+        let cases = fixture["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 214);
+        let mut same_words = 0;
+        let mut rows = vec![];
+        for case in cases {
+            let [prediction, label] = ["predict", "label"].map(|key| case[key].as_str().unwrap());
+            let got = score(prediction, label, &[]);
+            let words = serde_json::to_value([words::cut(prediction), words::cut(label)]).unwrap();
+            let agrees = words == case["words"];
+            for (at, (got, want)) in as_array(&got).into_iter().zip(recorded(case)).enumerate() {
+                // BLEU knows no words.
+                assert!(
+                    (!agrees && at > 0) || (got - want).abs() < 1e-6,
+                    "{prediction:?} {at}: {got}, recorded {want}"
+                );
+            }
+            same_words += usize::from(agrees);
+            rows.push(got);
+        }
+        assert_eq!(same_words, cases.len(), "rows that jieba cuts as Python's does");
+        let mean = mean(&rows[..200]);
+        for (got, want) in as_array(&mean).into_iter().zip(recorded(&fixture["mean_of_200"])) {
+            assert!((got - want).abs() < 1e-3, "mean {got}, recorded {want}");
+        }
+    }
+
+    #[test]
+    fn several_references_count_as_in_nltk() {
+        for case in fixture()["multi"].as_array().unwrap() {
+            let references: Vec<&str> =
+                case["references"].as_array().unwrap().iter().map(|r| r.as_str().unwrap()).collect();
+            let got = score(case["predict"].as_str().unwrap(), references[0], &references[1..]).bleu4;
+            assert!((got - case["bleu-4"].as_f64().unwrap()).abs() < 1e-6, "{case}: {got}");
+        }
+    }
+
+    #[test]
+    fn names_are_llamafactorys() {
+        let json = serde_json::to_value(mean(&[])).unwrap();
+        let keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(keys, ["predict_bleu-4", "predict_rouge-1", "predict_rouge-2", "predict_rouge-l"]);
+        assert_eq!(json["predict_rouge-l"], 0.0);
+    }
+}

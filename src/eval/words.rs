@@ -19,10 +19,12 @@ pub(super) struct Role {
     pub begins: bool,
 }
 
-/// The role of each character of a text without breaks.
-pub(super) fn roles(text: &str) -> Vec<Role> {
-    let words = JIEBA.tag(text, true);
-    let role = |(tag, at): (&str, usize)| Role { class: tag.as_bytes().first().copied().unwrap_or(b'x'), begins: at == 0 };
+/// The role of each character of a text without breaks. `guess`: whether jieba may make words that are not in its
+/// dictionary.
+pub(super) fn roles(text: &str, guess: bool) -> Vec<Role> {
+    let words = JIEBA.tag(text, guess);
+    let role =
+        |(tag, at): (&str, usize)| Role { class: tag.as_bytes().first().copied().unwrap_or(b'x'), begins: at == 0 };
     words.iter().flat_map(|w| (0..w.word.chars().count()).map(|at| role((w.tag, at)))).collect()
 }
 
@@ -33,7 +35,7 @@ mod tests {
     #[test]
     fn words_have_boundaries_and_classes() {
         assert_eq!(cut("北京，大学生"), ["北京", "，", "大学生"]);
-        let roles = roles("北京大学");
+        let roles = roles("北京大学", true);
         let begins: Vec<bool> = roles.iter().map(|r| r.begins).collect();
         assert_eq!(begins, [true, false, false, false], "one word");
         assert!(roles.iter().all(|r| r.class == b'n'), "a noun");

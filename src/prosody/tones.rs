@@ -141,7 +141,7 @@ mod tests {
             ('天', Level, Level, "平 in both"),
             ('地', Oblique, Oblique, "仄 in both"),
             ('竹', Oblique, Level, "入声: 仄 then, 平 now"),
-            ('白', Oblique, Both, "入声 with a rare second reading"),
+            ('国', Oblique, Level, "as well"),
             ('看', Both, Both, "read either way"),
             ('这', Unknown, Oblique, "a late character"),
             ('A', Unknown, Unknown, "no character at all"),

@@ -57,7 +57,9 @@ impl Note {
             (Self::Traditional(found), true) => format!("含繁体字「{found}」，训练数据为简体"),
             (Self::Traditional(found), false) => format!("traditional characters 「{found}」; the data is simplified"),
             (Self::EndsLevel(last), true) => format!("上联末字「{last}」为平声，通常应仄"),
-            (Self::EndsLevel(last), false) => format!("the last character 「{last}」 is level; a first line ends oblique"),
+            (Self::EndsLevel(last), false) => {
+                format!("the last character 「{last}」 is level; a first line ends oblique")
+            }
         }
     }
 }

@@ -40,6 +40,7 @@ impl Place {
 /// One thing that is wrong. Places are those of 下联, and `character` is what stands there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "fault", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the variants say what their fields are")]
 pub enum Fault {
     /// There is no 下联.
     Empty,
@@ -74,6 +75,21 @@ enum Item {
     Tones,
     Parallel,
     Repeats,
+}
+
+impl Item {
+    fn name(self, chinese: bool) -> &'static str {
+        match (self, chinese) {
+            (Self::Shape, true) => "字数",
+            (Self::Shape, false) => "length ",
+            (Self::Tones, true) => "平仄",
+            (Self::Tones, false) => "tones ",
+            (Self::Parallel, true) => "对仗",
+            (Self::Parallel, false) => "parallel ",
+            (Self::Repeats, true) => "重字",
+            (Self::Repeats, false) => "repeats ",
+        }
+    }
 }
 
 impl Fault {
@@ -121,9 +137,9 @@ impl Fault {
         let at = |place: &Place| place.text(false);
         match self {
             Self::Empty => "no second line".into(),
-            Self::Clauses { upper, lower } => format!("{lower} clauses for {upper}"),
-            Self::Length { clause: 0, upper, lower } => format!("{lower} characters for {upper}"),
-            Self::Length { clause, upper, lower } => format!("clause {clause}: {lower} characters for {upper}"),
+            Self::Clauses { upper, lower } => format!("clause count {lower}, should be {upper}"),
+            Self::Length { clause: 0, upper, lower } => format!("{lower}, should be {upper}"),
+            Self::Length { clause, upper, lower } => format!("clause {clause}: {lower}, should be {upper}"),
             Self::UpperEnd { character } => format!("the first line's last 「{character}」 should be oblique"),
             Self::LowerEnd { character } => format!("last 「{character}」 should be level"),
             Self::Node { place, character, wanted } => {
@@ -226,28 +242,35 @@ fn repeat_faults(upper: &str, lower: &str, verdict: &Verdict) -> Vec<Fault> {
 
 /// The verdict in one line: four items, each with its mark and the first reason.
 pub(super) fn line(verdict: &Verdict, chinese: bool) -> String {
-    let item = |name_zh: &str, name_en: &str, good: bool, item: Item| {
-        let (name, mark) = (if chinese { name_zh } else { name_en }, if good { "✓" } else { "✗" });
-        let reason = verdict.faults.iter().find(|fault| fault.item() == item);
-        let space = if chinese { "" } else { " " };
-        match reason.filter(|_| !good) {
-            None => format!("{name}{space}{mark}"),
-            Some(fault) if item == Item::Tones => {
-                let comma = if chinese { "，" } else { ", " };
-                format!("{name}{space}{mark}({}{comma}{})", verdict.system().name(chinese), fault.text(chinese))
-            }
-            Some(fault) => format!("{name}{space}{mark}({})", fault.text(chinese)),
-        }
-    };
-    let shape = item("字数", "length", verdict.shape, Item::Shape);
+    let shape = mark(verdict, chinese, Item::Shape, verdict.shape);
     if !verdict.shape {
         return shape; // nothing else can be compared
     }
-    let tones = item("平仄", "tones", verdict.tones().all(), Item::Tones);
-    let repeats_good = verdict.repeat != Some(false) && verdict.no_shared;
-    let repeats = item("重字", "repeats", repeats_good, Item::Repeats);
-    let parallel = if chinese { "对仗" } else { "parallel " };
-    format!("{shape} {tones} {parallel}{:.2} {repeats}", verdict.parallel())
+    let tones = mark(verdict, chinese, Item::Tones, verdict.tones().all());
+    let repeats = mark(verdict, chinese, Item::Repeats, verdict.repeat != Some(false) && verdict.no_shared);
+    format!("{shape} {tones} {}{:.2} {repeats}", Item::Parallel.name(chinese), verdict.parallel)
+}
+
+/// An item's name and mark; where it is bad, its first fault and how many there are.
+fn mark(verdict: &Verdict, chinese: bool, item: Item, good: bool) -> String {
+    let name = item.name(chinese);
+    if good {
+        return format!("{name}✓");
+    }
+    let reasons: Vec<String> =
+        verdict.faults.iter().filter(|fault| fault.item() == item).map(|fault| fault.text(chinese)).collect();
+    let system = if item == Item::Tones { verdict.system().name(chinese) } else { "" };
+    let comma = match (system, chinese) {
+        ("", _) => "",
+        (_, true) => "，",
+        (_, false) => ", ",
+    };
+    let more = match (reasons.len(), chinese) {
+        (0 | 1, _) => String::new(),
+        (n, true) => format!("，等{n}处"),
+        (n, false) => format!(", and {} more", n - 1),
+    };
+    format!("{name}✗({system}{comma}{}{more})", reasons.first().map_or("", String::as_str))
 }
 
 #[cfg(test)]
@@ -263,17 +286,23 @@ mod tests {
                 "字数✓ 平仄✗(平水，第2字「树」应平) 对仗",
                 "length ✓ tones ✗(Pingshui, character 2 「树」 should be level) parallel ",
             ),
-            ("白日依山尽", "黄河入海", "字数✗(上联5字，下联4字)", "length ✗(4 characters for 5)"),
-            ("白日，依山尽", "黄河", "字数✗(上联2句，下联1句)", "length ✗(1 clauses for 2)"),
-            (
-                "白日，依山尽",
-                "黄河，入海",
-                "字数✗(第2句上联3字，下联2字)",
-                "length ✗(clause 2: 2 characters for 3)",
-            ),
+            ("白日依山尽", "黄河入海", "字数✗(上联5字，下联4字)", "length ✗(4, should be 5)"),
+            ("白日，依山尽", "黄河", "字数✗(上联2句，下联1句)", "length ✗(clause count 1, should be 2)"),
+            ("白日，依山尽", "黄河，入海", "字数✗(第2句上联3字，下联2字)", "length ✗(clause 2: 2, should be 3)"),
             ("白日依山尽", "", "字数✗(无下联)", "length ✗(no second line)"),
-            ("白日依山尽", "黄河入海浪", "字数✓ 平仄✗(平水，末字「浪」应平)", "tones ✗(Pingshui, last 「浪」"),
-            ("白日依山天", "黄河入海流", "(平水，上联末字「天」应仄)", "the first line's last 「天」 should be oblique"),
+            ("白日依山尽", "黄河入海口", "字数✓ 平仄✗(平水，末字「口」应平，等2处)", "tones ✗(Pingshui, last 「口」"),
+            (
+                "白日依山尽",
+                "绿水入河口",
+                "(平水，第2字「水」应平，等3处)",
+                "character 2 「水」 should be level, and 2 more)",
+            ),
+            (
+                "白日依山天",
+                "黄河入海流",
+                "(平水，上联末字「天」应仄，等2处)",
+                "the first line's last 「天」 should be oblique",
+            ),
         ] {
             let verdict = judge(upper, lower);
             assert!(verdict.line(true).contains(zh), "{} misses {zh}", verdict.line(true));

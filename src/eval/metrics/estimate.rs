@@ -62,10 +62,11 @@ pub(super) fn estimates(columns: &[Vec<Ratio>], key: Key) -> Vec<Option<Estimate
     let mut resampled = vec![Vec::with_capacity(RESAMPLES); columns.len()];
     for resample in 0..RESAMPLES as u64 {
         let key = key.with(resample);
-        let drawn: Vec<usize> = (0..rows as u64).map(|at| below(rows, key.uniform(at))).collect();
+        let mut times = vec![0.0; rows]; // how often each row was drawn
+        (0..rows as u64).for_each(|at| times[below(rows, key.uniform(at))] += 1.0);
         for (column, values) in columns.iter().zip(&mut resampled) {
-            let sum: Ratio = drawn.iter().map(|row| column[*row]).sum();
-            values.extend(sum.value());
+            let weighted = column.iter().zip(&times).map(|(r, n)| Ratio { part: r.part * n, whole: r.whole * n });
+            values.extend(weighted.sum::<Ratio>().value());
         }
     }
     columns.iter().zip(resampled).map(|(column, values)| estimate(column, values)).collect()

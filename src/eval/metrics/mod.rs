@@ -88,7 +88,7 @@ pub const METRICS: &[Metric] = &[
     fault("tail", "三平尾三仄尾", |row| Ratio::of(row.verdict.tail.is_some())),
     metric("pos", "词性相同", |row| Ratio::share(row.verdict.pos)),
     metric("seg", "节律相同", |row| Ratio::share(row.verdict.seg)),
-    metric("parallel", "对仗", |row| Ratio::share(row.verdict.parallel())),
+    metric("parallel", "对仗", |row| Ratio::share(row.verdict.parallel)),
     metric("repeat", "重字相应", |row| Ratio::maybe(row.verdict.repeat)),
     metric("no_shared", "两联不重字", |row| Ratio::of(row.verdict.no_shared)),
     fault("same_place", "同位同字", |row| Ratio::of(row.verdict.same_place)),
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     fn rows() -> Vec<Judged> {
-        let pairs = [("白日依山尽", "黄河入海流"), ("白日依山尽", "黄河入海浪"), ("两个黄鹂鸣", "一行白鹭飞")];
+        let pairs = [("白日依山尽", "黄河入海流"), ("白日依山尽", "黄河入海口"), ("两个黄鹂鸣", "一行白鹭飞")];
         pairs.iter().map(|(upper, lower)| Judged::new(upper, lower)).collect()
     }
 
@@ -180,7 +180,7 @@ mod tests {
         let metrics = measure(&rows, 1);
         for (key, want, n, why) in [
             ("shape", 1.0, 3, "all"),
-            ("pass", 1.0 / 3.0, 3, "浪 is 仄; 鸣 ends an 上联 in 平"),
+            ("pass", 1.0 / 3.0, 3, "口 is 仄; 鸣 ends an 上联 in 平"),
             ("finish", 0.5, 2, "known for two"),
             ("number", 1.0, 1, "only 两 asks"),
             ("colour", 1.0, 3, "白 and 黄 answer each other"),

@@ -76,7 +76,15 @@ mod tests {
 
     /// Reference: each pair compared.
     fn auc_by_pairs(a: &[f64], b: &[f64]) -> f64 {
-        let score = |(x, y): (&f64, &f64)| if x > y { 1.0 } else if x == y { 0.5 } else { 0.0 };
+        let score = |(x, y): (&f64, &f64)| {
+            if x > y {
+                1.0
+            } else if x == y {
+                0.5
+            } else {
+                0.0
+            }
+        };
         let total: f64 = a.iter().flat_map(|x| b.iter().map(move |y| score((x, y)))).sum();
         total / (a.len() * b.len()) as f64
     }

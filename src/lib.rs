@@ -39,6 +39,7 @@
 //! 4. [`trainer`] cuts each optimizer step into micro-batches, sums their gradients, and updates with [`optim`].
 //! 5. [`report`] hears the trainer's events and writes logs, results, plots and the terminal; [`adapter`] writes what was
 //!    trained in PEFT's format.
+//! 6. [`eval`] judges what a model writes, by the rules that [`prosody`] knows.
 //!
 //! # The law of imports
 //!
@@ -61,6 +62,8 @@
 //! | [`adapter`] | config, error, fs, model | PEFT adapter directories |
 //! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, rng | the loop; prints nothing, emits [`trainer::event`]s |
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
+//! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |
+//! | [`eval`] | error, prosody, rng | couplets judged, with reasons and intervals; BLEU and ROUGE; knows no tensor |
 //! | [`run`] | config, error, fs | the output directory and its receipt, `run.json` |
 //! | `testing` | config, error | helpers of tests; any room's tests may use it |
 //!
@@ -95,6 +98,10 @@ pub mod trainer;
 
 pub mod report;
 pub mod run;
+
+// What it is worth.
+pub mod eval;
+pub mod prosody;
 
 #[doc(hidden)]
 pub mod testing;

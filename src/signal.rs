@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 /// A signal that asks the process to end.
@@ -77,7 +77,6 @@ impl Stop {
     #[cfg(unix)]
     fn listen(&self) -> std::io::Result<()> {
         use signal_hook::flag;
-        use std::sync::atomic::AtomicBool;
 
         let ignored = ignored_signals();
         let asked = Arc::new(AtomicBool::new(false));
@@ -89,6 +88,33 @@ impl Stop {
             flag::register(number, Arc::clone(&asked))?;
         }
         Ok(())
+    }
+}
+
+/// Ctrl-C as a question that is asked again and again: it ends what is being done, never the program.
+#[derive(Debug, Clone)]
+pub struct Interrupts {
+    asked: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    /// Listens from now on, for the rest of the process. Elsewhere than on Unix Ctrl-C ends the program.
+    pub fn install() -> Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        #[cfg(unix)]
+        signal_hook::flag::register(i32::from(Signal::Interrupt.number()), Arc::clone(&asked))
+            .map_err(|err| Error::run(format!("cannot listen to signals: {err}")))?;
+        Ok(Self { asked })
+    }
+
+    /// Whether Ctrl-C has come since [`Self::forget`].
+    pub fn requested(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// From now on it has not.
+    pub fn forget(&self) {
+        self.asked.store(false, Ordering::Relaxed);
     }
 }
 

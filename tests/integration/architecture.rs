@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["config", "error", "kernels", "rng", "fs"]),
     ("optim", &["config", "error", "kernels"]),
     ("adapter", &["config", "error", "model", "fs"]),
+    ("generate", &["config", "dataset", "error", "kernels", "model", "rng"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "fs", "rng"]),
     ("run", &["config", "error", "fs"]),
     ("report", &["config", "error", "fs", "trainer"]),

@@ -39,6 +39,7 @@
 //! 4. [`trainer`] cuts each optimizer step into micro-batches, sums their gradients, and updates with [`optim`].
 //! 5. [`report`] hears the trainer's events and writes logs, results, plots and the terminal; [`adapter`] writes what was
 //!    trained in PEFT's format.
+//! 6. [`eval`] judges what a model writes, by the rules that [`prosody`] knows.
 //!
 //! # The law of imports
 //!
@@ -59,8 +60,11 @@
 //! | [`model`] | config, error, fs, kernels, rng | Qwen3 with LoRA: mathematics and its weights |
 //! | [`optim`] | config, error, kernels | AdamW, clipping, learning rate |
 //! | [`adapter`] | config, error, fs, model | PEFT adapter directories |
+//! | [`generate`] | config, dataset, error, kernels, model, rng | prompts as training made them, sampling, scoring |
 //! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, rng | the loop; prints nothing, emits [`trainer::event`]s |
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
+//! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |
+//! | [`eval`] | error, prosody, rng | couplets judged, with reasons and intervals; BLEU and ROUGE; knows no tensor |
 //! | [`run`] | config, error, fs | the output directory and its receipt, `run.json` |
 //! | `testing` | config, error | helpers of tests; any room's tests may use it |
 //!
@@ -88,6 +92,7 @@ pub mod kernels;
 pub mod model;
 
 pub mod adapter;
+pub mod generate;
 pub mod optim;
 
 // The loop, what watches it, and where its results lie.
@@ -95,6 +100,10 @@ pub mod trainer;
 
 pub mod report;
 pub mod run;
+
+// What it is worth.
+pub mod eval;
+pub mod prosody;
 
 #[doc(hidden)]
 pub mod testing;

@@ -92,11 +92,13 @@ pub fn weights_bytes<'a>(values: impl Iterator<Item = (&'a Slot, &'a [f32])>) ->
         .map_err(|err| Error::run(format!("cannot serialise the adapter: {err}")))
 }
 
-/// An adapter directory that training continues from.
+/// An adapter directory to continue, to merge or to use.
 pub struct Existing {
-    checkpoint: Checkpoint,
+    pub(super) tensors: Checkpoint,
     /// Its rank, alpha, dropout, scaling and targets.
     pub lora: LoraConfig,
+    /// The model it was trained on, as its configuration names it.
+    pub base_model: Option<String>,
 }
 
 impl Existing {
@@ -113,21 +115,31 @@ impl Existing {
         let json: Value = serde_json::from_str(&text)
             .map_err(|err| only_plain_lora(Error::file(&path, format!("not valid JSON: {err}"))))?;
         let lora = parse_config(&json).map_err(|err| err.at(path.display()))?;
-        Ok(Self { checkpoint: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora })
+        let base_model = json["base_model_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+        Ok(Self { tensors: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora, base_model })
     }
 
     /// The stored values of `slot`, row-major. Errors: no such tensor, or another shape.
     #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
     pub fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
         let shape = [slot.shape.0, slot.shape.1];
-        let tensor = self.checkpoint.tensor(&file_name(slot), &shape, DType::F32, &Device::Cpu)?;
+        let tensor = self.tensors.tensor(&file_name(slot), &shape, DType::F32, &Device::Cpu)?;
         Ok(tensor.flatten_all()?.to_vec1()?)
+    }
+
+    /// Errors: the file has no tensor for `slot`, or one of another shape.
+    pub fn refuse_missing(&self, slot: &Slot) -> Result<()> {
+        self.tensors.expect_shape(&file_name(slot), &[slot.shape.0, slot.shape.1]).map_err(|err| {
+            Error::input(err.to_string())
+                .hint("was it trained on another base model? if not, its file is damaged")
+                .hint_zh("它是否在另一个基座模型上训练？若不是，则文件已损坏")
+        })
     }
 
     /// Every tensor of the file must have a place in the model; the first that has none is an error.
     pub fn refuse_strangers<'a>(&self, slots: impl Iterator<Item = &'a Slot>) -> Result<()> {
         let known: Vec<String> = slots.map(file_name).collect();
-        match self.checkpoint.names().find(|name| !known.iter().any(|k| k == name)) {
+        match self.tensors.names().find(|name| !known.iter().any(|k| k == name)) {
             None => Ok(()),
             Some(name) => {
                 Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))

@@ -80,7 +80,8 @@ fn process_is_alive(pid: u32) -> bool {
     true
 }
 
-fn unwritable(path: &Path, err: &io::Error) -> Error {
+/// The error of a file that cannot be written.
+pub fn unwritable(path: &Path, err: &io::Error) -> Error {
     Error::run(format!("{}: cannot write: {}", path.display(), io_reason(err)))
         .hint("check that the folder exists, that you may write there, and that the disk is not full (`df -h`)")
         .hint_zh("请检查文件夹是否存在、是否有写权限、磁盘是否已满（`df -h`）")

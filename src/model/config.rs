@@ -1,6 +1,9 @@
 //! The checkpoint's `config.json`: the geometry of a dense Qwen3, in both spellings transformers has used.
 
-use crate::error::{Error, Result, io_reason};
+use crate::{
+    config::Projection,
+    error::{Error, Result, io_reason},
+};
 use serde_json::Value;
 use std::path::Path;
 
@@ -34,6 +37,19 @@ pub struct Qwen3Config {
 }
 
 impl Qwen3Config {
+    /// (out, in) of a projection's weight.
+    pub fn projection(&self, projection: Projection) -> (usize, usize) {
+        let (d, f) = (self.hidden_size, self.intermediate_size);
+        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        match projection {
+            Projection::QProj => (q, d),
+            Projection::KProj | Projection::VProj => (kv, d),
+            Projection::OProj => (d, q),
+            Projection::GateProj | Projection::UpProj => (f, d),
+            Projection::DownProj => (d, f),
+        }
+    }
+
     /// Reads `dir/config.json`.
     ///
     /// Anything this engine would compute wrongly is refused by name: another architecture, a quantised checkpoint,

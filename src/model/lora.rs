@@ -1,6 +1,9 @@
 //! A frozen projection and its trainable low-rank update: `y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ`, s = α/r (rsLoRA: α/√r).
 
-use super::params::{Grads, Layout, ParamId, Params, Slot};
+use super::{
+    config::Qwen3Config,
+    params::{Grads, Layout, ParamId, Params, Slot},
+};
 use crate::{
     config::{LoraConfig, Projection},
     error::Result,
@@ -34,6 +37,30 @@ pub struct Dropout<'a> {
     pub rows: &'a [(u64, u32)],
 }
 
+/// All matrices of `lora` on a model of this geometry, block by block, as loading the model declares them.
+pub fn layout(config: &Qwen3Config, lora: &LoraConfig) -> Layout {
+    let mut layout = Layout::default();
+    for layer in 0..config.num_hidden_layers {
+        for projection in Projection::ALL.into_iter().filter(|p| lora.lora_target.contains(p)) {
+            declare(&mut layout, layer, projection, config.projection(projection), lora);
+        }
+    }
+    layout
+}
+
+/// A and B of one projection, whose weight is (out, in).
+fn declare(
+    layout: &mut Layout,
+    layer: usize,
+    projection: Projection,
+    (out, width): (usize, usize),
+    lora: &LoraConfig,
+) -> (ParamId, ParamId) {
+    let name = format!("model.layers.{layer}.{}", projection.path());
+    let a = layout.push(format!("{name}.lora_A"), (lora.lora_rank, width));
+    (a, layout.push(format!("{name}.lora_B"), (out, lora.lora_rank)))
+}
+
 impl LoraLinear {
     /// `base`: W `[out, in]`. Declares A `[r, in]` and B `[out, r]` in `layout` when `lora` targets this projection.
     pub fn new(
@@ -43,17 +70,17 @@ impl LoraLinear {
         lora: &LoraConfig,
         layout: &mut Layout,
     ) -> Result<Self> {
-        let (out, width) = base.shape()?;
+        let shape = base.shape()?;
         let adapter = lora.lora_target.contains(&projection).then(|| {
-            let name = format!("model.layers.{layer}.{}", projection.path());
-            Adapter {
-                a: layout.push(format!("{name}.lora_A"), (lora.lora_rank, width)),
-                b: layout.push(format!("{name}.lora_B"), (out, lora.lora_rank)),
-                scale: lora.scale(),
-                place: (layer * Projection::ALL.len() + projection as usize) as u64,
-            }
+            let (a, b) = declare(layout, layer, projection, shape, lora);
+            Adapter { a, b, scale: lora.scale(), place: (layer * Projection::ALL.len() + projection as usize) as u64 }
         });
         Ok(Self { base, adapter })
+    }
+
+    /// W alone.
+    pub fn base(&self) -> &FrozenWeight {
+        &self.base
     }
 
     /// Whether an adapter is trained here.

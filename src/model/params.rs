@@ -58,6 +58,11 @@ impl Layout {
         self.slots.push(slot);
         ParamId(self.slots.len() - 1)
     }
+
+    /// The matrices in the order they were added.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
 }
 
 impl Params {

@@ -4,6 +4,8 @@
 //! heads and the SwiGLU product are rebuilt bit for bit. Only what the loss needs is computed: the head and, in the last
 //! block, everything after keys and values run on labelled rows alone, and the first block hands no gradient down.
 
+mod infer;
+
 use super::{
     config::Qwen3Config,
     lora::{Backward, Dropout, LoraLinear},
@@ -55,7 +57,7 @@ pub struct Qwen3 {
     device: Device,
 }
 
-struct Block {
+pub(super) struct Block {
     input_layernorm: Tensor,
     q_proj: LoraLinear,
     k_proj: LoraLinear,
@@ -74,7 +76,7 @@ struct Block {
 }
 
 /// What a block needs besides its input rows.
-struct Rows {
+pub(super) struct Rows {
     /// Queries among all rows; `Tq` of them.
     segments: Segments,
     cos: Tensor,
@@ -89,13 +91,13 @@ struct Rows {
 }
 
 /// The rows of a pass: of all blocks but the last, and of the last, whose output is on labelled rows alone.
-struct PassRows {
-    all: Rows,
-    last: Rows,
+pub(super) struct PassRows {
+    pub(super) all: Rows,
+    pub(super) last: Rows,
 }
 
 /// What a block keeps for its backward pass. `Tq` are the rows of its output.
-struct Saved {
+pub(super) struct Saved {
     x: Tensor,               // [T, D]
     inv_rms: Tensor,         // [T, 1]
     q: (Tensor, Tensor),     // before its norm [Tq·H, E], and 1/rms
@@ -167,14 +169,16 @@ impl Qwen3 {
 
     /// Logits `[L, V]` (f32) of the label rows: for tests and for looking at a model, not for training.
     pub fn logits(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
-        let hidden = self.hidden(batch, &self.rows(batch)?, params, None, |_| ())?;
+        let hidden =
+            self.hidden(batch, &PassRows::new(batch, &self.config, self.dtype, &self.device)?, params, None, |_| ())?;
         let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
         Ok(self.lm_head.forward(&y)?.to_dtype(DType::F32)?)
     }
 
     /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
-        let hidden = self.hidden(batch, &self.rows(batch)?, params, None, |_| ())?;
+        let hidden =
+            self.hidden(batch, &PassRows::new(batch, &self.config, self.dtype, &self.device)?, params, None, |_| ())?;
         let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
         let losses: Result<Vec<Tensor>> = self
             .head_chunks(batch)
@@ -196,7 +200,7 @@ impl Qwen3 {
         dropout: Option<DropoutPlan>,
     ) -> Result<Tensor> {
         let mut saved = Vec::with_capacity(self.layers.len());
-        let rows = self.rows(batch)?;
+        let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
         let hidden = self.hidden(batch, &rows, params, dropout, |s| saved.push(s))?;
         let (losses, mut dx) = self.head_backward(batch, &hidden, scale)?;
         drop(hidden);
@@ -249,12 +253,12 @@ impl Qwen3 {
         let (rows, step) = (batch.label_rows.len(), ((128 << 20) / (4 * self.config.vocab_size)).max(1));
         (0..rows).step_by(step).map(move |start| (start, step.min(rows - start)))
     }
+}
 
+impl PassRows {
     /// Tables, masks and keys of a pass: made once, read by every block forward and backward.
-    fn rows(&self, batch: &Batch) -> Result<PassRows> {
-        let tables = |positions: &[u32]| {
-            rope::tables(positions, self.config.head_dim, self.config.rope_theta, self.dtype, &self.device)
-        };
+    pub(super) fn new(batch: &Batch, config: &Qwen3Config, dtype: DType, device: &Device) -> Result<Self> {
+        let tables = |positions: &[u32]| rope::tables(positions, config.head_dim, config.rope_theta, dtype, device);
         let (cos, sin) = tables(&batch.positions)?;
         let keys: Vec<(u64, u32)> = batch.samples.iter().copied().zip(batch.positions.iter().copied()).collect();
         let selected = &batch.label_rows;
@@ -266,7 +270,7 @@ impl Qwen3 {
             sin: sin.clone(),
             cos_q,
             sin_q,
-            selected: Some(Tensor::new(selected.as_slice(), &self.device)?),
+            selected: Some(Tensor::new(selected.as_slice(), device)?),
             keys: keys.clone(),
             keys_q,
         };
@@ -280,7 +284,7 @@ impl Qwen3 {
             keys_q: keys.clone(),
             keys,
         };
-        Ok(PassRows { all, last })
+        Ok(Self { all, last })
     }
 }
 
@@ -306,32 +310,32 @@ impl Rows {
 }
 
 impl Block {
-    fn build(
+    pub(super) fn build(
         config: &Qwen3Config,
         lora: &LoraConfig,
         layer: usize,
         weight: &impl Fn(&str, &[usize]) -> Result<Tensor>,
         layout: &mut Layout,
     ) -> Result<Self> {
-        let (d, f, e) = (config.hidden_size, config.intermediate_size, config.head_dim);
-        let (q, kv) = (config.num_attention_heads * e, config.num_key_value_heads * e);
+        let (d, e) = (config.hidden_size, config.head_dim);
         let norm = |name: &str, width: usize| weight(&format!("model.layers.{layer}.{name}.weight"), &[width]);
-        let mut linear = |projection: Projection, out: usize, width: usize| -> Result<LoraLinear> {
+        let mut linear = |projection: Projection| -> Result<LoraLinear> {
+            let (out, width) = config.projection(projection);
             let w = weight(&format!("model.layers.{layer}.{}.weight", projection.path()), &[out, width])?;
             LoraLinear::new(FrozenWeight::new(w), layer, projection, lora, layout)
         };
         Ok(Self {
             input_layernorm: norm("input_layernorm", d)?,
-            q_proj: linear(Projection::QProj, q, d)?,
-            k_proj: linear(Projection::KProj, kv, d)?,
-            v_proj: linear(Projection::VProj, kv, d)?,
-            o_proj: linear(Projection::OProj, d, q)?,
+            q_proj: linear(Projection::QProj)?,
+            k_proj: linear(Projection::KProj)?,
+            v_proj: linear(Projection::VProj)?,
+            o_proj: linear(Projection::OProj)?,
             q_norm: norm("self_attn.q_norm", e)?,
             k_norm: norm("self_attn.k_norm", e)?,
             post_attention_layernorm: norm("post_attention_layernorm", d)?,
-            gate_proj: linear(Projection::GateProj, f, d)?,
-            up_proj: linear(Projection::UpProj, f, d)?,
-            down_proj: linear(Projection::DownProj, d, f)?,
+            gate_proj: linear(Projection::GateProj)?,
+            up_proj: linear(Projection::UpProj)?,
+            down_proj: linear(Projection::DownProj)?,
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: e,
@@ -340,7 +344,7 @@ impl Block {
     }
 
     /// `x` `[T, D]` → `y` `[Tq, D]`.
-    fn forward(
+    pub(super) fn forward(
         &self,
         x: Tensor,
         rows: &Rows,

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -68,23 +69,62 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// The tensor `name`, converted to `dtype` on `device`. Errors: it is missing, or its shape is not `shape`.
-    pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
-        let place = self.tensors.get(name).ok_or_else(|| {
+    /// Dtype and shape of a tensor, if it is there.
+    pub fn info(&self, name: &str) -> Option<(DType, &[usize])> {
+        self.tensors.get(name).map(|place| (place.dtype, place.shape.as_slice()))
+    }
+
+    /// The first dimension of `name` from row `rows.start` to before `rows.end`, in the dtype of the file, on the CPU.
+    ///
+    /// Such a part is not in [`Self::digest`].
+    pub fn rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor> {
+        let place = self.place(name)?;
+        let (all, width) = (place.shape.first().copied().unwrap_or(1), place.shape.iter().skip(1).product::<usize>());
+        if rows.end > all {
+            return Err(Error::file(
+                &place.shard,
+                format!("tensor {name} has {all} rows, row {} was asked for", rows.end),
+            ));
+        }
+        let size = width * place.dtype.size_in_bytes();
+        let bytes = place
+            .read(rows.start * size..rows.end * size)
+            .map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {}", io_reason(&err))))?;
+        let mut shape = place.shape.clone();
+        shape[0] = rows.len();
+        Ok(Tensor::from_raw_buffer(&bytes, place.dtype, &shape, &Device::Cpu)?)
+    }
+
+    fn place(&self, name: &str) -> Result<&Place> {
+        self.tensors.get(name).ok_or_else(|| {
             Error::file(&self.dir, format!("tensor {name} is missing"))
                 .hint("the file does not belong to this config.json, or a download was cut; fetch it again")
                 .hint_zh("文件与 config.json 不符，或下载不完整；请重新下载")
-        })?;
-        if place.shape != shape {
-            return Err(Error::file(
-                &place.shard,
-                format!("tensor {name} has shape {:?}, {shape:?} was expected from the config", place.shape),
-            )
-            .hint("the weights and the config.json beside the base are not of the same model; take both from one checkpoint")
-            .hint_zh("权重与基座的 config.json 不属于同一模型；请使用同一模型的文件"));
+        })
+    }
+
+    /// Errors: the tensor is missing, or has another shape.
+    pub fn expect_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let place = self.place(name)?;
+        if place.shape == shape {
+            return Ok(());
         }
+        Err(Error::file(
+            &place.shard,
+            format!("tensor {name} has shape {:?}, {shape:?} was expected from the config", place.shape),
+        )
+        .hint(
+            "the weights and the config.json beside the base are not of the same model; take both from one checkpoint",
+        )
+        .hint_zh("权重与基座的 config.json 不属于同一模型；请使用同一模型的文件"))
+    }
+
+    /// The tensor `name`, converted to `dtype` on `device`. Errors: it is missing, or its shape is not `shape`.
+    pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        self.expect_shape(name, shape)?;
+        let place = self.place(name)?;
         let bytes = place
-            .read()
+            .read(0..place.len)
             .map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {}", io_reason(&err))))?;
         self.digests.borrow_mut().insert(name.to_owned(), blake3::Hasher::new().update_rayon(&bytes).finalize());
         Ok(Tensor::from_raw_buffer(&bytes, place.dtype, shape, &Device::Cpu)?.to_device(device)?.to_dtype(dtype)?)
@@ -110,10 +150,11 @@ impl Checkpoint {
 }
 
 impl Place {
-    fn read(&self) -> std::io::Result<Vec<u8>> {
+    /// Bytes of the tensor.
+    fn read(&self, range: Range<usize>) -> std::io::Result<Vec<u8>> {
         let mut file = File::open(&self.shard)?;
-        file.seek(SeekFrom::Start(self.start))?;
-        let mut bytes = vec![0; self.len];
+        file.seek(SeekFrom::Start(self.start + range.start as u64))?;
+        let mut bytes = vec![0; range.len()];
         file.read_exact(&mut bytes)?;
         Ok(bytes)
     }

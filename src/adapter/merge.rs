@@ -1,0 +1,254 @@
+//! Adapters into the base: `round(W + s·B·A)` in f32 with one rounding, as PEFT's `merge_and_unload` does it.
+//!
+//! Streamed: no more in memory than a piece of one matrix.
+
+use super::peft::Existing;
+use crate::{
+    config::Projection,
+    error::Result,
+    kernels::product,
+    model::{Checkpoint, Qwen3Config, lora, shards, streamed::pieces},
+};
+use candle_core::{DType, Tensor};
+use std::{ops::Range, path::Path};
+
+/// Bytes of a matrix that are merged at a time, in f32.
+const PIECE: usize = 64 << 20;
+
+/// A base and what is merged into it.
+pub struct Merge<'a> {
+    base: &'a Checkpoint,
+    adapters: &'a [Existing],
+    config: &'a Qwen3Config,
+    /// Names of the base's tensors with their dtype in the result, in the order of the model.
+    entries: Vec<shards::Entry>,
+}
+
+impl<'a> Merge<'a> {
+    /// `adapters` are merged one after the other, each with its own rounding, as LlamaFactory does. `dtype`: what the base is
+    /// converted to first, and the result is in; `None` keeps the base's, tensor by tensor.
+    ///
+    /// Errors: an adapter lacks a tensor, has one too many or of another shape: it belongs to another base.
+    pub fn new(
+        config: &'a Qwen3Config,
+        base: &'a Checkpoint,
+        adapters: &'a [Existing],
+        dtype: Option<DType>,
+    ) -> Result<Self> {
+        for adapter in adapters {
+            let layout = lora::layout(config, &adapter.lora);
+            adapter.refuse_strangers(layout.slots().iter())?;
+            layout.slots().iter().try_for_each(|slot| adapter.refuse_missing(slot))?;
+        }
+        // A tied head is the embedding; `save_pretrained` leaves the copy out.
+        let kept = base.names().filter(|name| !(config.tie_word_embeddings && *name == "lm_head.weight"));
+        let mut names: Vec<&str> = kept.collect();
+        names.sort_by_key(|name| place_in_model(name));
+        let entry = |name: &str| {
+            let (stored, shape) = base.info(name).expect("the name of a tensor of this file");
+            shards::Entry { name: name.to_owned(), dtype: dtype.unwrap_or(stored), shape: shape.to_vec() }
+        };
+        Ok(Self { base, adapters, config, entries: names.into_iter().map(entry).collect() })
+    }
+
+    /// Bytes of the merged weights.
+    pub fn bytes(&self) -> u64 {
+        shards::total(&self.entries)
+    }
+
+    /// Writes the weights into `dir`, in files of at most `max_bytes`, with their index; `progress` gets bytes done and in all.
+    pub fn write(&self, dir: &Path, max_bytes: u64, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+        let shards = shards::split(self.entries.clone(), max_bytes);
+        let (mut done, all) = (0, self.bytes());
+        for (i, shard) in shards.iter().enumerate() {
+            shards::write(&dir.join(shards::file_name(i, shards.len())), shard, |entry, put| {
+                let width: usize = entry.shape.iter().skip(1).product();
+                for rows in pieces(entry.shape[0], 4 * width, PIECE) {
+                    let piece = self.piece(&entry.name, rows, entry.dtype)?;
+                    put(&piece)?;
+                    done += (piece.elem_count() * entry.dtype.size_in_bytes()) as u64;
+                    progress(done, all);
+                }
+                Ok(())
+            })?;
+        }
+        if shards.len() > 1 {
+            crate::fs::write_file_synced(&dir.join("model.safetensors.index.json"), shards::index(&shards).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Rows of the merged tensor `name` in `dtype`.
+    fn piece(&self, name: &str, rows: Range<usize>, dtype: DType) -> Result<Tensor> {
+        let mut value = self.base.rows(name, rows.clone())?.to_dtype(dtype)?;
+        let Some((module, projection)) = adapted(name) else { return Ok(value) };
+        let (_, width) = self.config.projection(projection);
+        for adapter in self.adapters.iter().filter(|adapter| adapter.lora.lora_target.contains(&projection)) {
+            let delta = adapter.delta(module, rows.clone(), width)?;
+            value = (value.to_dtype(DType::F32)? + delta)?.to_dtype(dtype)?;
+        }
+        Ok(value)
+    }
+}
+
+/// The module and projection whose weight this is: `model.layers.0.self_attn.q_proj.weight`.
+fn adapted(name: &str) -> Option<(&str, Projection)> {
+    let module = name.strip_suffix(".weight")?;
+    Projection::ALL.into_iter().find(|p| module.ends_with(p.path())).map(|projection| (module, projection))
+}
+
+/// Embedding, blocks by number, final norm, head: the order in which a model lists its tensors.
+fn place_in_model(name: &str) -> (usize, usize, String) {
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+    let part = match (name, layer) {
+        ("model.embed_tokens.weight", _) => 0,
+        (_, Some(_)) => 1,
+        ("lm_head.weight", _) => 3,
+        _ => 2,
+    };
+    (part, layer.unwrap_or(0), name.to_owned())
+}
+
+impl Existing {
+    /// `s·B·A` of a module for some rows of its weight, `[rows, width]` f32.
+    fn delta(&self, module: &str, rows: Range<usize>, width: usize) -> Result<Tensor> {
+        let rank = self.lora.lora_rank;
+        let matrix = |which: &str, rows: Range<usize>, width: usize| -> Result<Tensor> {
+            let name = format!("base_model.model.{module}.lora_{which}.weight");
+            Ok(self.tensors.rows(&name, rows.clone())?.reshape((rows.len(), width))?.to_dtype(DType::F32)?)
+        };
+        let (a, b) = (matrix("A", 0..rank, width)?, matrix("B", rows, rank)?);
+        Ok((product(&b, &a)? * self.lora.scale())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        adapter::peft,
+        config::LoraConfig,
+        model::{Params, Qwen3, qwen3::Batch},
+        testing::{assert_close, wave},
+    };
+    use candle_core::Device;
+    use std::path::PathBuf;
+
+    fn tiny() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny_qwen3")
+    }
+
+    /// An adapter with uneven values, on the disk.
+    fn adapter(dir: &Path, config: &Qwen3Config, phase: f64) -> Existing {
+        let lora = LoraConfig {
+            lora_rank: 3,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            lora_target: vec![Projection::QProj, Projection::OProj, Projection::DownProj],
+            use_rslora: true,
+        };
+        let params = Params::new(lora::layout(config, &lora), DType::F32, &Device::Cpu, |slot| {
+            Ok(wave(slot.shape, phase, &Device::Cpu)?.affine(0.03, 0.0)?.flatten_all()?.to_vec1()?)
+        });
+        peft::save(dir, &params.unwrap(), &lora, "base").unwrap();
+        Existing::open(dir).unwrap()
+    }
+
+    fn f32(checkpoint: &Checkpoint, name: &str) -> Tensor {
+        let (_, shape) = checkpoint.info(name).unwrap();
+        checkpoint.tensor(name, shape, DType::F32, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn every_weight_is_the_rounded_sum_and_nothing_else_changes() {
+        let (config, base) = (Qwen3Config::load(&tiny()).unwrap(), Checkpoint::open(&tiny()).unwrap());
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let adapters = [0.1, 0.7].map(|phase| adapter(dirs[usize::from(phase > 0.5)].path(), &config, phase));
+        for (adapters, dtype) in [(&adapters[..1], None), (&adapters[..1], Some(DType::F32)), (&adapters[..], None)] {
+            let out = tempfile::tempdir().unwrap();
+            let merge = Merge::new(&config, &base, adapters, dtype).unwrap();
+            merge.write(out.path(), 2_000_000, |_, _| ()).unwrap();
+            let merged = Checkpoint::open(out.path()).unwrap();
+            assert_eq!(merged.names().collect::<Vec<_>>(), base.names().collect::<Vec<_>>());
+            for name in base.names() {
+                let dtype = dtype.unwrap_or(DType::BF16);
+                let mut want = f32(&base, name).to_dtype(dtype).unwrap();
+                for adapter in adapters {
+                    let Some(module) = name.strip_suffix(".weight") else { continue };
+                    let part = |which| format!("base_model.model.{module}.lora_{which}.weight");
+                    if adapter.tensors.info(&part("A")).is_some() {
+                        let (a, b) = (f32(&adapter.tensors, &part("A")), f32(&adapter.tensors, &part("B")));
+                        let delta = (b.matmul(&a).unwrap() * (8.0 / 3f64.sqrt())).unwrap();
+                        want = (want.to_dtype(DType::F32).unwrap() + delta).unwrap().to_dtype(dtype).unwrap();
+                    }
+                }
+                assert_eq!(merged.info(name).unwrap().0, dtype, "{name}");
+                // One rounding may fall on the other side where the sums differ in their last bit.
+                let bound = if dtype == DType::F32 { 1e-7 } else { 4e-3 };
+                assert_close(&f32(&merged, name), &want.to_dtype(DType::F32).unwrap(), bound);
+            }
+        }
+    }
+
+    #[test]
+    fn merged_equals_unmerged() {
+        let (config, base) = (Qwen3Config::load(&tiny()).unwrap(), Checkpoint::open(&tiny()).unwrap());
+        let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let adapters = [adapter(dir.path(), &config, 0.4)];
+        let merge = Merge::new(&config, &base, &adapters, Some(DType::F32)).unwrap();
+        merge.write(out.path(), u64::MAX, |_, _| ()).unwrap();
+        let (ids, no) = (vec![5u32, 90, 400, 77, 1000, 31], u32::MAX);
+        let batch = Batch::pack(&[(0, &ids, &[no, 90, 400, 77, 1000, 31])], no, false).unwrap();
+        let (tuned, layout) = Qwen3::load(&config, &base, &adapters[0].lora, DType::F32, &Device::Cpu).unwrap();
+        let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| adapters[0].values(slot)).unwrap();
+        let want = tuned.logits(&batch, &params).unwrap();
+        let merged = Checkpoint::open(out.path()).unwrap();
+        let got = crate::model::streamed::logits(&config, &merged, None, &batch).unwrap();
+        let largest = want.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let off = (got - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(off <= 1e-5 * largest, "{off} of {largest}");
+        let untouched = crate::model::streamed::logits(&config, &base, None, &batch).unwrap();
+        let moved = (untouched - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(moved > 0.01 * largest, "the adapter does something: {moved}");
+    }
+
+    #[test]
+    fn an_adapter_of_another_base_is_refused() {
+        let (config, base) = (Qwen3Config::load(&tiny()).unwrap(), Checkpoint::open(&tiny()).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let fewer = Qwen3Config { num_hidden_layers: 5, ..config.clone() };
+        let smaller = Qwen3Config { hidden_size: 128, ..config.clone() };
+        let more = Qwen3Config { num_hidden_layers: 7, ..config.clone() };
+        for (other, want) in [
+            (fewer, "lora_A.weight is missing"),
+            (smaller, "has shape [3, 128], [3, 256] was expected"),
+            (more, "the adapter has a tensor base_model.model.model.layers.6."),
+        ] {
+            let adapters = [adapter(dir.path(), &other, 0.0)];
+            let err = Merge::new(&config, &base, &adapters, None).err().unwrap().to_string();
+            assert!(err.contains(want), "{err}");
+        }
+    }
+
+    #[test]
+    fn tensors_are_in_the_order_of_the_model() {
+        let mut names = vec![
+            "model.layers.10.a",
+            "lm_head.weight",
+            "model.norm.weight",
+            "model.layers.2.a",
+            "model.embed_tokens.weight",
+        ];
+        names.sort_by_key(|name| place_in_model(name));
+        assert_eq!(
+            names,
+            [
+                "model.embed_tokens.weight",
+                "model.layers.2.a",
+                "model.layers.10.a",
+                "model.norm.weight",
+                "lm_head.weight"
+            ]
+        );
+    }
+}

@@ -3,7 +3,8 @@
 use crate::{
     disk,
     pool::{Outcome, each, ensure},
-    run::{STEPS, Suite, Work},
+    run::Work,
+    suite::{STEPS, Suite},
 };
 use std::{fs, path::Path};
 use tempfile::TempDir;
@@ -50,7 +51,7 @@ fn cases() -> Vec<Case> {
 pub fn of_inputs(suite: &Suite) -> Outcome {
     let inputs = inputs(suite);
     let begun = Work::with_inputs(suite, inputs.path()).interrupted_after(23);
-    each(
+    let changed = each(
         &cases(),
         |case| case.0.to_owned(),
         |(_, change, refused)| {
@@ -82,7 +83,24 @@ pub fn of_inputs(suite: &Suite) -> Outcome {
                 None => ensure(ended.code() == Some(0) && ended.steps.first() == Some(&21), said),
             }
         },
-    )
+    );
+    let longer = Outcome::one("more epochs for a finished run", {
+        let work = Work::new(suite);
+        work.run("", &[]);
+        let ended = work.run("", &["num_train_epochs=3", "resume_from_checkpoint=true"]);
+        ensure(ended.code() == Some(0) && ended.steps == (41..=48).collect::<Vec<_>>(), || {
+            format!("{:?} after steps {:?}: {}", ended.status, ended.steps, ended.stderr)
+        })
+    });
+    let elsewhere = Outcome::one("a checkpoint in another folder", {
+        let from = format!("resume_from_checkpoint={}", disk::checkpoint(&begun.out(), 20).display());
+        let work = Work::new(suite);
+        let ended = work.run("", &[&from]);
+        let goes_on = ended.code() == Some(0) && ended.steps == (21..=STEPS).collect::<Vec<_>>();
+        ensure(goes_on, || format!("{:?} after steps {:?}: {}", ended.status, ended.steps, ended.stderr))
+            .and_then(|()| work.is_golden())
+    });
+    changed.and(longer).and(elsewhere)
 }
 
 /// F19

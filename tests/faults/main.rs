@@ -12,20 +12,23 @@
 
 mod changes;
 mod disk;
+mod golden;
 mod io;
 mod kills;
 mod model;
+mod mounts;
 mod mutants;
 mod numbers;
 mod pool;
 mod power;
 mod run;
 mod signals;
+mod suite;
 mod tamper;
 
 use pool::Outcome;
-use run::Suite;
 use std::{process::ExitCode, time::Instant};
+use suite::Suite;
 
 /// A row of the table.
 struct Fault {

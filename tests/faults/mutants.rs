@@ -1,6 +1,6 @@
 //! Six mistakes on purpose. The fault that must see a mistake is run against it: it must be red.
 
-use crate::{kills, numbers, pool::Outcome, power, run::Suite};
+use crate::{kills, numbers, pool::Outcome, power, suite::Suite};
 
 type Fault = fn(&Suite) -> Outcome;
 

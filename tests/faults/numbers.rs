@@ -3,10 +3,15 @@
 use crate::{
     disk,
     pool::{Check, Dice, Outcome, each, ensure},
-    run::{STEPS, Suite, Work},
+    run::Work,
+    suite::{STEPS, Suite},
 };
 use serde_json::Value;
-use std::{fs, path::Path, sync::atomic::Ordering::Relaxed};
+use std::{
+    fs,
+    path::Path,
+    sync::{Mutex, atomic::Ordering::Relaxed},
+};
 
 /// F29: one run that keeps a checkpoint of every step; from each of them another process ends as the undisturbed run.
 pub fn from_every_step(suite: &Suite) -> Outcome {
@@ -189,19 +194,24 @@ pub fn accumulation(suite: &Suite) -> Outcome {
         Ok(whole) => whole,
         Err(why) => return Outcome::one("1 × 8", Err(why)),
     };
+    let furthest = Mutex::new(0.0);
     let cases = [(4, None), (2, None), (1, None), (8, Some(100)), (8, Some(16)), (2, Some(64))];
-    each(
+    let outcome = each(
         &cases,
         |(batch, micro)| format!("{} × {batch}, {micro:?} tokens at once", BATCH / batch),
         |&(batch, micro)| {
             let (other_losses, other) = run(batch, micro)?;
             ensure(losses.len() == 16 && other_losses.len() == 16, || format!("{} steps", other_losses.len()))?;
             let off = losses.iter().zip(&other_losses).map(|(a, b)| ((a - b) / a).abs()).fold(0.0, f64::max);
+            let mut furthest = furthest.lock().expect("the furthest");
+            *furthest = f64::max(*furthest, off);
             ensure(off <= 1e-6, || format!("losses differ by {off:.1e}"))?;
             let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
             let distance = norm(&mut adapter.iter().zip(&other).map(|(a, b)| f64::from(a - b)))
                 / norm(&mut adapter.iter().map(|&a| f64::from(a)));
             ensure(distance <= 1e-4, || format!("adapters differ by {distance:.1e}"))
         },
-    )
+    );
+    let furthest = *furthest.lock().expect("the furthest");
+    outcome.note(format!("losses within {furthest:.0e}"))
 }

@@ -4,7 +4,8 @@ use crate::{
     disk,
     model::{Bytes, Disk, Fate, Op, Tree, read_trace},
     pool::{Check, Dice, Outcome, each, ensure},
-    run::{STEPS, Suite, Work},
+    run::Work,
+    suite::{STEPS, Suite},
 };
 use serde_json::Value;
 use std::{

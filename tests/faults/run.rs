@@ -1,152 +1,20 @@
-//! The fixture, the real program run on it, and what "ended as the undisturbed run" means.
+//! The real program, run in a folder of its own.
 
 use crate::{
     disk,
+    golden::Golden,
     pool::{Check, ensure},
+    suite::{RECIPE, SAVE, STEPS, Suite},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-
-/// Optimizer steps of the fixture's run.
-pub const STEPS: usize = 40;
-/// Steps between two of its checkpoints.
-pub const SAVE: usize = 5;
-
-/// Two layers, 64 rows, 2.5 epochs of 16 steps of two or more micro-batches; dropout, decay, a warmup and a falling rate, so that
-/// whatever is not restored shows. Log lines (every 2), evaluations (10) and checkpoints (5) fall apart on purpose.
-const RECIPE: &str = "
-model_name_or_path: inputs/model
-stage: sft
-finetuning_type: lora
-lora_target: all
-lora_rank: 4
-lora_dropout: 0.1
-dataset: train
-eval_dataset: valid
-dataset_dir: inputs/data
-template: qwen3
-enable_thinking: false
-cutoff_len: 128
-output_dir: out
-save_steps: 5
-save_total_limit: 3
-eval_strategy: steps
-eval_steps: 10
-logging_steps: 2
-plot_loss: false
-per_device_train_batch_size: 2
-gradient_accumulation_steps: 2
-per_device_eval_batch_size: 4
-learning_rate: 0.002
-weight_decay: 0.01
-warmup_ratio: 0.1
-micro_batch_tokens: 100
-num_train_epochs: 2.5
-seed: 7
-";
-
-/// The fixture and the result to reach.
-pub struct Suite {
-    fixture: Arc<TempDir>,
-    /// Thinned out.
-    pub quick: bool,
-    /// The mistake that the program makes.
-    pub mutant: &'static str,
-    pub golden: Golden,
-    /// Seconds of an undisturbed run.
-    pub seconds: f64,
-    /// The most steps that were done twice.
-    pub lost: AtomicUsize,
-}
-
-/// What must not depend on interruptions, bit for bit. Times are cut out.
-#[derive(Clone, PartialEq)]
-pub struct Golden {
-    pub adapter: Vec<u8>,
-    pub optimizer: Vec<u8>,
-    state: Value,
-    log: Vec<Value>,
-    train_loss: Value,
-}
-
-impl Suite {
-    /// Makes the fixture and runs it twice undisturbed.
-    pub fn new(quick: bool) -> Self {
-        let mut suite = Self {
-            fixture: Arc::new(fixture()),
-            quick,
-            mutant: "",
-            golden: Golden { adapter: vec![], optimizer: vec![], state: json!(0), log: vec![], train_loss: json!(0) },
-            seconds: 0.0,
-            lost: AtomicUsize::new(0),
-        };
-        let runs = [0, 1].map(|_| {
-            let work = Work::new(&suite);
-            let ended = work.run("", &[]);
-            assert_eq!(ended.code(), Some(0), "the undisturbed run: {}", ended.stderr);
-            assert_eq!(ended.steps, (1..=STEPS).collect::<Vec<_>>(), "its steps");
-            assert_eq!(disk::checkpoints(&work.out()), [30, 35, 40], "the last three");
-            (work.result().expect("a result"), ended.seconds)
-        });
-        let [(golden, _), (again, seconds)] = runs;
-        golden.compare(&again).expect("two undisturbed runs are the same");
-        (suite.golden, suite.seconds) = (golden, seconds);
-        suite
-    }
-
-    /// The same with a mistake in the program, thinned out.
-    pub fn with_mutant(&self, mutant: &'static str) -> Self {
-        let (fixture, golden) = (Arc::clone(&self.fixture), self.golden.clone());
-        Self { fixture, quick: true, mutant, golden, seconds: self.seconds, lost: 0.into() }
-    }
-
-    /// `all`, or `few` of them, spread evenly, where the suite is quick.
-    pub fn thin<T>(&self, all: impl IntoIterator<Item = T>, few: usize) -> Vec<T> {
-        let all: Vec<T> = all.into_iter().collect();
-        let stride = if self.quick { all.len().div_ceil(few).max(1) } else { 1 };
-        // The first and the last are the most likely to be special.
-        let last = all.len().saturating_sub(1);
-        all.into_iter().enumerate().filter(|(i, _)| i % stride == 0 || *i == last).map(|(_, item)| item).collect()
-    }
-
-    /// The fixture's folder.
-    pub fn fixture(&self) -> &Path {
-        self.fixture.path()
-    }
-}
-
-fn fixture() -> TempDir {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-    disk::copy(&parity.join("attention_rslora/model"), &dir.path().join("model"));
-    disk::copy(&parity.join("tokenizer"), &dir.path().join("model"));
-    let mut rows: Vec<Value> = vec![];
-    for case in ["all_targets", "attention_rslora", "bf16", "clip_nonzero_b", "on_prompt", "truncation"] {
-        let text = std::fs::read(parity.join(case).join("data/couplets.json")).expect("rows");
-        rows.extend(serde_json::from_slice::<Vec<Value>>(&text).expect("rows"));
-    }
-    rows.iter_mut().for_each(|row| row["instruction"] = "对下联".into()); // shorter rows, faster steps
-    std::fs::create_dir(dir.path().join("data")).expect("a folder");
-    let files = [
-        ("train.json", json!(rows[..64])),
-        ("valid.json", json!(rows[64..72])),
-        ("dataset_info.json", json!({"train": {"file_name": "train.json"}, "valid": {"file_name": "valid.json"}})),
-    ];
-    for (name, value) in files {
-        std::fs::write(dir.path().join("data").join(name), value.to_string()).expect("a written file");
-    }
-    dir
-}
 
 /// A folder in which the program runs, one process after the other; its output directory is `out`.
 pub struct Work<'a> {
@@ -280,22 +148,9 @@ impl<'a> Work<'a> {
         self
     }
 
-    /// What the run left.
-    pub fn result(&self) -> Result<Golden, String> {
-        let read = |name: &str| std::fs::read(self.out().join(name)).map_err(|err| format!("{name}: {err}"));
-        let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map_err(|err| err.to_string());
-        Ok(Golden {
-            adapter: read("adapter_model.safetensors")?,
-            optimizer: read("checkpoint-40/optimizer.safetensors")?,
-            state: timeless(json(&read("checkpoint-40/state.json")?)?),
-            log: log_lines(&read("trainer_log.jsonl")?)?,
-            train_loss: json(&read("train_results.json")?)?["train_loss"].clone(),
-        })
-    }
-
     /// The run has ended as the undisturbed one, and nothing lies about.
     pub fn is_golden(&self) -> Check {
-        self.suite.golden.compare(&self.result()?)?;
+        self.suite.golden.compare(&Golden::read(&self.out())?)?;
         ensure(self.is_complete(), || "run.json does not say complete".into())?;
         let last = std::fs::read(self.out().join("checkpoint-40/adapter_model.safetensors")).unwrap_or_default();
         ensure(last == self.suite.golden.adapter, || "the last checkpoint has another adapter".into())?;
@@ -333,61 +188,6 @@ impl<'a> Work<'a> {
         self.suite.lost.fetch_max(lost, Relaxed);
         ensure(lost <= 2 * SAVE, || format!("{done} steps done, {lost} of them lost"))
     }
-}
-
-impl Golden {
-    /// Says in what a log differs, times aside.
-    pub fn same_log(&self, text: &[u8]) -> Check {
-        let log = log_lines(text)?;
-        ensure(self.log == log, || first_difference(&self.log, &log))
-    }
-
-    /// Says in what `other` differs.
-    pub fn compare(&self, other: &Self) -> Check {
-        ensure(self.log == other.log, || first_difference(&self.log, &other.log))?;
-        ensure(self.adapter == other.adapter, || "another adapter".into())?;
-        ensure(self.optimizer == other.optimizer, || "other moments".into())?;
-        ensure(self.train_loss == other.train_loss, || "another train_loss".into())?;
-        ensure(self.state == other.state, || "another state.json".into())
-    }
-}
-
-fn log_lines(text: &[u8]) -> Result<Vec<Value>, String> {
-    let lines = text.split(|&b| b == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| Ok(timeless(serde_json::from_slice(line).map_err(|err| err.to_string())?))).collect()
-}
-
-fn first_difference(want: &[Value], got: &[Value]) -> String {
-    match want.iter().zip(got).find(|(want, got)| want != got) {
-        Some((want, got)) => format!("another log: {got} instead of {want}"),
-        None => format!("another log: {} lines instead of {}", got.len(), want.len()),
-    }
-}
-
-/// Without what a clock wrote, the device's line (it holds the number of threads), and the keys that only some commands have.
-fn timeless(mut value: Value) -> Value {
-    fn strip(value: &mut Value) {
-        match value {
-            Value::Object(object) => {
-                for key in [
-                    "elapsed_time",
-                    "remaining_time",
-                    "seconds",
-                    "elapsed",
-                    "runtime",
-                    "overwrite_output_dir",
-                    "plot_loss",
-                ] {
-                    object.remove(key);
-                }
-                object.values_mut().for_each(strip);
-            }
-            Value::Array(list) => list.iter_mut().for_each(strip),
-            _ => {}
-        }
-    }
-    strip(&mut value);
-    value
 }
 
 impl Running {
@@ -460,11 +260,17 @@ impl Work<'_> {
         if !lacks_last {
             return self.finishes();
         }
-        ensure(ended.stderr.contains("checkpoint") && ended.stderr.contains("warning"), || {
-            format!("no checkpoint of the last step, and no word of it: {}", ended.stderr)
-        })?;
+        self.is_golden_but_for_the_last_checkpoint(&ended.stderr)?;
         let again = self.run("", &[]);
-        ensure(again.code() == Some(0) && again.steps.is_empty(), || again.stderr.clone())?;
+        ensure(again.code() == Some(0) && again.steps.is_empty(), || again.stderr.clone())
+    }
+
+    /// The result of a run that could not save its last step, and `said` so.
+    pub fn is_golden_but_for_the_last_checkpoint(&self, said: &str) -> Check {
+        ensure(said.contains(&format!("the checkpoint of step {STEPS} was not saved")), || {
+            format!("no checkpoint of the last step, and no word of it: {said}")
+        })?;
+        ensure(self.is_complete(), || "run.json does not say complete".into())?;
         let read = |name: &str| std::fs::read(self.out().join(name)).unwrap_or_default();
         ensure(read("adapter_model.safetensors") == self.suite.golden.adapter, || "another adapter".into())?;
         self.suite.golden.same_log(&read("trainer_log.jsonl"))

@@ -3,7 +3,8 @@
 use crate::{
     disk,
     pool::{Check, Outcome, each, ensure},
-    run::{Ended, Running, SAVE, STEPS, Suite, Work},
+    run::{Ended, Running, Work},
+    suite::{SAVE, STEPS, Suite},
 };
 use rustix::process::Signal;
 

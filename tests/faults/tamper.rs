@@ -3,7 +3,8 @@
 use crate::{
     disk,
     pool::{Check, Dice, Outcome, each, ensure},
-    run::{Suite, Work},
+    run::Work,
+    suite::Suite,
 };
 use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
 

@@ -156,3 +156,12 @@ impl Saver {
         }
     }
 }
+
+impl Drop for Saver {
+    /// A run that ends by an error lets the save under way come to its end: it is of sound steps.
+    fn drop(&mut self) {
+        if let Some((_, thread)) = self.writing.take() {
+            let _ = thread.join(); // the error that ended the run is the one worth telling
+        }
+    }
+}

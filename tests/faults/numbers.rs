@@ -4,7 +4,7 @@ use crate::{
     disk,
     pool::{Check, Dice, Outcome, each, ensure},
     run::Work,
-    suite::{STEPS, Suite},
+    suite::{SAVE, STEPS, Suite},
 };
 use serde_json::Value;
 use std::{
@@ -54,6 +54,10 @@ pub fn not_finite(suite: &Suite) -> Outcome {
             )?;
             disk::only_finite(&work.out())?;
             disk::nothing_torn(&work.out())?;
+            // A save under way comes to its end.
+            let due = (step - 1) / SAVE * SAVE;
+            ensure(disk::newest_valid(&work.out()).unwrap_or(0) == due, || format!("checkpoint-{due} is lost"))?;
+            ensure(disk::leftovers(&work.out()).is_empty(), || "a save is left half-written".into())?;
             ensure(!work.out().join("adapter_model.safetensors").exists(), || "an adapter is there".into())?;
             work.finishes() // the fault gone, it goes on from its last checkpoint
         },

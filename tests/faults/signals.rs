@@ -11,8 +11,10 @@ use rustix::process::Signal;
 const SIGNALS: [(Signal, &str, i32); 3] =
     [(Signal::HUP, "SIGHUP", 129), (Signal::INT, "SIGINT", 130), (Signal::TERM, "SIGTERM", 143)];
 
-/// Pictures are drawn, so that there is a phase of drawing.
-const DRAWING: &[&str] = &["plot_loss=true"];
+/// Pictures are drawn only where there must be a phase of drawing: they take longer than the run.
+fn keys(phase: &str) -> &'static [&'static str] {
+    if phase == "plot" { &["plot_loss=true"] } else { &[] }
+}
 
 /// F11
 pub fn in_every_phase(suite: &Suite) -> Outcome {
@@ -50,7 +52,7 @@ pub fn in_every_phase(suite: &Suite) -> Outcome {
 fn one_signal(suite: &Suite, phase: &str, k: usize, signal: usize) -> Check {
     let (signal, name, code) = SIGNALS[signal];
     let work = Work::new(suite);
-    let mut running = work.start_paused(phase, k, DRAWING)?;
+    let mut running = work.start_paused(phase, k, keys(phase))?;
     running.signal(signal);
     if matches!(phase, "tokenise" | "load") {
         let left = running.ends_within(1.0);
@@ -58,7 +60,7 @@ fn one_signal(suite: &Suite, phase: &str, k: usize, signal: usize) -> Check {
         let ended = running.wait();
         ensure(left, || format!("it did not leave within a second: {:?}", ended.status))?;
         ensure(ended.code() == Some(code), || format!("{:?}, {}", ended.status, ended.stderr))?;
-        return finishes(&work);
+        return work.finishes();
     }
     work.release();
     let left = running.ends_within(2.0);
@@ -68,7 +70,7 @@ fn one_signal(suite: &Suite, phase: &str, k: usize, signal: usize) -> Check {
         return work.is_golden();
     }
     stopped(&work, &ended, name, code)?;
-    finishes(&work)
+    work.finishes_with(keys(phase)).map(drop)
 }
 
 /// What a polite end leaves: the right code, the truth about the step, and a checkpoint of it.
@@ -89,7 +91,7 @@ fn stopped(work: &Work, ended: &Ended, name: &str, code: i32) -> Check {
 fn two_signals(suite: &Suite, phase: &str, k: usize, signal: usize) -> Check {
     let (signal, _, code) = SIGNALS[signal];
     let work = Work::new(suite);
-    let mut running = work.start_paused(phase, k, DRAWING)?;
+    let mut running = work.start_paused(phase, k, keys(phase))?;
     running.signal(Signal::INT);
     let waits = !running.ends_within(0.05);
     running.signal_if_alive(signal);
@@ -99,7 +101,7 @@ fn two_signals(suite: &Suite, phase: &str, k: usize, signal: usize) -> Check {
     ensure(waits, || format!("the first signal ended it: {:?}", ended.status))?;
     ensure(left && ended.code() == Some(code), || format!("{:?}, left: {left}", ended.status))?;
     disk::nothing_torn(&work.out())?;
-    finishes(&work)
+    work.finishes()
 }
 
 /// `nohup`: started with SIGHUP ignored, it goes on.
@@ -113,10 +115,6 @@ fn ignored(suite: &Suite, phase: &str) -> Check {
     let ended = running.wait();
     ensure(ended.code() == Some(0), || format!("{:?}, {}", ended.status, ended.stderr))?;
     work.is_golden()
-}
-
-fn finishes(work: &Work) -> Check {
-    work.finishes_with(DRAWING).map(drop)
 }
 
 /// F12

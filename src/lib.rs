@@ -60,6 +60,7 @@
 //! | [`model`] | config, error, fs, kernels, rng | Qwen3 with LoRA: mathematics and its weights |
 //! | [`optim`] | config, error, kernels | AdamW, clipping, learning rate |
 //! | [`adapter`] | config, error, fs, model | PEFT adapter directories |
+//! | [`generate`] | config, dataset, error, kernels, model, rng | prompts as training made them, sampling, scoring |
 //! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, rng | the loop; prints nothing, emits [`trainer::event`]s |
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
 //! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |
@@ -91,6 +92,7 @@ pub mod kernels;
 pub mod model;
 
 pub mod adapter;
+pub mod generate;
 pub mod optim;
 
 // The loop, what watches it, and where its results lie.

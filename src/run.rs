@@ -158,6 +158,24 @@ fn is_result(name: &str) -> bool {
     OWN_FILES.contains(&name) || name.starts_with("checkpoint-")
 }
 
+/// The receipt of the run that wrote `dir`: there, or for a `checkpoint-N` in the folder above. `None` where there is none.
+///
+/// Errors: it cannot be read, or is no JSON.
+pub fn receipt_of(dir: &Path) -> Result<Option<Value>> {
+    let checkpoint = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
+    let above = dir.parent().filter(|_| checkpoint).map(|parent| parent.join(RECEIPT));
+    let Some(path) = [Some(dir.join(RECEIPT)), above].into_iter().flatten().find(|path| path.is_file()) else {
+        return Ok(None);
+    };
+    let broken = |reason: String| {
+        Error::file(&path, reason)
+            .hint("remove the file, and say `--base` and `template=…` yourself")
+            .hint_zh("请删除该文件，并自行指定 `--base` 与 `template=…`")
+    };
+    let text = std::fs::read_to_string(&path).map_err(|err| broken(format!("cannot be read: {}", io_reason(&err))))?;
+    Ok(Some(serde_json::from_str(&text).map_err(|err| broken(format!("not valid JSON: {err}")))?))
+}
+
 fn read_receipt(path: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }

@@ -98,6 +98,33 @@ impl Stop {
     }
 }
 
+/// Ctrl-C as a question that is asked again and again: it ends what is being done, never the program.
+#[derive(Debug, Clone)]
+pub struct Interrupts {
+    asked: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    /// Listens from now on, for the rest of the process. Elsewhere than on Unix Ctrl-C ends the program.
+    pub fn install() -> Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        #[cfg(unix)]
+        signal_hook::flag::register(i32::from(Signal::Interrupt.number()), Arc::clone(&asked))
+            .map_err(|err| Error::run(format!("cannot listen to signals: {err}")))?;
+        Ok(Self { asked })
+    }
+
+    /// Whether Ctrl-C has come since [`Self::forget`].
+    pub fn requested(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// From now on it has not.
+    pub fn forget(&self) {
+        self.asked.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Signals that this process was started with orders to ignore: bit n − 1 for signal n. Where there is no `/proc`, none.
 #[cfg(unix)]
 fn ignored_signals() -> u64 {

@@ -97,6 +97,8 @@ pub struct Existing {
     pub(super) tensors: Checkpoint,
     /// Its rank, alpha, dropout, scaling and targets.
     pub lora: LoraConfig,
+    /// The model it was trained on, as its configuration names it.
+    pub base_model: Option<String>,
 }
 
 impl Existing {
@@ -113,7 +115,8 @@ impl Existing {
         let json: Value = serde_json::from_str(&text)
             .map_err(|err| only_plain_lora(Error::file(&path, format!("not valid JSON: {err}"))))?;
         let lora = parse_config(&json).map_err(|err| err.at(path.display()))?;
-        Ok(Self { tensors: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora })
+        let base_model = json["base_model_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+        Ok(Self { tensors: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora, base_model })
     }
 
     /// The stored values of `slot`, row-major. Errors: no such tensor, or another shape.

@@ -50,18 +50,11 @@ fn model(s: &Settings<'_>) -> Result<ModelConfig> {
 
 fn device(s: &Settings<'_>) -> Result<DeviceChoice> {
     let text = s.required_text("device")?;
-    let choice = match (text.as_str(), text.strip_prefix("cuda:").and_then(|n| n.parse().ok())) {
-        ("auto", _) => DeviceChoice::Auto,
-        ("cpu", _) => DeviceChoice::Cpu,
-        ("cuda", _) => DeviceChoice::Cuda(0),
-        (_, Some(n)) => DeviceChoice::Cuda(n),
-        _ => {
-            return Err(s
-                .complain("device", format!("`device` must be `auto`, `cpu` or `cuda:N`, found \"{text}\""))
-                .hint("the first card is `cuda:0`")
-                .hint_zh("第一块显卡是 `cuda:0`"));
-        }
-    };
+    let choice = device_choice(&text).ok_or_else(|| {
+        s.complain("device", format!("`device` must be `auto`, `cpu` or `cuda:N`, found \"{text}\""))
+            .hint("the first card is `cuda:0`")
+            .hint_zh("第一块显卡是 `cuda:0`")
+    })?;
     match (s.flag("use_cpu"), choice) {
         (false, choice) => Ok(choice),
         (true, DeviceChoice::Auto | DeviceChoice::Cpu) => Ok(DeviceChoice::Cpu),
@@ -69,6 +62,16 @@ fn device(s: &Settings<'_>) -> Result<DeviceChoice> {
             .complain("use_cpu", format!("`use_cpu` contradicts `device` ({text})"))
             .hint("remove one of the two")
             .hint_zh("请删除其中一个")),
+    }
+}
+
+/// `auto`, `cpu`, `cuda` or `cuda:N`.
+pub(super) fn device_choice(text: &str) -> Option<DeviceChoice> {
+    match (text, text.strip_prefix("cuda:").and_then(|n| n.parse().ok())) {
+        ("auto", _) => Some(DeviceChoice::Auto),
+        ("cpu", _) => Some(DeviceChoice::Cpu),
+        ("cuda", _) => Some(DeviceChoice::Cuda(0)),
+        (_, n) => n.map(DeviceChoice::Cuda),
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod build;
 mod entry;
+mod inference;
 mod intent;
 mod json;
 mod keys;
@@ -22,6 +23,7 @@ mod toml;
 mod value;
 mod yaml;
 
+pub use inference::{GenerationConfig, InferDtype, InferenceConfig, inference, is_inference};
 pub use notice::Notice;
 pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};
 pub use sections::*;

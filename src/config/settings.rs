@@ -281,7 +281,8 @@ fn refuse_doubles(source: &Source, entries: &[Entry]) -> Result<()> {
     Ok(())
 }
 
-fn parse_override(text: &str) -> Result<Entry> {
+/// `key=value`. Errors: no `=`.
+pub(super) fn parse_override(text: &str) -> Result<Entry> {
     let Some((key, value)) = text.split_once('=') else {
         return Err(Error::input(format!("override `{text}` is not `key=value`"))
             .hint("write for example `learning_rate=1e-4`, without blanks around the `=`")

@@ -31,7 +31,18 @@ pub fn encode_rows(rows: &[Row], data: &DataConfig, tokenizer: &Tokenizer) -> Re
     rows.par_iter().map(|row| encode(row, data, tokenizer)).collect()
 }
 
-fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Encoded> {
+/// The ids of a conversation up to where its last answer begins: what a model is asked with. `record.response` is not read,
+/// nor is anything cut.
+pub fn prompt(record: &Record, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let record = Record { response: String::new(), ..record.clone() };
+    let mut turns = tokenised(&record, data, tokenizer)?;
+    let last = turns.pop().map(|(source, _)| source).unwrap_or_default();
+    let earlier = turns.into_iter().flat_map(|(source, target)| [source, target]);
+    Ok(earlier.chain([last]).flatten().collect())
+}
+
+/// Source and target of every turn; each piece of text is tokenised on its own.
+fn tokenised(record: &Record, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<(Vec<u32>, Vec<u32>)>> {
     let ids = |pieces: &[String]| -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for piece in pieces {
@@ -39,9 +50,12 @@ fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Encoded
         }
         Ok(ids)
     };
-    let turns = template::turns(&row.record, data);
-    let turns: Vec<(Vec<u32>, Vec<u32>)> =
-        turns.iter().map(|turn| Ok((ids(&turn.source)?, ids(&turn.target)?))).collect::<Result<_>>()?;
+    let turns = template::turns(record, data);
+    turns.iter().map(|turn| Ok((ids(&turn.source)?, ids(&turn.target)?))).collect()
+}
+
+fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Encoded> {
+    let turns = tokenised(&row.record, data, tokenizer)?;
 
     let (input_ids, labels) = join(&turns, data);
     let full_len = turns.iter().map(|(source, target)| source.len() + target.len()).sum();

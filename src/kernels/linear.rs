@@ -1,6 +1,6 @@
 //! Products with a frozen weight: `x·Wᵀ` forward, `dy·W` backward, and never a `dW`.
 
-use super::product;
+use super::{product, row_product};
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -24,6 +24,11 @@ impl FrozenWeight {
     /// `x` `[T, in]` → `x·Wᵀ` `[T, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         product(x, &self.w.t()?)
+    }
+
+    /// As [`Self::forward`] for the few rows of generation: on the CPU `x` is f32 whatever W is, elsewhere it has W's dtype.
+    pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
+        row_product(x, &self.w)
     }
 
     /// `dy` `[T, out]` → `dx = dy·W` `[T, in]`.

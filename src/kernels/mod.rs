@@ -10,6 +10,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod cached_attention;
 mod cpu;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
@@ -19,6 +20,7 @@ pub mod product;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rope;
+pub mod row_product;
 pub mod swiglu;
 
 pub use adamw::{AdamWStep, adamw_step};
@@ -28,3 +30,4 @@ pub use cpu::instruction_set;
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;
 pub use product::{add, add_product, product};
+pub use row_product::{add_low_rank, row_product};

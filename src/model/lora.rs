@@ -78,6 +78,11 @@ impl LoraLinear {
         Ok(Self { base, adapter })
     }
 
+    /// W alone.
+    pub fn base(&self) -> &FrozenWeight {
+        &self.base
+    }
+
     /// Whether an adapter is trained here.
     pub fn is_trained(&self) -> bool {
         self.adapter.is_some()

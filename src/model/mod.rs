@@ -1,6 +1,8 @@
 //! Qwen3 with LoRA: mathematics only. No files but weights, no progress, no cache inside.
 
+pub mod adapter_weights;
 pub mod config;
+mod kv_cache;
 pub mod lora;
 pub mod params;
 pub mod qwen3;
@@ -8,7 +10,9 @@ pub mod shards;
 pub mod streamed;
 pub mod weights;
 
+pub use adapter_weights::AdapterWeights;
 pub use config::Qwen3Config;
+pub use kv_cache::KvCache;
 pub use params::{Grads, Params};
 pub use qwen3::{Batch, Qwen3};
 pub use weights::Checkpoint;

@@ -4,6 +4,8 @@
 //! heads and the SwiGLU product are rebuilt bit for bit. Only what the loss needs is computed: the head and, in the last
 //! block, everything after keys and values run on labelled rows alone, and the first block hands no gradient down.
 
+mod infer;
+
 use super::{
     config::Qwen3Config,
     lora::{Backward, Dropout, LoraLinear},

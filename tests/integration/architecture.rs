@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["config", "error", "kernels", "rng", "fs"]),
     ("optim", &["config", "error", "kernels"]),
     ("adapter", &["config", "error", "model", "fs"]),
+    ("generate", &["config", "dataset", "error", "kernels", "model", "rng"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "fs", "rng"]),
     ("eval", &["error", "prosody", "rng"]),
     ("run", &["config", "error", "fs"]),

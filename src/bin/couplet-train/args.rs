@@ -12,6 +12,8 @@ Quick start · 快速上手
   couplet-train --config my.yaml learning_rate=2e-4
   # lines `上联 下联` → training data · 文本 → 训练数据
   couplet-train data prepare pairs.txt --output data
+  # ask what was trained, beside its base · 对比训练前后
+  couplet-train generate --adapter outputs/tiny_couplets --compare \"海内存知己\"
 ";
 
 /// Native LoRA fine-tuning for Qwen3 · Qwen3 的原生 LoRA 微调
@@ -30,6 +32,10 @@ pub struct Cli {
 pub enum Command {
     /// Train; the same as without the word · 训练
     Train(TrainArgs),
+    /// Answer texts: base, adapters, or both side by side · 生成下联，可对比
+    Generate(GenerateArgs),
+    /// The same as a conversation · 对话
+    Chat(ChatArgs),
     /// Make training data · 准备数据
     #[command(subcommand)]
     Data(DataCommand),
@@ -43,6 +49,56 @@ pub struct TrainArgs {
     /// The recipe, unless --config names it; then overrides of its keys · 配置文件与 key=value 覆盖
     #[arg(value_name = "FILE | KEY=VALUE")]
     pub rest: Vec<String>,
+}
+
+/// Whom to ask. What is not said is taken from the adapter's `run.json`.
+#[derive(Debug, Default, Args)]
+pub struct AskArgs {
+    /// The base model: a folder or a name · 基座模型
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// A trained adapter; once for each of several · 适配器目录，可重复
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Vec<PathBuf>,
+    /// Instruction before every text, instead of training's · 指令
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub instruction: Option<String>,
+    /// The text as it stands: no instruction, nothing cleaned · 原样提问，不加指令
+    #[arg(long)]
+    pub raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Texts to answer, e.g. 上联; `key=value` such as temperature=0.7; a LlamaFactory inference YAML · 文本、参数或推理配置
+    #[arg(value_name = "TEXT | KEY=VALUE | FILE")]
+    pub words: Vec<String>,
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// The base model beside the adapters · 与基座模型对比
+    #[arg(long)]
+    pub compare: bool,
+    /// One text a line; `-` is stdin, which is also read when no text is given · 从文件读取，每行一条
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Answers to every text; more than one are sampled · 每条生成几个
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub n: u16,
+    /// Texts answered at once · 批大小
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub batch_size: u16,
+    /// JSON lines on stdout: prompt, model, outputs, seconds · 输出 JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// `key=value` such as temperature=0.7; a LlamaFactory inference YAML · 参数或推理配置
+    #[arg(value_name = "KEY=VALUE | FILE")]
+    pub words: Vec<String>,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 #[derive(Debug, Subcommand)]

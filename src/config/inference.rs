@@ -1,0 +1,337 @@
+//! What `generate` and `chat` are told: LlamaFactory's inference YAML or JSON, `key=value` words, or both.
+//!
+//! A key that is absent stays absent here: the adapter's receipt may know it, and a difference to it is worth a warning.
+
+use super::{
+    Format,
+    build::device_choice,
+    entry::{Entry, Place},
+    json,
+    keys::{self, Known},
+    kind::Kind,
+    notice::Notice,
+    sections::{DeviceChoice, TemplateName},
+    settings::parse_override,
+    source::Source,
+    value::{Value, scalar},
+    yaml,
+};
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Whom to ask, and how. `None`: not said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InferenceConfig {
+    /// Read from LlamaFactory's YAML or JSON: its defaults hold.
+    pub llamafactory: bool,
+    /// `model_name_or_path`
+    pub base: Option<String>,
+    /// `adapter_name_or_path`
+    pub adapters: Vec<PathBuf>,
+    /// `cache_dir`
+    pub cache_dir: Option<PathBuf>,
+    /// `model_revision`
+    pub revision: Option<String>,
+    /// `device`, `use_cpu`
+    pub device: DeviceChoice,
+    /// `infer_dtype`
+    pub dtype: InferDtype,
+    /// `template`
+    pub template: Option<TemplateName>,
+    /// `enable_thinking`; its `null` is a value of its own.
+    pub enable_thinking: Option<Option<bool>>,
+    /// `default_system`
+    pub system: Option<String>,
+    /// The generation group.
+    pub generation: GenerationConfig,
+}
+
+/// `infer_dtype`: how the base's weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InferDtype {
+    /// As the checkpoint has them.
+    Auto,
+    /// f32
+    Float32,
+    /// bf16
+    Bfloat16,
+}
+
+/// LlamaFactory's generation arguments.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// `do_sample`
+    pub do_sample: Option<bool>,
+    /// `temperature`
+    pub temperature: Option<f64>,
+    /// `top_p`
+    pub top_p: Option<f64>,
+    /// `top_k`
+    pub top_k: Option<usize>,
+    /// `repetition_penalty`
+    pub repetition_penalty: Option<f64>,
+    /// `max_new_tokens`
+    pub max_new_tokens: Option<usize>,
+    /// `seed`
+    pub seed: Option<u64>,
+    /// `skip_special_tokens`
+    pub skip_special_tokens: Option<bool>,
+}
+
+/// The keys that are read, and what each takes.
+const KEYS: &[(&str, Kind)] = &[
+    ("model_name_or_path", Kind::Text),
+    ("adapter_name_or_path", Kind::List),
+    ("cache_dir", Kind::Text),
+    ("model_revision", Kind::Text),
+    ("device", Kind::Text),
+    ("use_cpu", Kind::Flag),
+    ("infer_dtype", Kind::Choice { now: &["auto", "bfloat16", "float32"], later: &["float16"] }),
+    ("template", Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] }),
+    ("enable_thinking", Kind::Thinking),
+    ("default_system", Kind::Text),
+    ("do_sample", Kind::Flag),
+    ("temperature", Kind::NonNegative),
+    ("top_p", Kind::Share),
+    ("top_k", Kind::Whole(0)),
+    ("num_beams", Kind::Whole(1)),
+    ("repetition_penalty", Kind::Positive),
+    ("max_new_tokens", Kind::Whole(1)),
+    ("seed", Kind::Whole(0)),
+    ("skip_special_tokens", Kind::Flag),
+];
+
+/// Keys whose presence makes a LlamaFactory file something else than an inference config.
+const NOT_INFERENCE: [&str; 7] =
+    ["stage", "do_train", "do_eval", "do_predict", "export_dir", "dataset", "eval_dataset"];
+
+/// Whether `file` is LlamaFactory's YAML or JSON for inference: a model, and nothing that trains, evaluates or exports.
+pub fn is_inference(file: &Path) -> bool {
+    let entries = || {
+        let source = Source::read(file)?;
+        read(&source, Format::of(file)?)
+    };
+    entries().is_ok_and(|entries: Vec<Entry>| {
+        let has = |name: &str| entries.iter().any(|entry| entry.key == name);
+        has("model_name_or_path") && !NOT_INFERENCE.iter().any(|name| has(name))
+    })
+}
+
+/// Reads an inference config, if there is a file, and `key=value` words on top.
+///
+/// Errors: unknown and refused keys, values of the wrong type or range, each with its place.
+pub fn inference(file: Option<&Path>, overrides: &[String]) -> Result<(InferenceConfig, Vec<Notice>)> {
+    let (source, mut entries) = match file {
+        Some(file) => {
+            let source = Source::read(file)?;
+            let entries = read(&source, Format::of(file)?)?;
+            (source, entries)
+        }
+        None => (Source::new(Path::new("command line"), ""), vec![]),
+    };
+    for text in overrides {
+        let entry = parse_override(text)?;
+        entries.retain(|earlier| earlier.key != entry.key);
+        entries.push(entry);
+    }
+    let mut ignored = Vec::new();
+    let mut given = Given { source: &source, entries: vec![] };
+    for entry in entries {
+        match KEYS.iter().find(|(name, _)| *name == entry.key) {
+            Some((_, kind)) => given.entries.push(checked(&source, entry, *kind)?),
+            None => ignored.extend(without_effect(&source, &entry)?),
+        }
+    }
+    Ok((given.config(file.is_some())?, Notice::ignored(&ignored).into_iter().collect()))
+}
+
+fn read(source: &Source, format: Format) -> Result<Vec<Entry>> {
+    match format {
+        Format::Yaml => yaml::read(source),
+        Format::Json => json::read(source),
+        Format::Toml => Err(source
+            .error("a TOML recipe trains; for generation there are flags and `key=value` words")
+            .hint("e.g. `couplet-train generate --adapter outputs/run \"上联\" temperature=0.7`")
+            .hint_zh("例如 `couplet-train generate --adapter outputs/run \"上联\" temperature=0.7`")),
+    }
+}
+
+/// The value in its type and range.
+fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
+    entry.value = match (&entry.place, &entry.value) {
+        (Place::Override(text), value) if kind == Kind::Text && !matches!(value, Value::Text(_) | Value::Null) => {
+            Value::Text(text.clone())
+        }
+        (_, value) => kind.loosen(value.clone()),
+    };
+    if entry.value == Value::Null || kind.admits(&entry.value) {
+        return Ok(entry);
+    }
+    let (en, zh) = kind.describe();
+    let err = entry.error(source, format!("`{}` must be {en}, found {}", entry.key, entry.value));
+    Err(err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}", entry.key)))
+}
+
+/// The key's name where it is one of training that has no effect here; an error where it is unknown or would be needed.
+fn without_effect(source: &Source, entry: &Entry) -> Result<Option<String>> {
+    match keys::find(&entry.key) {
+        Some(Known::Refused(refused)) => {
+            let off = entry.value == Value::Null || refused.off.iter().any(|off| scalar(off).same(&entry.value));
+            match off {
+                true => Ok(None),
+                false => Err(entry
+                    .key_error(source, format!("`{}` is not supported", entry.key))
+                    .hint("remove the key: the base is asked as its checkpoint is")
+                    .hint_zh("请删除该键：基座按其权重原样使用")),
+            }
+        }
+        Some(Known::Read(_) | Known::Ignored(_)) => Ok(Some(entry.key.clone())),
+        None => {
+            let err = entry.key_error(source, format!("unknown key `{}`", entry.key));
+            Err(match keys::closest(&entry.key, KEYS.iter().map(|(name, _)| *name)) {
+                Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
+                None => err
+                    .hint("keys have LlamaFactory's names; a text with `=` in it goes into a file (--file)")
+                    .hint_zh("键名与 LlamaFactory 相同；含 `=` 的文本请放入文件（--file）"),
+            })
+        }
+    }
+}
+
+/// The checked entries.
+struct Given<'s> {
+    source: &'s Source,
+    entries: Vec<Entry>,
+}
+
+impl Given<'_> {
+    fn value(&self, name: &str) -> Option<&Value> {
+        let entry = self.entries.iter().find(|entry| entry.key == name);
+        entry.map(|entry| &entry.value).filter(|value| **value != Value::Null)
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.value(name)?.text().map(str::to_owned)
+    }
+
+    fn number(&self, name: &str) -> Option<f64> {
+        self.value(name)?.number()
+    }
+
+    fn whole(&self, name: &str) -> Option<u64> {
+        if let Value::Int(n) = self.value(name)? { u64::try_from(*n).ok() } else { None }
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        if let Value::Bool(flag) = self.value(name)? { Some(*flag) } else { None }
+    }
+
+    fn complain(&self, name: &str, fact: impl std::fmt::Display) -> Error {
+        match self.entries.iter().find(|entry| entry.key == name) {
+            Some(entry) => entry.error(self.source, fact),
+            None => self.source.error(fact),
+        }
+    }
+
+    fn config(&self, llamafactory: bool) -> Result<InferenceConfig> {
+        if self.whole("num_beams").is_some_and(|beams| beams > 1) {
+            return Err(self
+                .complain("num_beams", "beam search is not supported")
+                .hint("set num_beams to 1; `--n 8` with sampling gives several answers")
+                .hint_zh("请将 num_beams 设为 1；采样时可用 `--n 8` 得到多个答案"));
+        }
+        let size = |name: &str| self.whole(name).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let adapters = self.value("adapter_name_or_path").and_then(Value::words).unwrap_or_default();
+        Ok(InferenceConfig {
+            llamafactory,
+            base: self.text("model_name_or_path"),
+            adapters: adapters.into_iter().map(PathBuf::from).collect(),
+            cache_dir: self.text("cache_dir").map(PathBuf::from),
+            revision: self.text("model_revision"),
+            device: self.device()?,
+            dtype: match self.text("infer_dtype").as_deref() {
+                Some("float32") => InferDtype::Float32,
+                Some("bfloat16") => InferDtype::Bfloat16,
+                _ => InferDtype::Auto,
+            },
+            template: self.text("template").map(|name| match name.as_str() {
+                "qwen3_nothink" => TemplateName::Qwen3Nothink,
+                _ => TemplateName::Qwen3,
+            }),
+            enable_thinking: self.thinking(),
+            system: self.text("default_system"),
+            generation: GenerationConfig {
+                do_sample: self.flag("do_sample"),
+                temperature: self.number("temperature"),
+                top_p: self.number("top_p"),
+                top_k: size("top_k"),
+                repetition_penalty: self.number("repetition_penalty"),
+                max_new_tokens: size("max_new_tokens"),
+                seed: self.whole("seed"),
+                skip_special_tokens: self.flag("skip_special_tokens"),
+            },
+        })
+    }
+
+    /// The one key whose `null` is a value.
+    fn thinking(&self) -> Option<Option<bool>> {
+        let entry = self.entries.iter().find(|entry| entry.key == "enable_thinking")?;
+        Some(if let Value::Bool(flag) = entry.value { Some(flag) } else { None })
+    }
+
+    fn device(&self) -> Result<DeviceChoice> {
+        if self.flag("use_cpu") == Some(true) {
+            return Ok(DeviceChoice::Cpu);
+        }
+        let text = self.text("device").unwrap_or("auto".into());
+        device_choice(&text).ok_or_else(|| {
+            self.complain("device", format!("`device` must be `auto`, `cpu` or `cuda:N`, found \"{text}\""))
+                .hint("the first card is `cuda:0`")
+                .hint_zh("第一块显卡是 `cuda:0`")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Result<(InferenceConfig, Vec<Notice>)> {
+        inference(None, &words.iter().map(|word| word.to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn llamafactorys_chat_example_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("chat.yaml");
+        let text = "model_name_or_path: Qwen/Qwen3-4B\nadapter_name_or_path: saves/a, saves/b\ntemplate: qwen3\n\
+                    infer_backend: huggingface\ntrust_remote_code: true\nenable_thinking: ~\ntemperature: 0.5\n";
+        std::fs::write(&file, text).unwrap();
+        assert!(is_inference(&file));
+        let (config, notices) = inference(Some(&file), &["top_k=0".into(), "temperature=0.25".into()]).unwrap();
+        assert_eq!(config.base.as_deref(), Some("Qwen/Qwen3-4B"));
+        assert_eq!(config.adapters, [PathBuf::from("saves/a"), PathBuf::from("saves/b")]);
+        assert_eq!((config.template, config.enable_thinking), (Some(TemplateName::Qwen3), Some(None)));
+        assert_eq!((config.generation.temperature, config.generation.top_k), (Some(0.25), Some(0)));
+        assert!(config.llamafactory && notices[0].en.contains("infer_backend"), "{notices:?}");
+
+        std::fs::write(&file, format!("{text}do_train: true\n")).unwrap();
+        assert!(!is_inference(&file), "it trains");
+        assert!(!is_inference(Path::new("no/such.yaml")));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (given, want) in [
+            ("temperatur=1", "override `temperatur=1`: unknown key `temperatur`"),
+            ("top_p=1.5", "override `top_p=1.5`: `top_p` must be a number from 0 to 1, found 1.5"),
+            ("num_beams=4", "override `num_beams=4`: beam search is not supported"),
+            ("quantization_bit=4", "override `quantization_bit=4`: `quantization_bit` is not supported"),
+            ("device=gpu", "override `device=gpu`: `device` must be `auto`, `cpu` or `cuda:N`, found \"gpu\""),
+        ] {
+            let err = words(&[given]).expect_err(given);
+            assert_eq!(err.to_string(), want);
+            assert!(err.hint_text(false).is_some() && err.hint_text(true).is_some(), "{given}");
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Products of a few rows with a frozen matrix: what generation spends its time on.
+//!
+//! A step of generation multiplies one row (or a few) with every weight of the model, so it is as fast as memory. A GEMM
+//! packs its operands first, which reads and writes the weights once more; candle widens a whole bf16 matrix to f32 at
+//! every call. Here every weight is read once, as it is stored, and bf16 becomes f32 in a register: half the bytes.
+//!
+//! A sum runs over `k` in an order that depends on nothing but the CPU's vector width. So a row gives the same bits alone
+//! and among others, and a text does not depend on the batch it is generated in.
+
+use super::{cpu, product};
+use crate::error::Result;
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+use pulp::{Arch, Simd, WithSimd, bytemuck};
+use rayon::prelude::*;
+
+/// Bytes of weights a task should read at least; below it the hand-over costs more than the work.
+const GRAIN: usize = 128 * 1024;
+
+/// Rows of `x` that go over the same weights while both are in the cache.
+const PANEL: usize = 64;
+
+/// `x` `[T, k]`, `w` `[n, k]` → `x·Wᵀ` `[T, n]` in the dtype of `x`.
+///
+/// On the CPU `x` is f32 and `w` f32 or bf16; elsewhere both have one dtype and candle multiplies.
+pub fn row_product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (rows, k) = x.dims2()?;
+    let n = w.dim(0)?;
+    if let Some(xs) = cpu::f32s(x)
+        && w.dim(1)? == k
+        && let Some(out) = on_cpu(&xs, w, (rows, k, n))
+    {
+        return Ok(Tensor::from_vec(out, (rows, n), &Device::Cpu)?);
+    }
+    product(x, &w.to_dtype(x.dtype())?.t()?)
+}
+
+/// `y + xa·Bᵀ`, the second half of a low-rank update: `y` `[T, n]`, `xa` `[T, r]`, `b_t` = Bᵀ `[r, n]`.
+pub fn add_low_rank(y: Tensor, xa: &Tensor, b_t: &Tensor) -> Result<Tensor> {
+    let (Some(ys), Some(xas), Some(bs)) = (cpu::f32s(&y), cpu::f32s(xa), cpu::f32s(b_t)) else {
+        return Ok((&y + xa.matmul(b_t)?)?);
+    };
+    let (rank, n) = b_t.dims2()?;
+    let mut out = ys.to_vec();
+    cpu::for_rows(&mut out, n, |t, out| {
+        for (xa, b) in xas[t * rank..][..rank].iter().zip(bs.chunks_exact(n)) {
+            cpu::axpy(*xa, b, out);
+        }
+    });
+    Ok(Tensor::from_vec(out, y.shape(), &Device::Cpu)?)
+}
+
+/// `None` where no body fits: strided weights, another dtype, an odd row of bf16.
+fn on_cpu(x: &[f32], w: &Tensor, shape: (usize, usize, usize)) -> Option<Vec<f32>> {
+    let (storage, layout) = w.storage_and_layout();
+    let (start, end) = layout.contiguous_offsets()?;
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(w)) => Some(multiply(x, &w[start..end], shape)),
+        Storage::Cpu(CpuStorage::BF16(w)) if shape.1.is_multiple_of(2) => {
+            let pairs: &[Pair] = bytemuck::try_cast_slice(&w[start..end]).ok()?;
+            Some(multiply(&Arch::new().dispatch(Deal { x, k: shape.1 }), pairs, shape))
+        }
+        _ => None,
+    }
+}
+
+fn multiply<W: Weight>(x: &[f32], w: &[W], (rows, k, n): (usize, usize, usize)) -> Vec<f32> {
+    let mut out = vec![0f32; rows * n];
+    let words = w.len() / n.max(1); // of a row
+    let columns = (GRAIN / (words * size_of::<W>()).max(1)).max(1).next_multiple_of(2);
+    for (x, out) in x.chunks(PANEL * k).zip(out.chunks_mut(PANEL * n)) {
+        // One task owns `columns` columns of every row.
+        let mut tasks: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(columns)).map(|_| Vec::with_capacity(PANEL)).collect();
+        for row in out.chunks_mut(n) {
+            row.chunks_mut(columns).zip(&mut tasks).for_each(|(part, task)| task.push(part));
+        }
+        tasks.into_par_iter().zip(w.par_chunks(columns * words)).for_each(|(out, w)| {
+            Arch::new().dispatch(Task { x, w, out, k, words });
+        });
+    }
+    out
+}
+
+/// Some columns of the product.
+struct Task<'a, W> {
+    x: &'a [f32],
+    w: &'a [W],
+    out: Vec<&'a mut [f32]>,
+    k: usize,
+    words: usize,
+}
+
+impl<W: Weight> WithSimd for Task<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let columns = self.w.len() / self.words;
+        if self.out.len() == 1 {
+            // One weight row after the other: a single stream, which the hardware fetches ahead best.
+            (0..columns).for_each(|j| self.columns::<S, 1>(simd, j));
+            return;
+        }
+        let even = columns - columns % 2;
+        for j in (0..even).step_by(2) {
+            self.fetch(j + 2);
+            self.columns::<S, 2>(simd, j);
+        }
+        if even < columns {
+            self.columns::<S, 1>(simd, even);
+        }
+    }
+}
+
+impl<W: Weight> Task<'_, W> {
+    /// Asks for the weights of columns `j` and `j + 1`, which are needed when those before them are done.
+    #[inline(always)]
+    fn fetch(&self, j: usize) {
+        let start = (j * self.words).min(self.w.len());
+        let end = (start + 2 * self.words).min(self.w.len());
+        self.w[start..end].iter().step_by(64 / size_of::<W>()).for_each(fetch_line);
+    }
+
+    /// Columns `j..j + N` of every row, three rows at a time: their sums and two weights are what AVX2's sixteen registers hold.
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize>(&mut self, simd: S, j: usize) {
+        let rows = self.out.len();
+        let mut t = 0;
+        while t < rows {
+            t += match rows - t {
+                1 => self.tile::<S, 1, N>(simd, t, j),
+                2 => self.tile::<S, 2, N>(simd, t, j),
+                _ => self.tile::<S, 3, N>(simd, t, j),
+            };
+        }
+    }
+
+    /// M rows times N columns, each weight loaded once for all rows. Returns M.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(&mut self, simd: S, t: usize, j: usize) -> usize {
+        let x: [&[f32]; M] = std::array::from_fn(|m| &self.x[(t + m) * self.k..][..self.k]);
+        let w: [&[W]; N] = std::array::from_fn(|n| &self.w[(j + n) * self.words..][..self.words]);
+        let steps = self.k / (2 * S::F32_LANES);
+        let xs: [&[[S::f32s; 2]]; M] = x.map(|x| &S::as_simd_f32s(x).0.as_chunks().0[..steps]);
+        let ws: [&[W::Vectors<S>]; N] = w.map(|w| &W::vectors::<S>(w)[..steps]);
+        let mut sums = [[[simd.splat_f32s(0.0); 2]; M]; N];
+        for step in 0..steps {
+            for n in 0..N {
+                let [w0, w1] = W::widen(simd, ws[n][step]);
+                for m in 0..M {
+                    let [x0, x1] = xs[m][step];
+                    let [s0, s1] = sums[n][m];
+                    sums[n][m] = [simd.mul_add_e_f32s(w0, x0, s0), simd.mul_add_e_f32s(w1, x1, s1)];
+                }
+            }
+        }
+        let done = 2 * S::F32_LANES * steps;
+        for n in 0..N {
+            for m in 0..M {
+                let [s0, s1] = sums[n][m];
+                let tail = W::dot(&w[n][done * self.words / self.k..], &x[m][done..]);
+                self.out[t + m][j + n] = simd.reduce_sum_f32s(simd.add_f32s(s0, s1)) + tail;
+            }
+        }
+        M
+    }
+}
+
+/// Asks the memory for the cache line of `value`.
+#[inline(always)]
+fn fetch_line<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing; any address is allowed, and this one belongs to a live value.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+/// How weights are stored: as f32, or as pairs of bf16.
+trait Weight: Copy + Send + Sync {
+    /// What becomes two vectors of f32.
+    type Vectors<S: Simd>: Copy;
+    /// The vectors of a row, without its tail.
+    fn vectors<S: Simd>(row: &[Self]) -> &[Self::Vectors<S>];
+    /// The weights that meet the next two vectors of `x`.
+    fn widen<S: Simd>(simd: S, vectors: Self::Vectors<S>) -> [S::f32s; 2];
+    /// Σ wᵢ·xᵢ of a tail.
+    fn dot(w: &[Self], x: &[f32]) -> f32;
+}
+
+impl Weight for f32 {
+    type Vectors<S: Simd> = [S::f32s; 2];
+
+    #[inline(always)]
+    fn vectors<S: Simd>(row: &[Self]) -> &[[S::f32s; 2]] {
+        S::as_simd_f32s(row).0.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn widen<S: Simd>(_: S, vectors: [S::f32s; 2]) -> [S::f32s; 2] {
+        vectors
+    }
+
+    #[inline(always)]
+    fn dot(w: &[f32], x: &[f32]) -> f32 {
+        w.iter().zip(x).map(|(w, x)| w * x).sum()
+    }
+}
+
+/// Two neighbouring bf16 in one word: a bf16 is the upper half of an f32, so a shift and a mask widen them.
+type Pair = u32;
+
+// The first of two neighbours lies in the lower half.
+const _: () = assert!(cfg!(target_endian = "little"));
+
+const UPPER: u32 = 0xffff_0000;
+
+impl Weight for Pair {
+    type Vectors<S: Simd> = S::u32s;
+
+    #[inline(always)]
+    fn vectors<S: Simd>(row: &[Self]) -> &[S::u32s] {
+        S::as_simd_u32s(row).0
+    }
+
+    #[inline(always)]
+    fn widen<S: Simd>(simd: S, pairs: S::u32s) -> [S::f32s; 2] {
+        let even = simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16));
+        let odd = simd.and_u32s(pairs, simd.splat_u32s(UPPER));
+        [simd.transmute_f32s_u32s(even), simd.transmute_f32s_u32s(odd)]
+    }
+
+    #[inline(always)]
+    fn dot(w: &[Pair], x: &[f32]) -> f32 {
+        let pair = |(w, x): (&Pair, &[f32; 2])| f32::from_bits(w << 16) * x[0] + f32::from_bits(w & UPPER) * x[1];
+        w.iter().zip(x.as_chunks().0).map(pair).sum()
+    }
+}
+
+/// Deals every row of `x` into vectors of its even and its odd elements in turn, as [`Pair`]s are widened. The tail of a
+/// row stays as it is.
+struct Deal<'a> {
+    x: &'a [f32],
+    k: usize,
+}
+
+impl WithSimd for Deal<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
+        let lanes = S::F32_LANES;
+        let mut out = self.x.to_vec();
+        for (row, out) in self.x.chunks_exact(self.k).zip(out.chunks_exact_mut(self.k)) {
+            for (x, out) in row.chunks_exact(2 * lanes).zip(out.chunks_exact_mut(2 * lanes)) {
+                let (even, odd) = out.split_at_mut(lanes);
+                for (i, [x0, x1]) in x.as_chunks().0.iter().enumerate() {
+                    (even[i], odd[i]) = (*x0, *x1);
+                }
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, devices, wave};
+    use candle_core::DType;
+
+    const SHAPES: [(usize, usize, usize); 7] =
+        [(1, 64, 4), (1, 1024, 300), (3, 130, 7), (4, 2, 1), (16, 96, 33), (5, 31, 5), (150, 72, 9)];
+
+    #[test]
+    fn agrees_with_candle_in_f32_and_in_bf16() -> Result<()> {
+        for device in devices() {
+            for (rows, k, n) in SHAPES {
+                let (x, w) = (wave((rows, k), 0.0, &device)?, wave((n, k), 1.0, &device)?);
+                assert_close(&row_product(&x, &w)?, &x.matmul(&w.t()?)?, 1e-5 * (k as f64).sqrt());
+                let strided = w.t()?.contiguous()?.t()?;
+                assert_close(&row_product(&x, &strided)?, &x.matmul(&w.t()?)?, 1e-5 * (k as f64).sqrt());
+                let half = w.to_dtype(DType::BF16)?;
+                let want = x.matmul(&half.to_dtype(DType::F32)?.t()?)?;
+                assert_close(&row_product(&x, &half)?, &want, 1e-5 * (k as f64).sqrt());
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_row_gives_the_same_bits_alone_and_among_others() -> Result<()> {
+        for (rows, k, n) in SHAPES {
+            let (x, w) = (wave((rows, k), 0.0, &Device::Cpu)?, wave((n, k), 1.0, &Device::Cpu)?);
+            for w in [w.clone(), w.to_dtype(DType::BF16)?].iter().filter(|w| w.dtype() == DType::F32 || k % 2 == 0) {
+                let all = row_product(&x, w)?;
+                for t in 0..rows {
+                    assert_close(&row_product(&x.narrow(0, t, 1)?, w)?, &all.narrow(0, t, 1)?, 0.0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_low_rank_update_is_added() -> Result<()> {
+        for device in devices() {
+            for (rows, rank, n) in [(1, 1, 1), (3, 8, 130), (2, 5, 33)] {
+                let (y, xa) = (wave((rows, n), 0.0, &device)?, wave((rows, rank), 1.0, &device)?);
+                let b_t = wave((rank, n), 2.0, &device)?;
+                assert_close(&add_low_rank(y.clone(), &xa, &b_t)?, &(y + xa.matmul(&b_t)?)?, 1e-6);
+            }
+        }
+        Ok(())
+    }
+}

@@ -57,7 +57,30 @@ pub enum InferDtype {
     Bfloat16,
 }
 
-/// LlamaFactory's generation arguments.
+/// `rules`: what 下联 must keep by construction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rules {
+    /// Nothing: the model writes as it likes.
+    #[default]
+    Off,
+    /// Length, clauses and breaks.
+    Shape,
+    /// Tones, repeats, and no character of 上联 as well.
+    Strict,
+}
+
+impl Rules {
+    /// As in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Shape => "shape",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+/// LlamaFactory's generation arguments, and ours.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationConfig {
     /// `do_sample`
@@ -76,6 +99,12 @@ pub struct GenerationConfig {
     pub seed: Option<u64>,
     /// `skip_special_tokens`
     pub skip_special_tokens: Option<bool>,
+    /// `rules`
+    pub rules: Option<Rules>,
+    /// `rank_beta`: weight of −log p(下) when candidates are ranked.
+    pub rank_beta: Option<f64>,
+    /// `rank_gamma`: weight of log p(上|下).
+    pub rank_gamma: Option<f64>,
 }
 
 /// The keys that are read, and what each takes.
@@ -99,6 +128,9 @@ const KEYS: &[(&str, Kind)] = &[
     ("max_new_tokens", Kind::Whole(1)),
     ("seed", Kind::Whole(0)),
     ("skip_special_tokens", Kind::Flag),
+    ("rules", Kind::Choice { now: &["off", "shape", "strict"], later: &[] }),
+    ("rank_beta", Kind::NonNegative),
+    ("rank_gamma", Kind::NonNegative),
 ];
 
 /// Keys whose presence makes a LlamaFactory file something else than an inference config.
@@ -269,6 +301,11 @@ impl Given<'_> {
                 max_new_tokens: size("max_new_tokens"),
                 seed: self.whole("seed"),
                 skip_special_tokens: self.flag("skip_special_tokens"),
+                rules: self.text("rules").and_then(|name| {
+                    [Rules::Off, Rules::Shape, Rules::Strict].into_iter().find(|rules| rules.name() == name)
+                }),
+                rank_beta: self.number("rank_beta"),
+                rank_gamma: self.number("rank_gamma"),
             },
         })
     }

@@ -7,8 +7,11 @@
 
 mod answer;
 pub mod prompt;
+pub mod rank;
+pub mod rules;
 pub mod sample;
 mod score;
+pub mod search;
 mod session;
 mod stream;
 

@@ -56,19 +56,17 @@ pub struct Found {
 /// Errors: of the model; a logit is not a number. `interrupted` ends the search with what is finished.
 pub fn search(
     rows: &mut dyn Rows,
-    plans: &[Plan],
+    plans: &[&Plan],
     table: &TokenTable,
     beam: Beam,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<Found>>> {
     let mut found: Vec<Vec<Found>> = plans.iter().map(|_| vec![]).collect();
-    let start =
-        |(prompt, plan)| Line { prompt, row: prompt, state: State::start(plan), ids: vec![], text: vec![], log_p: 0.0 };
-    let mut lines: Vec<Line> = plans.iter().enumerate().map(start).collect();
+    let mut lines: Vec<Line> = plans.iter().enumerate().map(|(prompt, plan)| Line::start(prompt, plan)).collect();
     while !lines.is_empty() && !interrupted() {
         let grown: Vec<Vec<(Next, f64)>> = lines
             .par_iter()
-            .map(|line| grow(&*rows, line, &plans[line.prompt], table, beam.width))
+            .map(|line| grow(&*rows, line, plans[line.prompt], table, beam.width))
             .collect::<Result<_>>()?;
         let mut next: Vec<Vec<Line>> = plans.iter().map(|_| vec![]).collect();
         for (line, grown) in lines.iter().zip(grown) {
@@ -104,6 +102,10 @@ struct Line {
 }
 
 impl Line {
+    fn start(prompt: usize, plan: &Plan) -> Self {
+        Self { prompt, row: prompt, state: State::start(plan), ids: vec![], text: vec![], log_p: 0.0 }
+    }
+
     fn with(&self, id: u32, table: &TokenTable, state: State, log_p: f64) -> Self {
         let ids = self.ids.iter().copied().chain([id]).collect();
         let text = [&self.text, table.bytes(id)].concat();
@@ -157,5 +159,128 @@ fn prune(lines: &mut Vec<Line>, found: &mut Vec<Found>, beam: Beam) {
     if found.len() == beam.n {
         let worst = found.last().map_or(f64::INFINITY, |found| found.log_p);
         lines.retain(|line| line.log_p > worst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Rules, dataset::Tokenizer, generate::rules::Limits, rng::Key};
+    use std::path::Path;
+
+    /// A model whose logits depend on the text so far and nothing else. It would rather not write parts of characters.
+    struct Fake {
+        texts: Vec<Vec<u32>>,
+        logits: Vec<Vec<f32>>,
+        parts: Vec<bool>,
+    }
+
+    impl Fake {
+        fn new(rows: usize, table: &TokenTable) -> Self {
+            let parts = (0..VOCAB).map(|id| std::str::from_utf8(table.bytes(id)).is_err()).collect();
+            let mut fake = Self { texts: vec![vec![]; rows], logits: vec![], parts };
+            fake.look();
+            fake
+        }
+
+        fn look(&mut self) {
+            let logits = |text: &Vec<u32>| {
+                let key = text.iter().fold(Key::new(3, "fake"), |key, id| key.with(u64::from(*id)));
+                let logit = |(id, part): (u64, &bool)| if *part { -60.0 } else { 12.0 * key.uniform(id) };
+                (0..).zip(&self.parts).map(logit).collect()
+            };
+            self.logits = self.texts.iter().map(logits).collect();
+        }
+    }
+
+    impl Rows for Fake {
+        fn logits(&self, row: usize) -> &[f32] {
+            &self.logits[row]
+        }
+
+        fn advance(&mut self, from: &[usize], tokens: &[u32]) -> Result<()> {
+            self.texts = from.iter().zip(tokens).map(|(row, id)| [&self.texts[*row][..], &[*id]].concat()).collect();
+            self.look();
+            Ok(())
+        }
+    }
+
+    /// Of the shipped model's tokenizer.
+    const VOCAB: u32 = 6_670;
+
+    fn tiny() -> TokenTable {
+        let tokenizer = Tokenizer::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny_qwen3")).unwrap();
+        assert_eq!(tokenizer.vocab_size(), VOCAB as usize);
+        TokenTable::new(&tokenizer).unwrap()
+    }
+
+    /// log p of a line and its end, token by token.
+    fn log_p(table: &TokenTable, ids: &[u32]) -> f64 {
+        let mut fake = Fake::new(1, table);
+        let all = ids.iter().copied().chain([table.end()]);
+        all.map(|id| {
+            let log_p = f64::from(fake.logits(0)[id as usize]) - log_sum_exp(fake.logits(0));
+            fake.advance(&[0], &[id]).unwrap();
+            log_p
+        })
+        .sum()
+    }
+
+    #[test]
+    fn a_wide_beam_finds_the_best_line_and_says_how_likely_it_is() {
+        let table = tiny();
+        // 尽 asks for 平, everything else is given: as many lines as there are such characters.
+        let limits = Limits { pattern: Some("黄河入海-"), comma: None };
+        let plan = Plan::new("白日依山尽", Rules::Strict, limits).unwrap();
+        let found = search(&mut Fake::new(1, &table), &[&plan], &table, Beam { width: 4, n: 3 }, &|| false).unwrap();
+        assert_eq!(found[0].len(), 3);
+        for line in &found[0] {
+            assert!(line.text.starts_with("黄河入海"), "{line:?}");
+            assert!((line.log_p - log_p(&table, &line.ids)).abs() < 1e-6, "{line:?}");
+        }
+        let given = State::start(&plan).after(&plan, "黄河入海".as_bytes()).unwrap();
+        let last = (0..VOCAB).filter(|id| {
+            let bytes = table.bytes(*id);
+            std::str::from_utf8(bytes).is_ok_and(|text| !text.is_empty()) && given.after(&plan, bytes).is_some()
+        });
+        let before = &found[0][0].ids[..4];
+        let best = last.map(|id| log_p(&table, &[before, &[id]].concat())).fold(f64::NEG_INFINITY, f64::max);
+        let widest =
+            search(&mut Fake::new(1, &table), &[&plan], &table, Beam { width: 6000, n: 1 }, &|| false).unwrap();
+        assert!((widest[0][0].log_p - best).abs() < 1e-6, "{} and by trying all {best}", widest[0][0].log_p);
+    }
+
+    #[test]
+    fn a_line_does_not_depend_on_what_is_searched_beside_it() {
+        let table = tiny();
+        let plans = ["白日依山尽", "山，水水", "大漠孤烟直，长河落日圆满"]
+            .map(|upper| Plan::new(upper, Rules::Strict, Limits::default()).unwrap());
+        let beam = Beam { width: 3, n: 2 };
+        let all: Vec<&Plan> = plans.iter().collect();
+        let together = search(&mut Fake::new(3, &table), &all, &table, beam, &|| false).unwrap();
+        for (plan, together) in all.iter().zip(&together) {
+            let alone = search(&mut Fake::new(1, &table), &[plan], &table, beam, &|| false).unwrap();
+            assert_eq!(&alone[0], together);
+            assert_eq!(together.len(), 2);
+            assert!(together[0].log_p >= together[1].log_p && together[0].text != together[1].text);
+        }
+    }
+
+    #[test]
+    fn an_interrupted_search_ends() {
+        let table = tiny();
+        let plan = Plan::new("白日依山尽", Rules::Shape, Limits::default()).unwrap();
+        let found = search(&mut Fake::new(1, &table), &[&plan], &table, Beam { width: 2, n: 1 }, &|| true);
+        assert_eq!(found.unwrap(), [vec![]]);
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_refused() {
+        let table = tiny();
+        let plan = Plan::new("白日依山尽", Rules::Shape, Limits::default()).unwrap();
+        let mut fake = Fake::new(1, &table);
+        fake.logits[0][7] = f32::NAN;
+        let err = search(&mut fake, &[&plan], &table, Beam { width: 2, n: 1 }, &|| false).expect_err("NaN");
+        assert!(err.to_string().contains("not numbers"), "{err}");
     }
 }

@@ -134,7 +134,7 @@ mod tests {
             ("白日，依山尽", "-河-，海流", Strict, Some("has 5 places in 2 clause(s)"), "at another place"),
             ("白日依山尽", "-河-海", Strict, Some("has 4 places in 1 clause(s), the line has 5"), "too short"),
             ("白日依山尽", "-A---", Shape, Some("character 2 「A」 is not a Chinese character"), "a letter"),
-            ("白日依山尽", "-水---", Shape, Some("has 6 places"), "too long"),
+            ("白日依山尽", "-水----", Shape, Some("has 6 places"), "too long"),
             ("白日依山尽", "-树---", Strict, Some("character 2 「树」 has the wrong tone there"), "日 and 树 are 仄"),
             ("白日依山尽", "-树---", Shape, None, "shape knows no tones"),
             ("白日依山尽", "山----", Strict, Some("character 1 「山」 stands in the first line"), "shared"),

@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn repeats_are_classes_and_tails_are_found() {
         let plan = Plan::new("山山水水尽，看山", Rules::Strict, Limits::default()).unwrap();
-        let classes: Vec<_> = plan.slots.iter().filter_map(|slot| match slot {
+        let classes = plan.slots.iter().filter_map(|slot| match slot {
             Slot::Character(class) => Some(*class),
             Slot::Break(_) => None,
         });

@@ -171,3 +171,144 @@ fn of_a_line(bytes: &[u8]) -> Option<Option<char>> {
         && (part.is_empty() || alphabet::beginning_with(part).is_some() || of_a_break(part));
     good.then(|| text.chars().next())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Limits, Rules, alphabet::characters};
+    use super::*;
+    use crate::{eval::couplet::judge, prosody, rng::Key};
+    use std::{io::Read, sync::LazyLock};
+
+    /// Qwen3's own, and its table.
+    static QWEN3: LazyLock<(Tokenizer, TokenTable)> = LazyLock::new(|| {
+        let packed = include_bytes!("../../../tests/fixtures/qwen3_tokenizer/tokenizer.json.gz");
+        let mut json = vec![];
+        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut json).unwrap();
+        let tokenizer = Tokenizer::from_bytes(&json).unwrap();
+        let table = TokenTable::new(&tokenizer).unwrap();
+        (tokenizer, table)
+    });
+
+    /// Logits to read slices of: as good as new ones at every step, and quick.
+    static NOISE: LazyLock<Vec<f32>> = LazyLock::new(|| {
+        let key = Key::new(1, "noise");
+        (0..1 << 20).map(|i| 20.0 * key.uniform(i)).collect()
+    });
+
+    /// The model's vocabulary: larger than the tokenizer's.
+    const V: usize = 151_936;
+
+    /// A first line of up to four clauses; one place in five repeats an earlier one.
+    fn upper(key: Key) -> String {
+        static ALL: LazyLock<Vec<char>> = LazyLock::new(|| characters().collect());
+        let draw = |i: u64, below: usize| (key.uniform(i) * below as f32) as usize;
+        let mut line: Vec<char> = vec![];
+        let mut i = 1;
+        for clause in 0..=draw(0, 4) {
+            if clause > 0 {
+                line.push(['，', '、'][draw(i, 2)]);
+            }
+            for _ in 0..=draw(i + 1, 10) {
+                i += 3;
+                let earlier = line.get(draw(i, line.len().max(1))).filter(|c| !is_break(**c) && draw(i + 1, 5) == 0);
+                line.push(earlier.copied().unwrap_or(ALL[draw(i + 2, ALL.len())]));
+            }
+        }
+        line.into_iter().collect()
+    }
+
+    /// The line that random logits write; `favoured` tokens get more.
+    fn lower(plan: &Plan, key: Key, favoured: &[u32]) -> (String, Vec<u32>) {
+        let (tokenizer, table) = &*QWEN3;
+        let (mut state, mut ids) = (State::start(plan), vec![]);
+        loop {
+            let at = (key.with(ids.len() as u64).uniform(0) * (NOISE.len() - V) as f32) as usize;
+            let mut logits = NOISE[at..at + V].to_vec();
+            favoured.iter().for_each(|id| logits[*id as usize] += 30.0);
+            let next = table.best(plan, &state, &logits, 1).pop().unwrap_or_else(|| panic!("a dead end: {state:?}"));
+            match next.state {
+                Some(after) => state = after,
+                None => {
+                    assert_eq!(next.id, tokenizer.end_id());
+                    return (tokenizer.decode(&ids, false).unwrap(), ids);
+                }
+            }
+            ids.push(next.id);
+        }
+    }
+
+    #[test]
+    fn random_logits_write_right_lines_with_qwen3s_own_tokens() {
+        let (tokenizer, table) = &*QWEN3;
+        let ids = |keep: &dyn Fn(&[u8]) -> bool| -> Vec<u32> {
+            table.bytes.iter().filter(|(_, bytes)| keep(bytes)).map(|(id, _)| *id).collect()
+        };
+        let favourites = [
+            ("none", vec![]),
+            ("parts of characters", ids(&|bytes| std::str::from_utf8(bytes).is_err())),
+            ("words", ids(&|bytes| std::str::from_utf8(bytes).is_ok_and(|text| text.chars().count() > 1))),
+        ];
+        let mut seen = (0, 0, 0);
+        for (i, (name, favoured)) in (0..1500).map(|i| (i, &favourites[i % 3])) {
+            let key = Key::new(7, "lines").with(i as u64);
+            let upper = upper(key.with(1));
+            for rules in [Rules::Shape, Rules::Strict] {
+                let Ok(plan) = Plan::new(&upper, rules, Limits::default()) else { panic!("{upper}") };
+                let (line, ids) = lower(&plan, key.with(2), favoured);
+                let verdict = judge(&upper, &line);
+                let place = format!("{upper} → {line} ({name} favoured, {})", rules.name());
+                assert!(verdict.shape, "{place}");
+                let breaks = |text: &str| text.chars().filter(|c| is_break(*c)).collect::<String>();
+                assert_eq!(breaks(&upper), breaks(&line), "{place}");
+                if rules == Rules::Strict {
+                    assert!(verdict.no_shared && verdict.repeat != Some(false), "{place}: {:?}", verdict.faults);
+                    assert_eq!(verdict.tail, None, "{place}");
+                    match plan.relaxed() {
+                        [] => assert!(verdict.passes(), "{place}: {:?}", verdict.faults),
+                        _ => assert!(System::ALL.iter().any(|s| ends_level(&line, *s)), "{place}"),
+                    }
+                }
+                let torn = ids.iter().any(|id| tokenizer.decode(&[*id], false).unwrap().contains('\u{fffd}'));
+                seen.0 += usize::from(torn);
+                seen.1 += usize::from(ids.len() < line.chars().count());
+                seen.2 += usize::from(verdict.repeat.is_some());
+            }
+        }
+        assert!(seen.0 > 500 && seen.1 > 500 && seen.2 > 500, "lines with parts, words and repeats: {seen:?}");
+    }
+
+    use crate::prosody::System;
+
+    fn ends_level(line: &str, system: System) -> bool {
+        prosody::characters(line).last().is_some_and(|c| prosody::tone(c, system).may_be(prosody::Tone::Level))
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_full_scan() {
+        let (tokenizer, table) = &*QWEN3;
+        let plan = Plan::new("白日依山尽，更上，一层楼尽", Rules::Strict, Limits::default()).unwrap();
+        for (text, why) in [
+            (&b""[..], "the first place"),
+            ("黄".as_bytes(), "a node"),
+            ("黄河入海流".as_bytes(), "before a break"),
+            ("黄河入海流，".as_bytes(), "after it"),
+            (&"黄河".as_bytes()[..4], "inside a character"),
+            (&"黄河入海流，".as_bytes()[..16], "inside a break"),
+        ] {
+            let state = State::start(&plan).after(&plan, text).unwrap_or_else(|| panic!("{why}: refused"));
+            for start in [0, 5_000] {
+                let logits = &NOISE[start..start + V];
+                let all = (0..tokenizer.vocab_size() as u32).filter_map(|id| {
+                    let state = state.after(&plan, &tokenizer.token_bytes(id)?)?;
+                    Some(Next { id, logit: logits[id as usize], state: Some(state) })
+                });
+                let mut slow: Vec<Next> =
+                    all.filter(|next| !tokenizer.token_bytes(next.id).unwrap().is_empty()).collect();
+                slow.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+                slow.truncate(20);
+                assert!(!slow.is_empty(), "{why}");
+                assert_eq!(table.best(&plan, &state, logits, 20), slow, "{why}");
+            }
+        }
+    }
+}

@@ -53,8 +53,8 @@ pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
     };
     Err(settings
         .complain(name, format!("this config {what}; couplet-train has no such command yet"))
-        .hint("a training config says `stage: sft` and `do_train: true`; evaluate, predict, chat and export come later")
-        .hint_zh(format!("训练配置应写 `stage: sft` 与 `do_train: true`；{zh}功能以后提供")))
+        .hint("a training config says `stage: sft` and `do_train: true`; `couplet-train chat` takes an inference config; evaluate, predict and export come later")
+        .hint_zh(format!("训练配置应写 `stage: sft` 与 `do_train: true`；推理配置请用 `couplet-train chat`；{zh}功能以后提供")))
 }
 
 /// The error for a refused key with a value that switches it on.

@@ -17,6 +17,8 @@ mod cli;
 mod dataset;
 /// What must not change a result.
 mod engine;
+/// Generation: the cache, batches, forks, scores, and the two commands.
+mod generate;
 /// A whole LlamaFactory run, repeated by the binary.
 mod lf_run;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.

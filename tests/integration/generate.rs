@@ -456,3 +456,26 @@ fn chat_reads_a_pipe_and_llamafactorys_inference_config() {
     assert_eq!(wrong.code, 2);
     assert!(wrong.stderr.contains("`风` is neither `key=value` nor a config file"), "{}", wrong.stderr);
 }
+
+/// Ctrl-C after the first character: what is there stays, and the shell is told.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_an_answer_with_its_code() {
+    use std::io::Read;
+    let tiny = root().join("data/tiny_qwen3");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"))
+        .args(["generate", "海", "device=cpu", "max_new_tokens=4000", "temperature=3", "top_k=0", "top_p=1", "--base"])
+        .arg(tiny)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let mut out = child.stdout.take().expect("piped");
+    out.read_exact(&mut [0; 3]).expect("a character");
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.expect("kill").success());
+    let mut rest = Vec::new();
+    out.read_to_end(&mut rest).expect("the rest");
+    assert_eq!(child.wait().expect("an end").code(), Some(130));
+    assert_eq!(rest.last(), Some(&b'\n'));
+}

@@ -342,8 +342,7 @@ fn configs_of_other_commands_are_named() {
         ),
         (
             "model_name_or_path: m\ntemplate: qwen3\ninfer_backend: huggingface\n",
-            "c.yaml: this config neither names a `stage` nor says `do_train: true`, as for chat or inference; \
-             couplet-train has no such command yet",
+            "c.yaml: this config neither names a `stage` nor says `do_train: true`",
             training,
         ),
         (

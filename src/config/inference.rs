@@ -101,6 +101,8 @@ pub struct GenerationConfig {
     pub skip_special_tokens: Option<bool>,
     /// `rules`
     pub rules: Option<Rules>,
+    /// `candidates`: lines that are found under the rules and ranked.
+    pub candidates: Option<usize>,
     /// `rank_beta`: weight of −log p(下) when candidates are ranked.
     pub rank_beta: Option<f64>,
     /// `rank_gamma`: weight of log p(上|下).
@@ -129,6 +131,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("seed", Kind::Whole(0)),
     ("skip_special_tokens", Kind::Flag),
     ("rules", Kind::Choice { now: &["off", "shape", "strict"], later: &[] }),
+    ("candidates", Kind::Whole(1)),
     ("rank_beta", Kind::NonNegative),
     ("rank_gamma", Kind::NonNegative),
 ];
@@ -304,6 +307,7 @@ impl Given<'_> {
                 rules: self.text("rules").and_then(|name| {
                     [Rules::Off, Rules::Shape, Rules::Strict].into_iter().find(|rules| rules.name() == name)
                 }),
+                candidates: size("candidates"),
                 rank_beta: self.number("rank_beta"),
                 rank_gamma: self.number("rank_gamma"),
             },

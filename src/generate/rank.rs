@@ -22,6 +22,9 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// What measured best on the quick start's 600 validation couplets; `docs/couplet_rules.md` has the table.
+    pub const MEASURED: Self = Self { beta: 0.3, gamma: 1.0 };
+
     /// Only log p(下|上).
     pub const NONE: Self = Self { beta: 0.0, gamma: 0.0 };
 }

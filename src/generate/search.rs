@@ -165,7 +165,7 @@ fn prune(lines: &mut Vec<Line>, found: &mut Vec<Found>, beam: Beam) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Rules, dataset::Tokenizer, generate::rules::Limits, rng::Key};
+    use crate::{config::Rules, dataset::Tokenizer, rng::Key};
     use std::path::Path;
 
     /// A model whose logits depend on the text so far and nothing else. It would rather not write parts of characters.
@@ -230,8 +230,7 @@ mod tests {
     fn a_wide_beam_finds_the_best_line_and_says_how_likely_it_is() {
         let table = tiny();
         // 尽 asks for 平, everything else is given: as many lines as there are such characters.
-        let limits = Limits { pattern: Some("黄河入海-"), comma: None };
-        let plan = Plan::new("白日依山尽", Rules::Strict, limits).unwrap();
+        let plan = Plan::new("白日依山尽", Rules::Strict, Some("黄河入海-")).unwrap();
         let found = search(&mut Fake::new(1, &table), &[&plan], &table, Beam { width: 4, n: 3 }, &|| false).unwrap();
         assert_eq!(found[0].len(), 3);
         for line in &found[0] {
@@ -254,7 +253,7 @@ mod tests {
     fn a_line_does_not_depend_on_what_is_searched_beside_it() {
         let table = tiny();
         let plans = ["白日依山尽", "山，水水", "大漠孤烟直，长河落日圆满"]
-            .map(|upper| Plan::new(upper, Rules::Strict, Limits::default()).unwrap());
+            .map(|upper| Plan::new(upper, Rules::Strict, None).unwrap());
         let beam = Beam { width: 3, n: 2 };
         let all: Vec<&Plan> = plans.iter().collect();
         let together = search(&mut Fake::new(3, &table), &all, &table, beam, &|| false).unwrap();
@@ -269,7 +268,7 @@ mod tests {
     #[test]
     fn an_interrupted_search_ends() {
         let table = tiny();
-        let plan = Plan::new("白日依山尽", Rules::Shape, Limits::default()).unwrap();
+        let plan = Plan::new("白日依山尽", Rules::Shape, None).unwrap();
         let found = search(&mut Fake::new(1, &table), &[&plan], &table, Beam { width: 2, n: 1 }, &|| true);
         assert_eq!(found.unwrap(), [vec![]]);
     }
@@ -277,7 +276,7 @@ mod tests {
     #[test]
     fn logits_that_are_no_numbers_are_refused() {
         let table = tiny();
-        let plan = Plan::new("白日依山尽", Rules::Shape, Limits::default()).unwrap();
+        let plan = Plan::new("白日依山尽", Rules::Shape, None).unwrap();
         let mut fake = Fake::new(1, &table);
         fake.logits[0][7] = f32::NAN;
         let err = search(&mut fake, &[&plan], &table, Beam { width: 2, n: 1 }, &|| false).expect_err("NaN");

@@ -17,6 +17,8 @@ mod cli;
 mod dataset;
 /// What must not change a result.
 mod engine;
+/// Generation: the cache, batches, forks, scores, and the two commands.
+mod generate;
 /// What the judge says of the shipped couplets, of copies and of re-paired lines.
 mod judge;
 /// A whole LlamaFactory run, repeated by the binary.

@@ -81,7 +81,10 @@ pub struct GenerateArgs {
     /// One text a line; `-` is stdin, which is also read when no text is given · 从文件读取，每行一条
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Answers to every text; more than one are sampled · 每条生成几个
+    /// Given characters of 下联, `-` where it is free; with rules=shape or rules=strict · 限定某些字，如 "-河-海-"
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
+    pub pattern: Option<String>,
+    /// Answers to every text; more than one are sampled, or the best under rules · 每条生成几个
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub n: u16,
     /// Texts answered at once · 批大小

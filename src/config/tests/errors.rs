@@ -318,8 +318,7 @@ fn yaml_errors_name_place_and_way_out() {
 
 #[test]
 fn configs_of_other_commands_are_named() {
-    let training =
-        "a training config says `stage: sft` and `do_train: true`; evaluate, predict, chat and export come later";
+    let training = "a training config says `stage: sft` and `do_train: true`; `couplet-train chat` takes an inference config; evaluate, predict and export come later";
     for (text, want, hint) in [
         (
             "model_name_or_path: m\nexport_dir: x\n",
@@ -343,8 +342,7 @@ fn configs_of_other_commands_are_named() {
         ),
         (
             "model_name_or_path: m\ntemplate: qwen3\ninfer_backend: huggingface\n",
-            "c.yaml: this config neither names a `stage` nor says `do_train: true`, as for chat or inference; \
-             couplet-train has no such command yet",
+            "c.yaml: this config neither names a `stage` nor says `do_train: true`",
             training,
         ),
         (

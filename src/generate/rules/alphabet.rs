@@ -71,7 +71,7 @@ mod tests {
             characters().filter(|c| c.to_string().as_bytes().starts_with(prefix)).for_each(|c| slow[sound(c)] += 1);
             assert_eq!(beginning_with(prefix).copied().unwrap_or_default(), slow, "{prefix:x?}");
         }
-        assert!(beginning_with(&[b'a']).is_none() && beginning_with(&[0xe6, 0xb2, 0xb3]).is_none());
+        assert!(beginning_with(b"a").is_none() && beginning_with(&[0xe6, 0xb2, 0xb3]).is_none());
     }
 
     /// What makes every demand satisfiable, however many characters are in use already: see [`super::super::Plan`].

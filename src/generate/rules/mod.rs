@@ -15,6 +15,6 @@ mod state;
 mod tokens;
 
 pub use crate::config::Rules;
-pub use plan::{Limits, Plan, Relaxed};
+pub use plan::{Plan, Relaxed};
 pub use state::State;
 pub use tokens::{Next, TokenTable};

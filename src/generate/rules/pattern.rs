@@ -120,7 +120,7 @@ fn against(pattern: &str, at: usize, c: char, en: String, zh: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, Rules};
+    use super::super::Rules;
     use super::*;
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
             ("白日依水尽", "--天高天", Strict, Some("stands twice"), "told before the tail"),
             ("白日依水尽", "--天高山", Strict, Some("three equal tones"), "三平尾"),
         ] {
-            let got = Plan::new(upper, rules, Limits { pattern: Some(pattern), comma: None });
+            let got = Plan::new(upper, rules, Some(pattern));
             match (got, want) {
                 (Ok(_), None) => {}
                 (Err(err), Some(want)) => {

@@ -51,15 +51,6 @@ impl Relaxed {
     }
 }
 
-/// What the rules are applied to, besides 上联.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Limits<'a> {
-    /// Given characters, such as `-河-海`: `-` is free.
-    pub pattern: Option<&'a str>,
-    /// How the training data writes a break, where it is not as in 上联. `、` stays.
-    pub comma: Option<char>,
-}
-
 /// What must stand at each place of 下联, under one set of rules.
 ///
 /// Under `shape`: the clauses of 上联, its breaks, and a character at every other place. Under `strict` also, in 平水 or
@@ -89,8 +80,11 @@ pub struct Plan {
 impl Plan {
     /// The plan of the answer to `upper` under `rules`; `Rules::Off` is planned as `shape`.
     ///
+    /// `pattern`: given characters, such as `-河-海-`; `-` is free. Breaks are those of `upper`, which is expected in the
+    /// punctuation of the training data.
+    ///
     /// Errors: no character in `upper`; a pattern of another length or against the rules.
-    pub fn new(upper: &str, rules: Rules, limits: Limits) -> Result<Self> {
+    pub fn new(upper: &str, rules: Rules, pattern: Option<&str>) -> Result<Self> {
         let characters: Vec<char> = prosody::characters(upper).collect();
         if characters.is_empty() {
             return Err(Error::input("no characters in the first line")
@@ -101,8 +95,8 @@ impl Plan {
             Rules::Strict => Self::strict(upper, &characters)?,
             Rules::Shape | Rules::Off => Self::free(characters.len()),
         };
-        plan.slots = slots(upper, &plan.slots, limits.comma);
-        if let Some(given) = limits.pattern {
+        plan.slots = slots(upper, &plan.slots);
+        if let Some(given) = pattern {
             pattern::fix(&mut plan, upper, given)?;
         }
         Ok(plan)
@@ -180,7 +174,7 @@ fn tails(upper: &str) -> impl Iterator<Item = [usize; 3]> {
 }
 
 /// The characters with the breaks of `upper` between its clauses; those at its ends are not part of a line.
-fn slots(upper: &str, characters: &[Slot], comma: Option<char>) -> Vec<Slot> {
+fn slots(upper: &str, characters: &[Slot]) -> Vec<Slot> {
     let mut slots = Vec::with_capacity(characters.len() + 1);
     let (mut next, mut mark) = (characters.iter(), None);
     for c in upper.chars() {
@@ -189,7 +183,7 @@ fn slots(upper: &str, characters: &[Slot], comma: Option<char>) -> Vec<Slot> {
             continue;
         }
         if let Some(mark) = mark.take().filter(|_| !slots.is_empty()) {
-            slots.push(Slot::Break(if mark == '、' { mark } else { comma.unwrap_or(mark) }));
+            slots.push(Slot::Break(mark));
         }
         slots.extend(next.next());
     }
@@ -207,29 +201,28 @@ mod tests {
 
     #[test]
     fn the_breaks_are_those_of_the_upper_line() {
-        let shape = |upper: &str, comma| {
-            let plan = Plan::new(upper, Rules::Shape, Limits { pattern: None, comma }).unwrap();
+        let shape = |upper: &str| {
+            let plan = Plan::new(upper, Rules::Shape, None).unwrap();
             let sign = |slot: &Slot| match slot {
                 Slot::Break(mark) => *mark,
                 Slot::Character(_) => 'x',
             };
             plan.slots.iter().map(sign).collect::<String>()
         };
-        for (upper, comma, want, why) in [
-            ("春风得意", None, "xxxx", "no break"),
-            ("春风，得意、人", None, "xx，xx、x", "as they stand"),
-            ("春风, 得意。", Some('，'), "xx，xx", "as the data has them, once, none at the end"),
-            ("春风、得意", Some('，'), "xx、xx", "、 stays"),
-            ("，春风", None, "xx", "none at the start"),
+        for (upper, want, why) in [
+            ("春风得意", "xxxx", "no break"),
+            ("春风，得意、人", "xx，xx、x", "as they stand"),
+            ("春风, 得意。", "xx,xx", "once, and none at the end"),
+            ("，春风", "xx", "none at the start"),
         ] {
-            assert_eq!(shape(upper, comma), want, "{why}");
+            assert_eq!(shape(upper), want, "{why}");
         }
-        assert!(Plan::new("，。", Rules::Shape, Limits::default()).is_err());
+        assert!(Plan::new("，。", Rules::Shape, None).is_err());
     }
 
     #[test]
     fn repeats_are_classes_and_tails_are_found() {
-        let plan = Plan::new("山山水水尽，看山", Rules::Strict, Limits::default()).unwrap();
+        let plan = Plan::new("山山水水尽，看山", Rules::Strict, None).unwrap();
         let classes = plan.slots.iter().filter_map(|slot| match slot {
             Slot::Character(class) => Some(*class),
             Slot::Break(_) => None,
@@ -246,7 +239,7 @@ mod tests {
             ("清风动竹", 0b01, vec![], "竹 is 仄 in 平水 only"),
             ("白日依山天", 0b11, vec![Relaxed::UpperEnd('天')], "平 in both"),
         ] {
-            let plan = Plan::new(upper, Rules::Strict, Limits::default()).unwrap();
+            let plan = Plan::new(upper, Rules::Strict, None).unwrap();
             assert_eq!((plan.systems, plan.relaxed()), (systems, relaxed.as_slice()), "{why}");
         }
     }

@@ -193,11 +193,11 @@ fn has_opposite(wanted: Sounds, system: usize, tone: Tone) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, Rules};
+    use super::super::Rules;
     use super::*;
 
     fn takes(upper: &str, rules: Rules, pattern: Option<&str>, lower: &str) -> bool {
-        let plan = Plan::new(upper, rules, Limits { pattern, comma: None }).unwrap();
+        let plan = Plan::new(upper, rules, pattern).unwrap();
         State::start(&plan).after(&plan, lower.as_bytes()).is_some()
     }
 
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_character_comes_in_parts() {
-        let plan = Plan::new("白日依山尽", Rules::Strict, Limits::default()).unwrap();
+        let plan = Plan::new("白日依山尽", Rules::Strict, None).unwrap();
         let bytes = "黄河".as_bytes();
         let mut state = State::start(&plan);
         for at in 0..bytes.len() {
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn one_system_throughout() {
         // 竹 is 仄 in 平水 and 平 now; 国 and 学 as well.
-        let plan = Plan::new("地国看", Rules::Strict, Limits::default()).unwrap();
+        let plan = Plan::new("地国看", Rules::Strict, None).unwrap();
         let start = State::start(&plan);
         assert_eq!(start.after(&plan, "人天".as_bytes()).map(|s| s.systems), Some(0b01), "国 is 仄 in 平水 only");
         assert_eq!(start.after(&plan, "人月".as_bytes()).map(|s| s.systems), Some(0b10), "and 平 now");

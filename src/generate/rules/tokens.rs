@@ -174,7 +174,7 @@ fn of_a_line(bytes: &[u8]) -> Option<Option<char>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, Rules, alphabet::characters};
+    use super::super::{Rules, alphabet::characters};
     use super::*;
     use crate::{eval::couplet::judge, prosody, rng::Key};
     use std::{io::Read, sync::LazyLock};
@@ -253,7 +253,7 @@ mod tests {
             let key = Key::new(7, "lines").with(i as u64);
             let upper = upper(key.with(1));
             for rules in [Rules::Shape, Rules::Strict] {
-                let Ok(plan) = Plan::new(&upper, rules, Limits::default()) else { panic!("{upper}") };
+                let Ok(plan) = Plan::new(&upper, rules, None) else { panic!("{upper}") };
                 let (line, ids) = lower(&plan, key.with(2), favoured);
                 let verdict = judge(&upper, &line);
                 let place = format!("{upper} → {line} ({name} favoured, {})", rules.name());
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn the_best_are_those_of_a_full_scan() {
         let (tokenizer, table) = &*QWEN3;
-        let plan = Plan::new("白日依山尽，更上，一层楼尽", Rules::Strict, Limits::default()).unwrap();
+        let plan = Plan::new("白日依山尽，更上，一层楼尽", Rules::Strict, None).unwrap();
         for (text, why) in [
             (&b""[..], "the first place"),
             ("黄".as_bytes(), "a node"),

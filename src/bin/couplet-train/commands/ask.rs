@@ -8,6 +8,7 @@ use couplet_train::{
     dataset::Tokenizer,
     device,
     error::{Error, Result},
+    eval::couplet::Comma,
     generate::{Limits, Sampling, Speaker},
     hub::{self, HubEnv},
     model::{AdapterWeights, Checkpoint, Params, Qwen3, Qwen3Config},
@@ -29,6 +30,8 @@ pub struct Asked {
     pub speaker: Speaker,
     /// Tokens that end an answer.
     pub stop: Vec<u32>,
+    /// How the training data of the first adapter writes the break between clauses.
+    pub comma: Comma,
 }
 
 /// The base or one adapter over it.
@@ -113,7 +116,7 @@ pub fn open(
     }
     describe(header, &dir, &trained, &speaker, &device, dtype);
     let stop = stop_ids(&dir, &tokenizer);
-    Ok(Asked { model, tokenizer, voices, speaker, stop })
+    Ok(Asked { model, tokenizer, voices, speaker, stop, comma: comma(&trained) })
 }
 
 impl Trained {
@@ -179,6 +182,13 @@ fn base(
     })?;
     let checkpoint = Checkpoint::open(&dir)?;
     Ok((dir, checkpoint))
+}
+
+/// The more frequent of the two; `，` where nothing is known.
+fn comma(trained: &[Trained]) -> Comma {
+    let receipt = trained.first().and_then(|trained| trained.receipt.as_ref());
+    let count = |mark: &str| receipt.and_then(|receipt| receipt["speak"]["punctuation"][mark].as_u64()).unwrap_or(0);
+    if count(",") > count("，") { Comma::Half } else { Comma::Full }
 }
 
 /// As the first adapter was trained; what is said otherwise wins, with a warning.

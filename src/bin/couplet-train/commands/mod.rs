@@ -6,6 +6,7 @@ mod data;
 mod generate;
 mod header;
 mod restore;
+mod ruled;
 mod stop;
 mod train;
 

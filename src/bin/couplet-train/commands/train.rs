@@ -369,11 +369,14 @@ fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {
         train_loss: finished.train_loss,
         output_dir: out.clone(),
         files,
-        next: vec![format!(
-            "llamafactory-cli export --model_name_or_path {} --adapter_name_or_path {} --template {} --export_dir merged",
-            quoted(&recipe.model.model_name_or_path),
-            quoted(&out.display().to_string()),
-            template.unwrap_or_default()
-        )],
+        next: vec![
+            format!("couplet-train generate --adapter {} --compare \"上联\"", quoted(&out.display().to_string())),
+            format!(
+                "llamafactory-cli export --model_name_or_path {} --adapter_name_or_path {} --template {} --export_dir merged",
+                quoted(&recipe.model.model_name_or_path),
+                quoted(&out.display().to_string()),
+                template.unwrap_or_default()
+            ),
+        ],
     })
 }

@@ -31,5 +31,7 @@ mod parity;
 mod recipes;
 /// Checkpoints, resuming, clean stops.
 mod resume;
+/// Rules while generating, and what they find ranked.
+mod rules;
 /// What the tests share.
 mod support;

@@ -8,7 +8,7 @@ use crate::args::GenerateArgs;
 use couplet_train::{
     config::{InferenceConfig, Notice, Rules},
     error::{Error, Result},
-    eval::couplet::{CleanUpper, clean_upper},
+    eval::couplet::{CleanUpper, Note, clean_upper},
     generate::{
         Choice, lines,
         rank::{Candidate, Scorer, Weights},
@@ -104,15 +104,19 @@ pub fn run(
     Ok(stop.requested().map_or(0, |signal| signal.exit_code()))
 }
 
-/// The texts as the model has learned them; what was changed is said in the header, unless they are many.
+/// The texts as the model has learned them; what was changed is said in the header.
 fn uppers(args: &GenerateArgs, asked: &Asked, texts: &[String], chinese: bool, header: &mut Header) -> Vec<String> {
     if args.ask.raw {
         return texts.to_vec();
     }
     let cleaned: Vec<CleanUpper> = texts.iter().map(|text| clean_upper(text, asked.comma)).collect();
-    let changed = cleaned.iter().filter(|clean| !clean.notes.is_empty());
-    for clean in changed.take(5) {
-        let notes: Vec<String> = clean.notes.iter().map(|note| note.text(chinese)).collect();
+    for clean in &cleaned {
+        // Of a wrong end the plan says what follows from it.
+        let notes = clean.notes.iter().filter(|note| !matches!(note, Note::EndsLevel(_)));
+        let notes: Vec<String> = notes.map(|note| note.text(chinese)).collect();
+        if notes.is_empty() {
+            continue;
+        }
         let line = format!("{}: {}", clean.text, notes.join(if chinese { "；" } else { "; " }));
         header.notice(line.clone(), line);
     }

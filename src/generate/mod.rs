@@ -6,6 +6,7 @@
 //! the turn. [`score`] tells how likely given continuations are.
 
 mod answer;
+mod ollama;
 pub mod prompt;
 pub mod sample;
 mod score;

@@ -3,7 +3,7 @@
 use super::{
     data::quoted,
     header::{self, Facts, device_line},
-    restore,
+    proof, restore,
     stop::StopAt,
 };
 use crate::{args::TrainArgs, machine};
@@ -231,6 +231,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     trainer.refuse_unmoved(initial)?;
     let base = &recipe.model.model_name_or_path;
     peft::save(&out, &trainer.params, &recipe.lora, base)?;
+    let proven = proof::of_a_run(&out, &model, &proof::batch_of(&data.eval, &data.train)?, look.lang);
+    let proven = proven.map_err(Error::in_run)?;
     for name in TOKENIZER_FILES {
         copy_if_there(&model_dir.join(name), &out.join(name))?;
     }
@@ -244,6 +246,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     receipt.complete(measured(&outcome))?;
     drop(lock);
+    console.line(&proven);
     console.summary(&summary(&recipe, &outcome)?);
     Ok(0)
 }

@@ -133,8 +133,9 @@ pub fn purpose(file: &Path) -> Option<Purpose> {
     let source = Source::read(file).ok()?;
     let entries = read(&source, Format::of(file).ok()?).ok()?;
     let has = |name: &str| entries.iter().any(|entry| entry.key == name && entry.value != Value::Null);
+    let trains = entries.iter().any(|entry| entry.key == "do_train" && entry.value == Value::Bool(true));
     match has("model_name_or_path") {
-        true if has("export_dir") => Some(Purpose::Export),
+        true if has("export_dir") && !trains => Some(Purpose::Export),
         true if !NOT_INFERENCE.iter().any(|name| has(name)) => Some(Purpose::Chat),
         _ => None,
     }

@@ -403,6 +403,7 @@ mod tests {
             loss_before: Some(5.0),
             loss_after: Some(3.0),
             train_loss: 3.5,
+            samples: vec!["上联  甲".into(), "训练后  乙".into()],
             output_dir: "out".into(),
             files: vec!["adapter_model.safetensors".into(), "run.json".into()],
             next: vec!["couplet-train generate 上联 --adapter out".into()],
@@ -410,7 +411,7 @@ mod tests {
         assert_eq!(
             printed(PLAIN, |console| console.summary(&summary)),
             "\ndone           100 steps in 0:00:53, 38.2 samples/s\nheld-out loss  5.0000 → 3.0000 (-2.0000)\n\
-             training loss  3.5000\nfiles          out\n               adapter_model.safetensors  run.json\n\
+             training loss  3.5000\nsamples        上联  甲\n               训练后  乙\nfiles          out\n               adapter_model.safetensors  run.json\n\
              next           couplet-train generate 上联 --adapter out\n"
         );
     }

@@ -9,6 +9,7 @@ mod generate;
 mod header;
 mod proof;
 mod restore;
+mod samples;
 mod stop;
 mod train;
 

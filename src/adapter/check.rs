@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result},
     model::{Qwen3Config, lora, params::Slot},
 };
+use candle_core::{DType, Tensor};
 
 /// What an adapter's file holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,11 +78,66 @@ fn squared_norm_of_product(a: &[f32], b: &[f32], rank: usize) -> f64 {
     sum.max(0.0)
 }
 
+/// How far two sets of logits are apart, and how far an adapter moves them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Agreement {
+    /// Positions compared.
+    pub positions: usize,
+    /// Largest |logit| of base + adapter.
+    pub largest: f64,
+    /// Largest and mean |difference| between base + adapter and merged.
+    pub max: f64,
+    /// See `max`.
+    pub mean: f64,
+    /// Share of positions where both have the same first choice.
+    pub top1: f64,
+    /// ‖merged − tuned‖ / ‖tuned − base‖: what rounding has cost of what the adapter does; 0 is nothing.
+    pub lost: f64,
+}
+
+impl Agreement {
+    /// Compares logits `[L, V]` of the base, of base + adapter, and of the merged model.
+    #[expect(clippy::disallowed_methods, reason = "a proof reads results back")]
+    pub fn of(base: &Tensor, tuned: &Tensor, merged: &Tensor) -> Result<Self> {
+        let number = |t: Tensor| -> Result<f64> { Ok(f64::from(t.to_scalar::<f32>()?)) };
+        let norm = |t: &Tensor| -> Result<f64> { Ok(number(t.sqr()?.sum_all()?)?.sqrt()) };
+        let off = (merged - tuned)?;
+        let same = merged.argmax(1)?.eq(&tuned.argmax(1)?)?.to_dtype(DType::F32)?;
+        Ok(Self {
+            positions: tuned.dim(0)?,
+            largest: number(tuned.abs()?.max_all()?)?,
+            max: number(off.abs()?.max_all()?)?,
+            mean: number(off.abs()?.mean_all()?)?,
+            top1: number(same.mean_all()?)?,
+            lost: norm(&off)? / norm(&(tuned - base)?)?.max(f64::MIN_POSITIVE),
+        })
+    }
+
+    /// Errors: they are further apart than one rounding to `dtype` explains.
+    ///
+    /// In f32 the bound is 1e-4 of the largest logit. In bf16 and f16 rounding itself moves the logits, in a small update by
+    /// much of what it does; half of it lost means that the merged model is another one.
+    pub fn refuse_difference(&self, dtype: DType) -> Result<()> {
+        let fact = match dtype {
+            DType::F32 if self.max > 1e-4 * self.largest => {
+                format!("max |difference| {:.2e}, of logits up to {:.1}", self.max, self.largest)
+            }
+            DType::BF16 | DType::F16 if self.lost > 0.5 => {
+                format!("rounding lost {:.0} % of what the adapter does", 100.0 * self.lost)
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::run(format!("the merged model does not say what base + adapter say: {fact}"))
+            .hint("export with `infer_dtype=float32`, or serve base and adapter unmerged")
+            .hint_zh("请用 `infer_dtype=float32` 导出，或不合并，直接使用基座与适配器"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{adapter::peft, config::LoraConfig, testing::wave};
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
     use std::path::Path;
 
     /// Saves an adapter of q and down on the tiny base with `values`, and looks at it.
@@ -138,6 +194,26 @@ mod tests {
         };
         let err = inspected(broken).unwrap_err().to_string();
         assert_eq!(err, "base_model.model.model.layers.2.self_attn.q_proj.lora_B.weight is not finite: value 7 is inf");
+    }
+
+    #[test]
+    fn agreement_is_measured_against_what_the_adapter_does() {
+        let logits = |values: &[[f32; 3]; 2]| Tensor::new(values, &Device::Cpu).unwrap();
+        let base = logits(&[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]);
+        let tuned = logits(&[[4.0, 0.0, 0.0], [0.0, 3.0, 0.0]]);
+        let same = Agreement::of(&base, &tuned, &tuned).unwrap();
+        assert_eq!(
+            (same.positions, same.largest, same.max, same.mean, same.top1, same.lost),
+            (2, 4.0, 0.0, 0.0, 1.0, 0.0)
+        );
+        same.refuse_difference(DType::F32).unwrap();
+        let near = Agreement::of(&base, &tuned, &logits(&[[4.0, 0.0, 0.0], [0.0, 3.0, 1.0]])).unwrap();
+        assert_eq!((near.max, near.top1, near.lost), (1.0, 1.0, 0.2));
+        assert!(near.refuse_difference(DType::F32).is_err() && near.refuse_difference(DType::BF16).is_ok());
+        let unmerged = Agreement::of(&base, &tuned, &base).unwrap();
+        assert_eq!((unmerged.lost, unmerged.top1), (1.0, 0.5));
+        let err = unmerged.refuse_difference(DType::BF16).unwrap_err().to_string();
+        assert!(err.ends_with("rounding lost 100 % of what the adapter does"), "{err}");
     }
 
     #[test]

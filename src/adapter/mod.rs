@@ -1,5 +1,6 @@
 //! The exchange format with the rest of the world: PEFT adapter directories, proven and merged.
 
 pub mod check;
+pub mod export;
 pub mod merge;
 pub mod peft;

@@ -38,26 +38,27 @@ pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
             .hint_zh(format!("请使用 LlamaFactory 通常的键；`{v1}` 对应：{ours}")));
     }
     let says = |key: &str, value: bool| settings.entry(key).is_some_and(|entry| entry.value == Value::Bool(value));
-    let (name, what) = if settings.entry("export_dir").is_some_and(|entry| entry.value != Value::Null) {
-        ("export_dir", "exports a model; couplet-train has no such command yet")
-    } else if says("do_predict", true) {
-        ("do_predict", "predicts; couplet-train has no such command yet")
+    if settings.entry("export_dir").is_some_and(|entry| entry.value != Value::Null) {
+        return Err(settings
+            .complain("export_dir", "this config trains and exports a model")
+            .hint("one at a time: without `do_train` it exports, without `export_dir` it trains")
+            .hint_zh("请分两步：去掉 `do_train` 则导出，去掉 `export_dir` 则训练"));
+    }
+    let (name, what, zh) = if says("do_predict", true) {
+        ("do_predict", "predicts", "预测")
     } else if says("do_train", false) {
-        ("do_train", "does not train; couplet-train has no such command yet")
+        ("do_train", "does not train", "评估或预测")
     } else if says("do_eval", true) && !settings.given("do_train") {
-        ("do_eval", "only evaluates; couplet-train has no such command yet")
+        ("do_eval", "only evaluates", "评估")
     } else if !settings.given("stage") && !settings.given("do_train") {
-        ("", "neither names a `stage` nor says `do_train: true`")
+        ("", "neither names a `stage` nor says `do_train: true`", "该")
     } else {
         return Ok(());
     };
     Err(settings
-        .complain(name, format!("this config {what}"))
-        .hint(
-            "a training config says `stage: sft` and `do_train: true`; `couplet-train chat` takes an inference config; \
-             evaluate, predict and export come later",
-        )
-        .hint_zh("训练配置应写 `stage: sft` 与 `do_train: true`；推理配置请用 `couplet-train chat`；评估、预测与导出以后提供"))
+        .complain(name, format!("this config {what}; couplet-train has no such command yet"))
+        .hint("a training config says `stage: sft` and `do_train: true`; evaluate and predict come later")
+        .hint_zh(format!("训练配置应写 `stage: sft` 与 `do_train: true`；{zh}功能以后提供")))
 }
 
 /// The error for a refused key with a value that switches it on.

@@ -8,6 +8,7 @@
 
 mod answer;
 mod lines;
+mod ollama;
 pub mod prompt;
 pub mod rank;
 pub mod rules;

@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("hub", &["config", "error", "fs"]),
     ("model", &["config", "error", "kernels", "rng", "fs"]),
     ("optim", &["config", "error", "kernels"]),
-    ("adapter", &["config", "error", "model", "fs"]),
+    ("adapter", &["config", "error", "kernels", "model", "fs"]),
     ("generate", &["config", "dataset", "error", "kernels", "model", "prosody", "rng"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "fs", "rng"]),
     ("eval", &["error", "prosody", "rng"]),

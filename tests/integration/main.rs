@@ -17,6 +17,8 @@ mod cli;
 mod dataset;
 /// What must not change a result.
 mod engine;
+/// Merged models against LlamaFactory, and adapters that are dead or foreign.
+mod export;
 /// Generation: the cache, batches, forks, scores, and the two commands.
 mod generate;
 /// What the judge says of the shipped couplets, of copies and of re-paired lines.

@@ -33,14 +33,14 @@ fn the_command_writes_lines_that_pass_the_judge() {
     assert_eq!(rows.len(), UPPERS.len());
     for (row, upper) in rows.iter().zip(UPPERS) {
         let outputs = row["outputs"].as_array().expect("outputs");
-        let text = |i: usize| outputs[i]["text"].as_str().expect("a text");
+        let texts: Vec<&str> = outputs.iter().map(|output| output["text"].as_str().expect("a text")).collect();
         assert_eq!((row["prompt"].as_str(), outputs.len()), (Some(upper), 2));
-        assert_ne!(text(0), text(1));
-        for i in 0..2 {
-            let verdict = judge(upper, text(i));
-            assert!(verdict.passes() && verdict.tail.is_none(), "{upper} {}: {:?}", text(i), verdict.faults);
-            assert_eq!(outputs[i]["finish_reason"], "stop");
+        assert_ne!(texts[0], texts[1]);
+        for text in texts {
+            let verdict = judge(upper, text);
+            assert!(verdict.passes() && verdict.tail.is_none(), "{upper} {text}: {:?}", verdict.faults);
         }
+        assert!(outputs.iter().all(|output| output["finish_reason"] == "stop"), "{row}");
         assert!(outputs[0]["score"].as_f64() >= outputs[1]["score"].as_f64(), "{row}");
     }
 }

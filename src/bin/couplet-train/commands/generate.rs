@@ -45,6 +45,7 @@ pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
     console.header(&header);
 
     let stop = Stop::install()?;
+    stop.defer(); // what is answered so far is shown
     let interrupted = || stop.requested().is_some();
     let how = How { sampling, limits, interrupted: &interrupted };
     let mut job = Job {

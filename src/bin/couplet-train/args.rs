@@ -18,9 +18,16 @@ Quick start · 快速上手
   couplet-train export --adapter outputs/tiny_couplets export_dir=outputs/merged
 ";
 
+/// A program that breaks on demand must not pass for a release.
+const VERSION: &str = if cfg!(feature = "fault-injection") {
+    concat!(env!("CARGO_PKG_VERSION"), " (fault-injection: for tests only)")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// Native LoRA fine-tuning for Qwen3 · Qwen3 的原生 LoRA 微调
 #[derive(Debug, Parser)]
-#[command(name = "couplet-train", version, before_help = QUICK_START, args_conflicts_with_subcommands = true)]
+#[command(name = "couplet-train", version = VERSION, before_help = QUICK_START, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,

@@ -2,7 +2,6 @@
 
 use super::merge::Merge;
 use crate::{
-    config::TemplateName,
     error::{Error, Result, io_reason},
     fs,
 };
@@ -21,30 +20,8 @@ const COPIED: [&str; 7] = [
     "chat_template.jinja",
 ];
 
-/// How the model was taught to be asked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Manner {
-    /// Its template.
-    pub template: TemplateName,
-    /// `enable_thinking`; `None` is LlamaFactory's `null`.
-    pub enable_thinking: Option<bool>,
-    /// The system text of every conversation, if there was one.
-    pub system: Option<String>,
-    /// The instruction that stood before each input.
-    pub instruction: Option<String>,
-}
-
-impl Manner {
-    /// What follows `<|im_start|>assistant\n` before the model writes.
-    fn answer_begins_with(&self) -> &'static str {
-        match (self.template, self.enable_thinking) {
-            (TemplateName::Qwen3, Some(false) | None) => "<think>\n\n</think>\n\n",
-            (TemplateName::Qwen3, Some(true)) | (TemplateName::Qwen3Nothink, _) => "",
-        }
-    }
-}
-
-/// Writes the folder `dir`: after a crash it is there whole or not at all. Weights in files of at most `max_bytes`.
+/// Writes the folder `dir`: after a crash it is there whole or not at all. Weights in files of at most `max_bytes`;
+/// `modelfile`: the text for Ollama; `progress` gets bytes of weights done and in all.
 ///
 /// Errors: `dir` holds something, the disk is too small, the base lacks a file; nothing is left then.
 pub fn export(
@@ -53,7 +30,7 @@ pub fn export(
     dir: &Path,
     max_bytes: u64,
     dtype: Option<DType>,
-    manner: &Manner,
+    modelfile: &str,
     progress: impl FnMut(u64, u64),
 ) -> Result<()> {
     refuse_taken(dir)?;
@@ -81,7 +58,7 @@ pub fn export(
         if let Some(bytes) = read_if_there(&base.join("tokenizer_config.json"))? {
             put("tokenizer_config.json", padded_on_the_left(&bytes).as_deref().unwrap_or(&bytes))?;
         }
-        put("Modelfile", modelfile(manner).as_bytes())
+        put("Modelfile", modelfile.as_bytes())
     })
 }
 
@@ -145,26 +122,6 @@ fn padded_on_the_left(bytes: &[u8]) -> Option<Vec<u8>> {
     Some((serde_json::to_string_pretty(&config).ok()? + "\n").into_bytes())
 }
 
-/// Ollama's description: the template of training, thinking as trained.
-fn modelfile(manner: &Manner) -> String {
-    let begins = manner.answer_begins_with();
-    let mut text = String::from("# Ollama: ollama create NAME -f Modelfile\n");
-    if let Some(instruction) = &manner.instruction {
-        text += "# Ask as in training: this instruction, a new line, the first line of the couplet.\n";
-        instruction.lines().for_each(|line| text += &format!("#   {line}\n"));
-    }
-    text += "\nFROM .\n\nTEMPLATE \"\"\"{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}";
-    text += "{{ range .Messages }}{{ if eq .Role \"user\" }}<|im_start|>user\n{{ .Content }}<|im_end|>\n";
-    text += &format!(
-        "<|im_start|>assistant\n{begins}{{{{ else if eq .Role \"assistant\" }}}}{{{{ .Content }}}}<|im_end|>\n"
-    );
-    text += "{{ end }}{{ end }}\"\"\"\n\n";
-    if let Some(system) = &manner.system {
-        text += &format!("SYSTEM \"\"\"{system}\"\"\"\n\n");
-    }
-    text + "PARAMETER stop \"<|im_end|>\"\nPARAMETER num_ctx 4096\n"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,20 +133,11 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny_qwen3")
     }
 
-    fn manner() -> Manner {
-        Manner {
-            template: TemplateName::Qwen3,
-            enable_thinking: Some(false),
-            system: None,
-            instruction: Some("对下联".into()),
-        }
-    }
-
     /// Exports the base as it is.
     fn exported(dir: &Path, max_bytes: u64, dtype: Option<DType>) -> Result<()> {
         let (config, checkpoint) = (Qwen3Config::load(&base())?, Checkpoint::open(&base())?);
         let merge = Merge::new(&config, &checkpoint, &[], dtype)?;
-        export(&merge, &base(), dir, max_bytes, dtype, &manner(), |_, _| ())
+        export(&merge, &base(), dir, max_bytes, dtype, "FROM .\n", |_, _| ())
     }
 
     fn names(dir: &Path) -> Vec<String> {
@@ -238,21 +186,6 @@ mod tests {
         std::fs::create_dir(dir.path().join("empty")).unwrap();
         exported(&dir.path().join("empty"), u64::MAX, None).unwrap();
         assert_eq!(names(dir.path()), ["empty", "mine"], "nothing hidden is left");
-    }
-
-    #[test]
-    fn ollama_is_told_the_manner_of_training() {
-        let with = |change: &dyn Fn(&mut Manner)| {
-            let mut manner = manner();
-            change(&mut manner);
-            modelfile(&manner)
-        };
-        let plain = with(&|_| ());
-        assert!(plain.contains("<|im_start|>assistant\n<think>\n\n</think>\n\n{{ else if"), "{plain}");
-        assert!(plain.contains("#   对下联\n") && !plain.contains("SYSTEM"), "{plain}");
-        let thinking = with(&|m| m.enable_thinking = Some(true));
-        assert!(thinking.contains("<|im_start|>assistant\n{{ else if"), "{thinking}");
-        assert!(with(&|m| m.system = Some("你是先生".into())).contains("SYSTEM \"\"\"你是先生\"\"\"\n"));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use super::peft::Existing;
 use crate::{
     config::Projection,
     error::Result,
-    kernels::product,
+    kernels::ordered_product,
     model::{Checkpoint, Qwen3Config, lora, shards, streamed::pieces},
 };
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::{ops::Range, path::Path};
 
 /// Bytes of a matrix that are merged at a time, in f32.
@@ -111,14 +111,15 @@ fn place_in_model(name: &str) -> (usize, usize, String) {
 
 impl Existing {
     /// `s·B·A` of a module for some rows of its weight, `[rows, width]` f32.
+    #[expect(clippy::disallowed_methods, reason = "merging, not a step")]
     fn delta(&self, module: &str, rows: Range<usize>, width: usize) -> Result<Tensor> {
         let rank = self.lora.lora_rank;
-        let matrix = |which: &str, rows: Range<usize>, width: usize| -> Result<Tensor> {
+        let matrix = |which: &str, rows: Range<usize>| -> Result<Vec<f32>> {
             let name = format!("base_model.model.{module}.lora_{which}.weight");
-            Ok(self.tensors.rows(&name, rows.clone())?.reshape((rows.len(), width))?.to_dtype(DType::F32)?)
+            Ok(self.tensors.rows(&name, rows)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
         };
-        let (a, b) = (matrix("A", 0..rank, width)?, matrix("B", rows, rank)?);
-        Ok((product(&b, &a)? * self.lora.scale())?)
+        let product = ordered_product(&matrix("B", rows.clone())?, &matrix("A", 0..rank)?, rank);
+        Ok((Tensor::from_vec(product, (rows.len(), width), &Device::Cpu)? * self.lora.scale())?)
     }
 }
 
@@ -131,7 +132,6 @@ mod tests {
         model::{Params, Qwen3, qwen3::Batch},
         testing::{assert_close, wave},
     };
-    use candle_core::Device;
     use std::path::PathBuf;
 
     fn tiny() -> PathBuf {

@@ -1,4 +1,4 @@
-//! What `generate` and `chat` are told: LlamaFactory's inference YAML or JSON, `key=value` words, or both.
+//! What `generate`, `chat` and `export` are told: LlamaFactory's inference or export YAML or JSON, `key=value` words, or both.
 //!
 //! A key that is absent stays absent here: the adapter's receipt may know it, and a difference to it is worth a warning.
 
@@ -44,6 +44,17 @@ pub struct InferenceConfig {
     pub system: Option<String>,
     /// The generation group.
     pub generation: GenerationConfig,
+    /// The export group.
+    pub export: ExportConfig,
+}
+
+/// LlamaFactory's export arguments.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExportConfig {
+    /// `export_dir`
+    pub dir: Option<PathBuf>,
+    /// `export_size`: GB (10⁹ bytes) of weights in a file at most.
+    pub size: u64,
 }
 
 /// `infer_dtype`: how the base's weights are kept.
@@ -55,9 +66,34 @@ pub enum InferDtype {
     Float32,
     /// bf16
     Bfloat16,
+    /// f16; only `export` writes it.
+    Float16,
 }
 
-/// LlamaFactory's generation arguments.
+/// `rules`: what 下联 must keep by construction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rules {
+    /// Nothing: the model writes as it likes.
+    #[default]
+    Off,
+    /// Length, clauses and breaks.
+    Shape,
+    /// Tones, repeats, and no character of 上联 as well.
+    Strict,
+}
+
+impl Rules {
+    /// As in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Shape => "shape",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+/// LlamaFactory's generation arguments, and ours.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationConfig {
     /// `do_sample`
@@ -76,6 +112,14 @@ pub struct GenerationConfig {
     pub seed: Option<u64>,
     /// `skip_special_tokens`
     pub skip_special_tokens: Option<bool>,
+    /// `rules`
+    pub rules: Option<Rules>,
+    /// `candidates`: lines that are found under the rules and ranked.
+    pub candidates: Option<usize>,
+    /// `rank_beta`: weight of −log p(下) when candidates are ranked.
+    pub rank_beta: Option<f64>,
+    /// `rank_gamma`: weight of log p(上|下).
+    pub rank_gamma: Option<f64>,
 }
 
 /// The keys that are read, and what each takes.
@@ -86,7 +130,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("model_revision", Kind::Text),
     ("device", Kind::Text),
     ("use_cpu", Kind::Flag),
-    ("infer_dtype", Kind::Choice { now: &["auto", "bfloat16", "float32"], later: &["float16"] }),
+    ("infer_dtype", Kind::Choice { now: &["auto", "bfloat16", "float32", "float16"], later: &[] }),
     ("template", Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] }),
     ("enable_thinking", Kind::Thinking),
     ("default_system", Kind::Text),
@@ -99,22 +143,37 @@ const KEYS: &[(&str, Kind)] = &[
     ("max_new_tokens", Kind::Whole(1)),
     ("seed", Kind::Whole(0)),
     ("skip_special_tokens", Kind::Flag),
+    ("rules", Kind::Choice { now: &["off", "shape", "strict"], later: &[] }),
+    ("candidates", Kind::Whole(1)),
+    ("rank_beta", Kind::NonNegative),
+    ("rank_gamma", Kind::NonNegative),
+    ("export_dir", Kind::Text),
+    ("export_size", Kind::Whole(1)),
 ];
 
 /// Keys whose presence makes a LlamaFactory file something else than an inference config.
-const NOT_INFERENCE: [&str; 7] =
-    ["stage", "do_train", "do_eval", "do_predict", "export_dir", "dataset", "eval_dataset"];
+const NOT_INFERENCE: [&str; 6] = ["stage", "do_train", "do_eval", "do_predict", "dataset", "eval_dataset"];
 
-/// Whether `file` is LlamaFactory's YAML or JSON for inference: a model, and nothing that trains, evaluates or exports.
-pub fn is_inference(file: &Path) -> bool {
-    let entries = || {
-        let source = Source::read(file)?;
-        read(&source, Format::of(file)?)
-    };
-    entries().is_ok_and(|entries: Vec<Entry>| {
-        let has = |name: &str| entries.iter().any(|entry| entry.key == name);
-        has("model_name_or_path") && !NOT_INFERENCE.iter().any(|name| has(name))
-    })
+/// What a LlamaFactory YAML or JSON that does not train is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A model and nothing that trains or evaluates: a conversation.
+    Chat,
+    /// `export_dir`: a merged model.
+    Export,
+}
+
+/// The purpose of `file` by its keys; `None` for one that trains, or cannot be read.
+pub fn purpose(file: &Path) -> Option<Purpose> {
+    let source = Source::read(file).ok()?;
+    let entries = read(&source, Format::of(file).ok()?).ok()?;
+    let has = |name: &str| entries.iter().any(|entry| entry.key == name && entry.value != Value::Null);
+    let trains = entries.iter().any(|entry| entry.key == "do_train" && entry.value == Value::Bool(true));
+    match has("model_name_or_path") {
+        true if has("export_dir") && !trains => Some(Purpose::Export),
+        true if !NOT_INFERENCE.iter().any(|name| has(name)) => Some(Purpose::Chat),
+        _ => None,
+    }
 }
 
 /// Reads an inference config, if there is a file, and `key=value` words on top.
@@ -252,6 +311,7 @@ impl Given<'_> {
             dtype: match self.text("infer_dtype").as_deref() {
                 Some("float32") => InferDtype::Float32,
                 Some("bfloat16") => InferDtype::Bfloat16,
+                Some("float16") => InferDtype::Float16,
                 _ => InferDtype::Auto,
             },
             template: self.text("template").map(|name| match name.as_str() {
@@ -260,6 +320,10 @@ impl Given<'_> {
             }),
             enable_thinking: self.thinking(),
             system: self.text("default_system"),
+            export: ExportConfig {
+                dir: self.text("export_dir").map(PathBuf::from),
+                size: self.whole("export_size").unwrap_or(5),
+            },
             generation: GenerationConfig {
                 do_sample: self.flag("do_sample"),
                 temperature: self.number("temperature"),
@@ -269,6 +333,12 @@ impl Given<'_> {
                 max_new_tokens: size("max_new_tokens"),
                 seed: self.whole("seed"),
                 skip_special_tokens: self.flag("skip_special_tokens"),
+                rules: self.text("rules").and_then(|name| {
+                    [Rules::Off, Rules::Shape, Rules::Strict].into_iter().find(|rules| rules.name() == name)
+                }),
+                candidates: size("candidates"),
+                rank_beta: self.number("rank_beta"),
+                rank_gamma: self.number("rank_gamma"),
             },
         })
     }
@@ -307,7 +377,7 @@ mod tests {
         let text = "model_name_or_path: Qwen/Qwen3-4B\nadapter_name_or_path: saves/a, saves/b\ntemplate: qwen3\n\
                     infer_backend: huggingface\ntrust_remote_code: true\nenable_thinking: ~\ntemperature: 0.5\n";
         std::fs::write(&file, text).unwrap();
-        assert!(is_inference(&file));
+        assert_eq!(purpose(&file), Some(Purpose::Chat));
         let (config, notices) = inference(Some(&file), &["top_k=0".into(), "temperature=0.25".into()]).unwrap();
         assert_eq!(config.base.as_deref(), Some("Qwen/Qwen3-4B"));
         assert_eq!(config.adapters, [PathBuf::from("saves/a"), PathBuf::from("saves/b")]);
@@ -316,8 +386,14 @@ mod tests {
         assert!(config.llamafactory && notices[0].en.contains("infer_backend"), "{notices:?}");
 
         std::fs::write(&file, format!("{text}do_train: true\n")).unwrap();
-        assert!(!is_inference(&file), "it trains");
-        assert!(!is_inference(Path::new("no/such.yaml")));
+        assert_eq!(purpose(&file), None, "it trains");
+        assert_eq!(purpose(Path::new("no/such.yaml")), None);
+        std::fs::write(&file, "model_name_or_path: m\nexport_dir: merged\nexport_size: 2\nexport_device: cpu\n")
+            .unwrap();
+        assert_eq!(purpose(&file), Some(Purpose::Export));
+        let (config, _) = inference(Some(&file), &["infer_dtype=float16".into()]).unwrap();
+        assert_eq!(config.export, ExportConfig { dir: Some("merged".into()), size: 2 });
+        assert_eq!(config.dtype, InferDtype::Float16);
     }
 
     #[test]

@@ -38,22 +38,26 @@ pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
             .hint_zh(format!("请使用 LlamaFactory 通常的键；`{v1}` 对应：{ours}")));
     }
     let says = |key: &str, value: bool| settings.entry(key).is_some_and(|entry| entry.value == Value::Bool(value));
-    let (name, what, zh) = if settings.entry("export_dir").is_some_and(|entry| entry.value != Value::Null) {
-        ("export_dir", "exports a model", "导出")
-    } else if says("do_predict", true) {
+    if settings.entry("export_dir").is_some_and(|entry| entry.value != Value::Null) {
+        return Err(settings
+            .complain("export_dir", "this config trains and exports a model")
+            .hint("one at a time: without `do_train` it exports, without `export_dir` it trains")
+            .hint_zh("请分两步：去掉 `do_train` 则导出，去掉 `export_dir` 则训练"));
+    }
+    let (name, what, zh) = if says("do_predict", true) {
         ("do_predict", "predicts", "预测")
     } else if says("do_train", false) {
-        ("do_train", "does not train", "评估、预测或导出")
+        ("do_train", "does not train", "评估或预测")
     } else if says("do_eval", true) && !settings.given("do_train") {
         ("do_eval", "only evaluates", "评估")
     } else if !settings.given("stage") && !settings.given("do_train") {
-        ("", "neither names a `stage` nor says `do_train: true`, as for chat or inference", "推理")
+        ("", "neither names a `stage` nor says `do_train: true`", "该")
     } else {
         return Ok(());
     };
     Err(settings
         .complain(name, format!("this config {what}; couplet-train has no such command yet"))
-        .hint("a training config says `stage: sft` and `do_train: true`; evaluate, predict, chat and export come later")
+        .hint("a training config says `stage: sft` and `do_train: true`; evaluate and predict come later")
         .hint_zh(format!("训练配置应写 `stage: sft` 与 `do_train: true`；{zh}功能以后提供")))
 }
 

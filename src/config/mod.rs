@@ -23,7 +23,7 @@ mod toml;
 mod value;
 mod yaml;
 
-pub use inference::{GenerationConfig, InferDtype, InferenceConfig, inference, is_inference};
+pub use inference::{ExportConfig, GenerationConfig, InferDtype, InferenceConfig, Purpose, Rules, inference, purpose};
 pub use notice::Notice;
 pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};
 pub use sections::*;

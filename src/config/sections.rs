@@ -2,7 +2,7 @@
 //!
 //! Nothing here parses or checks: `keys` knows every key, `mod` reads files, `resolve` checks across fields.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Whose defaults hold: those of LlamaFactory (flat YAML or JSON) or ours (TOML in sections).
@@ -60,7 +60,7 @@ pub enum DeviceChoice {
 }
 
 /// `template`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TemplateName {
     /// Hybrid Qwen3: an empty thinking block where an answer has none.
@@ -70,7 +70,7 @@ pub enum TemplateName {
 }
 
 /// `over_length`: what happens to a row of more than `cutoff_len` tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OverLength {
     /// Refuse to train and name the rows. Our default.
@@ -82,7 +82,7 @@ pub enum OverLength {
 }
 
 /// `[data]`
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DataConfig {
     /// Names in `dataset_info.json`, joined in this order (LlamaFactory: comma-separated).
     pub dataset: Vec<String>,

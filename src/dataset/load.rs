@@ -5,7 +5,8 @@ use crate::{
     dataset::{
         Example, Origin, Tokenizer,
         encode::{Encoded, Row, encode_rows},
-        order, record,
+        order,
+        record::{self, Record},
         registry::{self, Entry},
         summary::{self, FileSummary, OverLong, SplitSummary, Summary, Warning},
     },
@@ -24,7 +25,12 @@ pub struct Splits {
     pub eval: Vec<Example>,
     /// What was read and lost.
     pub summary: Summary,
+    /// The first held-out rows as text, to ask the trained model with.
+    pub held_out: Vec<Record>,
 }
+
+/// Held-out rows that are kept as text.
+const HELD_OUT: usize = 3;
 
 /// Reads, splits and tokenises the data of a recipe.
 ///
@@ -66,7 +72,8 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
         warnings,
         files,
     };
-    Ok(Splits { train, eval, summary })
+    let held_out = eval_rows.iter().take(HELD_OUT).map(|row| row.record.clone()).collect();
+    Ok(Splits { train, eval, summary, held_out })
 }
 
 /// Reads data sets one after the other and numbers them.

@@ -16,6 +16,7 @@ pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod linear;
+pub mod ordered_product;
 pub mod product;
 pub mod reduce;
 pub mod rms_norm;
@@ -29,5 +30,6 @@ pub use cpu::instruction_set;
 #[cfg(feature = "cuda")]
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;
+pub use ordered_product::ordered_product;
 pub use product::{add, add_product, product};
 pub use row_product::{add_low_rank, row_product};

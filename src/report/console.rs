@@ -81,7 +81,15 @@ impl<'a> Console<'a> {
 
     /// `done` of `total` bytes of a file are here: a bar on a terminal, elsewhere a line when a file starts.
     pub fn download(&mut self, file: &str, done: u64, total: u64) {
-        let lang = self.look.lang;
+        self.transfer(self.look.lang.pick("downloading", "正在下载"), file, done, total);
+    }
+
+    /// `done` of `total` bytes of weights are in the folder `dir`; shown as a download is.
+    pub fn export(&mut self, dir: &str, done: u64, total: u64) {
+        self.transfer(self.look.lang.pick("writing", "正在写入"), dir, done, total);
+    }
+
+    fn transfer(&mut self, verb: &str, file: &str, done: u64, total: u64) {
         if self.download.as_deref() != Some(file) {
             self.end_bar();
             self.download = Some(file.to_owned());
@@ -89,7 +97,7 @@ impl<'a> Console<'a> {
                 true => {
                     self.bar = Some(bar(total, "{prefix} [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"))
                 }
-                false => self.line(&format!("{} {file} ({})", lang.pick("downloading", "正在下载"), HumanBytes(total))),
+                false => self.line(&format!("{verb} {file} ({})", HumanBytes(total))),
             }
             self.bar.iter().for_each(|bar| bar.set_prefix(file.to_owned()));
         }
@@ -395,6 +403,7 @@ mod tests {
             loss_before: Some(5.0),
             loss_after: Some(3.0),
             train_loss: 3.5,
+            samples: vec!["上联  甲".into(), "训练后  乙".into()],
             output_dir: "out".into(),
             files: vec!["adapter_model.safetensors".into(), "run.json".into()],
             next: vec!["couplet-train generate 上联 --adapter out".into()],
@@ -402,7 +411,7 @@ mod tests {
         assert_eq!(
             printed(PLAIN, |console| console.summary(&summary)),
             "\ndone           100 steps in 0:00:53, 38.2 samples/s\nheld-out loss  5.0000 → 3.0000 (-2.0000)\n\
-             training loss  3.5000\nfiles          out\n               adapter_model.safetensors  run.json\n\
+             training loss  3.5000\nsamples        上联  甲\n               训练后  乙\nfiles          out\n               adapter_model.safetensors  run.json\n\
              next           couplet-train generate 上联 --adapter out\n"
         );
     }

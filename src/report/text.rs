@@ -51,6 +51,8 @@ pub struct Summary {
     pub loss_after: Option<f64>,
     /// Mean loss of all steps.
     pub train_loss: f64,
+    /// Held-out rows answered before and after training, a line each.
+    pub samples: Vec<String>,
     /// Where everything was written.
     pub output_dir: PathBuf,
     /// The files in it worth naming.
@@ -75,6 +77,9 @@ impl Summary {
         };
         rows.extend(held_out.map(|text| (lang.pick("held-out loss", "留出集损失"), text)));
         rows.push((lang.pick("training loss", "训练损失"), format!("{:.4}", self.train_loss)));
+        if !self.samples.is_empty() {
+            rows.push((lang.pick("samples", "示例"), self.samples.join("\n")));
+        }
         let files = wrap(&self.files).join("\n");
         rows.push((
             lang.pick("files", "文件"),

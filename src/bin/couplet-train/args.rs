@@ -14,6 +14,8 @@ Quick start · 快速上手
   couplet-train data prepare pairs.txt --output data
   # ask what was trained, beside its base · 对比训练前后
   couplet-train generate --adapter outputs/tiny_couplets --compare \"海内存知己\"
+  # base and adapter as one model · 合并成一个模型
+  couplet-train export --adapter outputs/tiny_couplets export_dir=outputs/merged
 ";
 
 /// A program that breaks on demand must not pass for a release.
@@ -43,6 +45,11 @@ pub enum Command {
     Generate(GenerateArgs),
     /// The same as a conversation · 对话
     Chat(ChatArgs),
+    /// Base and adapter in one Hugging Face folder · 合并导出
+    Export(ExportArgs),
+    /// Look at a trained adapter · 检查适配器
+    #[command(subcommand)]
+    Adapter(AdapterCommand),
     /// Make training data · 准备数据
     #[command(subcommand)]
     Data(DataCommand),
@@ -88,7 +95,10 @@ pub struct GenerateArgs {
     /// One text a line; `-` is stdin, which is also read when no text is given · 从文件读取，每行一条
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Answers to every text; more than one are sampled · 每条生成几个
+    /// Given characters of 下联, `-` where it is free; with rules=shape or rules=strict · 限定某些字，如 "-河-海-"
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
+    pub pattern: Option<String>,
+    /// Answers to every text; more than one are sampled, or the best under rules · 每条生成几个
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub n: u16,
     /// Texts answered at once · 批大小
@@ -106,6 +116,30 @@ pub struct ChatArgs {
     pub words: Vec<String>,
     #[command(flatten)]
     pub ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// `key=value` such as export_dir=merged, export_size=5, infer_dtype=float32; a LlamaFactory export YAML · 参数或导出配置
+    #[arg(value_name = "KEY=VALUE | FILE")]
+    pub words: Vec<String>,
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AdapterCommand {
+    /// Names, shapes, finite values, size of the updates, and whether it moves the logits; exit code 1 if not · 检查
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The adapter's folder · 适配器目录
+    pub dir: PathBuf,
+    /// The base model, unless the adapter knows it · 基座模型
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

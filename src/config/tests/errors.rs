@@ -318,13 +318,12 @@ fn yaml_errors_name_place_and_way_out() {
 
 #[test]
 fn configs_of_other_commands_are_named() {
-    let training =
-        "a training config says `stage: sft` and `do_train: true`; evaluate, predict, chat and export come later";
+    let training = "a training config says `stage: sft` and `do_train: true`; evaluate and predict come later";
     for (text, want, hint) in [
         (
-            "model_name_or_path: m\nexport_dir: x\n",
-            "c.yaml:2:13: this config exports a model; couplet-train has no such command yet",
-            training,
+            "do_train: true\nexport_dir: x\n",
+            "c.yaml:2:13: this config trains and exports a model",
+            "one at a time: without `do_train` it exports, without `export_dir` it trains",
         ),
         (
             "stage: sft\ndo_predict: true\ntemplate: llama3\n",
@@ -343,7 +342,7 @@ fn configs_of_other_commands_are_named() {
         ),
         (
             "model_name_or_path: m\ntemplate: qwen3\ninfer_backend: huggingface\n",
-            "c.yaml: this config neither names a `stage` nor says `do_train: true`, as for chat or inference; \
+            "c.yaml: this config neither names a `stage` nor says `do_train: true`; \
              couplet-train has no such command yet",
             training,
         ),

@@ -1,4 +1,4 @@
-//! What `generate` and `chat` share: which model is asked, and how. Whatever training knew comes from the adapter's receipt.
+//! What the commands share that use a trained adapter: which model is asked, and how. Whatever training knew comes from the adapter's receipt.
 
 use crate::{args::AskArgs, machine};
 use candle_core::{DType, Device};
@@ -8,6 +8,7 @@ use couplet_train::{
     dataset::Tokenizer,
     device,
     error::{Error, Result},
+    eval::couplet::Comma,
     generate::{Limits, Sampling, Speaker},
     hub::{self, HubEnv},
     model::{AdapterWeights, Checkpoint, Params, Qwen3, Qwen3Config},
@@ -29,6 +30,8 @@ pub struct Asked {
     pub speaker: Speaker,
     /// Tokens that end an answer.
     pub stop: Vec<u32>,
+    /// How the training data of the first adapter writes the break between clauses.
+    pub comma: Comma,
 }
 
 /// The base or one adapter over it.
@@ -66,10 +69,10 @@ impl Words {
 }
 
 /// An adapter's folder and what lies in it.
-struct Trained {
-    dir: PathBuf,
-    weights: peft::Existing,
-    receipt: Option<Value>,
+pub struct Trained {
+    pub dir: PathBuf,
+    pub weights: peft::Existing,
+    pub receipt: Option<Value>,
 }
 
 /// Loads the base once and every adapter over it. `compare`: the base answers too.
@@ -90,6 +93,11 @@ pub fn open(
     let speaker = speaker(config, args, &trained, header)?;
     tokenizer.check_template(speaker.template)?;
 
+    if config.dtype == InferDtype::Float16 {
+        return Err(Error::input("`infer_dtype=float16`: only `export` writes it")
+            .hint("leave it out: the weights stay as the checkpoint has them")
+            .hint_zh("请不要写该键：权重按原样使用"));
+    }
     let device = device::open(config.device, geometry.parameters())?;
     let dtype = weights_dtype(config.dtype, &geometry);
     if device.is_cpu() {
@@ -113,11 +121,11 @@ pub fn open(
     }
     describe(header, &dir, &trained, &speaker, &device, dtype);
     let stop = stop_ids(&dir, &tokenizer);
-    Ok(Asked { model, tokenizer, voices, speaker, stop })
+    Ok(Asked { model, tokenizer, voices, speaker, stop, comma: comma(&trained) })
 }
 
 impl Trained {
-    fn open(dir: &Path) -> Result<Self> {
+    pub fn open(dir: &Path) -> Result<Self> {
         Ok(Self { dir: dir.to_owned(), weights: peft::Existing::open(dir)?, receipt: run::receipt_of(dir)? })
     }
 
@@ -126,7 +134,7 @@ impl Trained {
         self.receipt.as_ref()?["config"]["model"][key].as_str().map(str::to_owned)
     }
 
-    fn warn_of_another_base(&self, checkpoint: &Checkpoint, header: &mut Header) {
+    pub fn warn_of_another_base(&self, checkpoint: &Checkpoint, header: &mut Header) {
         let trained_on = self.receipt.as_ref().and_then(|receipt| receipt["digests"]["base"].as_str());
         if trained_on.is_some_and(|digest| digest != checkpoint.digest()) {
             let dir = self.dir.display();
@@ -149,7 +157,7 @@ impl Trained {
 }
 
 /// Where the base lies: as said, else where the first adapter was trained.
-fn base(
+pub fn base(
     config: &InferenceConfig,
     args: &AskArgs,
     trained: &[Trained],
@@ -181,8 +189,15 @@ fn base(
     Ok((dir, checkpoint))
 }
 
+/// The more frequent of the two; `，` where nothing is known.
+fn comma(trained: &[Trained]) -> Comma {
+    let receipt = trained.first().and_then(|trained| trained.receipt.as_ref());
+    let count = |mark: &str| receipt.and_then(|receipt| receipt["speak"]["punctuation"][mark].as_u64()).unwrap_or(0);
+    if count(",") > count("，") { Comma::Half } else { Comma::Full }
+}
+
 /// As the first adapter was trained; what is said otherwise wins, with a warning.
-fn speaker(config: &InferenceConfig, args: &AskArgs, trained: &[Trained], header: &mut Header) -> Result<Speaker> {
+pub fn speaker(config: &InferenceConfig, args: &AskArgs, trained: &[Trained], header: &mut Header) -> Result<Speaker> {
     let mut known = Vec::new();
     for trained in trained {
         if let Some(receipt) = &trained.receipt {

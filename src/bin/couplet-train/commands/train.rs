@@ -3,7 +3,7 @@
 use super::{
     data::quoted,
     header::{self, Facts, device_line},
-    restore,
+    proof, restore, samples,
     stop::StopAt,
 };
 use crate::{args::TrainArgs, machine};
@@ -17,7 +17,7 @@ use couplet_train::{
     fs::{self, Lock, fault},
     hub::{self, HubEnv},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, params::Slot},
-    report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, model_card},
+    report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, model_card},
     run::{self, Receipt, Start, megabytes},
     trainer::{
         Choice, Ended, Progress, Trainer, checkpoint, event::Observer, plan::default_micro_batch_tokens, saver::Saver,
@@ -240,6 +240,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     trainer.refuse_unmoved(initial)?;
     let base = &recipe.model.model_name_or_path;
     peft::save(&out, &trainer.params, &recipe.lora, base)?;
+    let proven = proof::of_a_run(&out, &model, &proof::batch_of(&data.eval, &data.train)?, look.lang);
+    let proven = proven.map_err(Error::in_run)?;
     for name in TOKENIZER_FILES {
         copy_if_there(&model_dir.join(name), &out.join(name))?;
     }
@@ -255,7 +257,17 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     receipt.complete(measured(&outcome))?;
     fault::announce("complete", trainer.progress.step);
     drop(lock);
-    console.summary(&summary(&recipe, &outcome)?);
+    console.line(&proven);
+    let mut summary = summary(&recipe, &outcome)?;
+    if look.verbosity != Verbosity::Quiet && !stop.is_requested() {
+        let tuned = (&model, &trainer.params, &recipe.lora);
+        // The run is complete; what is shown of it must not fail it.
+        match samples::lines(tuned, &tokenizer, &recipe.data, &data.held_out, look.lang) {
+            Ok(lines) => summary.samples = lines,
+            Err(err) => console.detail(&err.to_string()),
+        }
+    }
+    console.summary(&summary);
     Ok(0)
 }
 
@@ -364,7 +376,7 @@ fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
 fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {
     let finished = outcome.finished.as_ref().ok_or_else(|| Error::run("internal error: the run did not finish"))?;
     let out = &recipe.output.output_dir;
-    let template = serde_json::to_value(recipe.data.template).ok().and_then(|v| v.as_str().map(str::to_owned));
+    let name = quoted(&out.display().to_string());
     let mut files: Vec<String> = std::fs::read_dir(out)?
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
@@ -380,11 +392,10 @@ fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {
         train_loss: finished.train_loss,
         output_dir: out.clone(),
         files,
-        next: vec![format!(
-            "llamafactory-cli export --model_name_or_path {} --adapter_name_or_path {} --template {} --export_dir merged",
-            quoted(&recipe.model.model_name_or_path),
-            quoted(&out.display().to_string()),
-            template.unwrap_or_default()
-        )],
+        samples: vec![],
+        next: vec![
+            format!("couplet-train generate --adapter {name} --compare 上联"),
+            format!("couplet-train export --adapter {name} export_dir=merged"),
+        ],
     })
 }

@@ -1,0 +1,50 @@
+//! `couplet-train adapter check`: is it whole, finite, alive, and of this base?
+
+use super::{ask, proof};
+use crate::args::{AskArgs, CheckArgs};
+use couplet_train::{
+    adapter::check,
+    config,
+    dataset::Tokenizer,
+    error::{Error, Kind, Result},
+    model::Qwen3Config,
+    report::{Console, Header, Look},
+};
+use std::io::stderr;
+
+/// Looks at an adapter; the findings go to stdout. Exit code 1: it is dead or belongs to another base.
+#[expect(clippy::print_stdout, reason = "the result")]
+pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
+    let mut console = Console::new(stderr(), look);
+    let (config, _) = config::inference(None, &[])?;
+    let asked = AskArgs { base: args.base.clone(), ..AskArgs::default() };
+    let trained = [ask::Trained::open(&args.dir)?];
+    let (dir, base) = ask::base(&config, &asked, &trained, &mut console)?;
+    let geometry = Qwen3Config::load(&dir)?;
+    // A foreign adapter is a finding about it, not a wrong use of the command.
+    let found = |err: Error| if err.kind() == Kind::Input { err.in_run() } else { err };
+    let findings = check::inspect(&trained[0].weights, &geometry).map_err(found)?;
+    let lora = &trained[0].weights.lora;
+    println!("base      {}", dir.display());
+    println!("lora      r {}, alpha {}, scale {:.4}", lora.lora_rank, lora.lora_alpha, lora.scale());
+    println!("tensors   {}, all finite, names and shapes as the base has them", findings.tensors);
+    println!("updates   {}", proof::updates(&findings));
+    if !findings.zero.is_empty() && !findings.is_dead() {
+        println!("zero      {} modules do nothing, first {}", findings.zero.len(), findings.zero[0]);
+    }
+    proof::refuse_dead(&findings, &args.dir)?;
+
+    let tokenizer = Tokenizer::load(&dir)?;
+    let mut header = Header::default();
+    let speaker = ask::speaker(&config, &asked, &trained, &mut header)?;
+    let (batch, rows) = proof::sample(trained.first(), &speaker, &tokenizer)?;
+    let (untuned, tuned) = proof::streamed_logits(&geometry, &base, &[&trained[0].weights], &batch)?;
+    let moved = tuned.map_or(Ok(0.0), |tuned| proof::largest_difference(&tuned, &untuned))?;
+    println!("logits    moved by up to {moved:.3} ({rows})");
+    proof::refuse_motionless(moved, &args.dir)?;
+    trained[0].warn_of_another_base(&base, &mut header);
+    header.rows.clear();
+    console.header(&header);
+    println!("OK");
+    Ok(0)
+}

@@ -1,0 +1,84 @@
+//! What the model answers to a few held-out rows, before and after training: the end of every run that holds rows out.
+
+use couplet_train::{
+    config::{DataConfig, LoraConfig},
+    dataset::{Tokenizer, encode, record::Record, template::EMPTY_THOUGHT},
+    error::Result,
+    eval::couplet::{extract, judge},
+    generate::{Answer, How, Limits, Sampling, generate},
+    model::{AdapterWeights, Params, Qwen3},
+    prosody::shape,
+    report::{Lang, text::pad},
+};
+
+/// Tokens of an answer at most: as many as three times the right one, within this.
+const MOST_TOKENS: usize = 64;
+/// Characters of an answer that are shown.
+const SHOWN: usize = 32;
+
+/// Greedy answers of the base and of the trained model, with the judge's verdict where the rows are couplets.
+pub fn lines(
+    (model, params, lora): (&Qwen3, &Params, &LoraConfig),
+    tokenizer: &Tokenizer,
+    data: &DataConfig,
+    records: &[Record],
+    lang: Lang,
+) -> Result<Vec<String>> {
+    if records.is_empty() {
+        return Ok(vec![]);
+    }
+    let prompts: Vec<Vec<u32>> = records.iter().map(|r| encode::prompt(r, data, tokenizer)).collect::<Result<_>>()?;
+    let longest = records.iter().map(|record| record.response.chars().count()).max().unwrap_or(0);
+    let greedy =
+        Sampling { do_sample: false, temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+    let stop = vec![tokenizer.end_id(), tokenizer.pad_id()];
+    let how = How {
+        sampling: greedy,
+        limits: Limits { max_new_tokens: (3 * longest + 8).min(MOST_TOKENS), stop },
+        interrupted: &|| false,
+    };
+    let tuned = AdapterWeights::new(model.config().num_hidden_layers, lora, params)?;
+    let ask = |adapter| generate(model, adapter, &prompts, (1, 0), &how, &mut |_| Ok(()));
+    let (before, after) = (ask(None)?, ask(Some(&tuned))?);
+    let couplets = records.iter().all(|r| !shape(&r.query).is_empty() && shape(&r.query) == shape(&r.response));
+    let labels = [lang.pick("input", "上联"), lang.pick("base", "基座"), lang.pick("tuned", "训练后")];
+    let width = labels.iter().map(|label| unicode_width::UnicodeWidthStr::width(*label)).max().unwrap_or(0);
+    let mut lines = vec![];
+    for ((record, before), after) in records.iter().zip(&before).zip(&after) {
+        let question = if record.query.is_empty() { &record.prompt } else { &record.query };
+        let (before, after) = (text(&before[0], tokenizer)?, text(&after[0], tokenizer)?);
+        let verdict =
+            if couplets { judge(&record.query, extract(&after)).line(lang == Lang::Zh) } else { String::new() };
+        for (label, text, verdict) in
+            [(labels[0], question.as_str(), ""), (labels[1], &before, ""), (labels[2], &after, &verdict)]
+        {
+            lines.push(format!("{}  {}  {verdict}", pad(label, width), short(text)).trim_end().to_owned());
+        }
+    }
+    Ok(lines)
+}
+
+fn text(answer: &Answer, tokenizer: &Tokenizer) -> Result<String> {
+    let text = tokenizer.decode(&answer.ids, true)?;
+    Ok(text.trim_start_matches(EMPTY_THOUGHT).trim().to_owned())
+}
+
+/// One line of at most [`SHOWN`] characters; control characters would move the cursor.
+fn short(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { '␤' } else { c }).collect();
+    if text.chars().count() > SHOWN {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_answer_is_one_short_line() {
+        assert_eq!(short("a\nb"), "a␤b");
+        assert_eq!(short(&"春".repeat(40)), format!("{}…", "春".repeat(32)));
+    }
+}

@@ -1,0 +1,95 @@
+//! Exported models are LlamaFactory's to the last bit, and adapters that do nothing or belong elsewhere are found out.
+
+use crate::support::{Workspace, copy_dir, fixtures, values};
+use candle_core::{Device, Tensor, safetensors::load};
+use std::{collections::HashMap, path::Path};
+
+const EXPORT: &[&str] = &["export", "--base", "model", "--adapter", "final_adapter", "export_dir=merged"];
+
+fn tensors(path: &Path) -> HashMap<String, Tensor> {
+    load(path, &Device::Cpu).expect("safetensors")
+}
+
+#[test]
+fn a_merged_model_is_llamafactorys_to_the_last_bit() {
+    for case in ["truncation", "bf16"] {
+        let w = Workspace::of_fixture(&format!("parity/{case}"));
+        let ended = w.run(EXPORT);
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, "merged\n"), "{case}: {}", ended.stderr);
+        assert!(ended.stderr.contains("same first choice at 100.0 %"), "{case}: {}", ended.stderr);
+        let (ours, base) = (tensors(&w.path("merged/model.safetensors")), tensors(&w.path("model/model.safetensors")));
+        let theirs = tensors(&w.path("merged.safetensors"));
+        assert!(theirs.len() >= 6);
+        for (name, tensor) in &ours {
+            let want = theirs.get(name).unwrap_or(&base[name]);
+            assert_eq!((tensor.dtype(), tensor.dims()), (want.dtype(), want.dims()), "{case}: {name}");
+            assert!(values(tensor) == values(want), "{case}: {name}");
+        }
+        assert_eq!(ours.len(), base.len());
+    }
+}
+
+#[test]
+fn llamafactorys_export_config_runs_as_it_is() {
+    let w = Workspace::of_fixture("parity/truncation");
+    w.write(
+        "merge.yaml",
+        "### model\nmodel_name_or_path: model\nadapter_name_or_path: final_adapter\ntemplate: qwen3_nothink\n\
+         trust_remote_code: true\n\n### export\nexport_dir: saves/merged\nexport_size: 5\n\
+         export_device: cpu  # choices: [cpu, auto]\nexport_legacy_format: false\n",
+    );
+    let ended = w.run(&["merge.yaml", "infer_dtype=bfloat16"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "saves/merged\n"), "{}", ended.stderr);
+    assert_eq!(w.json("saves/merged/config.json")["torch_dtype"], "bfloat16");
+    let one = &tensors(&w.path("saves/merged/model.safetensors"))["model.norm.weight"];
+    assert_eq!(one.dtype(), candle_core::DType::BF16);
+    assert!(!w.read("saves/merged/Modelfile").contains("<think>"), "as its template says");
+}
+
+#[test]
+fn what_cannot_be_exported_is_said_and_leaves_nothing() {
+    let w = Workspace::of_fixture("parity/truncation");
+    copy_dir(&fixtures().join("parity/attention_rslora/final_adapter"), &w.path("other"));
+    w.write("taken/file", "");
+    for (args, want, why) in [
+        (&["export", "--adapter", "final_adapter"][..], "error: `export_dir` is missing", "no place"),
+        (&["export", "--base", "model", "export_dir=out"], "error: no adapter to merge", "nothing to merge"),
+        (
+            &["export", "--base", "model", "--adapter", "final_adapter", "export_dir=taken"],
+            "holds files already",
+            "taken",
+        ),
+        (
+            &["export", "--base", "model", "--adapter", "other", "export_dir=out"],
+            "[4, 32] was expected from the config",
+            "foreign",
+        ),
+        (&["export", "--base", "gone", "--adapter", "final_adapter", "export_dir=out"], "error: gone: ", "no base"),
+        (
+            &["export", "--base", "model", "--adapter", "final_adapter", "export_dir=out", "extra"],
+            "neither `key=value`",
+            "a word",
+        ),
+    ] {
+        let ended = w.run(args);
+        assert_eq!(ended.code, 2, "{why}: {}", ended.stderr);
+        assert!(ended.stderr.contains(want), "{why}: {}", ended.stderr);
+        assert!(ended.stderr.contains("\nhint: "), "{why}: {}", ended.stderr);
+        assert!(!w.path("out").exists(), "{why}");
+    }
+}
+
+#[test]
+fn an_adapter_is_checked() {
+    let w = Workspace::of_fixture("parity/all_targets");
+    copy_dir(&fixtures().join("parity/attention_rslora/final_adapter"), &w.path("other"));
+    let check = |dir: &str| w.run(&["adapter", "check", dir, "--base", "model"]);
+    let good = check("final_adapter");
+    assert_eq!(good.code, 0, "{}", good.stderr);
+    assert!(good.stdout.contains("\nlogits    moved by up to ") && good.stdout.ends_with("\nOK\n"), "{}", good.stdout);
+    for (dir, want) in [("init_adapter", "every B is zero"), ("other", "[4, 32] was expected from the config")] {
+        let bad = check(dir);
+        assert_eq!(bad.code, 1, "{dir}: {}", bad.stderr);
+        assert!(bad.stderr.contains(want) && !bad.stdout.contains("OK"), "{dir}: {}", bad.stderr);
+    }
+}

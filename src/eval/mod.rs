@@ -6,5 +6,6 @@
 
 pub mod couplet;
 pub mod metrics;
+pub mod suite;
 pub mod text_metrics;
 mod words;

@@ -9,12 +9,18 @@ use std::collections::BTreeMap;
 const MIN_LINES: usize = 6;
 
 /// Below this area a metric says little about a single couplet.
-const WEAK: f64 = 0.65;
+pub const WEAK: f64 = 0.65;
 
 /// Pairs each 上联 with the 下联 of another row of the same clause shape; shapes of five rows or fewer are left out.
 ///
 /// Within a shape the 下联 go round in one random cycle, so none stays and each is used once.
 pub fn repair(rows: &[(String, String)], seed: u64) -> Vec<(String, String)> {
+    let pairs = repaired(rows, seed).into_iter();
+    pairs.map(|(upper, lower)| (rows[upper].0.clone(), rows[lower].1.clone())).collect()
+}
+
+/// [`repair`] as indices into `rows`: of the 上联, in their order, and of the 下联 it gets.
+pub fn repaired(rows: &[(String, String)], seed: u64) -> Vec<(usize, usize)> {
     let mut shapes: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
     for (at, (upper, lower)) in rows.iter().enumerate() {
         let shape = prosody::shape(upper);
@@ -32,7 +38,7 @@ pub fn repair(rows: &[(String, String)], seed: u64) -> Vec<(String, String)> {
         pairs.extend(uppers.into_iter().zip(lowers));
     }
     pairs.sort_unstable();
-    pairs.into_iter().map(|(upper, lower)| (rows[upper].0.clone(), rows[lower].1.clone())).collect()
+    pairs
 }
 
 /// How well a metric tells two sets apart.

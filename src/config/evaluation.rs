@@ -4,6 +4,7 @@ use super::{
     inference::{Given, InferenceConfig},
     kind::Kind,
     notice::Notice,
+    sections::OverLength,
 };
 use crate::error::Result;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct EvaluationConfig {
     pub val_size: f64,
     /// `cutoff_len`
     pub cutoff_len: Option<usize>,
+    /// `over_length`: what happens to longer rows.
+    pub over_length: Option<OverLength>,
     /// `per_device_eval_batch_size`: decides LlamaFactory's average of the loss.
     pub loss_batch_size: Option<usize>,
     /// `output_dir`
@@ -41,6 +44,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("max_samples", Kind::Whole(1)),
     ("val_size", Kind::ShareOrCount),
     ("cutoff_len", Kind::Whole(2)),
+    ("over_length", Kind::Choice { now: &["error", "drop", "truncate"], later: &[] }),
     ("per_device_eval_batch_size", Kind::Whole(1)),
     ("output_dir", Kind::Text),
     ("overwrite_output_dir", Kind::Flag),
@@ -60,8 +64,12 @@ pub fn evaluation(file: Option<&Path>, overrides: &[String]) -> Result<(Evaluati
     if given.flag("do_train") == Some(true) {
         return Err(given
             .complain("do_train", "this config trains")
-            .hint("train with it first, then `couplet-train evaluate --adapter OUTPUT_DIR dataset=…`; or do_train=false")
-            .hint_zh("请先用它训练，再运行 `couplet-train evaluate --adapter 输出目录 dataset=…`；或写 do_train=false"));
+            .hint(
+                "train with it first, then `couplet-train evaluate --adapter OUTPUT_DIR dataset=…`; or do_train=false",
+            )
+            .hint_zh(
+                "请先用它训练，再运行 `couplet-train evaluate --adapter 输出目录 dataset=…`；或写 do_train=false",
+            ));
     }
     let size = |name: &str| given.whole(name).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let config = EvaluationConfig {
@@ -72,6 +80,11 @@ pub fn evaluation(file: Option<&Path>, overrides: &[String]) -> Result<(Evaluati
         max_samples: size("max_samples"),
         val_size: given.number("val_size").unwrap_or(0.0),
         cutoff_len: size("cutoff_len"),
+        over_length: given.text("over_length").map(|word| match word.as_str() {
+            "drop" => OverLength::Drop,
+            "truncate" => OverLength::Truncate,
+            _ => OverLength::Error,
+        }),
         loss_batch_size: size("per_device_eval_batch_size"),
         output_dir: given.text("output_dir").map(PathBuf::from),
         overwrite: given.flag("overwrite_output_dir") == Some(true),

@@ -14,7 +14,10 @@ use crate::{
     trainer::event::{EvalPhase, Evaluated, Event, Logged, Observer, SaveFailed, Saved, Step, Trouble},
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::Write;
+use std::{io::Write, time::Instant};
+
+/// Lines of progress where there is no bar.
+const PARTS: usize = 5;
 
 /// Prints a run. See the module.
 pub struct Console<'a> {
@@ -23,6 +26,8 @@ pub struct Console<'a> {
     bar: Option<ProgressBar>,
     /// The file being downloaded.
     download: Option<String>,
+    /// The work in progress, when it began, and the parts of it told.
+    work: Option<(String, Instant, usize)>,
     pace: Pace,
     /// The step of the last evaluation told.
     evaluated_at: Option<usize>,
@@ -31,7 +36,15 @@ pub struct Console<'a> {
 impl<'a> Console<'a> {
     /// `out`: stderr, or a buffer in tests.
     pub fn new(out: impl Write + 'a, look: Look) -> Self {
-        Self { out: Box::new(out), look, bar: None, download: None, pace: Pace::default(), evaluated_at: None }
+        Self {
+            out: Box::new(out),
+            look,
+            bar: None,
+            download: None,
+            work: None,
+            pace: Pace::default(),
+            evaluated_at: None,
+        }
     }
 
     /// How it looks.
@@ -87,6 +100,32 @@ impl<'a> Console<'a> {
     /// `done` of `total` bytes of weights are in the folder `dir`; shown as a download is.
     pub fn export(&mut self, dir: &str, done: u64, total: u64) {
         self.transfer(self.look.lang.pick("writing", "正在写入"), dir, done, total);
+    }
+
+    /// `done` of `total` pieces of some work: a bar on a terminal, elsewhere a line for every fifth, both with the time left.
+    pub fn progress(&mut self, what: &str, done: usize, total: usize) {
+        if self.work.as_ref().is_none_or(|(name, ..)| name != what) {
+            self.end_bar();
+            self.work = Some((what.to_owned(), Instant::now(), 0));
+            if self.wants_bar() {
+                let eta = self.look.lang.pick("ETA", "剩余");
+                let bar = bar(total as u64, &format!("{{prefix}} [{{bar:24}}] {{pos}}/{{len}}  {eta} {{eta}}"));
+                bar.set_prefix(what.to_owned());
+                self.bar = Some(bar);
+            }
+        }
+        self.bar.iter().for_each(|bar| bar.set_position(done as u64));
+        let Some((_, began, told)) = &mut self.work else { return };
+        let part = PARTS * done / total.max(1);
+        let left = began.elapsed().as_secs_f64() * (total - done.min(total)) as f64 / done.max(1) as f64;
+        if self.bar.is_none() && part > std::mem::replace(told, part) && self.look.progress != Progress::None {
+            let (left, eta) = (duration(left), self.look.lang.pick("ETA", "剩余"));
+            self.line(&format!("{what} {done}/{total}  {eta} {left}"));
+        }
+        if done >= total {
+            self.end_bar();
+            self.work = None;
+        }
     }
 
     fn transfer(&mut self, verb: &str, file: &str, done: u64, total: u64) {
@@ -425,6 +464,21 @@ mod tests {
             }
         });
         assert_eq!(got, "downloading config.json (700 B)\ndownloading a.safetensors (700 B)\n");
+    }
+
+    #[test]
+    fn work_is_a_line_for_every_fifth_where_there_is_no_bar() {
+        let work = |look| {
+            printed(look, |console| {
+                [0, 10, 20, 21, 60, 100].into_iter().for_each(|done| console.progress("answers", done, 100));
+                console.progress("loss", 1, 1);
+            })
+        };
+        let told: Vec<String> =
+            work(PLAIN).lines().map(|line| line.split("  ETA").next().unwrap().to_owned()).collect();
+        assert_eq!(told, ["answers 20/100", "answers 60/100", "answers 100/100", "loss 1/1"]);
+        assert!(work(PLAIN).ends_with("loss 1/1  ETA 0:00:00\n"));
+        assert_eq!(work(Look { progress: Progress::None, ..PLAIN }), "");
     }
 
     #[test]

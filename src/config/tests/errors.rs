@@ -331,21 +331,9 @@ fn configs_of_other_commands_are_named() {
             "c.yaml:2:13: this config trains and predicts",
             "one at a time: without `do_predict` it trains, without `do_train` it evaluates",
         ),
-        (
-            "stage: sft\ndo_predict: true\ntemplate: llama3\n",
-            "c.yaml:2:13: this config predicts",
-            training,
-        ),
-        (
-            "stage: sft\ndo_train: false\n",
-            "c.yaml:2:11: this config does not train",
-            training,
-        ),
-        (
-            "stage: sft\ndo_eval: true\n",
-            "c.yaml:2:10: this config only evaluates",
-            training,
-        ),
+        ("stage: sft\ndo_predict: true\ntemplate: llama3\n", "c.yaml:2:13: this config predicts", training),
+        ("stage: sft\ndo_train: false\n", "c.yaml:2:11: this config does not train", training),
+        ("stage: sft\ndo_eval: true\n", "c.yaml:2:10: this config only evaluates", training),
         (
             "model_name_or_path: m\ntemplate: qwen3\ninfer_backend: huggingface\n",
             "c.yaml: this config neither names a `stage` nor says `do_train: true`",

@@ -52,13 +52,20 @@ pub struct Separation {
     pub weak: bool,
 }
 
+impl Separation {
+    /// Of this area.
+    pub fn of(key: &'static str, auc: f64) -> Self {
+        Self { key, auc, weak: auc < WEAK }
+    }
+}
+
 /// The separation of each metric that applies to both sets.
 pub fn separations(real: &[Judged], repaired: &[Judged]) -> Vec<Separation> {
     let separation = |metric: &super::Metric| {
         let values = |rows: &[Judged]| rows.iter().filter_map(|row| (metric.of)(row).value()).collect::<Vec<_>>();
         let higher = auc(&values(real), &values(repaired))?;
         let auc = if metric.better == Better::Higher { higher } else { 1.0 - higher };
-        Some(Separation { key: metric.key, auc, weak: auc < WEAK })
+        Some(Separation::of(metric.key, auc))
     };
     METRICS.iter().filter_map(separation).collect()
 }

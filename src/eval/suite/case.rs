@@ -3,8 +3,7 @@
 use crate::{
     config::DataConfig,
     dataset::{
-        Tokenizer,
-        encode,
+        Tokenizer, encode,
         record::Record,
         template::{self, EMPTY_THOUGHT},
     },
@@ -148,7 +147,8 @@ mod tests {
 
     #[test]
     fn thoughts_are_no_part_of_an_answer() {
-        for (text, want) in [("<think>\n\n</think>\n\n黄河\n", "黄河"), ("黄河", "黄河"), ("<think>x</think>", "")] {
+        for (text, want) in [("<think>\n\n</think>\n\n黄河\n", "黄河"), ("黄河", "黄河"), ("<think>x</think>", "")]
+        {
             assert_eq!(without_thought(text), want);
         }
     }

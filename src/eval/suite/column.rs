@@ -118,15 +118,13 @@ impl Column {
     fn push_text<'a>(&mut self, lines: impl Iterator<Item = (&'a Case, &'a str)>, seed: u64) {
         let scores: Vec<TextScores> =
             lines.map(|(case, line)| text_metrics::score(line, &case.reference, &case.further())).collect();
-        let parts: [(&'static str, fn(&TextScores) -> f64); 4] = [
-            ("bleu-4", |s| s.bleu4),
-            ("rouge-1", |s| s.rouge1),
-            ("rouge-2", |s| s.rouge2),
-            ("rouge-l", |s| s.rouge_l),
-        ];
-        for (key, of) in parts {
+        let mut push = |key, of: fn(&TextScores) -> f64| {
             self.push(key, estimate_of(scores.iter().map(|score| Ratio::share(of(score))).collect(), seed));
-        }
+        };
+        push("bleu-4", |score| score.bleu4);
+        push("rouge-1", |score| score.rouge1);
+        push("rouge-2", |score| score.rouge2);
+        push("rouge-l", |score| score.rouge_l);
     }
 
     /// The estimate of one metric.
@@ -240,7 +238,10 @@ mod tests {
         let known = Known::new(["黄河入海流"].into_iter());
         let column = Column::of_lines("reference", &[(&case, "黄河入海流")], Some(&known), 1);
         assert_eq!((column.get("in_train").unwrap().value, column.get("pass").unwrap().value), (1.0, 1.0));
-        assert!(column.get("bleu-4").is_none() && column.get("finish").is_none(), "the reference is not compared with itself");
+        assert!(
+            column.get("bleu-4").is_none() && column.get("finish").is_none(),
+            "the reference is not compared with itself"
+        );
     }
 
     #[test]

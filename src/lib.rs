@@ -60,7 +60,7 @@
 //! | [`model`] | config, error, fs, kernels, rng | Qwen3 with LoRA: mathematics and its weights |
 //! | [`optim`] | config, error, kernels | AdamW, clipping, learning rate |
 //! | [`adapter`] | config, error, fs, kernels, model | PEFT adapter directories: read, written, proven, merged |
-//! | [`generate`] | config, dataset, error, kernels, model, rng | prompts as training made them, sampling, scoring |
+//! | [`generate`] | config, dataset, error, kernels, model, prosody, rng | prompts as training made them, sampling, rules, scoring, ranking |
 //! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, rng | the loop; prints nothing, emits [`trainer::event`]s |
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
 //! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |

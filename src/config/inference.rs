@@ -70,7 +70,30 @@ pub enum InferDtype {
     Float16,
 }
 
-/// LlamaFactory's generation arguments.
+/// `rules`: what 下联 must keep by construction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rules {
+    /// Nothing: the model writes as it likes.
+    #[default]
+    Off,
+    /// Length, clauses and breaks.
+    Shape,
+    /// Tones, repeats, and no character of 上联 as well.
+    Strict,
+}
+
+impl Rules {
+    /// As in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Shape => "shape",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+/// LlamaFactory's generation arguments, and ours.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationConfig {
     /// `do_sample`
@@ -89,6 +112,14 @@ pub struct GenerationConfig {
     pub seed: Option<u64>,
     /// `skip_special_tokens`
     pub skip_special_tokens: Option<bool>,
+    /// `rules`
+    pub rules: Option<Rules>,
+    /// `candidates`: lines that are found under the rules and ranked.
+    pub candidates: Option<usize>,
+    /// `rank_beta`: weight of −log p(下) when candidates are ranked.
+    pub rank_beta: Option<f64>,
+    /// `rank_gamma`: weight of log p(上|下).
+    pub rank_gamma: Option<f64>,
 }
 
 /// The keys that are read, and what each takes.
@@ -112,6 +143,10 @@ const KEYS: &[(&str, Kind)] = &[
     ("max_new_tokens", Kind::Whole(1)),
     ("seed", Kind::Whole(0)),
     ("skip_special_tokens", Kind::Flag),
+    ("rules", Kind::Choice { now: &["off", "shape", "strict"], later: &[] }),
+    ("candidates", Kind::Whole(1)),
+    ("rank_beta", Kind::NonNegative),
+    ("rank_gamma", Kind::NonNegative),
     ("export_dir", Kind::Text),
     ("export_size", Kind::Whole(1)),
 ];
@@ -314,6 +349,12 @@ impl Given {
                 max_new_tokens: size("max_new_tokens"),
                 seed: self.whole("seed"),
                 skip_special_tokens: self.flag("skip_special_tokens"),
+                rules: self.text("rules").and_then(|name| {
+                    [Rules::Off, Rules::Shape, Rules::Strict].into_iter().find(|rules| rules.name() == name)
+                }),
+                candidates: size("candidates"),
+                rank_beta: self.number("rank_beta"),
+                rank_gamma: self.number("rank_gamma"),
             },
         })
     }

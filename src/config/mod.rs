@@ -25,7 +25,7 @@ mod value;
 mod yaml;
 
 pub use evaluation::{EvaluationConfig, evaluation};
-pub use inference::{ExportConfig, GenerationConfig, InferDtype, InferenceConfig, Purpose, inference, purpose};
+pub use inference::{ExportConfig, GenerationConfig, InferDtype, InferenceConfig, Purpose, Rules, inference, purpose};
 pub use notice::Notice;
 pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};
 pub use sections::*;

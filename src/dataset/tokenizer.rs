@@ -75,6 +75,15 @@ impl Tokenizer {
         self.inner.decode(ids, skip_special).map_err(|err| Error::run(format!("cannot decode token ids: {err}")))
     }
 
+    /// The bytes a token stands for: whole characters, or a part of one. `None` for added tokens (`<|im_end|>`, `<think>`)
+    /// and ids that are none.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
+            return None;
+        }
+        self.inner.id_to_token(id)?.chars().map(byte_of).collect()
+    }
+
     /// The id of a token by its exact text.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
@@ -110,10 +119,37 @@ impl Tokenizer {
     }
 }
 
+/// The byte that byte-level BPE writes as `c`: printable ones as themselves, the others from U+0100 on in their order.
+fn byte_of(c: char) -> Option<u8> {
+    let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let code = u32::from(c);
+    match u8::try_from(code) {
+        Ok(byte) => printable(&byte).then_some(byte),
+        Err(_) => (0..=u8::MAX).filter(|byte| !printable(byte)).nth(usize::try_from(code - 0x100).ok()?),
+    }
+}
+
 fn unreadable(path: &Path, err: &io::Error) -> Error {
     Error::file(path, format!("cannot read: {}", io_reason(err)))
         .hint(
             "the model folder must hold the checkpoint's tokenizer.json (vocab.json and merges.txt do not replace it)",
         )
         .hint_zh("模型目录中须有该模型的 tokenizer.json（vocab.json 与 merges.txt 不能代替）")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_their_signs() {
+        for (sign, want) in
+            [('A', Some(b'A')), ('Ġ', Some(b' ')), ('Ċ', Some(b'\n')), ('é', Some(0xe9)), ('Ń', Some(0xad))]
+        {
+            assert_eq!(byte_of(sign), want, "{sign}");
+        }
+        assert_eq!(byte_of('山'), None);
+        let all: std::collections::BTreeSet<u8> = ('\0'..'\u{200}').filter_map(byte_of).collect();
+        assert_eq!(all.len(), 256, "every byte has a sign");
+    }
 }

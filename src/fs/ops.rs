@@ -94,11 +94,19 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     perform(Call::Read(path), || fs::read(path))
 }
 
-fn perform<T>(call: Call<'_>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let number = fault::before(&call)?;
-    let result = act();
-    fault::after(number, &call, result.is_ok());
-    result
+/// A call that a signal interrupted is made again.
+fn perform<T>(call: Call<'_>, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        let result = fault::before(&call).and_then(|number| {
+            let result = act();
+            fault::after(number, &call, result.is_ok());
+            result
+        });
+        match result {
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -136,3 +136,87 @@ fn pick(distribution: &[(u32, f64)], draw: f64) -> u32 {
     // Rounding may leave the last part a hair short of 1.
     hit.or(distribution.iter().rfind(|(_, p)| *p > 0.0)).map_or(0, |(id, _)| *id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// What transformers makes of the same logits: `tests/fixtures/generate/README.md`.
+    fn table() -> Value {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/generate/sampling.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn numbers(value: &Value) -> Vec<f64> {
+        value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    }
+
+    #[test]
+    fn probabilities_are_those_of_transformers() {
+        let table = table();
+        let logits: Vec<f32> = numbers(&table["logits"]).iter().map(|x| *x as f32).collect();
+        let before: Vec<u32> = numbers(&table["before"]).iter().map(|x| *x as u32).collect();
+        let cases = table["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 8);
+        for case in cases {
+            let sampling = Sampling {
+                do_sample: true,
+                temperature: case["temperature"].as_f64().unwrap(),
+                top_k: case["top_k"].as_u64().unwrap() as usize,
+                top_p: case["top_p"].as_f64().unwrap(),
+                repetition_penalty: case["repetition_penalty"].as_f64().unwrap(),
+                seed: 1,
+            };
+            let mut penalized = logits.clone();
+            penalize(&mut penalized, &before, sampling.repetition_penalty as f32);
+            let mut got = vec![0.0; logits.len()];
+            sampling.distribution(&penalized).iter().for_each(|(id, p)| got[*id as usize] = *p);
+            for (id, (got, want)) in got.iter().zip(numbers(&case["probabilities"])).enumerate() {
+                assert!((got - want).abs() < 1e-6, "{sampling:?}: token {id}: {got}, transformers {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_distribution_and_the_seed() {
+        let table = table();
+        let logits: Vec<f32> = numbers(&table["logits"]).iter().map(|x| *x as f32).collect();
+        let sampling = Sampling { do_sample: true, top_k: 12, top_p: 0.95, temperature: 1.3, ..Sampling::GREEDY };
+        let expected = sampling.distribution(&logits);
+        assert!((4..12).contains(&expected.len()), "{}", expected.len());
+        let draw = |seed, row| Sampling { seed, ..sampling }.choose(&logits, &[1], row).unwrap();
+        let n = 20_000;
+        let mut counts = vec![0f64; logits.len()];
+        (0..n).for_each(|row| counts[draw(7, row) as usize] += 1.0);
+        // Pearson's statistic: its mean is the degrees of freedom, here at most 11; 40 is far out in the tail.
+        let chi: f64 = expected
+            .iter()
+            .map(|(id, p)| {
+                let want = p * n as f64;
+                (counts[*id as usize] - want).powi(2) / want
+            })
+            .sum();
+        assert!(chi < 40.0, "{chi}");
+        let drawn: f64 = expected.iter().map(|(id, _)| counts[*id as usize]).sum();
+        assert_eq!(drawn, n as f64, "nothing else is drawn");
+        let row = |seed| (0..50).map(|row| draw(seed, row)).collect::<Vec<_>>();
+        assert_eq!(row(7), row(7));
+        assert_ne!(row(7), row(8));
+    }
+
+    #[test]
+    fn without_sampling_the_first_of_the_largest_is_taken() {
+        for (logits, before, penalty, want, why) in [
+            (&[1.0f32, 3.0, 3.0, -1.0][..], &[][..], 1.0, 1, "the first of two"),
+            (&[1.0, 3.0, 2.9, -1.0], &[1], 2.0, 2, "a repeated token is divided"),
+            (&[-1.0, -1.5, -9.0], &[0], 2.0, 1, "or multiplied below 0"),
+        ] {
+            let sampling = Sampling { repetition_penalty: penalty, ..Sampling::GREEDY };
+            assert_eq!(sampling.choose(logits, before, 0).unwrap(), want, "{why}");
+            let cold = Sampling { do_sample: true, temperature: 0.0, ..sampling };
+            assert_eq!(cold.choose(logits, before, 0).unwrap(), want, "{why}, temperature 0");
+        }
+        assert!(Sampling::GREEDY.choose(&[0.0, f32::NAN], &[], 0).is_err());
+    }
+}

@@ -12,12 +12,13 @@ use crate::error::Result;
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Bytes of weights a task should read at least; below it the hand-over costs more than the work.
 const GRAIN: usize = 128 * 1024;
 
-/// Rows of `x` that go over the same weights while both are in the cache.
-const PANEL: usize = 64;
+/// Up to so many rows of `x` stay in the cache while the weights pass by.
+const FEW: usize = 16;
 
 /// `x` `[T, k]`, `w` `[n, k]` → `x·Wᵀ` `[T, n]` in the dtype of `x`.
 ///
@@ -67,16 +68,14 @@ fn multiply<W: Weight>(x: &[f32], w: &[W], (rows, k, n): (usize, usize, usize)) 
     let mut out = vec![0f32; rows * n];
     let words = w.len() / n.max(1); // of a row
     let columns = (GRAIN / (words * size_of::<W>()).max(1)).max(1).next_multiple_of(2);
-    for (x, out) in x.chunks(PANEL * k).zip(out.chunks_mut(PANEL * n)) {
-        // One task owns `columns` columns of every row.
-        let mut tasks: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(columns)).map(|_| Vec::with_capacity(PANEL)).collect();
-        for row in out.chunks_mut(n) {
-            row.chunks_mut(columns).zip(&mut tasks).for_each(|(part, task)| task.push(part));
-        }
-        tasks.into_par_iter().zip(w.par_chunks(columns * words)).for_each(|(out, w)| {
-            Arch::new().dispatch(Task { x, w, out, k, words });
-        });
+    // One task owns `columns` columns of every row.
+    let mut tasks: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(columns)).map(|_| Vec::with_capacity(rows)).collect();
+    for row in out.chunks_mut(n) {
+        row.chunks_mut(columns).zip(&mut tasks).for_each(|(part, task)| task.push(part));
     }
+    tasks.into_par_iter().zip(w.par_chunks(columns * words)).for_each(|(out, w)| {
+        Arch::new().dispatch(Task { x, w, out, k, words });
+    });
     out
 }
 
@@ -94,19 +93,29 @@ impl<W: Weight> WithSimd for Task<'_, W> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let columns = self.w.len() / self.words;
-        if self.out.len() == 1 {
+        let (rows, columns) = (self.out.len(), self.w.len() / self.words);
+        // No closures here: the vector instructions of this function do not reach into them.
+        match rows {
             // One weight row after the other: a single stream, which the hardware fetches ahead best.
-            (0..columns).for_each(|j| self.columns::<S, 1>(simd, j));
-            return;
-        }
-        let even = columns - columns % 2;
-        for j in (0..even).step_by(2) {
-            self.fetch(j + 2);
-            self.columns::<S, 2>(simd, j);
-        }
-        if even < columns {
-            self.columns::<S, 1>(simd, even);
+            1 => {
+                for j in 0..columns {
+                    self.column::<S, 1>(simd, j, 0..1);
+                }
+            }
+            2..=FEW => {
+                for j in (0..columns).step_by(2) {
+                    self.fetch(j + 2);
+                    self.pair(simd, j, 0..rows);
+                }
+            }
+            // Many rows: the task's weights stay in the cache and the rows pass by, three at a time.
+            _ => {
+                for t in (0..rows).step_by(3) {
+                    for j in (0..columns).step_by(2) {
+                        self.pair(simd, j, t..rows.min(t + 3));
+                    }
+                }
+            }
         }
     }
 }
@@ -120,13 +129,21 @@ impl<W: Weight> Task<'_, W> {
         self.w[start..end].iter().step_by(64 / size_of::<W>()).for_each(fetch_line);
     }
 
-    /// Columns `j..j + N` of every row, three rows at a time: their sums and two weights are what AVX2's sixteen registers hold.
+    /// Columns `j` and, where there is one, `j + 1`.
     #[inline(always)]
-    fn columns<S: Simd, const N: usize>(&mut self, simd: S, j: usize) {
-        let rows = self.out.len();
-        let mut t = 0;
-        while t < rows {
-            t += match rows - t {
+    fn pair<S: Simd>(&mut self, simd: S, j: usize, rows: Range<usize>) {
+        match (j + 1) * self.words < self.w.len() {
+            true => self.column::<S, 2>(simd, j, rows),
+            false => self.column::<S, 1>(simd, j, rows),
+        }
+    }
+
+    /// Columns `j..j + N` of some rows, three rows at a time: their sums and two weights are what AVX2's sixteen registers hold.
+    #[inline(always)]
+    fn column<S: Simd, const N: usize>(&mut self, simd: S, j: usize, rows: Range<usize>) {
+        let mut t = rows.start;
+        while t < rows.end {
+            t += match rows.end - t {
                 1 => self.tile::<S, 1, N>(simd, t, j),
                 2 => self.tile::<S, 2, N>(simd, t, j),
                 _ => self.tile::<S, 3, N>(simd, t, j),

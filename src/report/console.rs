@@ -16,8 +16,8 @@ use crate::{
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{io::Write, time::Instant};
 
-/// Lines of progress where there is no bar.
-const PARTS: usize = 5;
+/// Seconds between two lines of progress where there is no bar.
+const BETWEEN: f64 = 5.0;
 
 /// Prints a run. See the module.
 pub struct Console<'a> {
@@ -26,8 +26,8 @@ pub struct Console<'a> {
     bar: Option<ProgressBar>,
     /// The file being downloaded.
     download: Option<String>,
-    /// The work in progress, when it began, and the parts of it told.
-    work: Option<(String, Instant, usize)>,
+    /// The work in progress, when it began, and at which second of it the last line was told.
+    work: Option<(String, Instant, f64)>,
     pace: Pace,
     /// The step of the last evaluation told.
     evaluated_at: Option<usize>,
@@ -102,11 +102,12 @@ impl<'a> Console<'a> {
         self.transfer(self.look.lang.pick("writing", "正在写入"), dir, done, total);
     }
 
-    /// `done` of `total` pieces of some work: a bar on a terminal, elsewhere a line for every fifth, both with the time left.
+    /// `done` of `total` pieces of some work: a bar on a terminal, elsewhere a line every few seconds, both with the time
+    /// left; then a line with the time it took.
     pub fn progress(&mut self, what: &str, done: usize, total: usize) {
         if self.work.as_ref().is_none_or(|(name, ..)| name != what) {
             self.end_bar();
-            self.work = Some((what.to_owned(), Instant::now(), 0));
+            self.work = Some((what.to_owned(), Instant::now(), 0.0));
             if self.wants_bar() {
                 let eta = self.look.lang.pick("ETA", "剩余");
                 let bar = bar(total as u64, &format!("{{prefix}} [{{bar:24}}] {{pos}}/{{len}}  {eta} {{eta}}"));
@@ -116,15 +117,21 @@ impl<'a> Console<'a> {
         }
         self.bar.iter().for_each(|bar| bar.set_position(done as u64));
         let Some((_, began, told)) = &mut self.work else { return };
-        let part = PARTS * done / total.max(1);
-        let left = began.elapsed().as_secs_f64() * (total - done.min(total)) as f64 / done.max(1) as f64;
-        if self.bar.is_none() && part > std::mem::replace(told, part) && self.look.progress != Progress::None {
-            let (left, eta) = (duration(left), self.look.lang.pick("ETA", "剩余"));
-            self.line(&format!("{what} {done}/{total}  {eta} {left}"));
+        let elapsed = began.elapsed().as_secs_f64();
+        let is_due = done >= total || (self.bar.is_none() && elapsed - *told >= BETWEEN);
+        if is_due {
+            *told = elapsed;
         }
         if done >= total {
             self.end_bar();
             self.work = None;
+        }
+        if is_due && self.look.progress != Progress::None {
+            let left = elapsed * total.saturating_sub(done) as f64 / done.max(1) as f64;
+            self.line(&match done >= total {
+                true => format!("{what} {done}/{total}  {}", duration(elapsed)),
+                false => format!("{what} {done}/{total}  {} {}", self.look.lang.pick("ETA", "剩余"), duration(left)),
+            });
         }
     }
 
@@ -467,17 +474,14 @@ mod tests {
     }
 
     #[test]
-    fn work_is_a_line_for_every_fifth_where_there_is_no_bar() {
+    fn short_work_is_one_line_where_there_is_no_bar() {
         let work = |look| {
             printed(look, |console| {
-                [0, 10, 20, 21, 60, 100].into_iter().for_each(|done| console.progress("answers", done, 100));
+                [0, 10, 20, 100].into_iter().for_each(|done| console.progress("answers", done, 100));
                 console.progress("loss", 1, 1);
             })
         };
-        let told: Vec<String> =
-            work(PLAIN).lines().map(|line| line.split("  ETA").next().unwrap().to_owned()).collect();
-        assert_eq!(told, ["answers 20/100", "answers 60/100", "answers 100/100", "loss 1/1"]);
-        assert!(work(PLAIN).ends_with("loss 1/1  ETA 0:00:00\n"));
+        assert_eq!(work(PLAIN), "answers 100/100  0:00:00\nloss 1/1  0:00:00\n");
         assert_eq!(work(Look { progress: Progress::None, ..PLAIN }), "");
     }
 

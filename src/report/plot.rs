@@ -4,7 +4,7 @@
 
 use crate::{
     error::{Error, Result},
-    fs::write_atomic,
+    fs::{fault, write_atomic},
     trainer::event::{Event, Observer},
 };
 use plotters::{
@@ -46,6 +46,7 @@ impl LossPlot {
     }
 
     fn draw(&self) -> Result<()> {
+        fault::phase("plot");
         for (file, title, y_label, points) in [
             ("training_loss.png", "Training loss", "loss", &self.train),
             ("training_eval_loss.png", "Held-out loss", "eval_loss", &self.eval),

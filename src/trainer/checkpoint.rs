@@ -152,6 +152,7 @@ impl Snapshot {
                 let state = serde_json::to_string_pretty(&self.state).map_err(|err| Error::run(err.to_string()))?;
                 files.push(fs::write_file_synced(&temp.join(STATE), state.as_bytes())?);
             }
+            fs::fault::phase("save");
             let manifest = Manifest { step: self.state.step, files };
             let text = serde_json::to_string_pretty(&manifest).map_err(|err| Error::run(err.to_string()))?;
             fs::write_file_synced(&temp.join(MANIFEST), text.as_bytes())?;
@@ -269,6 +270,9 @@ fn json_file<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
 
 /// Every file of the manifest as it was written, and no other.
 fn verify(path: &Path, manifest: &Manifest) -> Result<()> {
+    if path.join(MANIFEST).is_symlink() {
+        return Err(Error::input(format!("{MANIFEST} is not a regular file")));
+    }
     for file in &manifest.files {
         file.read(path)?;
     }
@@ -300,8 +304,10 @@ impl Restored {
             Ok(candle_core::Tensor::from_vec(values, n, &device)?)
         };
         params.set(tensor(flat)?)?;
-        optim.m = tensor(self.moments[0].clone())?;
-        optim.v = tensor(self.moments[1].clone())?;
+        if !fs::fault::mutant("no_moments") {
+            optim.m = tensor(self.moments[0].clone())?;
+            optim.v = tensor(self.moments[1].clone())?;
+        }
         optim.steps = self.state.optimizer_steps;
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::{
     config::{EvalStrategy, TrainConfig},
     dataset::Example,
     error::{Error, Result},
+    fs::fault,
     model::{Params, Qwen3, params::Slot, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
     rng::Key,
@@ -117,6 +118,7 @@ impl<'a> Trainer<'a> {
         }
 
         self.progress.began = Instant::now();
+        let began = self.progress.step;
         let mut order = (usize::MAX, vec![]); // (epoch, its permutation)
         loop {
             if self.progress.evaluation_due && !self.evaluate(EvalPhase::During, observer)? {
@@ -126,12 +128,14 @@ impl<'a> Trainer<'a> {
             if self.progress.step >= plan.total_steps || self.patience_is_over() {
                 break;
             }
-            let epoch = plan.epoch_of(self.progress.step);
+            let position = fault::counted("no_data_position", self.progress.step, began);
+            let epoch = plan.epoch_of(position);
             if order.0 != epoch {
                 order = (epoch, plan.order(epoch));
             }
-            let samples = plan.samples(self.progress.step, &order.1);
-            let Some(done) = self.step(&samples, schedule.lr(self.progress.step))? else {
+            let samples = plan.samples(position, &order.1);
+            let lr = schedule.lr(fault::counted("restarted_rate", self.progress.step, began));
+            let Some(done) = self.step(&samples, lr)? else {
                 return self.stopped(observer);
             };
             let (grad_norm, lr) = (done.grad_norm, done.lr);
@@ -312,6 +316,7 @@ impl<'a> Trainer<'a> {
     /// Gradient, check, clip, update.
     fn step(&mut self, samples: &StepSamples, lr: f64) -> Result<Option<Step>> {
         let began = Instant::now();
+        fault::phase("step");
         let train = self.train;
         let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
         let dropout = (self.lora_dropout > 0.0).then(|| DropoutPlan {
@@ -319,7 +324,13 @@ impl<'a> Trainer<'a> {
             key: Key::new(self.config.seed, "dropout").with(self.progress.step as u64),
         });
         let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout, self.stop)?;
-        let Some(gradient) = gradient else { return Ok(None) };
+        let Some(mut gradient) = gradient else { return Ok(None) };
+        if fault::at_step("nan_loss", self.progress.step + 1) {
+            gradient.loss = f64::NAN;
+        }
+        if fault::at_step("nan_grad", self.progress.step + 1) {
+            gradient.spoil()?;
+        }
         self.refuse_non_finite(&gradient, &rows)?;
         let factor = clip::factor(gradient.grad_norm, self.config.max_grad_norm);
         let updated = self.optim.step(self.params.flat(), &gradient.flat, lr, factor)?;
@@ -327,6 +338,7 @@ impl<'a> Trainer<'a> {
 
         let tokens: usize = rows.iter().map(|(_, e)| e.input_ids.len()).sum();
         self.progress.advance(samples, gradient.loss, padded_tokens(samples, train));
+        fault::executed(self.progress.step);
         Ok(Some(Step {
             step: self.progress.step,
             epoch: samples.epoch,

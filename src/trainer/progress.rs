@@ -6,6 +6,7 @@ use super::{
     plan::{StepPlan, StepSamples},
     validate::HeldOut,
 };
+use crate::fs::fault;
 use serde_json::Value;
 use std::time::Instant;
 
@@ -59,7 +60,7 @@ impl Progress {
         Self {
             seconds: state.seconds,
             began: Instant::now(),
-            step: state.step,
+            step: state.step + usize::from(fault::mutant("step_off_by_one")),
             epoch: state.epoch,
             window_loss: state.window_loss,
             window_steps: state.window_steps,

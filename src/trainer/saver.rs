@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::{LoraConfig, OutputConfig, Recipe, SaveStrategy},
     error::{Error, Result},
+    fs::fault,
     model::Params,
     optim::AdamW,
 };
@@ -136,6 +137,7 @@ impl Saver {
         match written {
             Ok(Written { path, not_pruned }) => {
                 self.failures = 0;
+                fault::announce("saved", step);
                 observer.on_event(&Event::Saved(Saved { step, path }))?;
                 let trouble = not_pruned.map(|err| Event::Trouble(Trouble { what: err.to_string() }));
                 trouble.map_or(Ok(()), |trouble| observer.on_event(&trouble))
@@ -151,6 +153,15 @@ impl Saver {
                     .hint("make room or repair the output directory, then run the same command again")
                     .hint_zh("请腾出空间或修复输出目录，然后再次运行同一命令"))
             }
+        }
+    }
+}
+
+impl Drop for Saver {
+    /// A run that ends by an error lets the save under way come to its end: it is of sound steps.
+    fn drop(&mut self) {
+        if let Some((_, thread)) = self.writing.take() {
+            let _ = thread.join(); // the error that ended the run is the one worth telling
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     dataset::{Example, IGNORE},
     error::{Error, Result},
+    fs::fault,
     model::{Batch, Grads, Params, Qwen3, qwen3::DropoutPlan},
     optim::clip,
 };
@@ -16,6 +17,17 @@ pub struct StepGradient {
     pub grad_norm: f64,
     /// ∂loss/∂θ, `[n]` f32.
     pub flat: Tensor,
+}
+
+impl StepGradient {
+    /// One element becomes NaN: for the fault suite.
+    pub fn spoil(&mut self) -> Result<()> {
+        let n = self.flat.elem_count();
+        let factors: Vec<f32> = (0..n).map(|i| if i == n / 2 { f32::NAN } else { 1.0 }).collect();
+        self.flat = (&self.flat * Tensor::from_vec(factors, n, self.flat.device())?)?;
+        self.grad_norm = clip::grad_norm(&self.flat)?;
+        Ok(())
+    }
 }
 
 /// Cuts samples, in order, into runs of at most `budget` fed rows (a longer sample stands alone).
@@ -81,6 +93,7 @@ pub fn gradient(
     let mut grads = Grads::new(params);
     let mut losses = Vec::new();
     for batch in cut.batches(&supervised) {
+        fault::phase("train");
         if stop() {
             return Ok(None);
         }

@@ -4,6 +4,7 @@ use super::step::Cut;
 use crate::{
     dataset::{Example, IGNORE},
     error::Result,
+    fs::fault,
     model::{Params, Qwen3},
 };
 
@@ -31,6 +32,7 @@ pub fn evaluate(
     let mut sums = vec![(0f64, 0usize); examples.len()]; // (Σ nll, labels) of every sample
     let supervised: Vec<(usize, &Example)> = examples.iter().enumerate().filter(|(_, e)| e.is_trainable()).collect();
     for packed in cut.batches(&supervised) {
+        fault::phase("eval");
         if stop() {
             return Ok(None);
         }

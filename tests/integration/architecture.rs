@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &["config", "error", "kernels", "rng", "fs"]),
     ("optim", &["config", "error", "kernels"]),
     ("adapter", &["config", "error", "kernels", "model", "fs"]),
-    ("generate", &["config", "dataset", "error", "kernels", "model", "rng"]),
+    ("generate", &["config", "dataset", "error", "kernels", "model", "prosody", "rng"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "fs", "rng"]),
     ("eval", &["config", "dataset", "error", "generate", "model", "prosody", "rng"]),
     ("run", &["config", "error", "fs"]),

@@ -67,6 +67,8 @@ fn help_is_this() {
     for (name, args) in [
         ("help", &["--help"][..]),
         ("help_train", &["train", "--help"]),
+        ("help_generate", &["generate", "--help"]),
+        ("help_chat", &["chat", "--help"]),
         ("help_data_prepare", &["data", "prepare", "--help"]),
     ] {
         let help = folder.run_with(args, &wide);

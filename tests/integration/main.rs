@@ -19,6 +19,8 @@ mod dataset;
 mod engine;
 /// Merged models against LlamaFactory, and adapters that are dead or foreign.
 mod export;
+/// Generation: the cache, batches, forks, scores, and the two commands.
+mod generate;
 /// What the judge says of the shipped couplets, of copies and of re-paired lines.
 mod judge;
 /// A whole LlamaFactory run, repeated by the binary.
@@ -31,5 +33,7 @@ mod parity;
 mod recipes;
 /// Checkpoints, resuming, clean stops.
 mod resume;
+/// Rules while generating, and what they find ranked.
+mod rules;
 /// What the tests share.
 mod support;

@@ -1,6 +1,6 @@
 //! A run is never lost: killed or stopped anywhere, the same command ends with the same bytes as the undisturbed run.
 
-use crate::support::{Workspace, fixtures};
+use crate::support::{Workspace, copy_dir, fixtures};
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
@@ -34,6 +34,13 @@ struct Result {
 impl Run {
     fn new() -> Self {
         Self { work: Workspace::new() }
+    }
+
+    /// Another run that stands where this one does.
+    fn copy(&self) -> Self {
+        let other = Self::new();
+        copy_dir(&self.work.path("out"), &other.work.path("out"));
+        other
     }
 
     fn command(&self, more: &[&str]) -> Command {
@@ -135,25 +142,72 @@ fn killed_at_any_time_it_ends_with_the_same_bytes() {
     }
 }
 
+/// A run that was killed when its third checkpoint was there.
+fn killed() -> Run {
+    let run = Run::new();
+    let mut child = run.start(&[]);
+    run.wait_for("checkpoint-9");
+    child.kill().expect("a process to kill");
+    child.wait().expect("an end");
+    run
+}
+
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_is_taken() {
-    let want = undisturbed();
-    for file in ["state.json", "optimizer.safetensors", "adapter_model.safetensors", "manifest.json"] {
-        let run = Run::new();
-        let mut child = run.start(&[]);
-        run.wait_for("checkpoint-9");
-        child.kill().expect("a process to kill");
-        child.wait().expect("an end");
-        let newest = run.checkpoints().pop().expect("a checkpoint");
-        let path = run.work.path("out").join(&newest).join(file);
-        let mut bytes = std::fs::read(&path).expect(file);
+    let (want, killed) = (undisturbed(), killed());
+    let newest = killed.checkpoints().pop().expect("a checkpoint");
+    let flip: fn(&Path) = |path| {
+        let mut bytes = std::fs::read(path).expect("a file");
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        std::fs::write(&path, bytes).expect("a damaged file");
+        std::fs::write(path, bytes).expect("a damaged file");
+    };
+    let halve: fn(&Path) = |path| {
+        let bytes = std::fs::read(path).expect("a file");
+        std::fs::write(path, &bytes[..bytes.len() / 2]).expect("a damaged file");
+    };
+    for (file, damage, what) in [
+        ("state.json", flip, "a bit"),
+        ("optimizer.safetensors", flip, "a bit"),
+        ("adapter_model.safetensors", flip, "a bit"),
+        ("manifest.json", flip, "a bit"),
+        ("optimizer.safetensors", halve, "cut off"),
+        ("state.json", |path| std::fs::remove_file(path).expect("removed"), "missing"),
+        ("notes.txt", |path| std::fs::write(path, "").expect("a file"), "a stranger"),
+    ] {
+        let run = killed.copy();
+        damage(&run.work.path("out").join(&newest).join(file));
         let (code, stderr) = run.run(&[]);
         assert_eq!(code, Some(0), "{stderr}");
-        assert!(stderr.contains(&format!("{newest} is skipped: ")), "{file}: {stderr}");
-        assert_same(&run, &want, file);
+        assert!(stderr.contains(&format!("{newest} is skipped: ")), "{file}, {what}: {stderr}");
+        assert_same(&run, &want, &format!("{file}, {what}"));
+    }
+}
+
+#[test]
+fn another_number_of_threads_changes_no_bit() {
+    let (want, killed) = (undisturbed(), killed());
+    for threads in ["1", "3"] {
+        let run = killed.copy();
+        let ended = run.command(&[]).env("RAYON_NUM_THREADS", threads).output().expect("the program");
+        assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+        assert_same(&run, &want, &format!("{threads} threads"));
+    }
+}
+
+#[test]
+fn of_five_starts_at_once_one_trains() {
+    let run = Run::new();
+    let all: Vec<Child> = (0..5).map(|_| run.start(&["max_steps=3"])).collect();
+    let ended: Vec<(Option<i32>, String)> = (all.into_iter())
+        .map(|child| child.wait_with_output().expect("an end"))
+        .map(|output| (output.status.code(), String::from_utf8(output.stderr).expect("text")))
+        .collect();
+    assert_eq!(ended.iter().filter(|(_, stderr)| stderr.contains("\ndone ")).count(), 1, "{ended:?}");
+    for (code, stderr) in &ended {
+        // A start that comes when the winner is done finds the run complete.
+        let fine = if stderr.contains("in use by process ") { Some(2) } else { Some(0) };
+        assert_eq!(*code, fine, "{stderr}");
     }
 }
 

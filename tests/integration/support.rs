@@ -130,6 +130,17 @@ impl Workspace {
 
     /// The same with environment variables.
     pub fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ended {
+        self.execute(args, env, Stdio::null())
+    }
+
+    /// [`Self::run`] with a text on its standard input.
+    pub fn run_with_input(&self, args: &[&str], input: &str) -> Ended {
+        self.write(".stdin", input);
+        let file = std::fs::File::open(self.path(".stdin")).expect("the input");
+        self.execute(args, &[], file.into())
+    }
+
+    fn execute(&self, args: &[&str], env: &[(&str, &str)], stdin: Stdio) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_couplet-train"));
         for name in ["COUPLET_TRAIN_LANG", "LC_ALL", "LC_MESSAGES", "LANG", "NO_COLOR", "RUST_BACKTRACE", "COLUMNS"] {
             command.env_remove(name);
@@ -138,7 +149,7 @@ impl Workspace {
             command.env_remove(name);
         }
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf")).envs(env.iter().copied());
-        let output = command.args(args).current_dir(self.dir()).stdin(Stdio::null()).output().expect("the binary runs");
+        let output = command.args(args).current_dir(self.dir()).stdin(stdin).output().expect("the binary runs");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         let ended = Ended {
             code: output.status.code().expect("no signal"),

@@ -20,9 +20,16 @@ Quick start · 快速上手
   couplet-train export --adapter outputs/tiny_couplets export_dir=outputs/merged
 ";
 
+/// A program that breaks on demand must not pass for a release.
+const VERSION: &str = if cfg!(feature = "fault-injection") {
+    concat!(env!("CARGO_PKG_VERSION"), " (fault-injection: for tests only)")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// Native LoRA fine-tuning for Qwen3 · Qwen3 的原生 LoRA 微调
 #[derive(Debug, Parser)]
-#[command(name = "couplet-train", version, before_help = QUICK_START, args_conflicts_with_subcommands = true)]
+#[command(name = "couplet-train", version = VERSION, before_help = QUICK_START, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -92,7 +99,10 @@ pub struct GenerateArgs {
     /// One text a line; `-` is stdin, which is also read when no text is given · 从文件读取，每行一条
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Answers to every text; more than one are sampled · 每条生成几个
+    /// Given characters of 下联, `-` where it is free; with rules=shape or rules=strict · 限定某些字，如 "-河-海-"
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
+    pub pattern: Option<String>,
+    /// Answers to every text; more than one are sampled, or the best under rules · 每条生成几个
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub n: u16,
     /// Texts answered at once · 批大小

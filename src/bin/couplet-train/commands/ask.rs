@@ -8,6 +8,7 @@ use couplet_train::{
     dataset::Tokenizer,
     device,
     error::{Error, Result},
+    eval::couplet::Comma,
     generate::{Limits, Sampling, Speaker},
     hub::{self, HubEnv},
     model::{AdapterWeights, Checkpoint, Params, Qwen3, Qwen3Config},
@@ -33,6 +34,8 @@ pub struct Asked {
     pub trained: Vec<Trained>,
     /// The checkpoint's.
     pub base_digest: String,
+    /// How the training data of the first adapter writes the break between clauses.
+    pub comma: Comma,
 }
 
 /// The base or one adapter over it.
@@ -122,8 +125,8 @@ pub fn open(
     }
     describe(header, &dir, &trained, &speaker, &device, dtype);
     let stop = stop_ids(&dir, &tokenizer);
-    let base_digest = checkpoint.digest();
-    Ok(Asked { model, tokenizer, voices, speaker, stop, trained, base_digest })
+    let (base_digest, comma) = (checkpoint.digest(), comma(&trained));
+    Ok(Asked { model, tokenizer, voices, speaker, stop, comma, trained, base_digest })
 }
 
 impl Trained {
@@ -194,6 +197,13 @@ pub fn base(
     })?;
     let checkpoint = Checkpoint::open(&dir)?;
     Ok((dir, checkpoint))
+}
+
+/// The more frequent of the two; `，` where nothing is known.
+fn comma(trained: &[Trained]) -> Comma {
+    let receipt = trained.first().and_then(|trained| trained.receipt.as_ref());
+    let count = |mark: &str| receipt.and_then(|receipt| receipt["speak"]["punctuation"][mark].as_u64()).unwrap_or(0);
+    if count(",") > count("，") { Comma::Half } else { Comma::Full }
 }
 
 /// As the first adapter was trained; what is said otherwise wins, with a warning.

@@ -3,7 +3,7 @@
 use super::ask::{self, Asked, Words};
 use crate::args::ChatArgs;
 use couplet_train::{
-    config,
+    config::{self, Rules},
     error::{Error, Result},
     generate::{Conversation, How, Limits, TextStream, Token},
     report::{Console, Header, Lang, Look},
@@ -25,6 +25,11 @@ pub fn run(args: &ChatArgs, look: Look) -> Result<u8> {
             .hint_zh("chat 从键盘读取文本；命令行中的文本请用 `couplet-train generate`"));
     }
     let (config, notices) = config::inference(words.config.as_deref(), &words.overrides)?;
+    if config.generation.rules.is_some_and(|rules| rules != Rules::Off) {
+        return Err(Error::input("a conversation keeps no rules")
+            .hint("`couplet-train generate rules=strict` answers first lines by the rules")
+            .hint_zh("请用 `couplet-train generate rules=strict` 按联律对句"));
+    }
     let sampling = ask::sampling(&config.generation, config.llamafactory, 1)?;
     let mut header = Header::default();
     let asked = ask::open(&config, &args.ask, false, &mut header, &mut console)?;

@@ -1,6 +1,9 @@
 //! `couplet-train generate`: texts in, answers out; one model, or several side by side.
 
-use super::ask::{self, Asked, Voice, Words};
+use super::{
+    ask::{self, Asked, Voice, Words},
+    ruled,
+};
 use crate::args::GenerateArgs;
 use couplet_train::{
     config,
@@ -26,6 +29,9 @@ pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
     let words = Words::sort(&args.words);
     let (config, notices) = config::inference(words.config.as_deref(), &words.overrides)?;
+    if ruled::asked_for(args, &config)? {
+        return ruled::run(args, &config, notices, words.texts, look);
+    }
     let n = usize::from(args.n);
     let sampling = ask::sampling(&config.generation, config.llamafactory, n)?;
     let texts = texts(args, words.texts)?;
@@ -68,7 +74,7 @@ pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
 }
 
 /// The texts to answer: those on the command line, else the lines of the file, else those of stdin.
-fn texts(args: &GenerateArgs, texts: Vec<String>) -> Result<Vec<String>> {
+pub fn texts(args: &GenerateArgs, texts: Vec<String>) -> Result<Vec<String>> {
     let from_file = match (&args.file, texts.is_empty()) {
         (Some(_), false) => {
             return Err(Error::input("a text and --file")

@@ -10,6 +10,7 @@ mod generate;
 mod header;
 mod proof;
 mod restore;
+mod ruled;
 mod samples;
 mod stop;
 mod train;

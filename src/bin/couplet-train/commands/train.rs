@@ -14,7 +14,7 @@ use couplet_train::{
     dataset::{self, Splits, Tokenizer},
     device,
     error::{Error, Result, io_reason},
-    fs::{self, Lock},
+    fs::{self, Lock, fault},
     hub::{self, HubEnv},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, params::Slot},
     report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, model_card},
@@ -79,6 +79,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     if let Some(existing) = &existing {
         recipe.lora = existing.lora.clone();
     }
+    fault::phase("tokenise");
     let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
     refuse_unknown_ids(&data, model_config.vocab_size, &model_dir)?;
     let device = device::open(m.device, model_config.parameters())?;
@@ -88,6 +89,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     if device.is_cpu() {
         machine::refuse_too_large(model_config.parameters() * dtype.size_in_bytes(), dtype)?;
     }
+    fault::phase("load");
     let checkpoint = Checkpoint::open(&model_dir)?;
     let (model, layout) = Qwen3::load(&model_config, &checkpoint, &recipe.lora, dtype, &device)?;
     let initial = |slot: &Slot| match &existing {
@@ -159,6 +161,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         cut,
     };
     let mut header = header::header(&recipe, &facts);
+    if cfg!(feature = "fault-injection") {
+        header.notice(
+            "built with `fault-injection`, for tests only; do not train with it",
+            "此程序以 `fault-injection` 构建，仅供测试，请勿用于训练",
+        );
+    }
     for notice in notices {
         header.notice(notice.en, notice.zh);
     }
@@ -228,6 +236,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
 
     // 5. What remains of it.
+    fault::phase("end");
     trainer.refuse_unmoved(initial)?;
     let base = &recipe.model.model_name_or_path;
     peft::save(&out, &trainer.params, &recipe.lora, base)?;
@@ -244,7 +253,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
     drop(watchers);
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
+    let _ = fs::remove_leftovers(&out); // of a save or prune that failed: told then, and no reason to fail now
     receipt.complete(measured(&outcome))?;
+    fault::announce("complete", trainer.progress.step);
     drop(lock);
     console.line(&proven);
     let mut summary = summary(&recipe, &outcome)?;

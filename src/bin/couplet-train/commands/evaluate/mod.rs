@@ -21,8 +21,11 @@ use files::Results;
 use rows::Rows;
 use std::{io::stderr, time::Instant};
 
-/// Tokens of an answer at most, where nothing says otherwise; LlamaFactory's files have 1024.
-const MAX_NEW_TOKENS: usize = 128;
+/// LlamaFactory's bound of an answer, in tokens: for its files, and for models that think first.
+const MAX_NEW_TOKENS: usize = 1024;
+
+/// Rows whose 上联 is looked for among 32; more would take longer than all the rest.
+const RECALLED: usize = 200;
 
 /// Evaluates. The table goes to stdout. Returns the exit code: 0, or that of a signal; then nothing was written.
 #[expect(clippy::print_stdout, reason = "the result")]
@@ -47,8 +50,12 @@ pub fn run(args: &EvaluateArgs, look: Look) -> Result<u8> {
     let asked = ask::open(&config.inference, &who, !args.no_base, &mut header, &mut console)?;
     refuse_another_base(&asked)?;
     let rows = Rows::load(&config, &asked)?;
-    let default_tokens = if config.inference.llamafactory { 1024 } else { MAX_NEW_TOKENS };
-    let max_new_tokens = config.inference.generation.max_new_tokens.unwrap_or(default_tokens);
+    let limit = config.inference.generation.max_new_tokens;
+    let thinks = asked.speaker.template == TemplateName::Qwen3 && asked.speaker.enable_thinking == Some(true);
+    let max_new_tokens = limit.unwrap_or(match config.inference.llamafactory || thinks {
+        true => MAX_NEW_TOKENS,
+        false => rows.room_for_answers().min(MAX_NEW_TOKENS),
+    });
     let limits = Limits { max_new_tokens, stop: asked.stop.clone() };
 
     // 3. Said before it is done.
@@ -206,6 +213,7 @@ impl<'a> Job<'a, '_, '_> {
 
     fn recall_of(&mut self, column: &mut Column, lines: &[(usize, &str)]) -> Result<()> {
         let Some(recall) = self.recall.take() else { return Ok(()) };
+        let lines = &lines[..lines.len().min(RECALLED)];
         let (name, n) = (column.name.clone(), lines.len());
         let found = recall.pick(lines, self.how.interrupted, &mut self.told(&name, ("recall", "意境"), n))?;
         column.push("recall_of_32", estimate_of(found, self.seed));

@@ -72,6 +72,12 @@ impl Rows {
         Ok(Self { cases, examples: splits.eval, couplets, loss_batch, names, known, notices })
     }
 
+    /// Tokens for an answer four times as long as the longest right one, and a few words around it.
+    pub fn room_for_answers(&self) -> usize {
+        let longest = self.cases.iter().map(|case| case.target.len().saturating_sub(1)).max().unwrap_or(0);
+        4 * longest + 20
+    }
+
     /// What will be evaluated, and what is odd about it.
     pub fn describe(&self, header: &mut Header) {
         let kind = if self.couplets { ", couplets" } else { "" };

@@ -30,6 +30,8 @@ pub struct EvaluationConfig {
     pub over_length: Option<OverLength>,
     /// `per_device_eval_batch_size`: decides LlamaFactory's average of the loss.
     pub loss_batch_size: Option<usize>,
+    /// `n`: lines that are found under `rules` and ranked.
+    pub n: Option<usize>,
     /// `output_dir`
     pub output_dir: Option<PathBuf>,
     /// `overwrite_output_dir`
@@ -46,6 +48,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("cutoff_len", Kind::Whole(2)),
     ("over_length", Kind::Choice { now: &["error", "drop", "truncate"], later: &[] }),
     ("per_device_eval_batch_size", Kind::Whole(1)),
+    ("n", Kind::Whole(1)),
     ("output_dir", Kind::Text),
     ("overwrite_output_dir", Kind::Flag),
     ("do_train", Kind::Flag),
@@ -86,6 +89,7 @@ pub fn evaluation(file: Option<&Path>, overrides: &[String]) -> Result<(Evaluati
             _ => OverLength::Error,
         }),
         loss_batch_size: size("per_device_eval_batch_size"),
+        n: size("n"),
         output_dir: given.text("output_dir").map(PathBuf::from),
         overwrite: given.flag("overwrite_output_dir") == Some(true),
     };

@@ -8,7 +8,7 @@ use crate::{
         template::{self, EMPTY_THOUGHT},
     },
     error::Result,
-    eval::couplet::{Comma, clean_upper},
+    eval::couplet::{Comma, Note, clean_upper},
     prosody,
 };
 use std::collections::HashMap;
@@ -105,13 +105,20 @@ fn case(record: &Record, further: Vec<String>, data: &DataConfig, tokenizer: &To
     let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
     Ok(Case {
         prompt,
-        upper: clean_upper(line, Comma::Full).text,
+        upper: upper(line),
         reference: without_thought(&record.response).to_owned(),
         further,
         label: tokenizer.decode(&label, true)?,
         asked,
         target,
     })
+}
+
+/// The line without a heading, quotes and the like; its breaks stay as the data has them.
+fn upper(line: &str) -> String {
+    let clean = clean_upper(line, Comma::Full);
+    let is_whole = |note: &Note| matches!(note, Note::Breaks(_) | Note::Traditional(_) | Note::EndsLevel(_));
+    if clean.notes.iter().all(is_whole) { line.trim().to_owned() } else { clean.text }
 }
 
 /// What follows the last thought.
@@ -143,6 +150,14 @@ mod tests {
             assert_eq!(are_couplets(&rows), want, "{why}");
         }
         assert!(!are_couplets(&[]));
+    }
+
+    #[test]
+    fn the_first_line_is_taken_as_the_data_has_it() {
+        for (line, want) in [("春风,得意", "春风,得意"), ("上联：春风，得意。", "春风，得意"), ("「春风」 ", "春风")]
+        {
+            assert_eq!(upper(line), want);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::rows::Rows;
 use crate::commands::ask::Asked;
 use couplet_train::{
+    config::Rules,
     error::{Error, Result},
     eval::{
         metrics::Separation,
@@ -80,7 +81,7 @@ impl Place {
     }
 
     /// Replaces what an earlier evaluation left, file by file.
-    pub fn write(&self, results: &Results, asked: &Asked, rows: &Rows, how: &How) -> Result<()> {
+    pub fn write(&self, results: &Results, asked: &Asked, rows: &Rows, how: &How, rules: Rules) -> Result<()> {
         for path in FILES.iter().map(|name| self.0.join(name)).filter(|path| path.exists()) {
             fs::ops::remove_file(&path).map_err(|err| fs::unwritable(&path, &err))?;
         }
@@ -98,7 +99,7 @@ impl Place {
         self.put(FILES[2], &json::sorted(&predict, 4)?)?;
         let all = eval.into_iter().chain(predict).collect();
         self.put(FILES[1], &json::sorted(&all, 4)?)?;
-        let summary = summary(results, asked, rows, how);
+        let summary = summary(results, asked, rows, how, rules);
         self.put(FILES[0], &(serde_json::to_string_pretty(&summary).map_err(broken)? + "\n"))
     }
 
@@ -150,7 +151,7 @@ fn eval_results(column: &Column, answers: &Answers, rows: &Rows) -> Object {
 }
 
 /// `couplet_eval.json`: what was evaluated and how, an object a column, and what each metric is worth.
-fn summary(results: &Results, asked: &Asked, rows: &Rows, how: &How) -> Value {
+fn summary(results: &Results, asked: &Asked, rows: &Rows, how: &How, rules: Rules) -> Value {
     let sampling = &how.sampling;
     let adapters: Vec<String> = asked.trained.iter().map(|trained| trained.dir.display().to_string()).collect();
     let mut summary = Object::new();
@@ -164,6 +165,7 @@ fn summary(results: &Results, asked: &Asked, rows: &Rows, how: &How) -> Value {
     summary.insert(
         "generation".into(),
         json!({
+            "rules": rules.name(),
             "do_sample": random,
             "temperature": random.then_some(sampling.temperature),
             "top_p": random.then_some(sampling.top_p),

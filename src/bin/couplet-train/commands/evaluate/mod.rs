@@ -2,6 +2,7 @@
 
 mod files;
 mod rows;
+mod ruled;
 mod table;
 
 use super::ask::{self, Asked, Words};
@@ -11,7 +12,7 @@ use couplet_train::{
     error::{Error, Result},
     eval::{
         metrics::{Separation, estimate_of, repaired, separations},
-        suite::{self, Case, Column, Known, Recall, Writer},
+        suite::{self, Answered, Case, Column, Known, Recall, Writer},
     },
     generate::{How, Limits},
     report::{Console, Header, Lang, Look},
@@ -19,6 +20,7 @@ use couplet_train::{
 };
 use files::Results;
 use rows::Rows;
+use ruled::Ruled;
 use std::{io::stderr, time::Instant};
 
 /// LlamaFactory's bound of an answer, in tokens: for its files, and for models that think first.
@@ -61,9 +63,16 @@ pub fn run(args: &EvaluateArgs, look: Look) -> Result<u8> {
     // 3. Said before it is done.
     header.rows.retain(|(label, ..)| *label != "instruction"); // the rows bring their own
     rows.describe(&mut header);
-    ask::describe_sampling(&mut header, &sampling, &limits);
+    let ruled = Ruled::new(&config.inference.generation, config.n, &asked, &rows, &mut header)?;
+    if ruled.is_none() {
+        ask::describe_sampling(&mut header, &sampling, &limits);
+    }
     notices.into_iter().for_each(|notice| header.notice(notice.en, notice.zh));
-    if config.inference.llamafactory && config.inference.generation.do_sample.is_none() && !sampling.is_random() {
+    if ruled.is_none()
+        && config.inference.llamafactory
+        && config.inference.generation.do_sample.is_none()
+        && !sampling.is_random()
+    {
         header.notice(
             "greedy, so that the numbers repeat; LlamaFactory would sample: do_sample=true",
             "逐词取最可能者，结果可重复；LlamaFactory 默认采样：do_sample=true",
@@ -81,6 +90,7 @@ pub fn run(args: &EvaluateArgs, look: Look) -> Result<u8> {
         asked: &asked,
         rows: &rows,
         how: &how,
+        ruled: ruled.as_ref(),
         batch: (args.batch_size.into(), skip_special),
         seed: sampling.seed,
         recall: None,
@@ -94,7 +104,7 @@ pub fn run(args: &EvaluateArgs, look: Look) -> Result<u8> {
 
     // 5. What came out.
     if let Some(out) = &out {
-        out.write(&results, &asked, &rows, &how)?;
+        out.write(&results, &asked, &rows, &how, config.inference.generation.rules.unwrap_or_default())?;
     }
     print!("{}", table::render(&results, look.lang));
     console.line(&told(out.as_ref(), began.elapsed().as_secs_f64(), look.lang));
@@ -126,6 +136,7 @@ struct Job<'a, 'c, 'o> {
     asked: &'a Asked,
     rows: &'a Rows,
     how: &'a How<'a>,
+    ruled: Option<&'a Ruled>,
     batch: (usize, bool),
     seed: u64,
     /// For couplets alone.
@@ -168,8 +179,7 @@ impl<'a> Job<'a, '_, '_> {
         let loss_seconds = started.elapsed().as_secs_f64();
         let forced = suite::forced(writer, &rows.cases, stop, &mut self.told(&name, ("perplexity", "困惑度"), n))?;
         let started = Instant::now();
-        let (how, batch) = (self.how, self.batch);
-        let answered = suite::answers(writer, &rows.cases, how, batch, &mut self.told(&name, ("answers", "生成"), n))?;
+        let answered = self.answers(writer, &name)?;
         let seconds = started.elapsed().as_secs_f64();
         let mut column = Column::of_answers(&name, &rows.cases, &answered, rows.couplets, known, seed);
         let lines: Vec<(usize, &str)> =
@@ -180,6 +190,15 @@ impl<'a> Job<'a, '_, '_> {
         results.columns.push(column);
         results.answers.push(files::Answers { answered, seconds, loss_seconds });
         Ok(())
+    }
+
+    fn answers(&mut self, writer: Writer, name: &str) -> Result<Vec<Answered>> {
+        let (asked, rows, how, batch, ruled) = (self.asked, self.rows, self.how, self.batch, self.ruled);
+        let told = &mut self.told(name, ("answers", "生成"), rows.cases.len());
+        match ruled {
+            Some(ruled) => ruled.answers(asked, writer.adapter, rows, how.interrupted, told),
+            None => suite::answers(writer, &rows.cases, how, batch, told),
+        }
     }
 
     /// The right answers, and the same lines re-paired.

@@ -17,6 +17,8 @@ pub struct Rows {
     pub cases: Vec<Case>,
     /// As tokens, in the same order.
     pub examples: Vec<Example>,
+    /// Their instructions, in the same order.
+    pub instructions: Vec<String>,
     /// Whether they are couplets.
     pub couplets: bool,
     /// Samples that LlamaFactory's loss takes together.
@@ -69,7 +71,8 @@ impl Rows {
         let known = asked.trained.iter().map(|trained| known(trained, &mut notices)).collect();
         let from_run = || train("per_device_eval_batch_size").and_then(|n| usize::try_from(n).ok());
         let loss_batch = config.loss_batch_size.or_else(from_run).unwrap_or(8);
-        Ok(Self { cases, examples: splits.eval, couplets, loss_batch, names, known, notices })
+        let instructions = splits.held_out.into_iter().map(|record| record.prompt).collect();
+        Ok(Self { cases, examples: splits.eval, instructions, couplets, loss_batch, names, known, notices })
     }
 
     /// Tokens for an answer four times as long as the longest right one, and a few words around it.

@@ -40,15 +40,15 @@ fn shipped(n: usize) -> Vec<Value> {
 #[test]
 fn the_base_is_evaluated_on_shipped_couplets() {
     let w = Workspace::new();
-    let ended = evaluate(&w, &["dataset=couplets_test", "max_samples=40", "max_new_tokens=12", "output_dir=out"]);
+    let ended = evaluate(&w, &["dataset=couplets_test", "max_samples=80", "max_new_tokens=12", "output_dir=out"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let mut names: Vec<_> = std::fs::read_dir(w.path("out")).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, FILES, "and no other");
 
-    let rows = shipped(40);
+    let rows = shipped(80);
     let predictions = lines(&w, "out/generated_predictions.jsonl");
-    assert_eq!(predictions.len(), 40);
+    assert_eq!(predictions.len(), 80);
     let (mut shape, mut no_shared, mut scores) = (0, 0, vec![]);
     for (row, line) in rows.iter().zip(&predictions) {
         let keys: Vec<_> = line.as_object().unwrap().keys().collect();
@@ -70,13 +70,13 @@ fn the_base_is_evaluated_on_shipped_couplets() {
         assert_near(&predict[key], want, 1e-12, key);
     }
     let raw = &summary["base"]["raw"];
-    assert_eq!(raw["shape"]["value"].as_f64(), Some(shape as f64 / 40.0));
-    assert_eq!(raw["no_shared"]["value"].as_f64(), Some(no_shared as f64 / 40.0));
+    assert_eq!(raw["shape"]["value"].as_f64(), Some(shape as f64 / 80.0));
+    assert_eq!(raw["no_shared"]["value"].as_f64(), Some(no_shared as f64 / 80.0));
     for key in ["pass", "shape", "end", "opp", "all", "pos", "seg", "no_shared", "finish", "bleu-4", "recall_of_32"] {
         let cell = &summary["base"][key];
         let number = |part: &str| cell[part].as_f64().unwrap_or_else(|| panic!("{key}.{part}: {cell}"));
         assert!(number("low") <= number("value") && number("value") <= number("high"), "{key}: {cell}");
-        assert_eq!(cell["n"], 40, "{key}");
+        assert_eq!(cell["n"], 80, "{key}");
     }
     assert_eq!(summary["reference"]["pass"]["value"], 1.0);
     assert!(summary["repaired"]["pass"]["value"].as_f64().unwrap() < 0.9, "{}", summary["repaired"]["pass"]);
@@ -124,9 +124,9 @@ fn the_loss_is_the_trainers() {
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let (of_run, now) = (w.json("run/eval_results.json"), w.json("out/eval_results.json"));
     assert_near(&now["eval_loss"], &of_run["eval_loss"], 1e-6, "eval_loss");
-    let (_, log) = (0, w.json("run/run.json"));
+    let receipt = w.json("run/run.json");
     assert_near(&w.json("out/couplet_eval.json")["tuned"]["eval_loss"], &of_run["eval_loss"], 1e-6, "in the summary");
-    let before = &log["results"]["eval_loss_before"];
+    let before = &receipt["results"]["eval_loss_before"];
     assert_near(&w.json("out/couplet_eval.json")["base"]["eval_loss"], before, 1e-6, "the base's");
     assert!(w.path("out/generated_predictions_base.jsonl").is_file());
 
@@ -187,7 +187,7 @@ fn what_cannot_be_evaluated_is_said_and_leaves_nothing() {
     w.write("rows/a.json", "[{\"instruction\": \"对\", \"input\": \"天\"}]");
     w.write("rows/b.json", "[{\"instruction\": \"对\", \"input\": \"天\", \"output\": \"\"}]");
     w.write("rows/c.json", "[{\"instruction\": \" \", \"input\": \"\", \"output\": \"地\"}]");
-    let long = json!([{"instruction": "天".repeat(3000), "input": "", "output": "地"}]);
+    let long = json!([{"instruction": "天".repeat(50_000), "input": "", "output": "地"}]);
     w.write("rows/d.json", long.to_string());
     for (args, want) in [
         (&["output_dir=out"][..], "error: no data set is named"),

@@ -8,7 +8,8 @@ mod table;
 use super::ask::{self, Asked, Words};
 use crate::args::{AskArgs, EvaluateArgs};
 use couplet_train::{
-    config, dataset,
+    config::{self, TemplateName},
+    dataset,
     error::{Error, Result},
     eval::{
         metrics::{Separation, estimate_of, repaired, separations},

@@ -64,7 +64,7 @@
 //! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, rng | the loop; prints nothing, emits [`trainer::event`]s |
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
 //! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |
-//! | [`eval`] | error, prosody, rng | couplets judged, with reasons and intervals; BLEU and ROUGE; knows no tensor |
+//! | [`eval`] | config, dataset, error, generate, model, prosody, rng | couplets judged, with reasons and intervals; BLEU and ROUGE; a model over held-out rows |
 //! | [`run`] | config, error, fs | the output directory and its receipt, `run.json` |
 //! | `testing` | config, error | helpers of tests; any room's tests may use it |
 //!

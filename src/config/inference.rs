@@ -161,6 +161,8 @@ pub enum Purpose {
     Chat,
     /// `export_dir`: a merged model.
     Export,
+    /// `do_predict` or `do_eval`: answers and held-out loss.
+    Evaluate,
 }
 
 /// The purpose of `file` by its keys; `None` for one that trains, or cannot be read.
@@ -168,9 +170,10 @@ pub fn purpose(file: &Path) -> Option<Purpose> {
     let source = Source::read(file).ok()?;
     let entries = read(&source, Format::of(file).ok()?).ok()?;
     let has = |name: &str| entries.iter().any(|entry| entry.key == name && entry.value != Value::Null);
-    let trains = entries.iter().any(|entry| entry.key == "do_train" && entry.value == Value::Bool(true));
-    match has("model_name_or_path") {
-        true if has("export_dir") && !trains => Some(Purpose::Export),
+    let says = |name: &str| entries.iter().any(|entry| entry.key == name && entry.value == Value::Bool(true));
+    match has("model_name_or_path") && !says("do_train") {
+        true if has("export_dir") => Some(Purpose::Export),
+        true if says("do_predict") || says("do_eval") => Some(Purpose::Evaluate),
         true if !NOT_INFERENCE.iter().any(|name| has(name)) => Some(Purpose::Chat),
         _ => None,
     }
@@ -180,27 +183,7 @@ pub fn purpose(file: &Path) -> Option<Purpose> {
 ///
 /// Errors: unknown and refused keys, values of the wrong type or range, each with its place.
 pub fn inference(file: Option<&Path>, overrides: &[String]) -> Result<(InferenceConfig, Vec<Notice>)> {
-    let (source, mut entries) = match file {
-        Some(file) => {
-            let source = Source::read(file)?;
-            let entries = read(&source, Format::of(file)?)?;
-            (source, entries)
-        }
-        None => (Source::new(Path::new("command line"), ""), vec![]),
-    };
-    for text in overrides {
-        let entry = parse_override(text)?;
-        entries.retain(|earlier| earlier.key != entry.key);
-        entries.push(entry);
-    }
-    let mut ignored = Vec::new();
-    let mut given = Given { source: &source, entries: vec![] };
-    for entry in entries {
-        match KEYS.iter().find(|(name, _)| *name == entry.key) {
-            Some((_, kind)) => given.entries.push(checked(&source, entry, *kind)?),
-            None => ignored.extend(without_effect(&source, &entry)?),
-        }
-    }
+    let (given, ignored) = Given::read(file, overrides, &[])?;
     Ok((given.config(file.is_some())?, Notice::ignored(&ignored).into_iter().collect()))
 }
 
@@ -209,7 +192,7 @@ fn read(source: &Source, format: Format) -> Result<Vec<Entry>> {
         Format::Yaml => yaml::read(source),
         Format::Json => json::read(source),
         Format::Toml => Err(source
-            .error("a TOML recipe trains; for generation there are flags and `key=value` words")
+            .error("a TOML recipe trains; every other command takes flags and `key=value` words")
             .hint("e.g. `couplet-train generate --adapter outputs/run \"上联\" temperature=0.7`")
             .hint_zh("例如 `couplet-train generate --adapter outputs/run \"上联\" temperature=0.7`")),
     }
@@ -232,7 +215,7 @@ fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
 }
 
 /// The key's name where it is one of training that has no effect here; an error where it is unknown or would be needed.
-fn without_effect(source: &Source, entry: &Entry) -> Result<Option<String>> {
+fn without_effect(source: &Source, entry: &Entry, more: &[(&str, Kind)]) -> Result<Option<String>> {
     match keys::find(&entry.key) {
         Some(Known::Refused(refused)) => {
             let off = entry.value == Value::Null || refused.off.iter().any(|off| scalar(off).same(&entry.value));
@@ -247,7 +230,7 @@ fn without_effect(source: &Source, entry: &Entry) -> Result<Option<String>> {
         Some(Known::Read(_) | Known::Ignored(_)) => Ok(Some(entry.key.clone())),
         None => {
             let err = entry.key_error(source, format!("unknown key `{}`", entry.key));
-            Err(match keys::closest(&entry.key, KEYS.iter().map(|(name, _)| *name)) {
+            Err(match keys::closest(&entry.key, KEYS.iter().chain(more).map(|(name, _)| *name)) {
                 Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
                 None => err
                     .hint("keys have LlamaFactory's names; a text with `=` in it goes into a file (--file)")
@@ -258,41 +241,75 @@ fn without_effect(source: &Source, entry: &Entry) -> Result<Option<String>> {
 }
 
 /// The checked entries.
-struct Given<'s> {
-    source: &'s Source,
+pub(super) struct Given {
+    source: Source,
     entries: Vec<Entry>,
 }
 
-impl Given<'_> {
+impl Given {
+    /// The keys of this module and those of `more`; the names of further ones that have no effect.
+    pub(super) fn read(
+        file: Option<&Path>,
+        overrides: &[String],
+        more: &[(&str, Kind)],
+    ) -> Result<(Self, Vec<String>)> {
+        let (source, mut entries) = match file {
+            Some(file) => {
+                let source = Source::read(file)?;
+                let entries = read(&source, Format::of(file)?)?;
+                (source, entries)
+            }
+            None => (Source::new(Path::new("command line"), ""), vec![]),
+        };
+        for text in overrides {
+            let entry = parse_override(text)?;
+            entries.retain(|earlier| earlier.key != entry.key);
+            entries.push(entry);
+        }
+        let (mut known, mut ignored) = (Vec::new(), Vec::new());
+        for entry in entries {
+            match KEYS.iter().chain(more).find(|(name, _)| *name == keys::present_name(&entry.key)) {
+                Some((_, kind)) => known.push(checked(&source, entry, *kind)?),
+                None => ignored.extend(without_effect(&source, &entry, more)?),
+            }
+        }
+        Ok((Self { source, entries: known }, ignored))
+    }
+
     fn value(&self, name: &str) -> Option<&Value> {
-        let entry = self.entries.iter().find(|entry| entry.key == name);
+        let entry = self.entries.iter().find(|entry| keys::present_name(&entry.key) == name);
         entry.map(|entry| &entry.value).filter(|value| **value != Value::Null)
     }
 
-    fn text(&self, name: &str) -> Option<String> {
+    pub(super) fn text(&self, name: &str) -> Option<String> {
         self.value(name)?.text().map(str::to_owned)
     }
 
-    fn number(&self, name: &str) -> Option<f64> {
+    pub(super) fn number(&self, name: &str) -> Option<f64> {
         self.value(name)?.number()
     }
 
-    fn whole(&self, name: &str) -> Option<u64> {
+    pub(super) fn whole(&self, name: &str) -> Option<u64> {
         if let Value::Int(n) = self.value(name)? { u64::try_from(*n).ok() } else { None }
     }
 
-    fn flag(&self, name: &str) -> Option<bool> {
+    pub(super) fn words(&self, name: &str) -> Vec<String> {
+        let value = self.value(name).and_then(Value::words).unwrap_or_default();
+        value.into_iter().map(str::to_owned).collect()
+    }
+
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
         if let Value::Bool(flag) = self.value(name)? { Some(*flag) } else { None }
     }
 
-    fn complain(&self, name: &str, fact: impl std::fmt::Display) -> Error {
-        match self.entries.iter().find(|entry| entry.key == name) {
-            Some(entry) => entry.error(self.source, fact),
+    pub(super) fn complain(&self, name: &str, fact: impl std::fmt::Display) -> Error {
+        match self.entries.iter().find(|entry| keys::present_name(&entry.key) == name) {
+            Some(entry) => entry.error(&self.source, fact),
             None => self.source.error(fact),
         }
     }
 
-    fn config(&self, llamafactory: bool) -> Result<InferenceConfig> {
+    pub(super) fn config(&self, llamafactory: bool) -> Result<InferenceConfig> {
         if self.whole("num_beams").is_some_and(|beams| beams > 1) {
             return Err(self
                 .complain("num_beams", "beam search is not supported")
@@ -300,11 +317,10 @@ impl Given<'_> {
                 .hint_zh("请将 num_beams 设为 1；采样时可用 `--n 8` 得到多个答案"));
         }
         let size = |name: &str| self.whole(name).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        let adapters = self.value("adapter_name_or_path").and_then(Value::words).unwrap_or_default();
         Ok(InferenceConfig {
             llamafactory,
             base: self.text("model_name_or_path"),
-            adapters: adapters.into_iter().map(PathBuf::from).collect(),
+            adapters: self.words("adapter_name_or_path").into_iter().map(PathBuf::from).collect(),
             cache_dir: self.text("cache_dir").map(PathBuf::from),
             revision: self.text("model_revision"),
             device: self.device()?,

@@ -20,7 +20,7 @@ const V1_KEYS: &[(&str, &str)] = &[
 const BF16_GB: &[(&str, f64)] =
     &[("0.6B", 1.2), ("1.7B", 3.4), ("4B", 8.0), ("8B", 16.4), ("14B", 29.5), ("32B", 65.5)];
 
-/// Refuses LlamaFactory's v1 dialect and configs of its other commands: export, predict, evaluate, chat.
+/// Refuses LlamaFactory's v1 dialect, and what other commands do: export, predict, evaluate, chat.
 pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
     let entries = settings.entries();
     if entries.is_empty() {
@@ -44,21 +44,28 @@ pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
             .hint("one at a time: without `do_train` it exports, without `export_dir` it trains")
             .hint_zh("请分两步：去掉 `do_train` 则导出，去掉 `export_dir` 则训练"));
     }
-    let (name, what, zh) = if says("do_predict", true) {
-        ("do_predict", "predicts", "预测")
+    let evaluates = "without `do_train: true` a file that names its model runs `couplet-train evaluate`";
+    let evaluates_zh = "没有 `do_train: true` 且写明模型的配置会运行 `couplet-train evaluate`";
+    let (name, what) = if says("do_predict", true) && says("do_train", true) {
+        return Err(settings
+            .complain("do_predict", "this config trains and predicts")
+            .hint("one at a time: without `do_predict` it trains, without `do_train` it evaluates")
+            .hint_zh("请分两步：去掉 `do_predict` 则训练，去掉 `do_train` 则评估"));
+    } else if says("do_predict", true) {
+        ("do_predict", "predicts")
     } else if says("do_train", false) {
-        ("do_train", "does not train", "评估或预测")
+        ("do_train", "does not train")
     } else if says("do_eval", true) && !settings.given("do_train") {
-        ("do_eval", "only evaluates", "评估")
+        ("do_eval", "only evaluates")
     } else if !settings.given("stage") && !settings.given("do_train") {
-        ("", "neither names a `stage` nor says `do_train: true`", "该")
+        ("", "neither names a `stage` nor says `do_train: true`")
     } else {
         return Ok(());
     };
     Err(settings
-        .complain(name, format!("this config {what}; couplet-train has no such command yet"))
-        .hint("a training config says `stage: sft` and `do_train: true`; evaluate and predict come later")
-        .hint_zh(format!("训练配置应写 `stage: sft` 与 `do_train: true`；{zh}功能以后提供")))
+        .complain(name, format!("this config {what}"))
+        .hint(format!("a training config says `stage: sft` and `do_train: true`; {evaluates}"))
+        .hint_zh(format!("训练配置应写 `stage: sft` 与 `do_train: true`；{evaluates_zh}")))
 }
 
 /// The error for a refused key with a value that switches it on.

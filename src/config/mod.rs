@@ -8,6 +8,7 @@
 
 mod build;
 mod entry;
+mod evaluation;
 mod inference;
 mod intent;
 mod json;
@@ -23,6 +24,7 @@ mod toml;
 mod value;
 mod yaml;
 
+pub use evaluation::{EvaluationConfig, evaluation};
 pub use inference::{ExportConfig, GenerationConfig, InferDtype, InferenceConfig, Purpose, Rules, inference, purpose};
 pub use notice::Notice;
 pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};

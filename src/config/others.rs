@@ -288,7 +288,7 @@ pub static REFUSED: &[Refused] = &[
     refused("fp16_opt_level", &["O1"], "use `bf16: true`", "请用 `bf16: true`"),
     refused("fp8", NO, "use `bf16: true`", "请用 `bf16: true`"),
     refused("compute_accuracy", NO, "watch `eval_loss`", "请看 `eval_loss`"),
-    refused("predict_with_generate", NO, "watch `eval_loss`", "请看 `eval_loss`"),
+    refused("predict_with_generate", NO, "`couplet-train evaluate` generates", "请用 `couplet-train evaluate` 生成"),
     refused("use_swanlab", NO, "the run is logged to `output_dir`", "运行记录写入 `output_dir`"),
     refused("use_dft_loss", NO, "the loss is cross entropy", "损失为交叉熵"),
     refused("use_eaft_loss", NO, "the loss is cross entropy", "损失为交叉熵"),
@@ -315,6 +315,6 @@ pub static REFUSED: &[Refused] = &[
     refused("hub_model_id", NOTHING, "upload the files of `output_dir` yourself", "请自行上传 `output_dir` 中的文件"),
     refused("hub_token", NOTHING, "upload the files of `output_dir` yourself", "请自行上传 `output_dir` 中的文件"),
     // Other commands.
-    refused("do_predict", NO, "this version trains only", "本版本只支持训练"),
-    refused("export_dir", NOTHING, "this version trains only", "本版本只支持训练"),
+    refused("do_predict", NO, "`couplet-train evaluate` predicts", "请用 `couplet-train evaluate` 预测"),
+    refused("export_dir", NOTHING, "`couplet-train export` exports", "请用 `couplet-train export` 导出"),
 ];

@@ -25,12 +25,9 @@ pub struct Splits {
     pub eval: Vec<Example>,
     /// What was read and lost.
     pub summary: Summary,
-    /// The first held-out rows as text, to ask the trained model with.
+    /// The rows of `eval` as text, in its order, to ask the model with.
     pub held_out: Vec<Record>,
 }
-
-/// Held-out rows that are kept as text.
-const HELD_OUT: usize = 3;
 
 /// Reads, splits and tokenises the data of a recipe.
 ///
@@ -54,6 +51,8 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     if over_long > 0 && data.over_length == OverLength::Error {
         return Err(too_long(over_long, &over_long_rows, &files, train.iter().chain(&eval), data));
     }
+    let kept = |(_, encoded): &(&Row, &Encoded)| !is_dropped(encoded, data);
+    let held_out = eval_rows.iter().zip(&eval).filter(kept).map(|(row, _)| row.record.clone()).collect();
     let train = keep(train, data, &mut files);
     let eval = keep(eval, data, &mut files);
     let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
@@ -72,8 +71,17 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
         warnings,
         files,
     };
-    let held_out = eval_rows.iter().take(HELD_OUT).map(|row| row.record.clone()).collect();
     Ok(Splits { train, eval, summary, held_out })
+}
+
+/// The training rows of a recipe as text, and how many rows each file holds. Nothing is tokenised, so no row is too long.
+pub fn training_rows(data: &DataConfig, seed: u64) -> Result<(Vec<Record>, Vec<usize>)> {
+    let mut reader = Reader::default();
+    let rows = reader.read(data, &data.dataset)?;
+    let (train, _) =
+        if data.eval_dataset.is_empty() { hold_out(rows, data.val_size, seed)? } else { (rows, Vec::new()) };
+    let records = train.into_iter().map(|row| row.record).collect();
+    Ok((records, reader.files.iter().map(|file| file.rows).collect()))
 }
 
 /// Reads data sets one after the other and numbers them.
@@ -193,17 +201,20 @@ fn name_rows(rows: &[OverLong], files: &[FileSummary]) -> String {
     rows.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
+fn is_dropped(row: &Encoded, data: &DataConfig) -> bool {
+    row.full_len > data.cutoff_len && data.over_length == OverLength::Drop
+}
+
 /// Applies `over_length` and counts what it does.
 fn keep(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec<Example> {
     let mut kept = Vec::with_capacity(rows.len());
     for row in rows {
         let file = &mut files[row.example.origin.dataset];
-        let is_long = row.full_len > data.cutoff_len;
-        if is_long && data.over_length == OverLength::Drop {
+        if is_dropped(&row, data) {
             file.dropped += 1;
         } else {
             file.kept += 1;
-            file.truncated += usize::from(is_long);
+            file.truncated += usize::from(row.full_len > data.cutoff_len);
             file.unlabelled += usize::from(!row.example.is_trainable());
             kept.push(row.example);
         }

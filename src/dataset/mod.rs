@@ -16,7 +16,7 @@ pub mod summary;
 pub mod template;
 pub mod tokenizer;
 
-pub use load::{Splits, load};
+pub use load::{Splits, load, training_rows};
 pub use prepare::{Prepared, prepare};
 pub use summary::Summary;
 pub use tokenizer::Tokenizer;

@@ -14,7 +14,10 @@ use crate::{
     trainer::event::{EvalPhase, Evaluated, Event, Logged, Observer, SaveFailed, Saved, Step, Trouble},
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::Write;
+use std::{io::Write, time::Instant};
+
+/// Seconds between two lines of progress where there is no bar.
+const BETWEEN: f64 = 5.0;
 
 /// Prints a run. See the module.
 pub struct Console<'a> {
@@ -23,6 +26,8 @@ pub struct Console<'a> {
     bar: Option<ProgressBar>,
     /// The file being downloaded.
     download: Option<String>,
+    /// The work in progress, when it began, and at which second of it the last line was told.
+    work: Option<(String, Instant, f64)>,
     pace: Pace,
     /// The step of the last evaluation told.
     evaluated_at: Option<usize>,
@@ -31,7 +36,15 @@ pub struct Console<'a> {
 impl<'a> Console<'a> {
     /// `out`: stderr, or a buffer in tests.
     pub fn new(out: impl Write + 'a, look: Look) -> Self {
-        Self { out: Box::new(out), look, bar: None, download: None, pace: Pace::default(), evaluated_at: None }
+        Self {
+            out: Box::new(out),
+            look,
+            bar: None,
+            download: None,
+            work: None,
+            pace: Pace::default(),
+            evaluated_at: None,
+        }
     }
 
     /// How it looks.
@@ -87,6 +100,39 @@ impl<'a> Console<'a> {
     /// `done` of `total` bytes of weights are in the folder `dir`; shown as a download is.
     pub fn export(&mut self, dir: &str, done: u64, total: u64) {
         self.transfer(self.look.lang.pick("writing", "正在写入"), dir, done, total);
+    }
+
+    /// `done` of `total` pieces of some work: a bar on a terminal, elsewhere a line every few seconds, both with the time
+    /// left; then a line with the time it took.
+    pub fn progress(&mut self, what: &str, done: usize, total: usize) {
+        if self.work.as_ref().is_none_or(|(name, ..)| name != what) {
+            self.end_bar();
+            self.work = Some((what.to_owned(), Instant::now(), 0.0));
+            if self.wants_bar() {
+                let eta = self.look.lang.pick("ETA", "剩余");
+                let bar = bar(total as u64, &format!("{{prefix}} [{{bar:24}}] {{pos}}/{{len}}  {eta} {{eta}}"));
+                bar.set_prefix(what.to_owned());
+                self.bar = Some(bar);
+            }
+        }
+        self.bar.iter().for_each(|bar| bar.set_position(done as u64));
+        let Some((_, began, told)) = &mut self.work else { return };
+        let elapsed = began.elapsed().as_secs_f64();
+        let is_due = done >= total || (self.bar.is_none() && elapsed - *told >= BETWEEN);
+        if is_due {
+            *told = elapsed;
+        }
+        if done >= total {
+            self.end_bar();
+            self.work = None;
+        }
+        if is_due && self.look.progress != Progress::None {
+            let left = elapsed * total.saturating_sub(done) as f64 / done.max(1) as f64;
+            self.line(&match done >= total {
+                true => format!("{what} {done}/{total}  {}", duration(elapsed)),
+                false => format!("{what} {done}/{total}  {} {}", self.look.lang.pick("ETA", "剩余"), duration(left)),
+            });
+        }
     }
 
     fn transfer(&mut self, verb: &str, file: &str, done: u64, total: u64) {
@@ -425,6 +471,18 @@ mod tests {
             }
         });
         assert_eq!(got, "downloading config.json (700 B)\ndownloading a.safetensors (700 B)\n");
+    }
+
+    #[test]
+    fn short_work_is_one_line_where_there_is_no_bar() {
+        let work = |look| {
+            printed(look, |console| {
+                [0, 10, 20, 100].into_iter().for_each(|done| console.progress("answers", done, 100));
+                console.progress("loss", 1, 1);
+            })
+        };
+        assert_eq!(work(PLAIN), "answers 100/100  0:00:00\nloss 1/1  0:00:00\n");
+        assert_eq!(work(Look { progress: Progress::None, ..PLAIN }), "");
     }
 
     #[test]

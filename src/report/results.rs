@@ -168,7 +168,7 @@ fn close(mut metrics: Object, epoch: f64, tokens: Option<u64>) -> Object {
 }
 
 /// Hugging Face's `speed_metrics`: `{split}_runtime`, and `{split}_{what}_per_second` unless no time has passed.
-fn speed(metrics: &mut Object, split: &str, runtime: f64, counts: &[(&str, f64)]) {
+pub fn speed(metrics: &mut Object, split: &str, runtime: f64, counts: &[(&str, f64)]) {
     metrics.insert(format!("{split}_runtime"), json::round(runtime, 4).into());
     for (what, count) in counts.iter().filter(|_| runtime > 0.0) {
         metrics.insert(format!("{split}_{what}_per_second"), json::round(count / runtime, 3).into());

@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("adapter", &["config", "error", "kernels", "model", "fs"]),
     ("generate", &["config", "dataset", "error", "kernels", "model", "prosody", "rng"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "fs", "rng"]),
-    ("eval", &["error", "prosody", "rng"]),
+    ("eval", &["config", "dataset", "error", "generate", "model", "prosody", "rng"]),
     ("run", &["config", "error", "fs"]),
     ("report", &["config", "error", "fs", "trainer"]),
     ("testing", &["config", "error"]),

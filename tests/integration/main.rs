@@ -17,6 +17,8 @@ mod cli;
 mod dataset;
 /// What must not change a result.
 mod engine;
+/// Loss, answers and metrics of held-out rows.
+mod evaluate;
 /// Merged models against LlamaFactory, and adapters that are dead or foreign.
 mod export;
 /// Generation: the cache, batches, forks, scores, and the two commands.

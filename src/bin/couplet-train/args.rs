@@ -14,6 +14,8 @@ Quick start · 快速上手
   couplet-train data prepare pairs.txt --output data
   # ask what was trained, beside its base · 对比训练前后
   couplet-train generate --adapter outputs/tiny_couplets --compare \"海内存知己\"
+  # how good is it, in numbers · 用数字评估
+  couplet-train evaluate --adapter outputs/tiny_couplets dataset=couplets_test
   # base and adapter as one model · 合并成一个模型
   couplet-train export --adapter outputs/tiny_couplets export_dir=outputs/merged
 ";
@@ -45,6 +47,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// The same as a conversation · 对话
     Chat(ChatArgs),
+    /// Held-out loss, BLEU, ROUGE and couplet metrics: base, adapters and real lines side by side · 评估
+    Evaluate(EvaluateArgs),
     /// Base and adapter in one Hugging Face folder · 合并导出
     Export(ExportArgs),
     /// Look at a trained adapter · 检查适配器
@@ -116,6 +120,25 @@ pub struct ChatArgs {
     pub words: Vec<String>,
     #[command(flatten)]
     pub ask: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// `key=value` such as dataset=couplets_test, max_samples=200, output_dir=outputs/eval; a LlamaFactory predict YAML · 参数或预测配置
+    #[arg(value_name = "KEY=VALUE | FILE")]
+    pub words: Vec<String>,
+    /// The base model: a folder or a name · 基座模型
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// A trained adapter; once for each of several · 适配器目录，可重复
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Vec<PathBuf>,
+    /// Leave the base model out: half the time · 不评估基座，省一半时间
+    #[arg(long)]
+    pub no_base: bool,
+    /// Rows answered at once · 批大小
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub batch_size: u16,
 }
 
 #[derive(Debug, Args)]

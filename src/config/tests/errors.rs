@@ -318,7 +318,8 @@ fn yaml_errors_name_place_and_way_out() {
 
 #[test]
 fn configs_of_other_commands_are_named() {
-    let training = "a training config says `stage: sft` and `do_train: true`; evaluate and predict come later";
+    let training = "a training config says `stage: sft` and `do_train: true`; \
+                    without `do_train: true` a file that names its model runs `couplet-train evaluate`";
     for (text, want, hint) in [
         (
             "do_train: true\nexport_dir: x\n",
@@ -326,24 +327,16 @@ fn configs_of_other_commands_are_named() {
             "one at a time: without `do_train` it exports, without `export_dir` it trains",
         ),
         (
-            "stage: sft\ndo_predict: true\ntemplate: llama3\n",
-            "c.yaml:2:13: this config predicts; couplet-train has no such command yet",
-            training,
+            "do_train: true\ndo_predict: true\n",
+            "c.yaml:2:13: this config trains and predicts",
+            "one at a time: without `do_predict` it trains, without `do_train` it evaluates",
         ),
-        (
-            "stage: sft\ndo_train: false\n",
-            "c.yaml:2:11: this config does not train; couplet-train has no such command yet",
-            training,
-        ),
-        (
-            "stage: sft\ndo_eval: true\n",
-            "c.yaml:2:10: this config only evaluates; couplet-train has no such command yet",
-            training,
-        ),
+        ("stage: sft\ndo_predict: true\ntemplate: llama3\n", "c.yaml:2:13: this config predicts", training),
+        ("stage: sft\ndo_train: false\n", "c.yaml:2:11: this config does not train", training),
+        ("stage: sft\ndo_eval: true\n", "c.yaml:2:10: this config only evaluates", training),
         (
             "model_name_or_path: m\ntemplate: qwen3\ninfer_backend: huggingface\n",
-            "c.yaml: this config neither names a `stage` nor says `do_train: true`; \
-             couplet-train has no such command yet",
+            "c.yaml: this config neither names a `stage` nor says `do_train: true`",
             training,
         ),
         (

@@ -7,7 +7,7 @@ mod estimate;
 mod separation;
 
 pub use estimate::{Estimate, RESAMPLES, Ratio};
-pub use separation::{Separation, repair, separations};
+pub use separation::{Separation, WEAK, repair, repaired, separations};
 
 use super::couplet::{Kind, Verdict, judge};
 use crate::{prosody, rng::Key};
@@ -143,6 +143,11 @@ pub fn measure(rows: &[Judged], seed: u64) -> Metrics {
     let estimates = estimate::estimates(&values, Key::new(seed, "bootstrap"));
     let metrics = keys.into_iter().zip(estimates).filter_map(|(key, e)| Some((key, e?))).collect();
     Metrics { rows: rows.len(), seed, confidence: 0.95, metrics }
+}
+
+/// The estimate of any value over rows, drawn as [`measure`] draws them; `None` where no row counts.
+pub fn estimate_of(values: Vec<Ratio>, seed: u64) -> Option<Estimate> {
+    estimate::estimates(&[values], Key::new(seed, "bootstrap")).pop().flatten()
 }
 
 /// distinct-n: different n-grams of characters over all n-grams (Li et al. 2016).

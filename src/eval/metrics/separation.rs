@@ -9,12 +9,18 @@ use std::collections::BTreeMap;
 const MIN_LINES: usize = 6;
 
 /// Below this area a metric says little about a single couplet.
-const WEAK: f64 = 0.65;
+pub const WEAK: f64 = 0.65;
 
 /// Pairs each 上联 with the 下联 of another row of the same clause shape; shapes of five rows or fewer are left out.
 ///
 /// Within a shape the 下联 go round in one random cycle, so none stays and each is used once.
 pub fn repair(rows: &[(String, String)], seed: u64) -> Vec<(String, String)> {
+    let pairs = repaired(rows, seed).into_iter();
+    pairs.map(|(upper, lower)| (rows[upper].0.clone(), rows[lower].1.clone())).collect()
+}
+
+/// [`repair`] as indices into `rows`: of the 上联, in their order, and of the 下联 it gets.
+pub fn repaired(rows: &[(String, String)], seed: u64) -> Vec<(usize, usize)> {
     let mut shapes: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
     for (at, (upper, lower)) in rows.iter().enumerate() {
         let shape = prosody::shape(upper);
@@ -32,7 +38,7 @@ pub fn repair(rows: &[(String, String)], seed: u64) -> Vec<(String, String)> {
         pairs.extend(uppers.into_iter().zip(lowers));
     }
     pairs.sort_unstable();
-    pairs.into_iter().map(|(upper, lower)| (rows[upper].0.clone(), rows[lower].1.clone())).collect()
+    pairs
 }
 
 /// How well a metric tells two sets apart.
@@ -46,13 +52,20 @@ pub struct Separation {
     pub weak: bool,
 }
 
+impl Separation {
+    /// Of this area.
+    pub fn of(key: &'static str, auc: f64) -> Self {
+        Self { key, auc, weak: auc < WEAK }
+    }
+}
+
 /// The separation of each metric that applies to both sets.
 pub fn separations(real: &[Judged], repaired: &[Judged]) -> Vec<Separation> {
     let separation = |metric: &super::Metric| {
         let values = |rows: &[Judged]| rows.iter().filter_map(|row| (metric.of)(row).value()).collect::<Vec<_>>();
         let higher = auc(&values(real), &values(repaired))?;
         let auc = if metric.better == Better::Higher { higher } else { 1.0 - higher };
-        Some(Separation { key: metric.key, auc, weak: auc < WEAK })
+        Some(Separation::of(metric.key, auc))
     };
     METRICS.iter().filter_map(separation).collect()
 }

@@ -30,6 +30,10 @@ pub struct Asked {
     pub speaker: Speaker,
     /// Tokens that end an answer.
     pub stop: Vec<u32>,
+    /// What the adapters were read from, in their order.
+    pub trained: Vec<Trained>,
+    /// The checkpoint's.
+    pub base_digest: String,
     /// How the training data of the first adapter writes the break between clauses.
     pub comma: Comma,
 }
@@ -121,7 +125,8 @@ pub fn open(
     }
     describe(header, &dir, &trained, &speaker, &device, dtype);
     let stop = stop_ids(&dir, &tokenizer);
-    Ok(Asked { model, tokenizer, voices, speaker, stop, comma: comma(&trained) })
+    let (base_digest, comma) = (checkpoint.digest(), comma(&trained));
+    Ok(Asked { model, tokenizer, voices, speaker, stop, comma, trained, base_digest })
 }
 
 impl Trained {
@@ -134,9 +139,14 @@ impl Trained {
         self.receipt.as_ref()?["config"]["model"][key].as_str().map(str::to_owned)
     }
 
-    pub fn warn_of_another_base(&self, checkpoint: &Checkpoint, header: &mut Header) {
+    /// Whether the run says that its base was another than the one of this digest.
+    pub fn is_of_another_base(&self, digest: &str) -> bool {
         let trained_on = self.receipt.as_ref().and_then(|receipt| receipt["digests"]["base"].as_str());
-        if trained_on.is_some_and(|digest| digest != checkpoint.digest()) {
+        trained_on.is_some_and(|trained_on| trained_on != digest)
+    }
+
+    pub fn warn_of_another_base(&self, checkpoint: &Checkpoint, header: &mut Header) {
+        if self.is_of_another_base(&checkpoint.digest()) {
             let dir = self.dir.display();
             header.notice(
                 format!(

@@ -26,10 +26,10 @@ use std::{
 use unicode_width::UnicodeWidthStr;
 
 /// Lines that are found and ranked for every 上联, where nothing says otherwise.
-const CANDIDATES: usize = 8;
+pub const CANDIDATES: usize = 8;
 
 /// Rows of a batch, at most: texts answered at once times candidates.
-const ROWS: usize = 256;
+pub const ROWS: usize = 256;
 
 /// Whether rules are asked for. Errors: a pattern without them.
 pub fn asked_for(args: &GenerateArgs, config: &InferenceConfig) -> Result<bool> {

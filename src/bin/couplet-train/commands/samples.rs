@@ -11,6 +11,8 @@ use couplet_train::{
     report::{Lang, text::pad},
 };
 
+/// Rows that are shown.
+const ROWS: usize = 3;
 /// Tokens of an answer at most: as many as three times the right one, within this.
 const MOST_TOKENS: usize = 64;
 /// Characters of an answer that are shown.
@@ -24,6 +26,7 @@ pub fn lines(
     records: &[Record],
     lang: Lang,
 ) -> Result<Vec<String>> {
+    let records = &records[..records.len().min(ROWS)];
     if records.is_empty() {
         return Ok(vec![]);
     }

@@ -47,6 +47,11 @@ pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
         Limits { max_new_tokens: config.generation.max_new_tokens.unwrap_or(default_tokens), stop: asked.stop.clone() };
     ask::describe_sampling(&mut header, &sampling, &limits);
     notices.into_iter().for_each(|notice| header.notice(notice.en, notice.zh));
+    let couplets = !args.ask.raw && asked.speaker.instruction.as_ref().is_some_and(|text| text.contains('联'));
+    let texts = match couplets {
+        true => ruled::uppers(&asked, &texts, look.lang == Lang::Zh, |_| true, &mut header),
+        false => texts,
+    };
     console.header(&header);
 
     let stop = Stop::install()?;
@@ -60,6 +65,7 @@ pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
         json: args.json,
         skip_special: config.generation.skip_special_tokens.unwrap_or(true),
         raw: args.ask.raw,
+        couplets,
         chinese: look.lang == Lang::Zh,
         characters: 0,
         first_token: None,
@@ -141,6 +147,8 @@ struct Job<'a> {
     json: bool,
     skip_special: bool,
     raw: bool,
+    /// The instruction speaks of couplets: answers are judged.
+    couplets: bool,
     chinese: bool,
     characters: usize,
     first_token: Option<f64>,
@@ -225,7 +233,7 @@ impl Job<'_> {
     fn verdict(&self, text: &str, answer: &str) -> String {
         let has_tone = |c| System::ALL.into_iter().any(|system| tone(c, system) != Tone::Unknown);
         let is_line = characters(text).all(has_tone) && (3..=LONGEST).contains(&characters(text).count());
-        match is_line && !self.raw {
+        match is_line && self.couplets {
             true => format!("   {}", judge(text.trim(), extract(answer)).line(self.chinese)),
             false => String::new(),
         }

@@ -72,7 +72,12 @@ pub fn run(
     }
     notices.into_iter().for_each(|notice| header.notice(notice.en, notice.zh));
     let chinese = look.lang == Lang::Zh;
-    let uppers = uppers(args, &asked, &texts, chinese, &mut header);
+    // Of a wrong end the plan says what follows from it.
+    let worth_a_note = |note: &Note| !matches!(note, Note::EndsLevel(_));
+    let uppers = match args.ask.raw {
+        true => texts.clone(),
+        false => uppers(&asked, &texts, chinese, worth_a_note, &mut header),
+    };
     let planned: Vec<(&str, Plan)> = uppers
         .iter()
         .enumerate()
@@ -104,15 +109,17 @@ pub fn run(
     Ok(stop.requested().map_or(0, |signal| signal.exit_code()))
 }
 
-/// The texts as the model has learned them; what was changed is said in the header.
-fn uppers(args: &GenerateArgs, asked: &Asked, texts: &[String], chinese: bool, header: &mut Header) -> Vec<String> {
-    if args.ask.raw {
-        return texts.to_vec();
-    }
+/// The texts as the model has learned them; what was changed, or `worth_a_note`, is said in the header.
+pub fn uppers(
+    asked: &Asked,
+    texts: &[String],
+    chinese: bool,
+    worth_a_note: impl Fn(&Note) -> bool,
+    header: &mut Header,
+) -> Vec<String> {
     let cleaned: Vec<CleanUpper> = texts.iter().map(|text| clean_upper(text, asked.comma)).collect();
     for clean in &cleaned {
-        // Of a wrong end the plan says what follows from it.
-        let notes = clean.notes.iter().filter(|note| !matches!(note, Note::EndsLevel(_)));
+        let notes = clean.notes.iter().filter(|note| worth_a_note(note));
         let notes: Vec<String> = notes.map(|note| note.text(chinese)).collect();
         if notes.is_empty() {
             continue;

@@ -153,9 +153,9 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let layout = lora::layout(&config, &lora);
-        let tensors = layout.slots().iter().map(|slot| (slot, values(slot))).collect::<Vec<_>>();
-        let bytes = peft::weights_bytes(tensors.iter().map(|(slot, values)| (*slot, values.as_slice()))).unwrap();
-        std::fs::write(dir.path().join(peft::WEIGHTS), bytes).unwrap();
+        let flat: Vec<f32> = layout.slots().iter().flat_map(values).collect();
+        let (header, values) = peft::weights_parts(layout.slots(), &flat).unwrap();
+        std::fs::write(dir.path().join(peft::WEIGHTS), [header, values.into_owned()].concat()).unwrap();
         std::fs::write(dir.path().join(peft::CONFIG), peft::config_text(&lora, "m")).unwrap();
         inspect(&Existing::open(dir.path()).unwrap(), &config)
     }

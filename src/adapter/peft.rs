@@ -6,15 +6,16 @@ use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result, io_reason},
     fs,
-    model::{Checkpoint, Params, params::Slot, weights::f32_bytes},
+    model::{
+        Checkpoint, Params,
+        params::Slot,
+        shards::{self, Entry},
+        weights::f32_bytes,
+    },
 };
 use candle_core::{DType, Device};
-use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::{borrow::Cow, path::Path};
 
 /// The configuration's file name.
 pub const CONFIG: &str = "adapter_config.json";
@@ -32,8 +33,9 @@ pub fn save(dir: &Path, params: &Params, lora: &LoraConfig, base_model: &str) ->
             .hint("the last checkpoint is a good one; lower `learning_rate`")
             .hint_zh("最近的检查点仍然完好；请降低 `learning_rate`"));
     }
-    let tensors = params.slots().map(|(_, slot)| (slot, &values[slot.range()]));
-    fs::write_atomic(&dir.join(WEIGHTS), &weights_bytes(tensors)?)?;
+    let slots: Vec<Slot> = params.slots().map(|(_, slot)| slot.clone()).collect();
+    let (header, values) = weights_parts(&slots, &values)?;
+    fs::write_parts_atomic(&dir.join(WEIGHTS), &[&header, &values])?;
     fs::write_atomic(&dir.join(CONFIG), config_text(lora, base_model).as_bytes())
 }
 
@@ -77,19 +79,11 @@ pub fn file_name(slot: &Slot) -> String {
     format!("base_model.model.{}.weight", slot.name)
 }
 
-/// The bytes of `adapter_model.safetensors`: every slot with its values, row-major.
-pub fn weights_bytes<'a>(values: impl Iterator<Item = (&'a Slot, &'a [f32])>) -> Result<Vec<u8>> {
-    let mut tensors = BTreeMap::new();
-    for (slot, values) in values {
-        tensors.insert(file_name(slot), (f32_bytes(values), [slot.shape.0, slot.shape.1]));
-    }
-    let views = tensors.iter().map(|(name, (bytes, shape))| {
-        let view = TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes);
-        (name, view.expect("four bytes for every element"))
-    });
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize(views, Some(metadata))
-        .map_err(|err| Error::run(format!("cannot serialise the adapter: {err}")))
+/// The two parts of `adapter_model.safetensors`: the header, and `values`, in which the slots lie end to end, row-major.
+pub fn weights_parts<'v>(slots: &[Slot], values: &'v [f32]) -> Result<(Vec<u8>, Cow<'v, [u8]>)> {
+    let entry =
+        |slot: &Slot| Entry { name: file_name(slot), dtype: DType::F32, shape: vec![slot.shape.0, slot.shape.1] };
+    Ok((shards::header(&slots.iter().map(entry).collect::<Vec<_>>())?, f32_bytes(values)))
 }
 
 /// An adapter directory to continue, to merge or to use.
@@ -203,6 +197,7 @@ mod tests {
     use super::*;
     use crate::model::params::Layout;
     use crate::testing::wave;
+    use std::collections::HashMap;
 
     fn lora() -> LoraConfig {
         LoraConfig {

@@ -20,10 +20,14 @@ pub struct FileDigest {
 }
 
 impl FileDigest {
-    /// The digest of bytes in memory.
-    pub fn of(name: &str, bytes: &[u8]) -> Self {
-        let blake3 = blake3::hash(bytes).to_hex().to_string();
-        Self { name: name.to_owned(), size: bytes.len() as u64, blake3 }
+    /// The digest of bytes in memory, laid end to end.
+    pub fn of(name: &str, parts: &[&[u8]]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        let size = parts.iter().map(|part| part.len() as u64).sum();
+        Self { name: name.to_owned(), size, blake3: hasher.finalize().to_hex().to_string() }
     }
 
     /// Reads the file from `dir`. Errors say in what it is not the one that was written.
@@ -37,7 +41,7 @@ impl FileDigest {
             return Err(Error::file(&path, format!("{} bytes, but {} were written", found.len(), self.size)));
         }
         let bytes = ops::read(&path).map_err(|err| Error::file(&path, io_reason(&err)))?;
-        if *self != Self::of(&self.name, &bytes) {
+        if *self != Self::of(&self.name, &[&bytes]) {
             return Err(Error::file(&path, "its content has changed since it was written (BLAKE3 differs)"));
         }
         Ok(bytes)
@@ -46,14 +50,19 @@ impl FileDigest {
 
 /// Writes a file and puts its bytes on the disk; its name is durable once its folder is. For [`write_durable_dir`].
 pub fn write_file_synced(path: &Path, bytes: &[u8]) -> Result<FileDigest> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    write_synced(path, bytes).map_err(|err| unwritable(path, &err))?;
-    Ok(FileDigest::of(&name, bytes))
+    write_parts_synced(path, &[bytes])
 }
 
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// The same for bytes that do not lie in one piece: nothing is copied together.
+pub fn write_parts_synced(path: &Path, parts: &[&[u8]]) -> Result<FileDigest> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    write_synced(path, parts).map_err(|err| unwritable(path, &err))?;
+    Ok(FileDigest::of(&name, parts))
+}
+
+pub(super) fn write_synced(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let file = ops::create(path)?;
-    ops::write_all(&file, path, bytes)?;
+    parts.iter().try_for_each(|part| ops::write_all(&file, path, part))?;
     ops::sync_file(&file, path)
 }
 

@@ -8,7 +8,9 @@ mod lock;
 mod log;
 pub mod ops;
 
-pub use durable::{FileDigest, remove_durable_dir, remove_leftovers, write_durable_dir, write_file_synced};
+pub use durable::{
+    FileDigest, remove_durable_dir, remove_leftovers, write_durable_dir, write_file_synced, write_parts_synced,
+};
 pub use lock::Lock;
 pub use log::LogFile;
 
@@ -24,12 +26,17 @@ use std::{
 /// A temporary file in the same folder is written, synced and renamed, then the folder is synced.
 /// Errors name `path`; the temporary file is gone then.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_parts_atomic(path, &[bytes])
+}
+
+/// The same for bytes that do not lie in one piece: nothing is copied together.
+pub fn write_parts_atomic(path: &Path, parts: &[&[u8]]) -> Result<()> {
     if fault::mutant("in_place") {
-        return durable::write_synced(path, bytes).map_err(|err| unwritable(path, &err));
+        return durable::write_synced(path, parts).map_err(|err| unwritable(path, &err));
     }
     let temp = temp_beside(path);
     let write = || {
-        durable::write_synced(&temp, bytes)?;
+        durable::write_synced(&temp, parts)?;
         ops::rename(&temp, path)?;
         ops::sync_dir(parent(path))
     };

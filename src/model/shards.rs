@@ -92,8 +92,8 @@ pub fn write(
     ops::sync_file(&file, path).map_err(failed)
 }
 
-/// The length and the JSON in front of the values, padded so that these are aligned.
-fn header(entries: &[Entry]) -> Result<Vec<u8>> {
+/// The length and the JSON in front of the values, which follow in this order; padded so that they are aligned.
+pub fn header(entries: &[Entry]) -> Result<Vec<u8>> {
     let mut map = Map::new();
     map.insert("__metadata__".into(), json!({"format": "pt"}));
     let mut offset = 0;

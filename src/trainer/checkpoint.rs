@@ -15,7 +15,12 @@ use crate::{
     config::LoraConfig,
     error::{Error, Result},
     fs,
-    model::{Checkpoint as TensorFile, Params, params::Slot, weights::f32_bytes},
+    model::{
+        Checkpoint as TensorFile, Params,
+        params::Slot,
+        shards::{self, Entry},
+        weights::f32_bytes,
+    },
     optim::AdamW,
 };
 use serde::{Deserialize, Serialize};
@@ -139,16 +144,17 @@ impl Snapshot {
             )));
         }
         fs::write_durable_dir(dir, &name, |temp| {
-            let tensors = self.slots.iter().map(|slot| (slot, &self.params[slot.range()]));
+            let (header, values) = peft::weights_parts(&self.slots, &self.params)?;
             let mut files = vec![
-                fs::write_file_synced(&temp.join(peft::WEIGHTS), &peft::weights_bytes(tensors)?)?,
+                fs::write_parts_synced(&temp.join(peft::WEIGHTS), &[&header, &values])?,
                 fs::write_file_synced(
                     &temp.join(peft::CONFIG),
                     peft::config_text(&self.lora, &self.base_model).as_bytes(),
                 )?,
             ];
             if let Some([m, v]) = &self.moments {
-                files.push(fs::write_file_synced(&temp.join(OPTIMIZER), &moments_bytes(m, v)?)?);
+                let parts = [&optimizer_header(m.len())?, &*f32_bytes(m), &*f32_bytes(v)];
+                files.push(fs::write_parts_synced(&temp.join(OPTIMIZER), &parts)?);
                 let state = serde_json::to_string_pretty(&self.state).map_err(|err| Error::run(err.to_string()))?;
                 files.push(fs::write_file_synced(&temp.join(STATE), state.as_bytes())?);
             }
@@ -172,13 +178,10 @@ fn refuse_non_finite(what: &str, values: &[f32], slots: &[Slot]) -> Result<()> {
     }
 }
 
-fn moments_bytes(m: &[f32], v: &[f32]) -> Result<Vec<u8>> {
-    let parts = [("exp_avg", f32_bytes(m)), ("exp_avg_sq", f32_bytes(v))];
-    let views = parts.iter().map(|(name, bytes)| {
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![m.len()], bytes);
-        (*name, view.expect("four bytes for every element"))
-    });
-    safetensors::serialize(views, None).map_err(|err| Error::run(format!("cannot serialise the optimizer: {err}")))
+/// Of `optimizer.safetensors`: both moments of `n` parameters follow.
+fn optimizer_header(n: usize) -> Result<Vec<u8>> {
+    let entry = |name: &str| Entry { name: name.into(), dtype: candle_core::DType::F32, shape: vec![n] };
+    shards::header(&["exp_avg", "exp_avg_sq"].map(entry))
 }
 
 /// Bytes of a checkpoint of so many `parameters`, roughly.

@@ -9,8 +9,10 @@ use couplet_train::{
     config,
     dataset::template::EMPTY_THOUGHT,
     error::{Error, Result, io_reason},
+    eval::couplet::{extract, judge},
     generate::{Answer, How, Limits, TextStream, Token, generate},
-    report::{Console, Header, Look, text::pad},
+    prosody::{System, Tone, characters, tone},
+    report::{Console, Header, Lang, Look, text::pad},
     signal::Stop,
 };
 use serde_json::json;
@@ -23,6 +25,9 @@ use unicode_width::UnicodeWidthStr;
 
 /// Tokens of an answer at most, where nothing says otherwise; LlamaFactory's files have 1024.
 const MAX_NEW_TOKENS: usize = 128;
+
+/// Characters of a line that is judged; a longer text is prose.
+const LONGEST: usize = 60;
 
 /// Answers every text. Returns the exit code: 0, or that of a signal.
 pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
@@ -55,6 +60,7 @@ pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
         json: args.json,
         skip_special: config.generation.skip_special_tokens.unwrap_or(true),
         raw: args.ask.raw,
+        chinese: look.lang == Lang::Zh,
         characters: 0,
         first_token: None,
         began: Instant::now(),
@@ -135,6 +141,7 @@ struct Job<'a> {
     json: bool,
     skip_special: bool,
     raw: bool,
+    chinese: bool,
     characters: usize,
     first_token: Option<f64>,
     began: Instant,
@@ -202,7 +209,8 @@ impl Job<'_> {
                     false if answered.len() == 1 => self.lines(&answers[i])?,
                     false => {
                         let label = pad(&voice.name, width);
-                        self.lines(&answers[i])?.into_iter().map(|line| format!("{label}  {line}")).collect()
+                        let lines = self.lines(&answers[i])?.into_iter();
+                        lines.map(|line| format!("{label}  {line}{}", self.verdict(text, &line))).collect()
                     }
                 };
                 for line in lines {
@@ -211,6 +219,16 @@ impl Job<'_> {
             }
         }
         Ok(out.flush()?)
+    }
+
+    /// What the judge says of an answer shown beside others; nothing where the text is no line of a couplet.
+    fn verdict(&self, text: &str, answer: &str) -> String {
+        let has_tone = |c| System::ALL.into_iter().any(|system| tone(c, system) != Tone::Unknown);
+        let is_line = characters(text).all(has_tone) && (3..=LONGEST).contains(&characters(text).count());
+        match is_line && !self.raw {
+            true => format!("   {}", judge(text.trim(), extract(answer)).line(self.chinese)),
+            false => String::new(),
+        }
     }
 
     /// Every answer as one line of text: without an empty thought at its start, line breaks as blanks.

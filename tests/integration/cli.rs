@@ -69,6 +69,7 @@ fn help_is_this() {
         ("help_train", &["train", "--help"]),
         ("help_generate", &["generate", "--help"]),
         ("help_chat", &["chat", "--help"]),
+        ("help_evaluate", &["evaluate", "--help"]),
         ("help_data_prepare", &["data", "prepare", "--help"]),
     ] {
         let help = folder.run_with(args, &wide);

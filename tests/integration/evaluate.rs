@@ -6,7 +6,7 @@ use couplet_train::{
     dataset::{Tokenizer, record::Record},
     eval::{
         couplet::judge,
-        suite::{Writer, are_couplets, cases, couplets},
+        suite::{Writer, answers, are_couplets, cases, couplets},
         text_metrics,
     },
     generate::{How, Limits, Sampling},
@@ -283,6 +283,13 @@ fn rows_that_ask_the_same_are_each_others_references() {
     let writer = Writer { model: &model, adapter: None, tokenizer: &tokenizer };
     let metrics = couplets(writer, &records, &data, &how, 3).expect("metrics").expect("they are couplets");
     assert_eq!((metrics.rows, metrics.get("finish").unwrap().n), (4, 4));
+    let limits = how.limits.clone();
+    let stopped = How { sampling: Sampling::GREEDY, limits, interrupted: &|| true };
+    assert_eq!(
+        answers(writer, &cases, &stopped, (3, true), &mut |_| {}).expect("no error"),
+        [],
+        "nothing after a signal"
+    );
     let others = [record("one", "two")];
     assert!(couplets(writer, &others, &data, &how, 3).expect("no error").is_none());
 }

@@ -53,7 +53,7 @@ pub type Told<'a> = &'a mut dyn FnMut(usize);
 
 /// One answer to every case, in their order. `batch`: cases answered at once, which changes no answer.
 ///
-/// `skip_special` leaves out tokens such as `<|im_end|>`. Where `how.interrupted` says so, the answers end early.
+/// `skip_special` leaves out tokens such as `<|im_end|>`. Where `how.interrupted` says so, there are fewer answers than cases.
 pub fn answers(
     writer: Writer,
     cases: &[Case],
@@ -63,6 +63,9 @@ pub fn answers(
 ) -> Result<Vec<Answered>> {
     let mut answered = Vec::with_capacity(cases.len());
     for cases in cases.chunks(batch) {
+        if (how.interrupted)() {
+            break;
+        }
         let prompts: Vec<Vec<u32>> = cases.iter().map(|case| case.prompt.clone()).collect();
         let first = answered.len();
         for answer in generate(writer.model, writer.adapter, &prompts, (1, first), how, &mut |_| Ok(()))?.concat() {

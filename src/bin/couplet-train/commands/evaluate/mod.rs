@@ -157,7 +157,7 @@ impl<'a> Job<'a, '_, '_> {
         for voice in 0..self.asked.voices.len() {
             self.voice(voice, &mut results)?;
         }
-        if self.rows.couplets {
+        if self.rows.couplets && !(self.how.interrupted)() {
             self.lines(&mut results)?;
         }
         Ok(results)
@@ -182,6 +182,9 @@ impl<'a> Job<'a, '_, '_> {
         let started = Instant::now();
         let answered = self.answers(writer, &name)?;
         let seconds = started.elapsed().as_secs_f64();
+        if stop() {
+            return Ok(()); // what is not whole is not measured
+        }
         let mut column = Column::of_answers(&name, &rows.cases, &answered, rows.couplets, known, seed);
         let lines: Vec<(usize, &str)> =
             answered.iter().enumerate().map(|(row, answer)| (row, suite::line(&answer.text, true))).collect();

@@ -80,7 +80,7 @@ impl Ruled {
         }))
     }
 
-    /// The best line for every row; an empty one where a signal came first.
+    /// The best line for every row; fewer where a signal came first.
     pub fn answers(
         &self,
         asked: &Asked,
@@ -95,6 +95,9 @@ impl Ruled {
             rows.cases.iter().zip(&self.plans).map(|(case, plan)| (case.upper.as_str(), plan.clone())).collect();
         let mut answered = Vec::with_capacity(planned.len());
         for planned in planned.chunks((ROWS / self.choice.beam.width).max(1)) {
+            if interrupted() {
+                break;
+            }
             for candidates in lines(scorer, &self.table, planned, self.choice, interrupted)? {
                 let best = candidates.into_iter().next();
                 answered

@@ -384,6 +384,13 @@ fn generate_asks_as_training_did_and_compares() {
     let side_by_side = ask(&["--adapter", "run", "--compare", "海内存知己", "风"]);
     let heads: Vec<&str> = lines(&side_by_side).iter().map(|line| line.split("  ").next().unwrap()).collect();
     assert_eq!(heads, ["海内存知己", "base", "run", "风", "base", "run"]);
+    let judged: Vec<bool> = lines(&side_by_side).iter().map(|line| line.contains("   length ")).collect();
+    assert_eq!(judged, [false, true, true, false, false, false], "one character is no line: {}", side_by_side.stdout);
+
+    let typed = ask(&["--adapter", "run", "--json", "上联：“海内存知己”。"]);
+    let line: Value = serde_json::from_str(lines(&typed)[0]).expect("JSON");
+    assert_eq!(line["outputs"], both[1]["outputs"], "what stands around a line is no part of it");
+    assert!(typed.stderr.contains("note: 海内存知己: "), "and that is said: {}", typed.stderr);
 
     let drawn = |seed: &str| json_of(&["--adapter", "run", "--json", "--n", "3", "temperature=1.5", seed, "风"]);
     assert_eq!(drawn("seed=1")[0]["outputs"], drawn("seed=1")[0]["outputs"]);

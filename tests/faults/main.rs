@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         eprintln!("no fault is named {strange}");
         return ExitCode::from(2);
     }
+    signals::give_children_the_defaults();
     let began = Instant::now();
     let suite = Suite::new(quick);
     let mut rows = vec![];

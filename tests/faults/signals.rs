@@ -7,9 +7,25 @@ use crate::{
     suite::{SAVE, STEPS, Suite},
 };
 use rustix::process::Signal;
+use std::sync::Arc;
 
 const SIGNALS: [(Signal, &str, i32); 3] =
     [(Signal::HUP, "SIGHUP", 129), (Signal::INT, "SIGINT", 130), (Signal::TERM, "SIGTERM", 143)];
+
+/// Children start with the default answer to every signal that a fault sends, however the suite itself was started.
+///
+/// What a process ignores its children ignore too (`nohup`, or `&` in a script), and the program keeps it so, as it should:
+/// half of F11 would be red for that. What a process *handles* is at its default again in a program that it starts, so the
+/// suite handles what it would ignore, by doing nothing.
+pub fn give_children_the_defaults() {
+    const XFSZ: i32 = 25;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    for signal in [1, 2, 15, XFSZ].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 1) {
+        signal_hook::flag::register(signal, Arc::default()).expect("a signal to handle");
+    }
+}
 
 /// Pictures are drawn only where there must be a phase of drawing: they take longer than the run.
 fn keys(phase: &str) -> &'static [&'static str] {

@@ -57,6 +57,8 @@ pub fn train_config() -> crate::config::TrainConfig {
         eval_strategy: EvalStrategy::No,
         eval_steps: 1,
         early_stopping_steps: None,
+        sample_prompts: vec![],
+        eval_couplets: 0,
         max_seconds: None,
     }
 }
@@ -67,6 +69,7 @@ pub fn data_config() -> crate::config::DataConfig {
     DataConfig {
         dataset: vec![],
         eval_dataset: vec![],
+        test_dataset: vec![],
         dataset_dir: "data".into(),
         template: TemplateName::Qwen3,
         cutoff_len: 2048,

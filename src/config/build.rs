@@ -3,8 +3,8 @@
 use super::{
     keys,
     sections::{
-        DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, LoraConfig, ModelConfig, OutputConfig, OverLength,
-        Projection, Recipe, Resume, SaveStrategy, SchedulerType, TemplateName, TrainConfig,
+        COUPLET_PASS, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, LoraConfig, ModelConfig, OutputConfig,
+        OverLength, Projection, Recipe, Resume, SaveStrategy, SchedulerType, TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -93,6 +93,7 @@ fn data(s: &Settings<'_>) -> Result<DataConfig> {
     Ok(DataConfig {
         dataset,
         eval_dataset: s.words("eval_dataset"),
+        test_dataset: s.words("test_dataset"),
         dataset_dir: PathBuf::from(dataset_dir),
         template: if s.required_text("template")? == "qwen3" {
             TemplateName::Qwen3
@@ -198,6 +199,8 @@ fn train(s: &Settings<'_>) -> TrainConfig {
         },
         eval_steps: s.whole("eval_steps").map_or_else(|| count(s, "logging_steps"), size),
         early_stopping_steps: s.whole("early_stopping_steps").map(size),
+        sample_prompts: s.texts("sample_prompts"),
+        eval_couplets: count(s, "eval_couplets"),
         max_seconds: s.number("max_seconds"),
     }
 }
@@ -211,6 +214,7 @@ fn warmup(s: &Settings<'_>) -> (f64, usize) {
 }
 
 fn output(s: &Settings<'_>) -> Result<OutputConfig> {
+    let metric_for_best_model = metric_for_best_model(s)?;
     Ok(OutputConfig {
         output_dir: PathBuf::from(s.required_text("output_dir")?),
         overwrite_output_dir: s.flag("overwrite_output_dir"),
@@ -232,8 +236,11 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
             _ => Resume::Auto,
         },
         load_best_model_at_end: s.flag("load_best_model_at_end"),
-        metric_for_best_model: metric_for_best_model(s)?,
-        greater_is_better: s.flag("greater_is_better"),
+        greater_is_better: match s.value("greater_is_better") {
+            Value::Bool(said) => said,
+            _ => metric_for_best_model == COUPLET_PASS,
+        },
+        metric_for_best_model,
     })
 }
 
@@ -242,10 +249,10 @@ fn metric_for_best_model(s: &Settings<'_>) -> Result<String> {
     let name = s.required_text("metric_for_best_model")?;
     let known = EVAL_METRICS.into_iter().find(|known| *known == name || known.strip_prefix("eval_") == Some(&name));
     known.map(str::to_owned).ok_or_else(|| {
-        let names = EVAL_METRICS.join(" or ");
+        let names = EVAL_METRICS.join(", ");
         s.complain("metric_for_best_model", format!("`metric_for_best_model` is \"{name}\", which no evaluation gives"))
-            .hint(format!("it may be {names}"))
-            .hint_zh(format!("可以是 {}", EVAL_METRICS.join(" 或 ")))
+            .hint(format!("it may be one of {names}"))
+            .hint_zh(format!("可以是 {}", EVAL_METRICS.join("、")))
     })
 }
 

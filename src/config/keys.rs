@@ -67,7 +67,8 @@ pub enum Absent {
 /// A key that is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Key {
-    /// LlamaFactory's name, or ours: `device`, `over_length`, `shared_prefix`, `micro_batch_tokens`, `max_seconds`.
+    /// LlamaFactory's name, or ours: `device`, `test_dataset`, `over_length`, `shared_prefix`, `micro_batch_tokens`,
+    /// `sample_prompts`, `eval_couplets`, `max_seconds`.
     pub name: &'static str,
     /// Its section in TOML; `None` for what only LlamaFactory's dialect says.
     pub home: Option<Section>,
@@ -156,6 +157,7 @@ pub static READ: &[Key] = &[
     theirs("use_cpu", Kind::Flag, Same("false")),
     key("dataset", Data, Kind::List, Required),
     key("eval_dataset", Data, Kind::List, Unset),
+    key("test_dataset", Data, Kind::List, Unset),
     key("dataset_dir", Data, Kind::Text, Same("data")),
     key("template", Data, TEMPLATE, Absent::By { llamafactory: None, toml: Some("qwen3") }),
     key("cutoff_len", Data, Kind::Whole(2), Same("2048")),
@@ -200,6 +202,8 @@ pub static READ: &[Key] = &[
     key("eval_strategy", Train, Kind::Choice { now: &["no", "steps", "epoch"], later: &[] }, Same("no")),
     key("eval_steps", Train, Kind::Steps, Unset),
     key("early_stopping_steps", Train, Kind::Whole(1), Unset),
+    key("sample_prompts", Train, Kind::Texts, Unset),
+    key("eval_couplets", Train, Kind::Whole(0), Same("0")),
     key("max_seconds", Train, Kind::Positive, Unset),
     key("output_dir", Output, Kind::Text, Required),
     key("overwrite_output_dir", Output, Kind::Flag, Same("false")),
@@ -213,7 +217,7 @@ pub static READ: &[Key] = &[
     key("resume_from_checkpoint", Output, Kind::Resume, Unset),
     key("load_best_model_at_end", Output, Kind::Flag, Same("false")),
     key("metric_for_best_model", Output, Kind::Text, Same("eval_loss")),
-    key("greater_is_better", Output, Kind::Flag, Same("false")),
+    key("greater_is_better", Output, Kind::Flag, Unset),
 ];
 
 const TEMPLATE: Kind = Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] };

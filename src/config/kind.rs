@@ -50,6 +50,8 @@ pub enum Kind {
     },
     /// A list of strings, or one comma-separated string.
     List,
+    /// A list of texts, or one text; a comma is part of a text.
+    Texts,
 }
 
 impl Kind {
@@ -74,6 +76,7 @@ impl Kind {
             Self::Resume => matches!(value, Value::Bool(_)) || Self::Text.admits(value),
             Self::Choice { now, .. } => value.text().is_some_and(|word| now.contains(&word)),
             Self::List => value.words().is_some_and(|words| words.iter().all(|word| !word.is_empty())),
+            Self::Texts => value.texts().is_some_and(|texts| texts.iter().all(|text| !text.trim().is_empty())),
         }
     }
 
@@ -94,6 +97,7 @@ impl Kind {
             Self::Thinking => ("true, false, or null (in TOML \"none\")", "true、false 或 null（TOML 中写 \"none\"）"),
             Self::Resume => ("true, false, or the folder of a checkpoint", "true、false 或检查点所在的目录"),
             Self::List => ("a list of strings, or one string with commas", "字符串列表，或以逗号分隔的字符串"),
+            Self::Texts => ("a text, or a list of texts", "一段文本，或文本列表"),
             Self::Whole(least) => {
                 return (format!("a whole number of at least {least}"), format!("不小于 {least} 的整数"));
             }
@@ -117,7 +121,10 @@ impl Kind {
     }
 
     fn is_numeric(self) -> bool {
-        !matches!(self, Self::Text | Self::Flag | Self::Thinking | Self::Resume | Self::Choice { .. } | Self::List)
+        !matches!(
+            self,
+            Self::Text | Self::Flag | Self::Thinking | Self::Resume | Self::Choice { .. } | Self::List | Self::Texts
+        )
     }
 }
 
@@ -155,6 +162,7 @@ mod tests {
             (Kind::Resume, "true no outputs/run/checkpoint-5", "1 0.5"),
             (no_steps, "steps", "epoch no STEPS 1"),
             (Kind::List, "a a,b", "a,,b 1 true"),
+            (Kind::Texts, "a a,b a,,b", "1 true"),
         ] {
             for text in good.split(' ') {
                 assert!(kind.admits(&scalar(text)), "{kind:?} takes `{text}`");

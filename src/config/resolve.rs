@@ -1,6 +1,6 @@
 //! What a recipe must hold across its sections, and how two recipes differ.
 
-use super::sections::{EvalStrategy, Recipe, SaveStrategy};
+use super::sections::{COUPLET_PASS, EvalStrategy, Recipe, SaveStrategy};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -30,6 +30,15 @@ impl Recipe {
                 .hint("give `eval_dataset` or `val_size`, or set `eval_strategy` to \"no\"")
                 .hint_zh("请设置 `eval_dataset` 或 `val_size`，或把 `eval_strategy` 设为 \"no\""));
         }
+        for (key, is_set) in
+            [("sample_prompts", !self.train.sample_prompts.is_empty()), ("eval_couplets", self.train.eval_couplets > 0)]
+        {
+            if is_set && !self.has_eval_data() {
+                return Err(Error::input(format!("`{key}` is answered at evaluations, but no rows are held out"))
+                    .hint(format!("give `eval_dataset` or `val_size`, or remove `{key}`"))
+                    .hint_zh(format!("请设置 `eval_dataset` 或 `val_size`，或删除 `{key}`")));
+            }
+        }
         self.validate_best()
     }
 
@@ -41,6 +50,13 @@ impl Recipe {
             return Err(Error::input("`early_stopping_steps` counts evaluations, but there are none")
                 .hint("set `eval_strategy` to \"steps\" or \"epoch\", or remove `early_stopping_steps`")
                 .hint_zh("请把 `eval_strategy` 设为 \"steps\" 或 \"epoch\"，或删除 `early_stopping_steps`"));
+        }
+        if output.metric_for_best_model == COUPLET_PASS && train.eval_couplets == 0 {
+            return Err(Error::input(format!(
+                "`metric_for_best_model` is `{COUPLET_PASS}`, but no couplets are written"
+            ))
+            .hint("set `eval_couplets` to a number of held-out rows, for example 100")
+            .hint_zh("请把 `eval_couplets` 设为验证集的条数，例如 100"));
         }
         if !output.load_best_model_at_end {
             return Ok(());
@@ -127,6 +143,9 @@ pub const MAY_CHANGE: &[&str] = &[
     "metric_for_best_model",
     "greater_is_better",
     "early_stopping_steps",
+    "sample_prompts",
+    "eval_couplets",
+    "test_dataset",
     "max_seconds",
     "resume_from_checkpoint",
     "overwrite_output_dir",

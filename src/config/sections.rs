@@ -88,6 +88,9 @@ pub struct DataConfig {
     pub dataset: Vec<String>,
     /// Names of the held-out data sets; excludes `val_size`.
     pub eval_dataset: Vec<String>,
+    /// Rows that are neither trained on nor chosen by: the final adapter is scored on them once.
+    #[serde(default)] // receipts of earlier versions lack it
+    pub test_dataset: Vec<String>,
     /// Folder of `dataset_info.json`. Default `data`.
     pub dataset_dir: PathBuf,
     /// Chat template.
@@ -263,6 +266,10 @@ pub struct TrainConfig {
     pub eval_steps: usize,
     /// Stops after so many evaluations in a row without a better `metric_for_best_model`.
     pub early_stopping_steps: Option<usize>,
+    /// Texts that the model answers at every evaluation, asked as the training rows are.
+    pub sample_prompts: Vec<String>,
+    /// At every evaluation the model answers so many held-out rows, and those that are couplets are judged; 0: none.
+    pub eval_couplets: usize,
     /// Stops after so many seconds with a checkpoint, so that the next start goes on: for queue systems.
     pub max_seconds: Option<f64>,
 }
@@ -293,8 +300,12 @@ pub enum Resume {
     From(PathBuf),
 }
 
-/// The numbers an evaluation gives: LlamaFactory's loss (every sample carries its batch's mean), and the mean of all tokens.
-pub const EVAL_METRICS: [&str; 2] = ["eval_loss", "eval_loss_per_token"];
+/// The numbers an evaluation gives: LlamaFactory's loss (every sample carries its batch's mean), the mean of all tokens,
+/// and with `eval_couplets` the share of couplets that pass.
+pub const EVAL_METRICS: [&str; 3] = ["eval_loss", "eval_loss_per_token", COUPLET_PASS];
+
+/// The share of written couplets that pass the judge (合格率).
+pub const COUPLET_PASS: &str = "eval_couplet_pass";
 
 /// `[output]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -323,6 +334,6 @@ pub struct OutputConfig {
     pub load_best_model_at_end: bool,
     /// What makes an evaluation the best: one of [`EVAL_METRICS`].
     pub metric_for_best_model: String,
-    /// Whether more of it is better. Default false: a loss.
+    /// Whether more of it is better. Default: true for couplets that pass, false for losses.
     pub greater_is_better: bool,
 }

@@ -107,6 +107,12 @@ impl<'s> Settings<'s> {
         value.words().unwrap_or_default().into_iter().map(str::to_owned).collect()
     }
 
+    /// The texts of a list, commas and all.
+    pub fn texts(&self, name: &str) -> Vec<String> {
+        let value = self.value(name);
+        value.texts().unwrap_or_default().into_iter().map(str::to_owned).collect()
+    }
+
     /// An error about the value of `name`, at its place.
     pub fn complain(&self, name: &str, fact: impl std::fmt::Display) -> Error {
         match self.entry(name) {

@@ -51,6 +51,15 @@ impl Value {
         }
     }
 
+    /// The texts of a list; one text as it stands.
+    pub fn texts(&self) -> Option<Vec<&str>> {
+        match self {
+            Self::Text(text) => Some(vec![text]),
+            Self::List(items) => items.iter().map(Self::text).collect(),
+            _ => None,
+        }
+    }
+
     /// Whether two values say the same; `0` and `0.0` do.
     pub fn same(&self, other: &Self) -> bool {
         match (self.number(), other.number()) {
@@ -171,5 +180,7 @@ mod tests {
         assert_eq!(list.words(), Some(vec!["a", "b"]));
         assert_eq!(Value::Text("a, b".into()).words(), Some(vec!["a", "b"]));
         assert_eq!(Value::List(vec![Value::Int(1)]).words(), None);
+        assert_eq!(list.texts(), Some(vec!["a", " b"]));
+        assert_eq!(Value::Text("a, b".into()).texts(), Some(vec!["a, b"]), "a comma is part of a text");
     }
 }

@@ -71,6 +71,7 @@ impl Speaker {
         DataConfig {
             dataset: vec![],
             eval_dataset: vec![],
+            test_dataset: vec![],
             dataset_dir: "".into(),
             template: self.template,
             cutoff_len: usize::MAX,

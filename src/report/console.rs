@@ -11,13 +11,17 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    trainer::event::{EvalPhase, Evaluated, Event, Logged, Observer, SaveFailed, Saved, Step, Trouble},
+    trainer::event::{
+        EvalPhase, Evaluated, Event, Logged, Observer, Sample, SaveFailed, Saved, Step, Trouble, Written,
+    },
 };
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{io::Write, time::Instant};
 
 /// Seconds between two lines of progress where there is no bar.
 const BETWEEN: f64 = 5.0;
+/// Characters of a text that are shown.
+const SHOWN: usize = 32;
 
 /// Prints a run. See the module.
 pub struct Console<'a> {
@@ -258,6 +262,19 @@ impl<'a> Console<'a> {
             }
         };
         self.line(&text);
+        if let Some(written) = &e.written {
+            self.written(written);
+        }
+    }
+
+    fn written(&mut self, written: &Written) {
+        let lang = self.look.lang;
+        if let Some(share) = written.couplet_pass {
+            self.line(&format!("{} {:.1} %", lang.pick("couplets that pass:", "合格率："), 100.0 * share));
+        }
+        for Sample { prompt, answer } in &written.samples {
+            self.line(&format!("  {}  →  {}", one_line(prompt), one_line(answer)));
+        }
     }
 
     fn start(&mut self, total_steps: usize, resumed_at: usize) {
@@ -316,6 +333,15 @@ impl Observer for Console<'_> {
         }
         Ok(())
     }
+}
+
+/// As much of a text as is worth showing, on one line: control characters would move the cursor.
+pub fn one_line(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { '␤' } else { c }).collect();
+    if text.chars().count() > SHOWN {
+        shown.push('…');
+    }
+    shown
 }
 
 const BOLD: &str = "1";
@@ -449,6 +475,7 @@ mod tests {
             loss_before: Some(5.0),
             loss_after: Some(3.0),
             train_loss: 3.5,
+            verdict: vec!["stable".into(), "no gap".into()],
             samples: vec!["上联  甲".into(), "训练后  乙".into()],
             output_dir: "out".into(),
             files: vec!["adapter_model.safetensors".into(), "run.json".into()],
@@ -457,7 +484,7 @@ mod tests {
         assert_eq!(
             printed(PLAIN, |console| console.summary(&summary)),
             "\ndone           100 steps in 0:00:53, 38.2 samples/s\nheld-out loss  5.0000 → 3.0000 (-2.0000)\n\
-             training loss  3.5000\nsamples        上联  甲\n               训练后  乙\nfiles          out\n               adapter_model.safetensors  run.json\n\
+             training loss  3.5000\nverdict        stable\n               no gap\nsamples        上联  甲\n               训练后  乙\nfiles          out\n               adapter_model.safetensors  run.json\n\
              next           couplet-train generate 上联 --adapter out\n"
         );
     }
@@ -483,6 +510,16 @@ mod tests {
         };
         assert_eq!(work(PLAIN), "answers 100/100  0:00:00\nloss 1/1  0:00:00\n");
         assert_eq!(work(Look { progress: Progress::None, ..PLAIN }), "");
+    }
+
+    #[test]
+    fn what_was_written_follows_the_loss() {
+        let sample = Sample { prompt: "春\n风".into(), answer: "雨".repeat(40) };
+        let written = Some(Written { samples: vec![sample], couplet_pass: Some(0.625) });
+        let event = Event::Evaluated(Evaluated { written, ..evaluated(5, 10, 4.0, EvalPhase::During) });
+        let got = printed(PLAIN, |console| console.on_event(&event).unwrap());
+        let (_, got) = got.split_once('\n').unwrap();
+        assert_eq!(got, format!("couplets that pass: 62.5 %\n  春␤风  →  {}…\n", "雨".repeat(32)));
     }
 
     #[test]

@@ -7,10 +7,12 @@ use super::{
     lang::duration,
 };
 use crate::{
+    config::COUPLET_PASS,
     error::Result,
     fs::{LogFile, write_atomic},
-    trainer::event::{EvalPhase, Event, Observer},
+    trainer::event::{EvalPhase, Evaluated, Event, Observer, Sample},
 };
+use serde_json::json;
 use std::path::Path;
 
 /// The file's name in `output_dir`.
@@ -56,31 +58,38 @@ impl Observer for TrainerLog {
 }
 
 /// What a line is made of.
-struct Entry {
+struct Entry<'e> {
     step: usize,
     total_steps: usize,
     metrics: Vec<(&'static str, f64)>,
     epoch: f64,
     elapsed: f64,
     tokens: Option<u64>,
+    samples: &'e [Sample],
 }
 
-impl Entry {
-    /// `None` where LlamaFactory writes nothing: its final evaluation comes after it has closed the log.
-    fn of(event: &Event) -> Option<Self> {
+impl<'e> Entry<'e> {
+    /// `None` where LlamaFactory writes nothing: its final evaluation comes after it has closed the log, and it has none
+    /// before training, which stands here only with what the base wrote.
+    fn of(event: &'e Event) -> Option<Self> {
         match event {
             Event::Logged(e) => Some(Self {
                 step: e.step,
                 total_steps: e.total_steps,
                 metrics: vec![("loss", e.loss), ("lr", e.lr)],
+                samples: &[],
                 epoch: e.epoch,
                 elapsed: e.elapsed,
                 tokens: e.num_input_tokens_seen,
             }),
-            Event::Evaluated(e) if e.when == EvalPhase::During => Some(Self {
+            Event::Evaluated(e) if e.when == EvalPhase::During || is_of_the_base(e) => Some(Self {
                 step: e.step,
                 total_steps: e.total_steps,
-                metrics: vec![("eval_loss", e.loss)],
+                metrics: [("eval_loss", Some(e.loss)), (COUPLET_PASS, e.couplet_pass())]
+                    .into_iter()
+                    .filter_map(|(key, value)| Some((key, value?)))
+                    .collect(),
+                samples: e.written.as_ref().map_or(&[], |written| &written.samples),
                 epoch: e.epoch,
                 elapsed: e.elapsed,
                 tokens: e.num_input_tokens_seen,
@@ -89,6 +98,7 @@ impl Entry {
                 step: e.step,
                 total_steps: e.total_steps,
                 metrics: vec![],
+                samples: &[],
                 epoch: e.epoch,
                 elapsed: e.runtime,
                 tokens: e.num_input_tokens_seen,
@@ -113,14 +123,25 @@ impl Entry {
             line.insert("throughput".into(), json::round(tokens as f64 / self.elapsed, 2).into());
             line.insert("total_tokens".into(), tokens.into());
         }
+        if !self.samples.is_empty() {
+            let samples = self.samples.iter().map(|sample| json!({"prompt": sample.prompt, "answer": sample.answer}));
+            line.insert("samples".into(), samples.collect());
+        }
         line
     }
+}
+
+fn is_of_the_base(e: &Evaluated) -> bool {
+    e.when == EvalPhase::Before && e.written.is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{evaluated, lf_events, lf_text, logged};
+    use crate::{
+        report::testing::{evaluated, lf_events, lf_text, logged},
+        trainer::event::Written,
+    };
 
     fn written(events: &[Event]) -> String {
         let dir = tempfile::tempdir().unwrap();
@@ -191,6 +212,20 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let steps: Vec<&str> = text.lines().map(|line| &line[..20]).collect();
         assert_eq!(steps, ["{\"current_steps\": 1,", "{\"current_steps\": 2,", "{\"current_steps\": 3,"]);
+    }
+
+    #[test]
+    fn what_was_written_stands_behind_llamafactorys_keys() {
+        let samples = vec![Sample { prompt: "春".into(), answer: "秋\"".into() }];
+        for (when, lines) in [(EvalPhase::Before, 1), (EvalPhase::During, 1), (EvalPhase::Final, 0)] {
+            let written = Some(Written { samples: samples.clone(), couplet_pass: Some(0.5) });
+            let text = super::tests::written(&[Event::Evaluated(Evaluated { written, ..evaluated(5, 10, 2.0, when) })]);
+            assert_eq!(text.lines().count(), lines, "{when:?}");
+            for line in text.lines() {
+                assert!(line.contains(r#""eval_loss": 2.0, "eval_couplet_pass": 0.5, "epoch""#), "{line}");
+                assert!(line.ends_with(r#""samples": [{"prompt": "春", "answer": "秋\""}]}"#), "{line}");
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod results;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod verdict;
 
 pub use console::Console;
 pub use lang::Lang;
@@ -21,6 +22,7 @@ pub use model_card::model_card;
 pub use plot::LossPlot;
 pub use results::Results;
 pub use text::{Header, Summary};
+pub use verdict::{Score, Scores, Verdict};
 
 use crate::{
     error::Result,
@@ -83,6 +85,8 @@ impl<O: Observer + ?Sized> Observer for &mut O {
 pub struct Outcome {
     /// All evaluations in order.
     pub evaluations: Vec<Evaluated>,
+    /// The training losses of the log, in order.
+    pub losses: Vec<f64>,
     /// The end, once it is there.
     pub finished: Option<Finished>,
 }
@@ -104,12 +108,8 @@ impl Observer for Outcome {
         match event {
             Event::Evaluated(e) => self.evaluations.push(e.clone()),
             Event::Finished(e) => self.finished = Some(e.clone()),
-            Event::Started(_)
-            | Event::Step(_)
-            | Event::Logged(_)
-            | Event::Saved(_)
-            | Event::SaveFailed(_)
-            | Event::Trouble(_) => {}
+            Event::Logged(e) => self.losses.push(e.loss),
+            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
         }
         Ok(())
     }

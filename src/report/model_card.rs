@@ -157,7 +157,7 @@ mod tests {
             evaluated(5, 10, 4.0, EvalPhase::During),
             evaluated(10, 10, 3.5, EvalPhase::Final),
         ];
-        Outcome { evaluations, finished: Some(finished(10, 1.0)) }
+        Outcome { evaluations, losses: vec![], finished: Some(finished(10, 1.0)) }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `training_loss.png` and `training_eval_loss.png`: the raw curve, pale, and a smoothed one over it.
+//! `training_loss.png`, `training_eval_loss.png` and, where couplets are written, `training_eval_couplet_pass.png`: the raw
+//! curve, pale, and a smoothed one over it.
 //!
 //! Drawn in memory at twice the size and averaged down, which is what makes plotters' lines smooth; no font of the system is needed.
 
@@ -37,12 +38,14 @@ pub struct LossPlot {
     output_dir: PathBuf,
     train: Vec<(usize, f64)>,
     eval: Vec<(usize, f64)>,
+    /// Shares of written couplets that pass.
+    pass: Vec<(usize, f64)>,
 }
 
 impl LossPlot {
     /// Pictures go to `output_dir`.
     pub fn new(output_dir: &Path) -> Self {
-        Self { output_dir: output_dir.to_owned(), train: Vec::new(), eval: Vec::new() }
+        Self { output_dir: output_dir.to_owned(), train: vec![], eval: vec![], pass: vec![] }
     }
 
     fn draw(&self) -> Result<()> {
@@ -50,6 +53,7 @@ impl LossPlot {
         for (file, title, y_label, points) in [
             ("training_loss.png", "Training loss", "loss", &self.train),
             ("training_eval_loss.png", "Held-out loss", "eval_loss", &self.eval),
+            ("training_eval_couplet_pass.png", "Couplets that pass", "eval_couplet_pass", &self.pass),
         ] {
             if points.iter().any(|(_, loss)| loss.is_finite()) {
                 write_atomic(&self.output_dir.join(file), &png(title, y_label, points)?)?;
@@ -65,8 +69,10 @@ impl Observer for LossPlot {
             Event::Logged(e) => self.train.push((e.step, e.loss)),
             Event::Evaluated(e) => {
                 // The evaluation after training repeats the last one during it.
-                self.eval.retain(|&(step, _)| step != e.step);
-                self.eval.push((e.step, e.loss));
+                for (points, value) in [(&mut self.eval, Some(e.loss)), (&mut self.pass, e.couplet_pass())] {
+                    points.retain(|&(step, _)| step != e.step);
+                    points.extend(value.map(|value| (e.step, value)));
+                }
                 // A picture is not worth a run: it is drawn again at the end, and there an error counts.
                 let _ = self.draw();
             }
@@ -221,7 +227,7 @@ mod tests {
     use super::*;
     use crate::{
         report::testing::{evaluated, finished, logged},
-        trainer::event::EvalPhase,
+        trainer::event::{EvalPhase, Evaluated, Written},
     };
 
     fn decoded(file: &[u8]) -> Vec<u8> {
@@ -288,7 +294,11 @@ mod tests {
         assert_eq!(plot.eval, [(0, 5.0), (10, 3.0)], "the final evaluation is no second point");
         std::fs::remove_file(dir.path().join("training_loss.png")).unwrap();
         plot.on_event(&Event::Finished(finished(10, 1.0))).unwrap();
-        assert!(exists("training_loss.png"));
+        assert!(exists("training_loss.png") && !exists("training_eval_couplet_pass.png"));
+        let written = Some(Written { couplet_pass: Some(0.5), ..Written::default() });
+        let with = Evaluated { written, ..evaluated(20, 20, 3.0, EvalPhase::During) };
+        plot.on_event(&Event::Evaluated(with)).unwrap();
+        assert!(exists("training_eval_couplet_pass.png"));
     }
 
     #[test]

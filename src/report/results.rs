@@ -4,7 +4,7 @@
 
 use super::json::{self, Object};
 use crate::{
-    config::{EvalStrategy, OutputConfig, Recipe, TrainConfig},
+    config::{COUPLET_PASS, EvalStrategy, OutputConfig, Recipe, TrainConfig},
     error::Result,
     fs::write_atomic,
     trainer::event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer},
@@ -147,6 +147,7 @@ fn log_metrics(e: &Logged) -> Object {
 fn eval_metrics(e: &Evaluated) -> Object {
     let mut metrics = Object::new();
     metrics.insert("eval_loss".into(), e.loss.into());
+    metrics.extend(e.couplet_pass().map(|share| (COUPLET_PASS.to_owned(), share.into())));
     speed(&mut metrics, "eval", e.runtime, &[("samples", e.samples as f64), ("steps", e.batches as f64)]);
     close(metrics, e.epoch, e.num_input_tokens_seen)
 }

@@ -50,6 +50,7 @@ pub fn evaluated(step: usize, total_steps: usize, loss: f64, when: EvalPhase) ->
         elapsed: step as f64,
         when,
         num_input_tokens_seen: None,
+        written: None,
     }
 }
 
@@ -137,6 +138,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
         data: DataConfig {
             dataset: vec!["couplets".into()],
             eval_dataset: vec![],
+            test_dataset: vec![],
             dataset_dir: "data".into(),
             template: TemplateName::Qwen3,
             cutoff_len: 56,
@@ -180,6 +182,8 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             eval_strategy: EvalStrategy::Steps,
             eval_steps: 3,
             early_stopping_steps: None,
+            sample_prompts: vec![],
+            eval_couplets: 0,
             max_seconds: None,
         },
         output: OutputConfig {

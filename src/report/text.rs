@@ -51,6 +51,8 @@ pub struct Summary {
     pub loss_after: Option<f64>,
     /// Mean loss of all steps.
     pub train_loss: f64,
+    /// Stability, overfitting, generalisation, a line each; empty without held-out rows.
+    pub verdict: Vec<String>,
     /// Held-out rows answered before and after training, a line each.
     pub samples: Vec<String>,
     /// Where everything was written.
@@ -77,6 +79,9 @@ impl Summary {
         };
         rows.extend(held_out.map(|text| (lang.pick("held-out loss", "留出集损失"), text)));
         rows.push((lang.pick("training loss", "训练损失"), format!("{:.4}", self.train_loss)));
+        if !self.verdict.is_empty() {
+            rows.push((lang.pick("verdict", "结论"), self.verdict.join("\n")));
+        }
         if !self.samples.is_empty() {
             rows.push((lang.pick("samples", "示例"), self.samples.join("\n")));
         }

@@ -2,7 +2,7 @@
 //!
 //! The trainer knows no report: it tells a [`Observer`] and goes on. Log files, console and plots are views of these events.
 
-use crate::error::Result;
+use crate::{config::COUPLET_PASS, error::Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -110,6 +110,27 @@ pub struct Evaluated {
     pub when: EvalPhase,
     /// As in [`Logged`].
     pub num_input_tokens_seen: Option<u64>,
+    /// What the model wrote, where it was asked to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
+}
+
+/// What the model wrote at an evaluation.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// Answers to `sample_prompts`.
+    pub samples: Vec<Sample>,
+    /// The share of `eval_couplets` held-out couplets whose written 下联 passes the judge (合格率).
+    pub couplet_pass: Option<f64>,
+}
+
+/// A text and what the model answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// As it stands in the recipe.
+    pub prompt: String,
+    /// Greedy, without a thought.
+    pub answer: String,
 }
 
 impl Evaluated {
@@ -118,8 +139,14 @@ impl Evaluated {
         match name {
             "eval_loss" => Some(self.loss),
             "eval_loss_per_token" => Some(self.loss_per_token),
+            COUPLET_PASS => self.couplet_pass(),
             _ => None,
         }
+    }
+
+    /// The share of written couplets that pass, where some were written.
+    pub fn couplet_pass(&self) -> Option<f64> {
+        self.written.as_ref()?.couplet_pass
     }
 }
 

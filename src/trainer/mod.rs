@@ -20,8 +20,9 @@ use crate::{
 };
 use candle_core::Tensor;
 use checkpoint::{Best, Restored};
-use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step};
+use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step, Written};
 use plan::{StepPlan, StepSamples};
+use progress::Evaluation;
 pub use progress::Progress;
 use saver::Saver;
 use std::time::Instant;
@@ -57,9 +58,14 @@ pub struct Trainer<'a> {
     pub choice: Choice,
     /// Asked at every micro-batch; `true` ends the run after a checkpoint of the last completed step.
     pub stop: &'a dyn Fn() -> bool,
+    /// What the model is asked to write at every evaluation.
+    pub write: Option<&'a Write<'a>>,
     /// How far the run is.
     pub progress: Progress,
 }
+
+/// Lets the model with these parameters write; `None`: interrupted.
+pub type Write<'a> = dyn Fn(&Params) -> Result<Option<Written>> + 'a;
 
 /// Choosing among evaluations.
 #[derive(Debug, Clone, Default)]
@@ -395,18 +401,16 @@ impl<'a> Trainer<'a> {
             return Ok(true);
         }
         let step = self.progress.step;
-        let (held_out, runtime) = match self.progress.evaluated {
+        let evaluation = match self.progress.evaluated.take() {
             // The parameters have not changed since: the final evaluation is often that of the last step.
-            Some((at, held_out, runtime)) if at == step => (held_out, runtime),
-            _ => {
-                let (began, batch_size) = (Instant::now(), self.config.per_device_eval_batch_size);
-                let held_out =
-                    validate::evaluate(self.model, &self.params, self.eval, batch_size, self.cut, self.stop)?;
-                let Some(held_out) = held_out else { return Ok(false) };
-                (held_out, began.elapsed().as_secs_f64())
-            }
+            Some(evaluation) if evaluation.step == step => evaluation,
+            _ => match self.measure()? {
+                Some(evaluation) => evaluation,
+                None => return Ok(false),
+            },
         };
-        self.progress.evaluated = Some((step, held_out, runtime));
+        self.progress.evaluated = Some(evaluation.clone());
+        let Evaluation { held_out, written, runtime, .. } = evaluation;
         let progress = &self.progress;
         let evaluated = Evaluated {
             step: progress.step,
@@ -420,6 +424,7 @@ impl<'a> Trainer<'a> {
             elapsed: progress.elapsed(),
             when,
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
+            written,
         };
         if when == EvalPhase::During {
             self.progress.evaluation_due = false;
@@ -429,6 +434,22 @@ impl<'a> Trainer<'a> {
         }
         self.tell(Event::Evaluated(evaluated), observer)?;
         Ok(true)
+    }
+
+    /// Held-out loss and what the model writes now. `None`: stopped before the end.
+    fn measure(&self) -> Result<Option<Evaluation>> {
+        let (began, batch_size) = (Instant::now(), self.config.per_device_eval_batch_size);
+        let held_out = validate::evaluate(self.model, &self.params, self.eval, batch_size, self.cut, self.stop)?;
+        let Some(held_out) = held_out else { return Ok(None) };
+        let runtime = began.elapsed().as_secs_f64();
+        let written = match self.write {
+            None => None,
+            Some(write) => match write(&self.params)? {
+                None => return Ok(None),
+                written => written,
+            },
+        };
+        Ok(Some(Evaluation { step: self.progress.step, held_out, written, runtime }))
     }
 
     fn finished(&self, plan: &StepPlan) -> Finished {

@@ -2,7 +2,7 @@
 
 use super::{
     checkpoint::{Best, FORMAT, State},
-    event::{Event, Logged},
+    event::{Event, Logged, Written},
     plan::{StepPlan, StepSamples},
     validate::HeldOut,
 };
@@ -24,13 +24,23 @@ pub struct Progress {
     pub(super) window_steps: usize,
     pub(super) total_loss: f64,
     pub(super) input_tokens: u64,
-    /// The last evaluation: after which step, its result, its seconds.
-    pub(super) evaluated: Option<(usize, HeldOut, f64)>,
+    pub(super) evaluated: Option<Evaluation>,
     /// The evaluation after `step` has not been done.
     pub(super) evaluation_due: bool,
     pub(super) best: Option<Best>,
     pub(super) evaluations_since_best: usize,
     pub(super) history: Vec<Event>,
+}
+
+/// The last evaluation.
+#[derive(Debug, Clone)]
+pub(super) struct Evaluation {
+    /// Steps done then.
+    pub(super) step: usize,
+    pub(super) held_out: HeldOut,
+    pub(super) written: Option<Written>,
+    /// Seconds the loss took.
+    pub(super) runtime: f64,
 }
 
 impl Default for Progress {

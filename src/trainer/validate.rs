@@ -15,6 +15,8 @@ pub struct HeldOut {
     pub loss: f64,
     /// Σ nll / Σ labels, in nats per supervised token.
     pub loss_per_token: f64,
+    /// Standard error of `loss_per_token`: how far another draw of as many rows would move it.
+    pub standard_error: f64,
     /// Batches of `per_device_eval_batch_size`.
     pub batches: usize,
 }
@@ -47,9 +49,31 @@ pub fn evaluate(
     let total = |part: &[(f64, usize)]| part.iter().fold((0.0, 0), |(nll, n), s| (nll + s.0, n + s.1));
     let mean = |(nll, labels): (f64, usize)| nll / labels as f64;
     let by_batch: f64 = sums.chunks(batch_size).map(|batch| mean(total(batch)) * batch.len() as f64).sum();
+    let loss_per_token = mean(total(&sums));
     Ok(Some(HeldOut {
         loss: by_batch / examples.len() as f64,
-        loss_per_token: mean(total(&sums)),
+        loss_per_token,
+        standard_error: standard_error(&sums, loss_per_token),
         batches: examples.len().div_ceil(batch_size),
     }))
+}
+
+/// Of the ratio Σ nll / Σ labels over rows (nll, labels): √Σ(nllᵢ − r·labelsᵢ)² / Σ labels (Cochran, Sampling Techniques, 1977, 6.4).
+fn standard_error(rows: &[(f64, usize)], ratio: f64) -> f64 {
+    let labels: usize = rows.iter().map(|(_, n)| n).sum();
+    let squares: f64 = rows.iter().map(|&(nll, n)| (nll - ratio * n as f64).powi(2)).sum();
+    squares.sqrt() / labels as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_error_is_that_of_a_mean_where_rows_are_alike() {
+        // Four rows with one label each: σ/√n of 1, 2, 3, 4 with σ² over n, as the formula has it.
+        let rows = [(1.0, 1), (2.0, 1), (3.0, 1), (4.0, 1)];
+        assert!((standard_error(&rows, 2.5) - (1.25f64 / 4.0).sqrt()).abs() < 1e-12);
+        assert_eq!(standard_error(&[(2.0, 1), (6.0, 3)], 2.0), 0.0, "every label loses the same");
+    }
 }

@@ -6,7 +6,7 @@ use couplet_train::{
     dataset::{Tokenizer, record::Record},
     eval::{
         couplet::judge,
-        suite::{Writer, answers, are_couplets, cases, couplets},
+        suite::{Writer, answers, are_couplets, cases, pass_rate},
         text_metrics,
     },
     generate::{How, Limits, Sampling},
@@ -238,6 +238,7 @@ fn tiny() -> (Qwen3, Tokenizer, DataConfig) {
     let data = DataConfig {
         dataset: vec![],
         eval_dataset: vec![],
+        test_dataset: vec![],
         dataset_dir: "data".into(),
         template: TemplateName::Qwen3,
         cutoff_len: 128,
@@ -268,7 +269,8 @@ fn rows_that_ask_the_same_are_each_others_references() {
         record("春风绿", "秋月明"),
         record("春风绿", "秋月明"),
     ];
-    let cases = cases(&records, &data, &tokenizer).expect("cases");
+    let cases_of = |records: &[Record]| cases(records, &data, &tokenizer).expect("cases");
+    let cases = cases_of(&records);
     let further: Vec<Vec<&str>> = cases.iter().map(|case| case.further()).collect();
     assert_eq!(further, [vec!["青山对酒开"], vec!["黄河入海流"], vec![], vec![]]);
     assert!(are_couplets(&cases));
@@ -281,15 +283,19 @@ fn rows_that_ask_the_same_are_each_others_references() {
     let stop = vec![tokenizer.end_id()];
     let how = How { sampling: Sampling::GREEDY, limits: Limits { max_new_tokens: 4, stop }, interrupted: &|| false };
     let writer = Writer { model: &model, adapter: None, tokenizer: &tokenizer };
-    let metrics = couplets(writer, &records, &data, &how, 3).expect("metrics").expect("they are couplets");
-    assert_eq!((metrics.rows, metrics.get("finish").unwrap().n), (4, 4));
+    assert_eq!(
+        pass_rate(writer, &cases, None, &how, 3).expect("a share"),
+        Some(0.0),
+        "the base writes none in 4 tokens"
+    );
     let limits = how.limits.clone();
     let stopped = How { sampling: Sampling::GREEDY, limits, interrupted: &|| true };
+    assert_eq!(pass_rate(writer, &cases, None, &stopped, 3).expect("no error"), None);
     assert_eq!(
         answers(writer, &cases, &stopped, (3, true), &mut |_| {}).expect("no error"),
         [],
         "nothing after a signal"
     );
     let others = [record("one", "two")];
-    assert!(couplets(writer, &others, &data, &how, 3).expect("no error").is_none());
+    assert!(!are_couplets(&cases_of(&others)));
 }

@@ -39,3 +39,5 @@ mod resume;
 mod rules;
 /// What the tests share.
 mod support;
+/// What the model writes while it is trained, and the verdict at the end.
+mod writing;

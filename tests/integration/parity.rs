@@ -127,6 +127,7 @@ fn run(case: &Case, cut: Cut, device: &Device) -> Difference {
         saver: None,
         choice: Choice::default(),
         stop: &|| false,
+        write: None,
         progress: Progress::default(),
     };
     let mut steps = Steps::default();

@@ -263,7 +263,7 @@ fn yaml_errors_name_place_and_way_out() {
         (
             "metric_for_best_model: eval_accuracy",
             "c.yaml:7:24: `metric_for_best_model` is \"eval_accuracy\", which no evaluation gives",
-            "it may be eval_loss or eval_loss_per_token",
+            "it may be one of eval_loss, eval_loss_per_token, eval_couplet_pass",
         ),
         (
             "max_seconds: 0",

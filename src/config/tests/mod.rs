@@ -29,7 +29,7 @@ fn defaults_follow_the_dialect() {
         "dialect": "llamafactory",
         "model": {"model_name_or_path": "m", "adapter_name_or_path": null, "cache_dir": null, "model_revision": "main",
             "device": "auto"},
-        "data": {"dataset": ["d"], "eval_dataset": [], "dataset_dir": "data", "template": "qwen3", "cutoff_len": 2048,
+        "data": {"dataset": ["d"], "eval_dataset": [], "test_dataset": [], "dataset_dir": "data", "template": "qwen3", "cutoff_len": 2048,
             "over_length": "truncate", "max_samples": null, "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
             "enable_thinking": true, "preserve_thinking": false, "default_system": null},
         "lora": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_target":
@@ -39,7 +39,7 @@ fn defaults_follow_the_dialect() {
             "warmup_ratio": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
             "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "bf16": false, "seed": 42, "data_seed": null,
             "disable_shuffling": false, "shared_prefix": true, "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500,
-            "early_stopping_steps": null, "max_seconds": null},
+            "early_stopping_steps": null, "sample_prompts": [], "eval_couplets": 0, "max_seconds": null},
         "output": {"output_dir": "o", "overwrite_output_dir": false, "logging_steps": 500, "plot_loss": false,
             "include_num_input_tokens_seen": false, "save_strategy": "steps", "save_steps": 500, "save_total_limit": null,
             "save_only_model": false, "resume_from_checkpoint": "auto", "load_best_model_at_end": false,

@@ -4,7 +4,7 @@ use super::{Answered, Case, case::without_thought};
 use crate::{
     eval::{
         couplet::extract,
-        metrics::{Estimate, Judged, Metrics, Ratio, estimate_of, measure},
+        metrics::{Estimate, Judged, Ratio, estimate_of, measure},
         text_metrics::{self, TextScores},
     },
     prosody,
@@ -69,7 +69,7 @@ impl Column {
     ) -> Self {
         let mut column = Self { name: name.into(), rows: cases.len(), ..Self::default() };
         if couplets {
-            column.values = metrics_of_answers(cases, answered, known, seed).metrics;
+            column.values = measure(&judged_answers(cases, answered, known), seed).metrics;
             let raw = cases.iter().zip(answered);
             let raw: Vec<Judged> = raw.map(|(case, a)| judged(case, a.text.trim(), a.finished, known)).collect();
             column.raw = measure(&raw, seed).metrics;
@@ -172,11 +172,10 @@ pub fn judged_lines(lines: &[(&Case, &str)]) -> Vec<Judged> {
     lines.iter().map(|(case, line)| Judged::new(&case.upper, line)).collect()
 }
 
-/// The couplet metrics of answers, each reduced to its line.
-pub(super) fn metrics_of_answers(cases: &[Case], answered: &[Answered], known: Option<&Known>, seed: u64) -> Metrics {
+/// Answers to couplets, each reduced to its line and judged.
+pub(super) fn judged_answers(cases: &[Case], answered: &[Answered], known: Option<&Known>) -> Vec<Judged> {
     let rows = cases.iter().zip(answered);
-    let rows: Vec<Judged> = rows.map(|(case, a)| judged(case, line(&a.text, true), a.finished, known)).collect();
-    measure(&rows, seed)
+    rows.map(|(case, a)| judged(case, line(&a.text, true), a.finished, known)).collect()
 }
 
 fn judged(case: &Case, line: &str, finished: bool, known: Option<&Known>) -> Judged {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`answers`] is one way to fill a column; whatever gives an [`Answered`] for every [`Case`] is another.
-//! [`couplets`] is all of it at once, for a look during training.
+//! [`pass_rate`] is one number out of all of it, for a look during training.
 
 mod case;
 mod column;
@@ -19,10 +19,8 @@ pub use column::{Column, Known, Loss, judged_lines, line};
 pub use loss::{average, forced, token_sums};
 pub use recall::{CHOICES, Recall};
 
-use super::metrics::Metrics;
 use crate::{
-    config::DataConfig,
-    dataset::{Tokenizer, record::Record},
+    dataset::Tokenizer,
     error::Result,
     generate::{Finish, How, generate},
     model::{AdapterWeights, Qwen3},
@@ -79,18 +77,18 @@ pub fn answers(
     Ok(answered)
 }
 
-/// The couplet metrics of the answers to `records`; `None` where these are no couplets. `data` says how they are asked.
-pub fn couplets(
+/// The share of the answers to couplet `cases` that pass the judge (合格率). `None`: `how.interrupted` cut them short.
+pub fn pass_rate(
     writer: Writer,
-    records: &[Record],
-    data: &DataConfig,
+    cases: &[Case],
+    known: Option<&Known>,
     how: &How,
     batch: usize,
-) -> Result<Option<Metrics>> {
-    let cases = cases(records, data, writer.tokenizer)?;
-    if !are_couplets(&cases) {
+) -> Result<Option<f64>> {
+    let answered = answers(writer, cases, how, (batch, true), &mut |_| {})?;
+    if answered.len() < cases.len() {
         return Ok(None);
     }
-    let answered = answers(writer, &cases, how, (batch, true), &mut |_| {})?;
-    Ok(Some(column::metrics_of_answers(&cases, &answered, None, how.sampling.seed)))
+    let passing = column::judged_answers(cases, &answered, known).iter().filter(|row| row.passes()).count();
+    Ok(Some(passing as f64 / cases.len() as f64))
 }

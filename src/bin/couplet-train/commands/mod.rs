@@ -14,6 +14,8 @@ mod ruled;
 mod samples;
 mod stop;
 mod train;
+mod verdict;
+mod writing;
 
 use crate::args::{AdapterCommand, AskArgs, ChatArgs, Cli, Command, DataCommand, EvaluateArgs, ExportArgs, TrainArgs};
 use couplet_train::{

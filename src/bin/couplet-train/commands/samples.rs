@@ -8,15 +8,15 @@ use couplet_train::{
     generate::{Answer, How, Limits, Sampling, generate},
     model::{AdapterWeights, Params, Qwen3},
     prosody::shape,
-    report::{Lang, text::pad},
+    report::{Lang, console::one_line, text::pad},
 };
 
 /// Rows that are shown.
 const ROWS: usize = 3;
-/// Tokens of an answer at most: as many as three times the right one, within this.
-const MOST_TOKENS: usize = 64;
-/// Characters of an answer that are shown.
-const SHOWN: usize = 32;
+/// Tokens of an answer at most: as many as three times the characters of the longest right one, within this.
+const MOST_TOKENS: usize = 256;
+/// Tokens of an answer where no right one is known.
+const TOKENS: usize = 64;
 
 /// Greedy answers of the base and of the trained model, with the judge's verdict where the rows are couplets.
 pub fn lines(
@@ -31,15 +31,7 @@ pub fn lines(
         return Ok(vec![]);
     }
     let prompts: Vec<Vec<u32>> = records.iter().map(|r| encode::prompt(r, data, tokenizer)).collect::<Result<_>>()?;
-    let longest = records.iter().map(|record| record.response.chars().count()).max().unwrap_or(0);
-    let greedy =
-        Sampling { do_sample: false, temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
-    let stop = vec![tokenizer.end_id(), tokenizer.pad_id()];
-    let how = How {
-        sampling: greedy,
-        limits: Limits { max_new_tokens: (3 * longest + 8).min(MOST_TOKENS), stop },
-        interrupted: &|| false,
-    };
+    let how = greedy(tokenizer, records.iter().map(|record| record.response.chars().count()).max());
     let tuned = AdapterWeights::new(model.config().num_hidden_layers, lora, params)?;
     let ask = |adapter| generate(model, adapter, &prompts, (1, 0), &how, &mut |_| Ok(()));
     let (before, after) = (ask(None)?, ask(Some(&tuned))?);
@@ -49,39 +41,29 @@ pub fn lines(
     let mut lines = vec![];
     for ((record, before), after) in records.iter().zip(&before).zip(&after) {
         let question = if record.query.is_empty() { &record.prompt } else { &record.query };
-        let (before, after) = (text(&before[0], tokenizer)?, text(&after[0], tokenizer)?);
+        let (before, after) = (answer(&before[0], tokenizer)?, answer(&after[0], tokenizer)?);
         let verdict =
             if couplets { judge(&record.query, extract(&after)).line(lang == Lang::Zh) } else { String::new() };
         for (label, text, verdict) in
             [(labels[0], question.as_str(), ""), (labels[1], &before, ""), (labels[2], &after, &verdict)]
         {
-            lines.push(format!("{}  {}  {verdict}", pad(label, width), short(text)).trim_end().to_owned());
+            lines.push(format!("{}  {}  {verdict}", pad(label, width), one_line(text)).trim_end().to_owned());
         }
     }
     Ok(lines)
 }
 
-fn text(answer: &Answer, tokenizer: &Tokenizer) -> Result<String> {
+/// The likeliest tokens. `longest`: characters of the longest right answer, if any is known.
+pub fn greedy(tokenizer: &Tokenizer, longest: Option<usize>) -> How<'static> {
+    let sampling =
+        Sampling { do_sample: false, temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+    let max_new_tokens = longest.map_or(TOKENS, |characters| (3 * characters + 8).min(MOST_TOKENS));
+    let stop = vec![tokenizer.end_id(), tokenizer.pad_id()];
+    How { sampling, limits: Limits { max_new_tokens, stop }, interrupted: &|| false }
+}
+
+/// The text of an answer, without an empty thought.
+pub fn answer(answer: &Answer, tokenizer: &Tokenizer) -> Result<String> {
     let text = tokenizer.decode(&answer.ids, true)?;
     Ok(text.trim_start_matches(EMPTY_THOUGHT).trim().to_owned())
-}
-
-/// One line of at most [`SHOWN`] characters; control characters would move the cursor.
-fn short(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { '␤' } else { c }).collect();
-    if text.chars().count() > SHOWN {
-        shown.push('…');
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_answer_is_one_short_line() {
-        assert_eq!(short("a\nb"), "a␤b");
-        assert_eq!(short(&"春".repeat(40)), format!("{}…", "春".repeat(32)));
-    }
 }

@@ -5,19 +5,24 @@ use super::{
     header::{self, Facts, device_line},
     proof, restore, samples,
     stop::StopAt,
+    verdict::{self, Finals, scores},
+    writing::Writing,
 };
 use crate::{args::TrainArgs, machine};
 use candle_core::DType;
 use couplet_train::{
     adapter::peft,
     config::{self, Loaded, Recipe},
-    dataset::{self, Splits, Tokenizer},
+    dataset::{self, Example, Splits, Tokenizer},
     device,
     error::{Error, Result, io_reason},
     fs::{self, Lock, fault},
+    generate::Speaker,
     hub::{self, HubEnv},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, params::Slot},
-    report::{Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, model_card},
+    report::{
+        Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict, model_card,
+    },
     run::{self, Receipt, Start, megabytes},
     trainer::{
         Choice, Ended, Progress, Trainer, checkpoint, event::Observer, plan::default_micro_batch_tokens, saver::Saver,
@@ -59,8 +64,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let restored = restore::find(&recipe, &start, &mut console)?;
 
     // 1. Everything that can be wrong with the input, cheapest first: a name is looked up before gigabytes are fetched.
-    let names = [recipe.data.dataset.as_slice(), recipe.data.eval_dataset.as_slice()].concat();
-    dataset::registry::look_up(&recipe.data.dataset_dir, &names)?;
+    for names in [&recipe.data.dataset, &recipe.data.eval_dataset, &recipe.data.test_dataset] {
+        dataset::registry::look_up(&recipe.data.dataset_dir, names)?;
+    }
     let env = HubEnv::read(|name| std::env::var(name).ok());
     let m = &recipe.model;
     let model_dir = hub::resolve(
@@ -81,7 +87,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
     fault::phase("tokenise");
     let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
-    refuse_unknown_ids(&data, model_config.vocab_size, &model_dir)?;
+    let test = verdict::test_rows(&recipe, &tokenizer)?;
+    let rows = data.train.iter().chain(&data.eval).chain(&test);
+    refuse_unknown_ids(rows, model_config.vocab_size, &model_dir)?;
     let device = device::open(m.device, model_config.parameters())?;
 
     // 2. The model and what is trained in it.
@@ -119,6 +127,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
     let saver = Saver::new(&recipe, identity, restored.as_ref().map(|restored| restored.state.step));
     let may_stop = || stop.is_requested();
+    let speaker = Speaker::from_receipt(&about["speak"])?;
+    let writing = Writing::new(&recipe, (&model, &tokenizer), &data, &speaker, &may_stop)?;
+    let write = |params: &Params| writing.as_ref().map_or(Ok(None), |writing| writing.write(params));
     let mut trainer = Trainer {
         optim: Trainer::optimizer(&recipe.train, &params)?,
         model: &model,
@@ -139,6 +150,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
             patience: recipe.train.early_stopping_steps,
         },
         stop: &may_stop,
+        write: writing.is_some().then_some(&write),
         progress: Progress::default(),
     };
     if let Some(restored) = &restored {
@@ -252,13 +264,17 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         return Ok(stop.tell(step, saved, &mut console));
     }
     drop(watchers);
+    let rows = Finals { train: &data.train, test: &test };
+    let scores = scores(&trainer, rows).map_err(Error::in_run)?;
+    let verdict = scores.map(|scores| Verdict::new(&outcome, scores));
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     let _ = fs::remove_leftovers(&out); // of a save or prune that failed: told then, and no reason to fail now
-    receipt.complete(measured(&outcome))?;
+    receipt.complete(measured(&outcome, verdict.as_ref()))?;
     fault::announce("complete", trainer.progress.step);
     drop(lock);
     console.line(&proven);
     let mut summary = summary(&recipe, &outcome)?;
+    summary.verdict = verdict.map(|verdict| verdict.lines(look.lang)).unwrap_or_default();
     if look.verbosity != Verbosity::Quiet && !stop.is_requested() {
         let tuned = (&model, &trainer.params, &recipe.lora);
         // The run is complete; what is shown of it must not fail it.
@@ -292,8 +308,7 @@ fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
 }
 
 /// The rows' ids must all have a row in the embedding.
-fn refuse_unknown_ids(data: &Splits, vocab_size: usize, model_dir: &Path) -> Result<()> {
-    let rows = data.train.iter().chain(&data.eval);
+fn refuse_unknown_ids<'a>(rows: impl Iterator<Item = &'a Example>, vocab_size: usize, model_dir: &Path) -> Result<()> {
     match rows.flat_map(|row| &row.input_ids).max() {
         Some(&id) if id as usize >= vocab_size => Err(Error::file(
             model_dir,
@@ -347,7 +362,7 @@ fn receipt_facts(
     })
 }
 
-fn measured(outcome: &Outcome) -> serde_json::Value {
+fn measured(outcome: &Outcome, verdict: Option<&Verdict>) -> serde_json::Value {
     let finished = outcome.finished.as_ref();
     json!({
         "measured": {
@@ -359,6 +374,7 @@ fn measured(outcome: &Outcome) -> serde_json::Value {
             "train_loss": finished.map(|f| f.train_loss),
             "eval_loss_before": outcome.loss_before(),
             "eval_loss": outcome.loss_after(),
+            "verdict": verdict,
         },
     })
 }
@@ -392,6 +408,7 @@ fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {
         train_loss: finished.train_loss,
         output_dir: out.clone(),
         files,
+        verdict: vec![],
         samples: vec![],
         next: vec![
             format!("couplet-train generate --adapter {name} --compare 上联"),

@@ -99,6 +99,7 @@ fn data_config(config: &EvaluationConfig, names: &[String], receipt: Option<&Val
     DataConfig {
         dataset,
         eval_dataset,
+        test_dataset: vec![],
         dataset_dir: config.dataset_dir.clone(),
         template: asked.speaker.template,
         cutoff_len: config.cutoff_len.or(known.as_ref().map(|data| data.cutoff_len)).unwrap_or(2048),

@@ -1,0 +1,54 @@
+//! The rows the final adapter is scored on, all by one formula: training, held-out and test rows.
+
+use couplet_train::{
+    config::{DataConfig, Recipe},
+    dataset::{self, Example, Tokenizer},
+    error::Result,
+    report::{Score, Scores},
+    trainer::{Trainer, validate},
+};
+
+/// Training rows that are scored at most: enough for a mean whose error is small beside a gap worth telling.
+const MOST_TRAINING_ROWS: usize = 256;
+
+/// Rows of a run besides the held-out ones.
+pub struct Finals<'a> {
+    pub train: &'a [Example],
+    pub test: &'a [Example],
+}
+
+/// The rows of `test_dataset`, encoded as the held-out ones are.
+pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Example>> {
+    if recipe.data.test_dataset.is_empty() {
+        return Ok(vec![]);
+    }
+    let names = recipe.data.test_dataset.clone();
+    let data = DataConfig { dataset: vec![], eval_dataset: names, val_size: 0.0, ..recipe.data.clone() };
+    Ok(dataset::load(&data, recipe.train.seed, tokenizer)?.eval)
+}
+
+/// Σ nll / Σ labels of the trained parameters on each kind of rows. `None`: no row is held out, or the run was stopped.
+pub fn scores(trainer: &Trainer, rows: Finals) -> Result<Option<Scores>> {
+    let spread = spread(rows.train, MOST_TRAINING_ROWS.min(trainer.eval.len()));
+    let (Some(train), Some(held_out)) = (score(trainer, &spread)?, score(trainer, trainer.eval)?) else {
+        return Ok(None);
+    };
+    Ok(Some(Scores { train, held_out, test: score(trainer, rows.test)? }))
+}
+
+/// `None`: no row, or stopped.
+fn score(trainer: &Trainer, rows: &[Example]) -> Result<Option<Score>> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let batch = trainer.config.per_device_eval_batch_size;
+    let score = validate::evaluate(trainer.model, &trainer.params, rows, batch, trainer.cut, trainer.stop)?;
+    Ok(score.map(|score| Score { loss: score.loss_per_token, error: score.standard_error, rows: rows.len() }))
+}
+
+/// `n` rows at equal distances, or all.
+fn spread(rows: &[Example], n: usize) -> Vec<Example> {
+    let rows: Vec<&Example> = rows.iter().filter(|row| row.is_trainable()).collect();
+    let n = n.min(rows.len());
+    (0..n).map(|i| rows[i * rows.len() / n].clone()).collect()
+}

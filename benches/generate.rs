@@ -4,19 +4,22 @@
 //!
 //!     cargo bench --bench generate -- --dtype bf16 --batch 16 --prompt 40 --tokens 32 --rank 8 --rounds 3
 
-use candle_core::{DType, Device, Tensor};
+#[path = "common.rs"]
+mod common;
+
+use candle_core::{DType, Device};
+use common::{cpu_name, load_average, peak_rss_gib, qwen3_0_6b, random_weight, round};
 use couplet_train::{
     config::{LoraConfig, Projection},
     generate::{Sampling, Session},
-    model::{AdapterWeights, Params, Qwen3, Qwen3Config, lora::initial_values},
-    rng::Key,
+    model::{AdapterWeights, Params, Qwen3, lora::initial_values},
 };
 use std::time::Instant;
 
 #[expect(clippy::print_stdout, reason = "the result")]
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let get = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
+    let get = |name: &str| common::option(&args, name);
     let number = |name: &str, default| get(name).map_or(default, |n| n.parse().expect("a number"));
     let dtype = if get("--dtype").is_some_and(|dtype| dtype == "bf16") { DType::BF16 } else { DType::F32 };
     let (batch, prompt, tokens) = (number("--batch", 1), number("--prompt", 40), number("--tokens", 32));
@@ -52,14 +55,14 @@ fn main() {
     }
     let median = |times: &mut Vec<f64>| {
         times.sort_by(f64::total_cmp);
-        (times[times.len() / 2] * 1e4).round() / 1e4
+        round(times[times.len() / 2])
     };
     let s_step = median(&mut steps);
     let report = serde_json::json!({
         "dtype": format!("{dtype:?}").to_lowercase(), "batch": batch, "prompt": prompt, "tokens": tokens, "rank": rank,
-        "s_first": median(&mut firsts), "s_step_median": s_step, "s_step_best": (steps[0] * 1e4).round() / 1e4,
+        "s_first": median(&mut firsts), "s_step_median": s_step, "s_step_best": round(steps[0]),
         "tokens_s": (10.0 * batch as f64 / s_step).round() / 10.0, "threads": rayon::current_num_threads(),
-        "load1": load_average(), "first_ids": &ids[..ids.len().min(5)],
+        "peak_rss_gib": peak_rss_gib(), "cpu": cpu_name(), "load1": load_average(), "first_ids": &ids[..ids.len().min(5)],
     });
     println!("{report}");
 }
@@ -72,34 +75,4 @@ fn lora(rank: usize) -> LoraConfig {
         lora_target: if rank > 0 { Projection::ALL.to_vec() } else { vec![] },
         use_rslora: false,
     }
-}
-
-fn qwen3_0_6b() -> Qwen3Config {
-    Qwen3Config {
-        vocab_size: 151_936,
-        hidden_size: 1024,
-        intermediate_size: 3072,
-        num_hidden_layers: 28,
-        num_attention_heads: 16,
-        num_key_value_heads: 8,
-        head_dim: 128,
-        rms_norm_eps: 1e-6,
-        rope_theta: 1e6,
-        tie_word_embeddings: true,
-        max_position_embeddings: 40_960,
-        torch_dtype: None,
-    }
-}
-
-fn random_weight(name: &str, shape: &[usize], dtype: DType) -> couplet_train::error::Result<Tensor> {
-    let key = Key::new(0, name);
-    let n: usize = shape.iter().product();
-    let norm = shape.len() == 1;
-    // Uniform with the standard deviation 0.02 of Qwen3's initialiser.
-    let values: Vec<f32> = (0..n as u64).map(|i| if norm { 1.0 } else { (key.uniform(i) - 0.5) * 0.069_282 }).collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
-}
-
-fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }

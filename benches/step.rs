@@ -6,13 +6,16 @@
 //!     cargo bench --bench step -- --case qwen3-0.6b --dtype bf16 --batch 8 --data FILE.json --steps 5
 //!     cargo bench --bench step -- --case qwen3-0.6b --rank 16 --saves 5  what a checkpoint costs the steps beside it
 
-use candle_core::{DType, Device, Tensor};
+#[path = "common.rs"]
+mod common;
+
+use candle_core::{DType, Device};
+use common::{cpu_name, load_average, peak_rss_gib, qwen3_0_6b, qwen3_tokenizer, random_weight, round};
 use couplet_train::{
     config::{self, DataConfig, LoraConfig, Projection},
     dataset::{self, Example, tokenizer::Tokenizer},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
     optim::{AdamW, AdamWConfig, clip},
-    rng::Key,
     trainer::{Progress, plan::default_micro_batch_tokens, saver::Saver, step},
 };
 use std::{
@@ -51,7 +54,7 @@ struct Options {
 impl Options {
     fn parse(args: &[String]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let get = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+        let get = |name: &str| common::option(args, name).cloned();
         let number = |name: &str| get(name).map(|n| n.parse().expect("a number"));
         Self {
             case: get("--case").unwrap_or_default(),
@@ -91,7 +94,7 @@ fn run(options: &Options) {
             let config = qwen3_0_6b();
             let weight = |name: &str, shape: &[usize]| random_weight(name, shape, options.dtype);
             let model = Qwen3::build(&config, &lora, options.dtype, &device, weight).expect("a model");
-            (config, model, qwen3_tokenizer(root))
+            (config, model, qwen3_tokenizer())
         }
         other => panic!("unknown case {other}: tiny, qwen3-0.6b"),
     };
@@ -189,57 +192,4 @@ fn examples(data: &Path, rows: usize, tokenizer: &Tokenizer) -> Vec<Example> {
         ..couplet_train::testing::data_config()
     };
     dataset::load(&config, 42, tokenizer).expect("the data").train
-}
-
-fn qwen3_0_6b() -> Qwen3Config {
-    Qwen3Config {
-        vocab_size: 151_936,
-        hidden_size: 1024,
-        intermediate_size: 3072,
-        num_hidden_layers: 28,
-        num_attention_heads: 16,
-        num_key_value_heads: 8,
-        head_dim: 128,
-        rms_norm_eps: 1e-6,
-        rope_theta: 1e6,
-        tie_word_embeddings: true,
-        max_position_embeddings: 40_960,
-        torch_dtype: None,
-    }
-}
-
-fn random_weight(name: &str, shape: &[usize], dtype: DType) -> couplet_train::error::Result<Tensor> {
-    let key = Key::new(0, name);
-    let n: usize = shape.iter().product();
-    let norm = shape.len() == 1;
-    // Uniform with the standard deviation 0.02 of Qwen3's initialiser.
-    let values: Vec<f32> = (0..n as u64).map(|i| if norm { 1.0 } else { (key.uniform(i) - 0.5) * 0.069_282 }).collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
-}
-
-fn qwen3_tokenizer(root: &Path) -> Tokenizer {
-    let file = std::fs::File::open(root.join("tests/fixtures/qwen3_tokenizer/tokenizer.json.gz")).expect("the fixture");
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file), &mut bytes).expect("gzip");
-    Tokenizer::from_bytes(&bytes).expect("a tokenizer")
-}
-
-fn round(x: f64) -> f64 {
-    (x * 1e4).round() / 1e4
-}
-
-fn peak_rss_gib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some((kib / 1048576.0 * 1e3).round() / 1e3)
-}
-
-fn cpu_name() -> Option<String> {
-    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    info.lines().find(|l| l.starts_with("model name")).and_then(|l| Some(l.split_once(':')?.1.trim().to_owned()))
-}
-
-fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }

@@ -1,0 +1,73 @@
+//! What the benchmarks share: the shape of Qwen3-0.6B with random weights, Qwen3's tokenizer, and where it was measured.
+
+#![allow(dead_code, reason = "each benchmark uses some of it")]
+
+use candle_core::{DType, Device, Tensor};
+use couplet_train::{dataset::tokenizer::Tokenizer, error::Result, model::Qwen3Config, rng::Key};
+use std::path::Path;
+
+/// The word behind `--name` on the command line.
+pub fn option<'a>(args: &'a [String], name: &str) -> Option<&'a String> {
+    args.iter().position(|a| a == name).and_then(|i| args.get(i + 1))
+}
+
+/// The geometry of Qwen3-0.6B.
+pub fn qwen3_0_6b() -> Qwen3Config {
+    Qwen3Config {
+        vocab_size: 151_936,
+        hidden_size: 1024,
+        intermediate_size: 3072,
+        num_hidden_layers: 28,
+        num_attention_heads: 16,
+        num_key_value_heads: 8,
+        head_dim: 128,
+        rms_norm_eps: 1e-6,
+        rope_theta: 1e6,
+        tie_word_embeddings: true,
+        max_position_embeddings: 40_960,
+        torch_dtype: None,
+    }
+}
+
+/// A weight as an initialiser would draw it; norms are 1.
+pub fn random_weight(name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    let key = Key::new(0, name);
+    let n: usize = shape.iter().product();
+    let norm = shape.len() == 1;
+    // Uniform with the standard deviation 0.02 of Qwen3's initialiser.
+    let values: Vec<f32> = (0..n as u64).map(|i| if norm { 1.0 } else { (key.uniform(i) - 0.5) * 0.069_282 }).collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
+}
+
+/// The tokenizer of the tests' fixture.
+pub fn qwen3_tokenizer() -> Tokenizer {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = std::fs::File::open(root.join("tests/fixtures/qwen3_tokenizer/tokenizer.json.gz")).expect("the fixture");
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file), &mut bytes).expect("gzip");
+    Tokenizer::from_bytes(&bytes).expect("a tokenizer")
+}
+
+/// To four decimals.
+pub fn round(x: f64) -> f64 {
+    (x * 1e4).round() / 1e4
+}
+
+/// The highest resident memory of this process, in GiB, where the system tells.
+pub fn peak_rss_gib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some((kib / 1048576.0 * 1e3).round() / 1e3)
+}
+
+/// The CPU, where the system tells.
+pub fn cpu_name() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    info.lines().find(|l| l.starts_with("model name")).and_then(|l| Some(l.split_once(':')?.1.trim().to_owned()))
+}
+
+/// Processes that ran or waited in the last minute, where the system tells.
+pub fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}

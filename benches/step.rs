@@ -14,9 +14,10 @@ use common::{cpu_name, load_average, peak_rss_gib, qwen3_0_6b, qwen3_tokenizer, 
 use couplet_train::{
     config::{self, DataConfig, LoraConfig, Projection},
     dataset::{self, Example, tokenizer::Tokenizer},
-    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
+    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, qwen3::Keep},
     optim::{AdamW, AdamWConfig, clip},
-    trainer::{Progress, plan::default_micro_batch_tokens, saver::Saver, step},
+    plan,
+    trainer::{Progress, saver::Saver, step},
 };
 use std::{
     path::{Path, PathBuf},
@@ -47,6 +48,7 @@ struct Options {
     micro_batch_tokens: Option<usize>,
     share_prefix: bool,
     rank: usize,
+    keep: Keep,
     /// Pairs of steps, one alone and one with a checkpoint written beside it.
     saves: usize,
 }
@@ -66,6 +68,11 @@ impl Options {
             share_prefix: get("--shared-prefix").as_deref() != Some("off"),
             micro_batch_tokens: number("--micro-batch-tokens"),
             rank: number("--rank").unwrap_or(8),
+            keep: match get("--keep").as_deref() {
+                Some("everything") => Keep::Everything,
+                Some("input") => Keep::Input,
+                _ => Keep::Lean,
+            },
             saves: number("--saves").unwrap_or(0),
         }
     }
@@ -102,10 +109,9 @@ fn run(options: &Options) {
         Params::new(layout, options.dtype, &device, |slot| Ok(initial_values(slot, 42))).expect("parameters");
     let constants = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
     let mut optim = AdamW::new(constants, params.len(), &device).expect("an optimizer");
-    let budget =
-        options.micro_batch_tokens.unwrap_or_else(|| default_micro_batch_tokens(&config, options.dtype, &device));
+    let budget = options.micro_batch_tokens.unwrap_or_else(|| plan::micro_batch_rows(&config, options.dtype, &device));
 
-    let cut = step::Cut { max_rows: budget, share_prefix: options.share_prefix };
+    let cut = step::Cut { max_rows: budget, share_prefix: options.share_prefix, keep: options.keep };
     let rows = options.batch * (options.steps + options.warmup);
     let examples = examples(&options.data, rows, &tokenizer);
     let batches: Vec<Vec<(usize, &Example)>> =
@@ -167,7 +173,7 @@ fn run(options: &Options) {
         "steps": options.steps, "s_step_best": round(seconds[0]), "s_step_median": round(seconds[seconds.len() / 2]),
         "samples_s": round(options.batch as f64 * seconds.len() as f64 / total),
         "real_tok_s": round(tokens as f64 / total), "peak_rss_gib": peak_rss_gib(),
-        "micro_batch_tokens": budget, "shared_prefix": options.share_prefix, "threads": rayon::current_num_threads(), "cpu": cpu_name(),
+        "micro_batch_tokens": budget, "shared_prefix": options.share_prefix, "keep": options.keep, "threads": rayon::current_num_threads(), "cpu": cpu_name(),
         "load1": load_average(), "loss": losses, "saving": saving,
     });
     println!("{report}");

@@ -61,7 +61,8 @@
 //! | [`optim`] | config, error, kernels | AdamW, clipping, learning rate |
 //! | [`adapter`] | config, error, fs, kernels, model | PEFT adapter directories: read, written, proven, merged |
 //! | [`generate`] | config, dataset, error, kernels, model, prosody, rng | prompts as training made them, sampling, rules, scoring, ranking |
-//! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, rng | the loop; prints nothing, emits [`trainer::event`]s |
+//! | [`plan`] | config, error, model | memory by part, rows at once, what blocks keep: said before the run and held to |
+//! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, plan, rng | the loop; prints nothing, emits [`trainer::event`]s |
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
 //! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |
 //! | [`eval`] | config, dataset, error, generate, model, prosody, rng | couplets judged, with reasons and intervals; BLEU and ROUGE; a model over held-out rows |
@@ -96,6 +97,7 @@ pub mod generate;
 pub mod optim;
 
 // The loop, what watches it, and where its results lie.
+pub mod plan;
 pub mod trainer;
 
 pub mod report;

@@ -32,7 +32,7 @@ pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
 
 /// A small, ordinary training section.
 pub fn train_config() -> crate::config::TrainConfig {
-    use crate::config::{EvalStrategy, SchedulerType, TrainConfig};
+    use crate::config::{EvalStrategy, GradientCheckpointing, SchedulerType, TrainConfig};
     TrainConfig {
         per_device_train_batch_size: 2,
         per_device_eval_batch_size: 2,
@@ -53,6 +53,7 @@ pub fn train_config() -> crate::config::TrainConfig {
         data_seed: None,
         disable_shuffling: false,
         shared_prefix: true,
+        gradient_checkpointing: GradientCheckpointing::Auto,
         micro_batch_tokens: None,
         eval_strategy: EvalStrategy::No,
         eval_steps: 1,

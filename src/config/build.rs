@@ -3,8 +3,9 @@
 use super::{
     keys,
     sections::{
-        COUPLET_PASS, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, LoraConfig, ModelConfig, OutputConfig,
-        OverLength, Projection, Recipe, Resume, SaveStrategy, SchedulerType, TemplateName, TrainConfig,
+        COUPLET_PASS, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, GradientCheckpointing, LoraConfig,
+        ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SaveStrategy, SchedulerType, TemplateName,
+        TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -191,6 +192,11 @@ fn train(s: &Settings<'_>) -> TrainConfig {
         data_seed: s.whole("data_seed"),
         disable_shuffling: s.flag("disable_shuffling"),
         shared_prefix: s.text("shared_prefix").as_deref() != Some("off"),
+        gradient_checkpointing: match s.text("gradient_checkpointing").as_deref() {
+            Some("on") => GradientCheckpointing::On,
+            Some("off") => GradientCheckpointing::Off,
+            _ => GradientCheckpointing::Auto,
+        },
         micro_batch_tokens: s.whole("micro_batch_tokens").map(size),
         eval_strategy: match s.text("eval_strategy").as_deref() {
             Some("steps") => EvalStrategy::Steps,

@@ -198,6 +198,7 @@ pub static READ: &[Key] = &[
     key("data_seed", Train, Kind::Whole(0), Unset),
     key("disable_shuffling", Train, Kind::Flag, Same("false")),
     key("shared_prefix", Train, Kind::Choice { now: &["auto", "off"], later: &[] }, Same("auto")),
+    key("gradient_checkpointing", Train, CHECKPOINTING, Same("auto")),
     key("micro_batch_tokens", Train, Kind::Whole(1), Unset),
     key("eval_strategy", Train, Kind::Choice { now: &["no", "steps", "epoch"], later: &[] }, Same("no")),
     key("eval_steps", Train, Kind::Steps, Unset),
@@ -220,6 +221,7 @@ pub static READ: &[Key] = &[
     key("greater_is_better", Output, Kind::Flag, Unset),
 ];
 
+const CHECKPOINTING: Kind = Kind::Choice { now: &["auto", "on", "off"], later: &[] };
 const TEMPLATE: Kind = Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] };
 const SAVE_STRATEGY: Kind = Kind::Choice { now: &["no", "steps", "epoch"], later: &["best"] };
 const OVER_LENGTH: Kind = Kind::Choice { now: &["error", "drop", "truncate"], later: &[] };

@@ -106,12 +106,13 @@ impl Kind {
         (fixed.0.to_owned(), fixed.1.to_owned())
     }
 
-    /// Reads a value as loosely as LlamaFactory does: a number in quotes for a numeric key, `no` or `off` (false to YAML) for a
-    /// word.
+    /// Reads a value as loosely as LlamaFactory does: a number in quotes for a numeric key, `no`, `off` and `on` (false and
+    /// true to YAML) for a word.
     pub fn loosen(self, value: Value) -> Value {
         match (self, value) {
             (Self::Choice { now, .. }, Value::Bool(false)) if now.contains(&"no") => Value::Text("no".into()),
             (Self::Choice { now, .. }, Value::Bool(false)) if now.contains(&"off") => Value::Text("off".into()),
+            (Self::Choice { now, .. }, Value::Bool(true)) if now.contains(&"on") => Value::Text("on".into()),
             (kind, Value::Text(text)) if kind.is_numeric() => match super::value::scalar(text.trim()) {
                 number @ (Value::Int(_) | Value::Float(_)) => number,
                 _ => Value::Text(text),
@@ -185,6 +186,7 @@ mod tests {
             (strategy, Value::Bool(false), text("no"), "a bare `no`"),
             (strategy, Value::Bool(true), Value::Bool(true), "there is no `yes`"),
             (Kind::Choice { now: &["auto", "off"], later: &[] }, Value::Bool(false), text("off"), "a bare `off`"),
+            (Kind::Choice { now: &["on", "off"], later: &[] }, Value::Bool(true), text("on"), "a bare `on`"),
         ] {
             assert_eq!(kind.loosen(given), want, "{why}");
         }

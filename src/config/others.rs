@@ -34,7 +34,6 @@ pub static IGNORED: &[(Words, &[&str])] = &[
             "enable_liger_kernel",
             "use_v1_kernels",
             "disable_gradient_checkpointing",
-            "gradient_checkpointing",
             "gradient_checkpointing_kwargs",
             "use_reentrant_gc",
             "low_cpu_mem_usage",

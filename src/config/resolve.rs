@@ -154,6 +154,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "dialect",
     "device",
     "micro_batch_tokens",
+    "gradient_checkpointing",
     "shared_prefix",
 ];
 

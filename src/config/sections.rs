@@ -258,7 +258,9 @@ pub struct TrainConfig {
     /// Compute the tokens that all samples of a micro-batch begin with once (`auto`), or for every sample (`off`).
     /// Changes no result; off by itself under `lora_dropout`.
     pub shared_prefix: bool,
-    /// Rows that go through the model at once; chosen by memory when absent. Changes no result.
+    /// Whether blocks keep their input alone and run forward twice. Changes no bit.
+    pub gradient_checkpointing: GradientCheckpointing,
+    /// Rows that go through the model at once; chosen by the model's size when absent. Changes no result but its last bits.
     pub micro_batch_tokens: Option<usize>,
     /// When to evaluate during training.
     pub eval_strategy: EvalStrategy,
@@ -272,6 +274,18 @@ pub struct TrainConfig {
     pub eval_couplets: usize,
     /// Stops after so many seconds with a checkpoint, so that the next start goes on: for queue systems.
     pub max_seconds: Option<f64>,
+}
+
+/// `gradient_checkpointing`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GradientCheckpointing {
+    /// Where memory is short.
+    Auto,
+    /// Always.
+    On,
+    /// Never, and nothing else is computed twice where memory allows.
+    Off,
 }
 
 /// `save_strategy`: when a checkpoint is written. The last step is saved in any case, unless `no`.

@@ -1,7 +1,6 @@
 //! Qwen3, forward and backward, over rows laid end to end. Names are the checkpoint's.
 //!
-//! A block saves the least that lets it run backward: its inputs of norms, attention and SwiGLU. Norm outputs, rotated
-//! heads and the SwiGLU product are rebuilt bit for bit. Only what the loss needs is computed: the head and, in the last
+//! What a block keeps for its backward pass is [`Keep`]'s choice; what it does not keep is rebuilt bit for bit. Only what the loss needs is computed: the head and, in the last
 //! block, everything after keys and values run on labelled rows alone, and the first block hands no gradient down.
 
 mod infer;
@@ -19,6 +18,7 @@ use crate::{
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
+use serde::Serialize;
 
 /// A micro-batch as the model eats it: `T` rows, no padding, no batch dimension.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +44,18 @@ pub struct DropoutPlan {
     pub p: f64,
     /// Key of (seed, step).
     pub key: Key,
+}
+
+/// What every block keeps of its forward pass for its backward pass. Costs memory or time and changes no bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// All of it.
+    Everything,
+    /// The inputs of norms, attention and SwiGLU; norm outputs, rotated heads and the SwiGLU product are rebuilt.
+    Lean,
+    /// Its input alone; its forward pass is run a second time (activation checkpointing).
+    Input,
 }
 
 /// The frozen model and where its adapters sit.
@@ -109,6 +121,22 @@ pub(super) struct Saved {
     gate: Tensor,            // [Tq, F]
     up: Tensor,              // [Tq, F]
     xa: [Option<Tensor>; 7], // s·x·Aᵀ of every projection, in Projection::ALL order
+    derived: Option<Derived>,
+}
+
+/// What follows from the rest of [`Saved`].
+struct Derived {
+    h: Tensor,         // normalised rows [T, D]
+    q_rotated: Tensor, // [Tq, H, E]
+    k_rotated: Tensor, // [T, K, E]
+    h_mid: Tensor,     // [Tq, D]
+    product: Tensor,   // SwiGLU's [Tq, F]
+}
+
+/// What is left of a block until its backward pass.
+enum Kept {
+    Saved(Saved),
+    Input(Tensor),
 }
 
 impl Qwen3 {
@@ -169,17 +197,13 @@ impl Qwen3 {
 
     /// Logits `[L, V]` (f32) of the label rows: for tests and for looking at a model, not for training.
     pub fn logits(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
-        let hidden =
-            self.hidden(batch, &PassRows::new(batch, &self.config, self.dtype, &self.device)?, params, None, |_| ())?;
-        let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
+        let (y, _) = rms_norm::forward(&self.infer_hidden(batch, params)?, &self.norm, self.config.rms_norm_eps)?;
         Ok(self.lm_head.forward(&y)?.to_dtype(DType::F32)?)
     }
 
     /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
-        let hidden =
-            self.hidden(batch, &PassRows::new(batch, &self.config, self.dtype, &self.device)?, params, None, |_| ())?;
-        let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
+        let (y, _) = rms_norm::forward(&self.infer_hidden(batch, params)?, &self.norm, self.config.rms_norm_eps)?;
         let losses: Result<Vec<Tensor>> = self
             .head_chunks(batch)
             .map(|(start, len)| {
@@ -197,15 +221,21 @@ impl Qwen3 {
         params: &Params,
         grads: &mut Grads,
         scale: f64,
-        dropout: Option<DropoutPlan>,
+        (dropout, keep): (Option<DropoutPlan>, Keep),
     ) -> Result<Tensor> {
-        let mut saved = Vec::with_capacity(self.layers.len());
+        let mut kept = Vec::with_capacity(self.layers.len());
         let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
-        let hidden = self.hidden(batch, &rows, params, dropout, |s| saved.push(s))?;
+        let hidden = self.hidden(batch, &rows, params, (dropout, keep), |saved| {
+            kept.push(if keep == Keep::Input { Kept::Input(saved.x) } else { Kept::Saved(saved) });
+        })?;
         let (losses, mut dx) = self.head_backward(batch, &hidden, scale)?;
         drop(hidden);
-        for (i, (block, saved)) in self.layers.iter().zip(saved).enumerate().rev() {
+        for (i, (block, kept)) in self.layers.iter().zip(kept).enumerate().rev() {
             let rows = if i + 1 == self.layers.len() { &rows.last } else { &rows.all };
+            let saved = match kept {
+                Kept::Saved(saved) => saved,
+                Kept::Input(x) => block.forward(x, rows, params, (dropout, Keep::Everything))?.1,
+            };
             match block.backward(dx, saved, rows, params, grads, dropout, i > 0)? {
                 Some(lower) => dx = lower,
                 None => break,
@@ -214,19 +244,25 @@ impl Qwen3 {
         Ok(losses)
     }
 
+    /// [`Self::hidden`] without a trace.
+    fn infer_hidden(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
+        let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
+        self.hidden(batch, &rows, params, (None, Keep::Lean), |_| ())
+    }
+
     /// The residual stream after the last block, label rows only: `[L, D]`.
     fn hidden(
         &self,
         batch: &Batch,
         rows: &PassRows,
         params: &Params,
-        dropout: Option<DropoutPlan>,
+        how: (Option<DropoutPlan>, Keep),
         mut save: impl FnMut(Saved),
     ) -> Result<Tensor> {
         let mut x = self.embed_tokens.rows(&Tensor::new(batch.ids.as_slice(), &self.device)?)?;
         for (i, block) in self.layers.iter().enumerate() {
             let rows = if i + 1 == self.layers.len() { &rows.last } else { &rows.all };
-            let (y, saved) = block.forward(x, rows, params, dropout)?;
+            let (y, saved) = block.forward(x, rows, params, how)?;
             save(saved);
             x = y;
         }
@@ -349,7 +385,7 @@ impl Block {
         x: Tensor,
         rows: &Rows,
         params: &Params,
-        dropout: Option<DropoutPlan>,
+        (dropout, keep): (Option<DropoutPlan>, Keep),
     ) -> Result<(Tensor, Saved)> {
         let (all, some) = (keyed(dropout, &rows.keys), keyed(dropout, &rows.keys_q));
         let (all, some) = (all.as_ref(), some.as_ref());
@@ -368,14 +404,16 @@ impl Block {
         let x_mid = add(&rows.pick(&x)?, &attended)?;
 
         // 2. MLP: [Tq, D] → [Tq, F] → [Tq, D]
-        let (h, inv_rms_mid) = rms_norm::forward(&x_mid, &self.post_attention_layernorm, self.eps)?;
-        let (gate, xa_gate) = self.gate_proj.forward(&h, params, some)?;
-        let (up, xa_up) = self.up_proj.forward(&h, params, some)?;
-        let (down, xa_down) = self.down_proj.forward(&swiglu::forward(&gate, &up)?, params, some)?;
+        let (h_mid, inv_rms_mid) = rms_norm::forward(&x_mid, &self.post_attention_layernorm, self.eps)?;
+        let (gate, xa_gate) = self.gate_proj.forward(&h_mid, params, some)?;
+        let (up, xa_up) = self.up_proj.forward(&h_mid, params, some)?;
+        let product = swiglu::forward(&gate, &up)?;
+        let (down, xa_down) = self.down_proj.forward(&product, params, some)?;
         let y = add(&x_mid, &down)?;
 
         let xa = [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down];
-        Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, xa }))
+        let derived = (keep == Keep::Everything).then_some(Derived { h, q_rotated, k_rotated, h_mid, product });
+        Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, xa, derived }))
     }
 
     /// `dy` `[Tq, D]` → `dx` `[T, D]`, or nothing where no block below needs it.
@@ -383,7 +421,7 @@ impl Block {
     fn backward(
         &self,
         dy: Tensor,
-        saved: Saved,
+        mut saved: Saved,
         rows: &Rows,
         params: &Params,
         grads: &mut Grads,
@@ -395,13 +433,13 @@ impl Block {
         let [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down] = &saved.xa;
 
         // 2. MLP
-        let product = swiglu::forward(&saved.gate, &saved.up)?;
+        let derived = saved.derived.take().map_or_else(|| self.derive(&saved, rows), Ok)?;
+        let Derived { h, q_rotated, k_rotated, h_mid, product } = derived;
         let d_product = needed(self.down_proj.backward(&dy, &product, xa_down.as_ref(), &mut pass, true)?);
         let (d_gate, d_up) = swiglu::backward(&d_product, &saved.gate, &saved.up)?;
         drop((product, d_product));
-        let h = rms_norm::rebuild(&saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
-        let dh = needed(self.gate_proj.backward(&d_gate, &h, xa_gate.as_ref(), &mut pass, true)?);
-        let dh = add(&dh, &needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
+        let dh = needed(self.gate_proj.backward(&d_gate, &h_mid, xa_gate.as_ref(), &mut pass, true)?);
+        let dh = add(&dh, &needed(self.up_proj.backward(&d_up, &h_mid, xa_up.as_ref(), &mut pass, true)?))?;
         let normed = rms_norm::backward(&dh, &saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
         let d_mid = add(&dy, &normed)?;
         let attention_is_trained =
@@ -413,14 +451,11 @@ impl Block {
         // 1. Attention
         let d_o = needed(self.o_proj.backward(&d_mid, &saved.o, xa_o.as_ref(), &mut pass, true)?);
         let d_o = d_o.reshape(((), self.heads, self.head_dim))?;
-        let q_rotated = self.rebuild_heads(&saved.q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
-        let k_rotated = self.rebuild_heads(&saved.k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)?;
         let (dq, dk, dv) = attention::backward(&d_o, &q_rotated, &k_rotated, &saved.v, &rows.segments)?;
         let dq = self.heads_backward(&dq, &saved.q, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
         let dk = self.heads_backward(&dk, &saved.k, &self.k_norm, &rows.cos, &rows.sin)?;
         let dv = dv.reshape(((), self.kv_heads * self.head_dim))?;
 
-        let h = rms_norm::rebuild(&saved.x, &self.input_layernorm, &saved.inv_rms)?;
         let through_q = self.q_proj.backward(&dq, &rows.pick(&h)?, xa_q.as_ref(), &mut pass, need_dx)?;
         pass.dropout = all.as_ref();
         let through_k = self.k_proj.backward(&dk, &h, xa_k.as_ref(), &mut pass, need_dx)?;
@@ -448,6 +483,17 @@ impl Block {
         Ok((x, inv_rms, rotated))
     }
 
+    /// Bit for bit as [`Self::forward`] made it.
+    fn derive(&self, saved: &Saved, rows: &Rows) -> Result<Derived> {
+        Ok(Derived {
+            h: rms_norm::rebuild(&saved.x, &self.input_layernorm, &saved.inv_rms)?,
+            q_rotated: self.rebuild_heads(&saved.q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)?,
+            k_rotated: self.rebuild_heads(&saved.k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)?,
+            h_mid: rms_norm::rebuild(&saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?,
+            product: swiglu::forward(&saved.gate, &saved.up)?,
+        })
+    }
+
     fn rebuild_heads(
         &self,
         (x, inv_rms): &(Tensor, Tensor),
@@ -472,6 +518,31 @@ impl Block {
         let (rows, heads, width) = dy.dims3()?;
         let d_normed = rope::backward(dy, cos, sin)?.reshape(((), width))?;
         Ok(rms_norm::backward(&d_normed, x, norm, inv_rms)?.reshape((rows, heads * width))?)
+    }
+}
+
+#[cfg(test)]
+impl Qwen3 {
+    /// Bytes of all that is kept between forward and backward.
+    pub(crate) fn kept_bytes(&self, batch: &Batch, params: &Params, keep: Keep) -> Result<usize> {
+        let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
+        let mut bytes = 0;
+        self.hidden(batch, &rows, params, (None, keep), |saved| bytes += saved.bytes(keep))?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+impl Saved {
+    fn bytes(&self, keep: Keep) -> usize {
+        let mut tensors = vec![&self.x];
+        if keep != Keep::Input {
+            tensors.extend([&self.inv_rms, &self.q.0, &self.q.1, &self.k.0, &self.k.1, &self.v, &self.o, &self.x_mid]);
+            tensors.extend([&self.inv_rms_mid, &self.gate, &self.up]);
+            tensors.extend(self.xa.iter().flatten());
+        }
+        tensors.extend(self.derived.iter().flat_map(|d| [&d.h, &d.q_rotated, &d.k_rotated, &d.h_mid, &d.product]));
+        tensors.iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     config::Qwen3Config,
     params::{Layout, Params, Slot},
-    qwen3::{Batch, Block, PassRows},
+    qwen3::{Batch, Block, Keep, PassRows},
     weights::Checkpoint,
 };
 use crate::{
@@ -40,7 +40,7 @@ pub fn logits(
             None => Ok(vec![]),
         })?;
         let rows = if layer + 1 == config.num_hidden_layers { &rows.last } else { &rows.all };
-        (x, _) = block.forward(x, rows, &params, None)?;
+        (x, _) = block.forward(x, rows, &params, (None, Keep::Lean))?;
     }
     let (y, _) = rms_norm::forward(&x, &weight("model.norm.weight", &[config.hidden_size])?, config.rms_norm_eps)?;
     let head = if config.tie_word_embeddings { EMBEDDING } else { "lm_head.weight" };

@@ -160,6 +160,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
         },
         train: TrainConfig {
             shared_prefix: true,
+            gradient_checkpointing: GradientCheckpointing::Auto,
             micro_batch_tokens: None,
             per_device_train_batch_size: 2,
             per_device_eval_batch_size: 2,

@@ -165,6 +165,14 @@ impl<'a> Trainer<'a> {
         self.evaluate(EvalPhase::Final, observer)
     }
 
+    /// Runs `samples` forward and backward and throws the result away: what does not fit fails here and not hours later.
+    pub fn rehearse(&self, samples: &[usize]) -> Result<()> {
+        let rows: Vec<(usize, &Example)> = samples.iter().map(|&i| (i, &self.train[i])).collect();
+        let whole = Cut { max_rows: usize::MAX, ..self.cut };
+        step::gradient(self.model, &self.params, &rows, whole, self.dropout(), self.stop)?;
+        Ok(())
+    }
+
     /// Goes on where `restored` was taken.
     pub fn resume(&mut self, restored: &Restored) -> Result<()> {
         restored.restore(&mut self.params, &mut self.optim)?;
@@ -325,11 +333,7 @@ impl<'a> Trainer<'a> {
         fault::phase("step");
         let train = self.train;
         let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
-        let dropout = (self.lora_dropout > 0.0).then(|| DropoutPlan {
-            p: self.lora_dropout,
-            key: Key::new(self.config.seed, "dropout").with(self.progress.step as u64),
-        });
-        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout, self.stop)?;
+        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, self.dropout(), self.stop)?;
         let Some(mut gradient) = gradient else { return Ok(None) };
         if fault::at_step("nan_loss", self.progress.step + 1) {
             gradient.loss = f64::NAN;
@@ -355,6 +359,14 @@ impl<'a> Trainer<'a> {
             tokens,
             seconds: began.elapsed().as_secs_f64(),
         }))
+    }
+
+    /// The masks of this step.
+    fn dropout(&self) -> Option<DropoutPlan> {
+        (self.lora_dropout > 0.0).then(|| DropoutPlan {
+            p: self.lora_dropout,
+            key: Key::new(self.config.seed, "dropout").with(self.progress.step as u64),
+        })
     }
 
     /// A loss that is not finite ends the run before it can reach the parameters.

@@ -1,7 +1,6 @@
 //! Which samples make which step: LlamaFactory's arithmetic of batches, epochs and steps.
 
-use crate::{config::TrainConfig, dataset::order, model::Qwen3Config};
-use candle_core::{DType, Device};
+use crate::{config::TrainConfig, dataset::order};
 use std::ops::Range;
 
 /// The steps of a run over `samples` training rows.
@@ -81,18 +80,6 @@ impl StepPlan {
         let start = (step % self.steps_per_epoch) * self.samples_per_step();
         start..(start + self.samples_per_step()).min(self.samples)
     }
-}
-
-/// Rows of one micro-batch when the recipe does not say: as many as keep the saved activations under 1 GiB on the CPU
-/// and 8 GiB on a GPU.
-///
-/// It changes no result: the loss of a step is summed over its micro-batches.
-pub fn default_micro_batch_tokens(model: &Qwen3Config, dtype: DType, device: &Device) -> usize {
-    let (q, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
-    // What a block saves per row: x, x_mid; q, o; k, v; gate, up.
-    let values = model.num_hidden_layers * (2 * model.hidden_size + 2 * q + 2 * kv + 2 * model.intermediate_size);
-    let target: usize = if device.is_cpu() { 1 << 30 } else { 8 << 30 };
-    (target / (values * dtype.size_in_bytes())).clamp(256, 8192)
 }
 
 #[cfg(test)]

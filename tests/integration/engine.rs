@@ -6,7 +6,10 @@ use candle_core::{DType, Device, Tensor};
 use couplet_train::{
     config::{DataConfig, LoraConfig, Projection},
     dataset::{self, Example, Tokenizer},
-    model::{Checkpoint, Params, Qwen3, Qwen3Config, qwen3::DropoutPlan},
+    model::{
+        Checkpoint, Params, Qwen3, Qwen3Config,
+        qwen3::{DropoutPlan, Keep},
+    },
     rng::Key,
     trainer::step::{self, Cut, StepGradient},
 };
@@ -63,7 +66,7 @@ impl Bench {
     }
 }
 
-const WHOLE: Cut = Cut { max_rows: usize::MAX, share_prefix: false };
+const WHOLE: Cut = Cut { max_rows: usize::MAX, share_prefix: false, keep: Keep::Lean };
 
 /// `engine.md`'s bound in f32, per tensor: 5e-6.
 #[test]
@@ -71,7 +74,7 @@ fn the_cut_and_the_shared_prefix_change_no_gradient() {
     let bench = Bench::new(0.0);
     let whole = bench.gradient(&bench.params, WHOLE, None);
     for (max_rows, share_prefix) in [(1, false), (160, false), (400, true), (usize::MAX, true)] {
-        let cut = Cut { max_rows, share_prefix };
+        let cut = Cut { max_rows, share_prefix, ..WHOLE };
         let other = bench.gradient(&bench.params, cut, None);
         let loss = (other.loss - whole.loss).abs() / whole.loss;
         let worst = bench.worst(&other, &whole);
@@ -82,7 +85,7 @@ fn the_cut_and_the_shared_prefix_change_no_gradient() {
 #[test]
 fn threads_change_no_bit() {
     let bench = Bench::new(0.0);
-    let cut = Cut { max_rows: 600, share_prefix: true };
+    let cut = Cut { max_rows: 600, share_prefix: true, ..WHOLE };
     let bits = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let gradient = pool.install(|| bench.gradient(&bench.params, cut, None));
@@ -95,11 +98,28 @@ fn threads_change_no_bit() {
 }
 
 #[test]
+fn what_a_block_keeps_changes_no_bit() {
+    for dropout in [0.0, 0.3] {
+        let bench = Bench::new(dropout);
+        let plan = (dropout > 0.0).then(|| DropoutPlan { p: dropout, key: Key::new(3, "dropout") });
+        let bits = |keep| {
+            let gradient =
+                bench.gradient(&bench.params, Cut { max_rows: 600, share_prefix: dropout == 0.0, keep }, plan);
+            (gradient.loss.to_bits(), values(&gradient.flat))
+        };
+        let lean = bits(Keep::Lean);
+        for keep in [Keep::Everything, Keep::Input] {
+            assert!(bits(keep) == lean, "{keep:?}, dropout {dropout}");
+        }
+    }
+}
+
+#[test]
 fn dropouts_gradient_is_the_gradient_of_its_loss_and_does_not_depend_on_the_cut() {
     let bench = Bench::new(0.3);
     let plan = Some(DropoutPlan { p: 0.3, key: Key::new(3, "dropout") });
     let whole = bench.gradient(&bench.params, WHOLE, plan);
-    let cut = bench.gradient(&bench.params, Cut { max_rows: 100, share_prefix: false }, plan);
+    let cut = bench.gradient(&bench.params, Cut { max_rows: 100, ..WHOLE }, plan);
     assert!(bench.worst(&cut, &whole) < 5e-6, "{:.1e}", bench.worst(&cut, &whole));
     assert!((whole.loss - bench.gradient(&bench.params, WHOLE, None).loss).abs() > 1e-4, "dropout does something");
 

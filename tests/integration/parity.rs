@@ -6,7 +6,7 @@ use couplet_train::{
     adapter::peft,
     config::{SchedulerType, TrainConfig},
     dataset::{Example, IGNORE, Origin},
-    model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config},
+    model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config, qwen3::Keep},
     testing::{devices, train_config},
     trainer::{
         Choice, Progress, Trainer,
@@ -170,7 +170,7 @@ fn trajectories_equal_the_recorded_runs() {
         for name in CASES {
             let case = Case::read(&fixtures().join("parity").join(name));
             for (max_rows, share_prefix) in [(100_000, false), (100_000, true), (64, false), (150, true)] {
-                let cut = Cut { max_rows, share_prefix };
+                let cut = Cut { max_rows, share_prefix, keep: Keep::Lean };
                 let d = run(&case, cut, &device);
                 println!("{name} on {device:?}, {cut:?}: {d:?}");
                 let (loss, grad_norm, adapter) = bounds(case.dtype());
@@ -210,7 +210,12 @@ fn the_binary_repeats_the_recorded_runs() {
 }
 
 fn pack(samples: &[(usize, &Example)]) -> Batch {
-    Cut { max_rows: usize::MAX, share_prefix: false }.batches(samples).next().expect("samples").expect("a batch").0
+    Cut { max_rows: usize::MAX, share_prefix: false, keep: Keep::Lean }
+        .batches(samples)
+        .next()
+        .expect("samples")
+        .expect("a batch")
+        .0
 }
 
 /// Step 1, tensor by tensor: the nll of every label and the gradient of every parameter.
@@ -239,7 +244,7 @@ fn the_first_step_agrees_label_by_label_and_tensor_by_tensor() {
 
         let labels: usize = first.iter().map(|(_, e)| e.labels.iter().filter(|&&l| l != IGNORE).count()).sum();
         let mut grads = Grads::new(&params);
-        model.train(&pack(&first), &params, &mut grads, 1.0 / labels as f64, None).expect("gradients");
+        model.train(&pack(&first), &params, &mut grads, 1.0 / labels as f64, (None, Keep::Lean)).expect("gradients");
         let recorded = Checkpoint::open_file(&case.dir.join("grads_step1.safetensors")).expect("gradients");
         assert_eq!(recorded.names().count(), params.slots().count());
         for (id, slot) in params.slots() {

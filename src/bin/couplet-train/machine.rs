@@ -12,8 +12,13 @@ pub fn cpu_name() -> Option<String> {
 
 /// Highest resident memory of this process so far, in bytes.
 pub fn peak_memory() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// A size of this process by its name, in bytes.
+fn status(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
 }
@@ -42,8 +47,13 @@ fn too_large(weights: u64, free: u64, dtype: DType) -> Error {
         .hint_zh("可用 `bf16 = true` 减半，改用更小的 Qwen3（0.6B 的 f32 为 2.4 GB），或在 GPU 上训练")
 }
 
+/// Resident memory of this process now, in bytes.
+pub fn resident_memory() -> Option<u64> {
+    status("VmRSS:")
+}
+
 /// Memory that a process can take without swapping, in bytes.
-fn available_memory() -> Option<u64> {
+pub fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find(|line| line.starts_with("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;

@@ -5,8 +5,9 @@ use candle_core::{DType, Device};
 use couplet_train::{
     config::{Dialect, OverLength, Recipe, TemplateName},
     dataset, kernels,
-    model::{Params, Qwen3Config},
+    model::{Params, Qwen3Config, qwen3::Keep},
     optim::schedule::warmup_steps,
+    plan::{Load, Memory, gigabytes},
     report::Header,
     trainer::{plan::StepPlan, step::Cut},
 };
@@ -30,6 +31,10 @@ pub struct Facts<'a> {
     pub plan: &'a StepPlan,
     /// How samples become micro-batches.
     pub cut: Cut,
+    /// What the largest micro-batch takes.
+    pub memory: &'a Memory,
+    /// The largest micro-batch.
+    pub largest: Load,
 }
 
 /// Fills the header of a run.
@@ -108,9 +113,20 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
             if facts.cut.share_prefix { "once" } else { "off" }
         ),
     );
+    header.row("memory", "内存", memory_line(facts));
     header.row("rate", "学习率", rate_line(recipe, facts.plan.total_steps));
     header.row("output", "输出", recipe.output.output_dir.display().to_string());
     header
+}
+
+fn memory_line(facts: &Facts) -> String {
+    let (load, total, parts) = (facts.largest, gigabytes(facts.memory.total()), facts.memory.describe());
+    let keep = match facts.cut.keep {
+        Keep::Everything => "blocks keep everything",
+        Keep::Lean => "blocks keep the lean set",
+        Keep::Input => "blocks keep their input and run forward twice",
+    };
+    format!("about {total} at {} rows with {} labels at once; {keep}\n{parts}", load.rows, load.labels)
 }
 
 fn model_line(recipe: &Recipe, facts: &Facts) -> String {

@@ -12,21 +12,25 @@ use crate::{args::TrainArgs, machine};
 use candle_core::DType;
 use couplet_train::{
     adapter::peft,
-    config::{self, Loaded, Recipe},
+    config::{self, Loaded, Recipe, SaveStrategy},
     dataset::{self, Example, Splits, Tokenizer},
     device,
     error::{Error, Result, io_reason},
     fs::{self, Lock, fault},
     generate::Speaker,
     hub::{self, HubEnv},
-    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, params::Slot},
+    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, params::Slot, qwen3::Keep},
+    plan,
     report::{
         Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict, model_card,
     },
     run::{self, Receipt, Start, megabytes},
     trainer::{
-        Choice, Ended, Progress, Trainer, checkpoint, event::Observer, plan::default_micro_batch_tokens, saver::Saver,
-        step::Cut,
+        Choice, Ended, Progress, Trainer, checkpoint,
+        event::Observer,
+        plan::StepPlan,
+        saver::Saver,
+        step::{self, Cut},
     },
 };
 use serde_json::json;
@@ -97,6 +101,27 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     if device.is_cpu() {
         machine::refuse_too_large(model_config.parameters() * dtype.size_in_bytes(), dtype)?;
     }
+    let cut = Cut {
+        max_rows: recipe
+            .train
+            .micro_batch_tokens
+            .unwrap_or_else(|| plan::micro_batch_rows(&model_config, dtype, &device)),
+        // Exact only while nothing random touches the shared rows.
+        share_prefix: recipe.train.shared_prefix && recipe.lora.lora_dropout == 0.0,
+        keep: Keep::Lean,
+    };
+    let largest = step::largest(&StepPlan::new(data.train.len(), &recipe.train), &data.train, cut)?;
+    let shape = plan::Shape {
+        model: &model_config,
+        lora: &recipe.lora,
+        dtype,
+        saves: recipe.output.save_strategy != SaveStrategy::No,
+    };
+    let load = largest.as_ref().map_or(plan::Load { rows: 0, labels: 0 }, |(_, load)| *load);
+    let free = machine::available_memory().filter(|_| device.is_cpu());
+    let keep = plan::keep(recipe.train.gradient_checkpointing, &shape, load, free)?;
+    let (cut, memory) = (Cut { keep, ..cut }, shape.memory(load, keep));
+    let before = machine::resident_memory();
     fault::phase("load");
     let checkpoint = Checkpoint::open(&model_dir)?;
     let (model, layout) = Qwen3::load(&model_config, &checkpoint, &recipe.lora, dtype, &device)?;
@@ -108,14 +133,6 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     if let Some(existing) = &existing {
         existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
     }
-    let cut = Cut {
-        max_rows: recipe
-            .train
-            .micro_batch_tokens
-            .unwrap_or_else(|| default_micro_batch_tokens(&model_config, dtype, &device)),
-        // Exact only while nothing random touches the shared rows.
-        share_prefix: recipe.train.shared_prefix && recipe.lora.lora_dropout == 0.0,
-    };
     let about = receipt_facts(&recipe, &checkpoint, &tokenizer, &data, &device, dtype);
     let identity = checkpoint::identity(
         serde_json::to_value(&recipe).map_err(|err| Error::run(err.to_string()))?,
@@ -161,7 +178,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let short_of_room = space.map(|s| run::refuse_full_disk(&out, s.least, s.most)).transpose()?.flatten();
 
     // 3. Said before it is done.
-    let plan = trainer.plan();
+    let steps = trainer.plan();
     let facts = Facts {
         model_dir: &model_dir,
         model: &model_config,
@@ -169,8 +186,10 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         dtype,
         params: &trainer.params,
         data: &data.summary,
-        plan: &plan,
+        plan: &steps,
         cut,
+        memory: &memory,
+        largest: load,
     };
     let mut header = header::header(&recipe, &facts);
     if cfg!(feature = "fault-injection") {
@@ -214,6 +233,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         );
     }
     console.header(&header);
+    if let Some((samples, _)) = &largest {
+        trainer.rehearse(samples).map_err(|err| does_not_fit(err, &memory))?;
+    }
 
     // 4. The run.
     stop.defer();
@@ -269,7 +291,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let verdict = scores.map(|scores| Verdict::new(&outcome, scores));
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     let _ = fs::remove_leftovers(&out); // of a save or prune that failed: told then, and no reason to fail now
-    receipt.complete(measured(&outcome, verdict.as_ref()))?;
+    receipt.complete(measured(&outcome, verdict.as_ref(), &memory, before))?;
     fault::announce("complete", trainer.progress.step);
     drop(lock);
     console.line(&proven);
@@ -362,9 +384,19 @@ fn receipt_facts(
     })
 }
 
-fn measured(outcome: &Outcome, verdict: Option<&Verdict>) -> serde_json::Value {
+fn measured(
+    outcome: &Outcome,
+    verdict: Option<&Verdict>,
+    memory: &plan::Memory,
+    before: Option<u64>,
+) -> serde_json::Value {
     let finished = outcome.finished.as_ref();
     json!({
+        "predicted": {
+            "peak_memory_bytes": before.map(|before| before + memory.total()),
+            "before_the_model": before,
+            "memory": memory,
+        },
         "measured": {
             "train_seconds": finished.map(|f| f.runtime),
             "peak_memory_bytes": machine::peak_memory(),
@@ -377,6 +409,14 @@ fn measured(outcome: &Outcome, verdict: Option<&Verdict>) -> serde_json::Value {
             "verdict": verdict,
         },
     })
+}
+
+/// The largest micro-batch failed.
+fn does_not_fit(err: Error, memory: &plan::Memory) -> Error {
+    let parts = memory.describe();
+    Error::run(format!("the largest micro-batch cannot be computed: {err}; planned: {parts}"))
+        .hint("if memory is short: a smaller `micro_batch_tokens`, `gradient_checkpointing = \"on\"`, a smaller model")
+        .hint_zh("若内存不足：请减小 `micro_batch_tokens`，设 `gradient_checkpointing = \"on\"`，或改用更小的模型")
 }
 
 fn copy_if_there(from: &Path, to: &Path) -> Result<()> {

@@ -1,0 +1,209 @@
+//! Memory of training, by part.
+
+use crate::{
+    config::{LoraConfig, Projection},
+    model::{Qwen3Config, qwen3::Keep},
+};
+use candle_core::DType;
+use serde::Serialize;
+
+/// What is trained, and in which dtype.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape<'a> {
+    /// The base model's geometry.
+    pub model: &'a Qwen3Config,
+    /// The adapter's.
+    pub lora: &'a LoraConfig,
+    /// Of weights and activations.
+    pub dtype: DType,
+    /// Whether checkpoints are written beside training.
+    pub saves: bool,
+}
+
+/// The largest micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Load {
+    /// Rows through the model.
+    pub rows: usize,
+    /// Labelled rows.
+    pub labels: usize,
+}
+
+/// Bytes at the peak of a step, by part; what the process holds before the model is loaded comes on top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The base.
+    pub weights: u64,
+    /// Masters, gradients, both moments, and the copy the model multiplies with.
+    pub trainable: u64,
+    /// The copy that a checkpoint is written from.
+    pub checkpoint: u64,
+    /// What blocks keep between forward and backward.
+    pub activations: u64,
+    /// The block at work, and the logits.
+    pub working: u64,
+}
+
+impl Memory {
+    /// All parts.
+    pub fn total(&self) -> u64 {
+        self.weights + self.trainable + self.checkpoint + self.activations + self.working
+    }
+
+    /// `weights 1.19 GB, trainable 0.10 GB, …`
+    pub fn describe(&self) -> String {
+        let parts = [
+            ("weights", self.weights),
+            ("trainable", self.trainable),
+            ("checkpoint", self.checkpoint),
+            ("activations", self.activations),
+            ("working", self.working),
+        ];
+        let texts = parts.iter().filter(|(_, bytes)| *bytes > 0);
+        texts.map(|(name, bytes)| format!("{name} {}", super::gigabytes(*bytes))).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Shape<'_> {
+    /// The peak of a step.
+    pub fn memory(&self, load: Load, keep: Keep) -> Memory {
+        let size = self.dtype.size_in_bytes();
+        let copy = if self.dtype == DType::F32 { 0 } else { size };
+        let n = self.trainable();
+        Memory {
+            weights: (self.model.parameters() * size) as u64,
+            // Masters, gradient and two moments in f32.
+            trainable: (n * (4 * 4 + copy)) as u64,
+            checkpoint: if self.saves { (n * 3 * 4) as u64 } else { 0 },
+            activations: self.activations(load, keep) as u64,
+            working: self.working(load, keep).max(self.head(load)) as u64,
+        }
+    }
+
+    /// Trainable parameters.
+    pub fn trainable(&self) -> usize {
+        let of = |p: &Projection| {
+            let (out, width) = self.model.projection(*p);
+            self.lora.lora_rank * (out + width)
+        };
+        self.model.num_hidden_layers * self.lora.lora_target.iter().map(of).sum::<usize>()
+    }
+
+    /// Bytes kept by all blocks: all but the last on `T` rows, the last on `L` where it can.
+    fn activations(&self, Load { rows, labels }: Load, keep: Keep) -> usize {
+        let (c, size) = (self.model, self.dtype.size_in_bytes());
+        let (d, f) = (c.hidden_size, c.intermediate_size);
+        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        if keep == Keep::Input {
+            return c.num_hidden_layers * rows * d * size;
+        }
+        let on_keys = |p: &&Projection| matches!(p, Projection::KProj | Projection::VProj);
+        let adapters_on_keys = self.lora.lora_target.iter().filter(on_keys).count();
+        let adapters_on_queries = self.lora.lora_target.len() - adapters_on_keys;
+        // x, k, v, s·x·Aᵀ of k and v; 1/rms of the row and of its keys' heads.
+        let mut by_row = (d + 2 * kv + self.lora.lora_rank * adapters_on_keys) * size + 4 * (1 + c.num_key_value_heads);
+        // q, o, x_mid, gate, up, the other s·x·Aᵀ; 1/rms.
+        let mut by_query =
+            (2 * q + d + 2 * f + self.lora.lora_rank * adapters_on_queries) * size + 4 * (1 + c.num_attention_heads);
+        if keep == Keep::Everything {
+            by_row += (d + kv) * size; // h, rotated k
+            by_query += (q + d + f) * size; // rotated q, h_mid, SwiGLU's product
+        }
+        (c.num_hidden_layers - 1) * rows * (by_row + by_query) + rows * by_row + labels * by_query
+    }
+
+    /// Bytes of one block running backward: five gradients or products of the MLP's width, and what is rebuilt.
+    fn working(&self, Load { rows, .. }: Load, keep: Keep) -> usize {
+        let (c, size) = (self.model, self.dtype.size_in_bytes());
+        let (d, f) = (c.hidden_size, c.intermediate_size);
+        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        let rebuilt = 2 * d + q + kv;
+        let again = match keep {
+            Keep::Everything => 0,
+            Keep::Lean => rebuilt + f,
+            // The whole set of the block that is run again.
+            Keep::Input => rebuilt + f + saved_values(c),
+        };
+        rows * (again + 2 * d + 3 * f) * size
+    }
+
+    /// Bytes of the logits of a chunk of labelled rows, in f32 and in the dtype, and of their rows.
+    fn head(&self, Load { labels, .. }: Load) -> usize {
+        let (c, size) = (self.model, self.dtype.size_in_bytes());
+        let chunk = labels.min(((128 << 20) / (4 * c.vocab_size)).max(1));
+        chunk * c.vocab_size * size + 3 * labels * c.hidden_size * size
+    }
+}
+
+/// Values of the lean set of a block for one row, adapters left out: x, x_mid; q, o; k, v; gate, up.
+pub(super) fn saved_values(c: &Qwen3Config) -> usize {
+    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+    2 * c.hidden_size + 2 * q + 2 * kv + 2 * c.intermediate_size
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::model::{Batch, Checkpoint, Params, Qwen3};
+    use candle_core::Device;
+    use std::path::Path;
+
+    pub fn qwen3_0_6b(dtype: DType) -> Shape<'static> {
+        let model = Qwen3Config {
+            vocab_size: 151_936,
+            hidden_size: 1024,
+            intermediate_size: 3072,
+            num_hidden_layers: 28,
+            num_attention_heads: 16,
+            num_key_value_heads: 8,
+            head_dim: 128,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e6,
+            tie_word_embeddings: true,
+            max_position_embeddings: 40_960,
+            torch_dtype: None,
+        };
+        let lora = lora(Projection::ALL.to_vec());
+        Shape { model: Box::leak(Box::new(model)), lora: Box::leak(Box::new(lora)), dtype, saves: true }
+    }
+
+    fn lora(lora_target: Vec<Projection>) -> LoraConfig {
+        LoraConfig { lora_rank: 8, lora_alpha: 16.0, lora_dropout: 0.0, lora_target, use_rslora: false }
+    }
+
+    #[test]
+    fn known_sizes_of_qwen3_0_6b() {
+        let shape = qwen3_0_6b(DType::BF16);
+        assert_eq!(shape.trainable(), 5_046_272, "rank 8 on all seven projections");
+        let memory = shape.memory(Load { rows: 243, labels: 82 }, Keep::Lean);
+        assert_eq!(memory.weights, 2 * 596_049_920);
+        assert_eq!(memory.checkpoint, 12 * 5_046_272);
+        assert_eq!(Shape { saves: false, ..shape }.memory(Load { rows: 1, labels: 1 }, Keep::Lean).checkpoint, 0);
+    }
+
+    #[test]
+    fn blocks_keep_as_many_bytes_as_the_model_says() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny_qwen3");
+        let config = Qwen3Config::load(&dir).unwrap();
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let ids: Vec<u32> = (1..30).collect();
+        let labels: Vec<u32> = (1..30).map(|i| if i < 20 { u32::MAX } else { i }).collect();
+        let batch = Batch::pack(&[(0, &ids, &labels), (1, &ids[..25], &labels[..25])], u32::MAX, true).unwrap();
+        let load = Load { rows: batch.ids.len(), labels: batch.label_rows.len() };
+        for dtype in [DType::F32, DType::BF16] {
+            for targets in [Projection::ALL.to_vec(), vec![Projection::VProj, Projection::DownProj]] {
+                let lora = lora(targets);
+                let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, dtype, &Device::Cpu).unwrap();
+                let params = Params::new(layout, dtype, &Device::Cpu, |slot| Ok(vec![0.01; slot.range().len()]));
+                let params = params.unwrap();
+                let shape = Shape { model: &config, lora: &lora, dtype, saves: false };
+                assert_eq!(shape.trainable(), params.len());
+                for keep in [Keep::Everything, Keep::Lean, Keep::Input] {
+                    let kept = model.kept_bytes(&batch, &params, keep).unwrap();
+                    let said = shape.memory(load, keep).activations;
+                    assert_eq!(said, kept as u64, "{dtype:?}, {keep:?}, {:?}", lora.lora_target);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What a run will need before it begins: memory by part, how many rows go through the model at once, what blocks keep.
+//!
+//! Letters: `T` rows and `L` labelled rows of the largest micro-batch, `n` trainable parameters.
+
+mod memory;
+
+pub use memory::{Load, Memory, Shape};
+
+use crate::{
+    config::GradientCheckpointing,
+    error::{Error, Result},
+    model::{Qwen3Config, qwen3::Keep},
+};
+use candle_core::{DType, Device};
+
+/// Rows of one micro-batch when the recipe does not say: as many as keep the saved activations under 1 GiB on the CPU
+/// and 8 GiB on a GPU.
+///
+/// It follows from the recipe alone and not from the memory that happens to be free, because the last bits of a result
+/// depend on it: a run that goes on elsewhere, or later, must cut its steps alike.
+pub fn micro_batch_rows(model: &Qwen3Config, dtype: DType, device: &Device) -> usize {
+    let target: usize = if device.is_cpu() { 1 << 30 } else { 8 << 30 };
+    let a_row = memory::saved_values(model) * model.num_hidden_layers * dtype.size_in_bytes();
+    (target / a_row).clamp(256, 8192)
+}
+
+/// What blocks keep. It changes no bit, so it may follow from `free`, the bytes that can still be taken, where they are known.
+///
+/// `auto` keeps the lean set where it fits, else the input of every block; `off` all where it fits, else the lean set.
+/// Errors: nothing fits.
+pub fn keep(asked: GradientCheckpointing, shape: &Shape, load: Load, free: Option<u64>) -> Result<Keep> {
+    let (wanted, all) = match asked {
+        GradientCheckpointing::Auto => (Keep::Lean, &[Keep::Lean, Keep::Input][..]),
+        GradientCheckpointing::On => (Keep::Input, &[Keep::Input][..]),
+        GradientCheckpointing::Off => (Keep::Everything, &[Keep::Everything, Keep::Lean][..]),
+    };
+    let Some(free) = free else { return Ok(wanted) };
+    let fits = |keep: &Keep| shape.memory(load, *keep).total() <= free;
+    let last = *all.last().unwrap_or(&wanted);
+    all.iter().copied().find(fits).ok_or_else(|| too_little(&shape.memory(load, last), free, asked))
+}
+
+fn too_little(need: &Memory, free: u64, asked: GradientCheckpointing) -> Error {
+    let (total, free, parts) = (gigabytes(need.total()), gigabytes(free), need.describe());
+    let checkpointing = if asked == GradientCheckpointing::Off { "`gradient_checkpointing = \"auto\"`, " } else { "" };
+    Error::input(format!("the run needs about {total} of memory ({parts}), but {free} are free"))
+        .hint(format!("{checkpointing}a smaller `micro_batch_tokens`, `bf16 = true`, or a smaller model needs less"))
+        .hint_zh(format!("可用 {checkpointing}更小的 `micro_batch_tokens`、`bf16 = true` 或更小的模型"))
+}
+
+/// `1.24 GB`
+pub fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memory::tests::qwen3_0_6b;
+
+    #[test]
+    fn blocks_keep_what_fits() {
+        let shape = qwen3_0_6b(DType::BF16);
+        let load = Load { rows: 2000, labels: 300 };
+        let need = |keep| shape.memory(load, keep).total();
+        assert!(need(Keep::Everything) > need(Keep::Lean) && need(Keep::Lean) > need(Keep::Input));
+        use GradientCheckpointing::{Auto, Off, On};
+        for (asked, free, want) in [
+            (Auto, None, Some(Keep::Lean)),
+            (Auto, Some(need(Keep::Everything)), Some(Keep::Lean)),
+            (Auto, Some(need(Keep::Lean) - 1), Some(Keep::Input)),
+            (Auto, Some(need(Keep::Input) - 1), None),
+            (On, Some(u64::MAX), Some(Keep::Input)),
+            (Off, Some(need(Keep::Everything)), Some(Keep::Everything)),
+            (Off, Some(need(Keep::Everything) - 1), Some(Keep::Lean)),
+            (Off, Some(need(Keep::Lean) - 1), None),
+        ] {
+            let got = keep(asked, &shape, load, free);
+            assert_eq!(got.as_ref().ok().copied(), want, "{asked:?} with {free:?}");
+            if let Err(err) = got {
+                assert!(err.to_string().contains("activations") && err.hint_text(true).is_some(), "{err}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_cut_follows_from_the_model_alone() {
+        let shape = qwen3_0_6b(DType::F32);
+        let rows = |dtype| micro_batch_rows(shape.model, dtype, &Device::Cpu);
+        assert_eq!((rows(DType::F32), rows(DType::BF16)), (668, 1337));
+    }
+}

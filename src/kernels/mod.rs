@@ -26,7 +26,7 @@ pub mod swiglu;
 
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
-pub use cpu::instruction_set;
+pub use cpu::{instruction_set, on_worker};
 #[cfg(feature = "cuda")]
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;

@@ -22,7 +22,7 @@ fn add_cpu<T: Element>(a: &Tensor, b: &Tensor) -> Result<Option<Tensor>> {
     if a.dims() != b.dims() || xs.is_empty() {
         return Ok(None);
     }
-    let width = a.dim(D::Minus1)?;
+    let (xs, ys, width) = (&*xs, &*ys, a.dim(D::Minus1)?);
     let sum = cpu::rows(xs.len() / width, width, |t, sum| {
         let (x, y) = (&xs[t * width..][..width], &ys[t * width..][..width]);
         sum.fill(x.iter().zip(y).map(|(x, y)| T::round(x.widen() + y.widen())))

@@ -60,11 +60,11 @@ fn scaled<'a, T: Element>(x: &'a [T], inv: f32, w: &'a [T]) -> impl Iterator<Ite
 
 fn forward_cpu<T: Element>(x: &Tensor, w: &Tensor, eps: f32) -> Result<Option<(Tensor, Tensor)>> {
     let (Some(xs), Some(w)) = (cpu::values::<T>(x), cpu::values::<T>(w)) else { return Ok(None) };
-    let (rows, width) = x.dims2()?;
+    let (xs, w, (rows, width)) = (&*xs, &*w, x.dims2()?);
     let (y, inv) = cpu::rows2(rows, (width, 1), |t, y, inv| {
         let x = &xs[t * width..][..width];
         let inv_rms = 1.0 / (cpu::dot(x, x) / width as f32 + eps).sqrt();
-        y.fill(scaled(x, inv_rms, &w)) + inv.fill(std::iter::once(inv_rms))
+        y.fill(scaled(x, inv_rms, w)) + inv.fill(std::iter::once(inv_rms))
     });
     let inv = Tensor::from_vec(inv, (rows, 1), &Device::Cpu)?;
     Ok(Some((Tensor::from_vec(y, (rows, width), &Device::Cpu)?, inv)))
@@ -74,20 +74,20 @@ fn rebuild_cpu<T: Element>(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<O
     let (Some(xs), Some(w), Some(inv)) = (cpu::values::<T>(x), cpu::values::<T>(w), cpu::f32s(inv_rms)) else {
         return Ok(None);
     };
-    let (rows, width) = x.dims2()?;
-    let y = cpu::rows(rows, width, |t, y| y.fill(scaled(&xs[t * width..][..width], inv[t], &w)));
+    let (xs, w, inv, (rows, width)) = (&*xs, &*w, &*inv, x.dims2()?);
+    let y = cpu::rows(rows, width, |t, y| y.fill(scaled(&xs[t * width..][..width], inv[t], w)));
     Ok(Some(Tensor::from_vec(y, (rows, width), &Device::Cpu)?))
 }
 
 fn backward_cpu<T: Element>(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Option<Tensor>> {
     let (Some(dys), Some(xs)) = (cpu::values::<T>(dy), cpu::values::<T>(x)) else { return Ok(None) };
     let (Some(w), Some(inv)) = (cpu::values::<T>(w), cpu::f32s(inv_rms)) else { return Ok(None) };
-    let (rows, width) = x.dims2()?;
+    let (dys, xs, w, inv, (rows, width)) = (&*dys, &*xs, &*w, &*inv, x.dims2()?);
     let dx = cpu::rows(rows, width, |t, dx| {
         let (dy, x, r) = (&dys[t * width..][..width], &xs[t * width..][..width], inv[t]);
         let h = |dy: f32, w: f32| T::round(dy * w).widen();
-        let mean = cpu::sum3(dy, &w, x, |dy, w, x| h(dy, w) * x) * r / width as f32;
-        let rows = dy.iter().zip(&*w).zip(x);
+        let mean = cpu::sum3(dy, w, x, |dy, w, x| h(dy, w) * x) * r / width as f32;
+        let rows = dy.iter().zip(w).zip(x);
         dx.fill(rows.map(|((dy, w), x)| T::round((h(dy.widen(), w.widen()) - x.widen() * r * mean) * r)))
     });
     Ok(Some(Tensor::from_vec(dx, (rows, width), &Device::Cpu)?))

@@ -56,6 +56,7 @@ fn rotate_cpu<T: Element>(x: &Tensor, cos: &Tensor, sin: &Tensor, sign: f32) -> 
     let (Some(xs), Some(c), Some(s)) = (cpu::values::<T>(x), cpu::values::<T>(cos), cpu::values::<T>(sin)) else {
         return Ok(None);
     };
+    let (xs, c, s) = (&*xs, &*c, &*s);
     let (rows, heads, width) = x.dims3()?;
     let half = width / 2;
     let y = cpu::rows(rows * heads, width, |head, mut y| {

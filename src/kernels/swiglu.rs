@@ -41,6 +41,7 @@ fn backward_composed(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor,
 
 fn forward_cpu<T: Element>(gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>> {
     let (Some(g), Some(u)) = (cpu::values::<T>(gate), cpu::values::<T>(up)) else { return Ok(None) };
+    let (g, u) = (&*g, &*u);
     let (rows, width) = gate.dims2()?;
     let y = cpu::rows(rows, width, |t, y| {
         let (g, u) = (&g[t * width..][..width], &u[t * width..][..width]);
@@ -57,6 +58,7 @@ fn backward_cpu<T: Element>(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<O
     let (Some(dy), Some(g), Some(u)) = (cpu::values::<T>(dy), cpu::values::<T>(gate), cpu::values::<T>(up)) else {
         return Ok(None);
     };
+    let (dy, g, u) = (&*dy, &*g, &*u);
     let (rows, width) = gate.dims2()?;
     let (dgate, dup) = cpu::rows2(rows, (width, width), |t, dgate, dup| {
         let at = t * width;

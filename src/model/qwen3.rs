@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result},
-    kernels::{FrozenWeight, Segments, add, attention, cross_entropy, rms_norm, rope, swiglu},
+    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, on_worker, rms_norm, rope, swiglu},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -177,13 +177,17 @@ impl Qwen3 {
 
     /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
+        on_worker(|| self.nll_of(batch, params))
+    }
+
+    fn nll_of(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
         let hidden =
             self.hidden(batch, &PassRows::new(batch, &self.config, self.dtype, &self.device)?, params, None, |_| ())?;
         let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
         let losses: Result<Vec<Tensor>> = self
             .head_chunks(batch)
             .map(|(start, len)| {
-                let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?.to_dtype(DType::F32)?;
+                let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?;
                 cross_entropy::nll(&logits, &batch.targets[start..start + len])
             })
             .collect();
@@ -192,6 +196,17 @@ impl Qwen3 {
 
     /// Forward and backward: adds `∂(scale·Σ nll)/∂θ` into `grads` and returns the nll of every label, `[L]` f32.
     pub fn train(
+        &self,
+        batch: &Batch,
+        params: &Params,
+        grads: &mut Grads,
+        scale: f64,
+        dropout: Option<DropoutPlan>,
+    ) -> Result<Tensor> {
+        on_worker(|| self.forward_backward(batch, params, grads, scale, dropout))
+    }
+
+    fn forward_backward(
         &self,
         batch: &Batch,
         params: &Params,
@@ -238,10 +253,10 @@ impl Qwen3 {
         let (y, inv_rms) = rms_norm::forward(hidden, &self.norm, self.config.rms_norm_eps)?;
         let (mut losses, mut dys) = (vec![], vec![]);
         for (start, len) in self.head_chunks(batch) {
-            let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?.to_dtype(DType::F32)?;
+            let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?;
             let (nll, dlogits) = cross_entropy::nll_and_grad(logits, &batch.targets[start..start + len], scale)?;
             losses.push(nll);
-            dys.push(self.lm_head.backward(&dlogits.to_dtype(self.dtype)?)?);
+            dys.push(self.lm_head.backward(&dlogits)?);
         }
         let dy = Tensor::cat(&dys, 0)?;
         let dx = rms_norm::backward(&dy, hidden, &self.norm, &inv_rms)?;
@@ -365,14 +380,14 @@ impl Block {
         let o = attention::forward(&q_rotated, &k_rotated, &v, &rows.segments)?;
         let o = o.reshape(((), self.heads * self.head_dim))?;
         let (attended, xa_o) = self.o_proj.forward(&o, params, some)?;
-        let x_mid = add(&rows.pick(&x)?, &attended)?;
+        let x_mid = add_to(attended, &rows.pick(&x)?)?;
 
         // 2. MLP: [Tq, D] → [Tq, F] → [Tq, D]
         let (h, inv_rms_mid) = rms_norm::forward(&x_mid, &self.post_attention_layernorm, self.eps)?;
         let (gate, xa_gate) = self.gate_proj.forward(&h, params, some)?;
         let (up, xa_up) = self.up_proj.forward(&h, params, some)?;
         let (down, xa_down) = self.down_proj.forward(&swiglu::forward(&gate, &up)?, params, some)?;
-        let y = add(&x_mid, &down)?;
+        let y = add_to(down, &x_mid)?;
 
         let xa = [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down];
         Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, xa }))
@@ -392,18 +407,22 @@ impl Block {
     ) -> Result<Option<Tensor>> {
         let (all, some) = (keyed(dropout, &rows.keys), keyed(dropout, &rows.keys_q));
         let mut pass = Backward { params, grads, dropout: some.as_ref() };
-        let [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down] = &saved.xa;
+        let Saved { x, inv_rms, q, k, v, o, x_mid, inv_rms_mid, gate, up, xa } = saved;
+        let [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down] = &xa;
 
         // 2. MLP
-        let product = swiglu::forward(&saved.gate, &saved.up)?;
+        let product = swiglu::forward(&gate, &up)?;
         let d_product = needed(self.down_proj.backward(&dy, &product, xa_down.as_ref(), &mut pass, true)?);
-        let (d_gate, d_up) = swiglu::backward(&d_product, &saved.gate, &saved.up)?;
-        drop((product, d_product));
-        let h = rms_norm::rebuild(&saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
+        drop(product);
+        let (d_gate, d_up) = swiglu::backward(&d_product, &gate, &up)?;
+        drop((d_product, gate, up));
+        let h = rms_norm::rebuild(&x_mid, &self.post_attention_layernorm, &inv_rms_mid)?;
         let dh = needed(self.gate_proj.backward(&d_gate, &h, xa_gate.as_ref(), &mut pass, true)?);
-        let dh = add(&dh, &needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
-        let normed = rms_norm::backward(&dh, &saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
-        let d_mid = add(&dy, &normed)?;
+        let dh = add_to(dh, &needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
+        drop((d_gate, d_up, h));
+        let normed = rms_norm::backward(&dh, &x_mid, &self.post_attention_layernorm, &inv_rms_mid)?;
+        let d_mid = add_to(normed, &dy)?;
+        drop((dy, dh, x_mid));
         let attention_is_trained =
             [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|p| p.is_trained());
         if !need_dx && !attention_is_trained {
@@ -411,16 +430,19 @@ impl Block {
         }
 
         // 1. Attention
-        let d_o = needed(self.o_proj.backward(&d_mid, &saved.o, xa_o.as_ref(), &mut pass, true)?);
+        let d_o = needed(self.o_proj.backward(&d_mid, &o, xa_o.as_ref(), &mut pass, true)?);
+        drop(o);
         let d_o = d_o.reshape(((), self.heads, self.head_dim))?;
-        let q_rotated = self.rebuild_heads(&saved.q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
-        let k_rotated = self.rebuild_heads(&saved.k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)?;
-        let (dq, dk, dv) = attention::backward(&d_o, &q_rotated, &k_rotated, &saved.v, &rows.segments)?;
-        let dq = self.heads_backward(&dq, &saved.q, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
-        let dk = self.heads_backward(&dk, &saved.k, &self.k_norm, &rows.cos, &rows.sin)?;
+        let q_rotated = self.rebuild_heads(&q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
+        let k_rotated = self.rebuild_heads(&k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)?;
+        let (dq, dk, dv) = attention::backward(&d_o, &q_rotated, &k_rotated, &v, &rows.segments)?;
+        drop((d_o, q_rotated, k_rotated, v));
+        let dq = self.heads_backward(&dq, &q, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
+        let dk = self.heads_backward(&dk, &k, &self.k_norm, &rows.cos, &rows.sin)?;
         let dv = dv.reshape(((), self.kv_heads * self.head_dim))?;
+        drop((q, k));
 
-        let h = rms_norm::rebuild(&saved.x, &self.input_layernorm, &saved.inv_rms)?;
+        let h = rms_norm::rebuild(&x, &self.input_layernorm, &inv_rms)?;
         let through_q = self.q_proj.backward(&dq, &rows.pick(&h)?, xa_q.as_ref(), &mut pass, need_dx)?;
         pass.dropout = all.as_ref();
         let through_k = self.k_proj.backward(&dk, &h, xa_k.as_ref(), &mut pass, need_dx)?;
@@ -428,9 +450,10 @@ impl Block {
         let (Some(through_q), Some(through_k), Some(through_v)) = (through_q, through_k, through_v) else {
             return Ok(None);
         };
-        let dh = add(&add(&rows.spread(through_q)?, &through_k)?, &through_v)?;
-        let normed = rms_norm::backward(&dh, &saved.x, &self.input_layernorm, &saved.inv_rms)?;
-        Ok(Some(add(&rows.spread(d_mid)?, &normed)?))
+        drop((dq, dk, dv, h));
+        let dh = add_to(add_to(rows.spread(through_q)?, &through_k)?, &through_v)?;
+        let normed = rms_norm::backward(&dh, &x, &self.input_layernorm, &inv_rms)?;
+        Ok(Some(add_to(normed, &rows.spread(d_mid)?)?))
     }
 
     /// `[T, N·E]` → the heads before their norm `[T·N, E]`, 1/rms `[T·N, 1]`, and normed and rotated `[T, N, E]`.

@@ -7,10 +7,12 @@
 //!
 //! Scores are rebuilt in the backward pass, so nothing of size rows × rows outlives a segment.
 
-use super::cpu;
+mod fused;
+mod tile;
+
 use crate::error::Result;
 use candle_core::{D, DType, Device, Tensor};
-use rayon::prelude::*;
+use half::bf16;
 use std::ops::Range;
 
 /// Who sees whom among the rows of a micro-batch.
@@ -83,11 +85,15 @@ impl Segments {
 
 /// `q` `[Tq, H, E]`, `k`, `v` `[T, K, E]` → `o` `[Tq, H, E]`. Scores are scaled by 1/√E; softmax in f32.
 pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments) -> Result<Tensor> {
-    let (rows, heads, width) = q.dims3()?;
-    if let (Some(qs), Some(ks), Some(vs)) = (cpu::f32s(q), cpu::f32s(k), cpu::f32s(v)) {
-        let shape = Shape { heads, kv_heads: k.dim(1)?, width };
-        return Ok(Tensor::from_vec(forward_cpu(&qs, &ks, &vs, segments, shape), (rows, heads, width), &Device::Cpu)?);
+    for body in [fused::forward::<f32>, fused::forward::<bf16>] {
+        if let Some(o) = body(q, k, v, segments)? {
+            return Ok(o);
+        }
     }
+    forward_composed(q, k, v, segments)
+}
+
+fn forward_composed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments) -> Result<Tensor> {
     let outputs: Result<Vec<_>> = segments
         .spans
         .iter()
@@ -111,12 +117,10 @@ pub fn backward(
     v: &Tensor,
     segments: &Segments,
 ) -> Result<(Tensor, Tensor, Tensor)> {
-    let (_, heads, width) = q.dims3()?;
-    if let (Some(dos), Some(qs), Some(ks), Some(vs)) = (cpu::f32s(d_o), cpu::f32s(q), cpu::f32s(k), cpu::f32s(v)) {
-        let shape = Shape { heads, kv_heads: k.dim(1)?, width };
-        let (dq, dk, dv) = backward_cpu(&dos, &qs, &ks, &vs, segments, shape);
-        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu);
-        return Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?));
+    for body in [fused::backward::<f32>, fused::backward::<bf16>] {
+        if let Some(all) = body(d_o, q, k, v, segments)? {
+            return Ok(all);
+        }
     }
     backward_composed(d_o, q, k, v, segments)
 }
@@ -226,163 +230,6 @@ fn backward_composed(
     Ok((Tensor::cat(&dqs, 0)?, Tensor::cat(&dks, 0)?, Tensor::cat(&dvs, 0)?))
 }
 
-/// Heads and widths of the fused CPU bodies.
-#[derive(Clone, Copy)]
-struct Shape {
-    heads: usize,
-    kv_heads: usize,
-    width: usize,
-}
-
-/// Rows of head `head` of `t` `[rows, heads, width]`, gathered: `[rows, width]`.
-fn head_rows(t: &[f32], head: usize, heads: usize, width: usize) -> Vec<f32> {
-    t.chunks_exact(heads * width).flat_map(|row| row[head * width..][..width].iter().copied()).collect()
-}
-
-/// Writes each head's `[rows, width]` block into `[rows, heads, width]`.
-fn interleave(blocks: &[Vec<f32>], width: usize) -> Vec<f32> {
-    let heads = blocks.len();
-    let mut out = vec![0f32; blocks.iter().map(Vec::len).sum()];
-    cpu::for_rows(&mut out, heads * width, |t, row| {
-        for (block, out) in blocks.iter().zip(row.chunks_exact_mut(width)) {
-            out.copy_from_slice(&block[t * width..][..width]);
-        }
-    });
-    out
-}
-
-impl Span {
-    /// The key rows that a query sees whose own index is `own`, in order: prefix, then own.
-    #[inline(always)]
-    fn seen(&self, own: u32) -> [Range<usize>; 2] {
-        [0..self.prefix, self.keys.start..self.keys.start + own as usize + 1]
-    }
-}
-
-/// Scores of one query against the keys it sees, then softmax in place. `p` is cleared and filled.
-#[inline(always)]
-fn probabilities_row(q: &[f32], k: &[f32], seen: &[Range<usize>; 2], scale: f32, p: &mut Vec<f32>) {
-    let width = q.len();
-    p.clear();
-    for keys in seen {
-        for key in k[keys.start * width..keys.end * width].chunks_exact(width) {
-            p.push(cpu::dot(q, key) * scale);
-        }
-    }
-    let max = cpu::max(p);
-    for x in p.iter_mut() {
-        *x = cpu::exp(*x - max);
-    }
-    let inv = 1.0 / cpu::sum(p);
-    for x in p.iter_mut() {
-        *x *= inv;
-    }
-}
-
-/// Parallel over query heads; each task walks its head's rows alone, so the order of summation is fixed.
-fn forward_cpu(q: &[f32], k: &[f32], v: &[f32], segments: &Segments, shape: Shape) -> Vec<f32> {
-    let Shape { heads, kv_heads, width } = shape;
-    let scale = 1.0 / (width as f32).sqrt();
-    let blocks: Vec<Vec<f32>> = (0..heads)
-        .into_par_iter()
-        .map(|head| {
-            let kv = head / (heads / kv_heads);
-            let (q, k) = (head_rows(q, head, heads, width), head_rows(k, kv, kv_heads, width));
-            let v = head_rows(v, kv, kv_heads, width);
-            let mut o = vec![0f32; q.len()];
-            cpu::vectorized(|| {
-                let mut p = Vec::new();
-                for span in &segments.spans {
-                    for t in span.queries.clone() {
-                        let seen = span.seen(segments.own[t]);
-                        probabilities_row(&q[t * width..][..width], &k, &seen, scale, &mut p);
-                        let out = &mut o[t * width..][..width];
-                        for (row, p) in seen.into_iter().flatten().zip(&p) {
-                            cpu::axpy(*p, &v[row * width..][..width], out);
-                        }
-                    }
-                }
-            });
-            o
-        })
-        .collect();
-    interleave(&blocks, width)
-}
-
-/// Parallel over key/value heads: one task owns every gradient that flows into its keys and values.
-fn backward_cpu(
-    d_o: &[f32],
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    segments: &Segments,
-    shape: Shape,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let Shape { heads, kv_heads, width } = shape;
-    let groups = heads / kv_heads;
-    let scale = 1.0 / (width as f32).sqrt();
-    let per_kv: Vec<_> = (0..kv_heads)
-        .into_par_iter()
-        .map(|kv| {
-            let (k, v) = (head_rows(k, kv, kv_heads, width), head_rows(v, kv, kv_heads, width));
-            let (mut dk, mut dv) = (vec![0f32; k.len()], vec![0f32; v.len()]);
-            let dqs: Vec<Vec<f32>> = (0..groups)
-                .map(|g| {
-                    let head = kv * groups + g;
-                    let (q, d_o) = (head_rows(q, head, heads, width), head_rows(d_o, head, heads, width));
-                    cpu::vectorized(|| backward_head(&d_o, &q, &k, &v, &mut dk, &mut dv, segments, width, scale))
-                })
-                .collect();
-            (dqs, dk, dv)
-        })
-        .collect();
-    let (mut dqs, mut dks, mut dvs) = (vec![], vec![], vec![]);
-    for (dq, dk, dv) in per_kv {
-        dqs.extend(dq);
-        dks.push(dk);
-        dvs.push(dv);
-    }
-    (interleave(&dqs, width), interleave(&dks, width), interleave(&dvs, width))
-}
-
-/// One query head: returns `dq` `[Tq, E]`, adds into `dk`, `dv` `[T, E]`.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the operands of one head; a struct would only rename them")]
-fn backward_head(
-    d_o: &[f32],
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-    segments: &Segments,
-    width: usize,
-    scale: f32,
-) -> Vec<f32> {
-    let mut dq = vec![0f32; q.len()];
-    let (mut p, mut dp) = (Vec::new(), Vec::new());
-    for span in &segments.spans {
-        for t in span.queries.clone() {
-            let seen = span.seen(segments.own[t]);
-            let (q, d_o) = (&q[t * width..][..width], &d_o[t * width..][..width]);
-            probabilities_row(q, k, &seen, scale, &mut p);
-            dp.clear();
-            for row in seen.iter().cloned().flatten() {
-                dp.push(cpu::dot(d_o, &v[row * width..][..width]));
-            }
-            let mean = cpu::dot(&p, &dp);
-            let out = &mut dq[t * width..][..width];
-            for ((row, p), dp) in seen.into_iter().flatten().zip(&p).zip(&dp) {
-                let ds = p * (dp - mean) * scale;
-                cpu::axpy(ds, &k[row * width..][..width], out);
-                cpu::axpy(ds, q, &mut dk[row * width..][..width]);
-                cpu::axpy(*p, d_o, &mut dv[row * width..][..width]);
-            }
-        }
-    }
-    dq
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,13 +257,18 @@ mod tests {
         Ok(p.matmul(&repeat(v)?)?.transpose(0, 1)?.contiguous()?)
     }
 
-    const CASES: [(usize, &[usize], usize, usize, usize); 6] = [
+    /// (prefix, lengths, heads, key/value heads, width)
+    const CASES: [(usize, &[usize], usize, usize, usize); 10] = [
         (0, &[1], 1, 1, 4),
         (0, &[5, 1, 7], 4, 2, 8),
         (0, &[33, 2], 2, 2, 64),
         (3, &[4, 1, 6], 4, 1, 8),
         (1, &[2], 2, 1, 40),
         (29, &[3, 3], 8, 2, 16),
+        (16, &[16, 32], 3, 1, 48),
+        (42, &[35, 20, 33, 1, 34, 35, 35, 17, 31, 35], 4, 2, 64), // several tasks
+        (0, &[530], 3, 1, 20),                                    // one sample over several tasks
+        (200, &[300, 5], 5, 1, 12),                               // as is its prefix
     ];
 
     #[test]
@@ -439,6 +291,34 @@ mod tests {
                         assert_close(&got, want.get(var).expect("a Var"), 1e-5);
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Scores, softmax and sums in f32 whatever is stored: the f32 result on the same values, rounded once.
+    #[test]
+    fn bf16_is_the_f32_body_rounded_once_and_close_to_the_composition() -> Result<()> {
+        for (prefix, lengths, heads, kv, width) in CASES {
+            let rows = prefix + lengths.iter().sum::<usize>();
+            let make =
+                |shape, phase| -> Result<Tensor> { Ok(wave(shape, phase, &Device::Cpu)?.to_dtype(DType::BF16)?) };
+            let (q, d_o) = (make((rows, heads, width), 0.0)?, make((rows, heads, width), 5.0)?);
+            let (k, v) = (make((rows, kv, width), 1.0)?, make((rows, kv, width), 2.0)?);
+            let segments = Segments::new(prefix, lengths);
+            let wide = |t: &Tensor| t.to_dtype(DType::F32);
+            let rounded = |t: Tensor| t.to_dtype(DType::BF16);
+            let o = forward(&q, &k, &v, &segments)?;
+            assert_close(&o, &rounded(forward(&wide(&q)?, &wide(&k)?, &wide(&v)?, &segments)?)?, 0.0);
+            assert_close(&o, &forward_composed(&q, &k, &v, &segments)?, 2e-2);
+            let (dq, dk, dv) = backward(&d_o, &q, &k, &v, &segments)?;
+            let want = backward(&wide(&d_o)?, &wide(&q)?, &wide(&k)?, &wide(&v)?, &segments)?;
+            for (got, want) in [(&dq, want.0), (&dk, want.1), (&dv, want.2)] {
+                assert_close(got, &rounded(want)?, 0.0);
+            }
+            let composed = backward_composed(&d_o, &q, &k, &v, &segments)?;
+            for (got, want) in [(dq, composed.0), (dk, composed.1), (dv, composed.2)] {
+                assert_close(&got, &want, 4e-2);
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Attention of new rows over keys and values that were kept: generation feeds a sequence piece by piece.
 //!
-//! Sequences may have any lengths; there is no padding. A query gives the same bits alone and among others, and, on the
-//! CPU, the same as in [`attention`](super::attention), its reference.
+//! Sequences may have any lengths; there is no padding. A query gives the same bits alone and among others.
+//! The reference is [`attention`](super::attention).
 
 use super::{
     attention::{self, Segments},
@@ -51,8 +51,11 @@ pub fn forward(q: &Tensor, sequences: &[&[Arc<KvBlock>]], queries: &[Query]) -> 
 /// Keys and values of a sequence.
 type Blocks<'a> = Vec<(&'a [f32], &'a [f32])>;
 
+/// Keys and values of a block, for as long as they are read.
+type Guards<'a> = (cpu::Values<'a, f32>, cpu::Values<'a, f32>);
+
 /// `None` where a block is not f32 on the CPU.
-fn read<'a>(sequences: &[&'a [Arc<KvBlock>]]) -> Option<Vec<Vec<(cpu::F32s<'a>, cpu::F32s<'a>)>>> {
+fn read<'a>(sequences: &[&'a [Arc<KvBlock>]]) -> Option<Vec<Vec<Guards<'a>>>> {
     let block = |block: &'a Arc<KvBlock>| Some((cpu::f32s(&block.k)?, cpu::f32s(&block.v)?));
     sequences.iter().map(|blocks| blocks.iter().map(block).collect()).collect()
 }

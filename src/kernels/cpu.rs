@@ -1,35 +1,88 @@
-//! What the fused CPU bodies share: f32 slices out of contiguous tensors, rows in parallel, code compiled for the CPU at hand.
+//! What the fused CPU bodies share: slices out of contiguous tensors, rows in parallel, code compiled for the CPU at hand.
+//!
+//! A body is written once for f32 and bf16: it widens what it reads, computes in f32 and rounds what it writes.
 
-use candle_core::{CpuStorage, DType, Storage, StorageRef, Tensor};
+use candle_core::{DType, Storage, StorageRef, Tensor, WithDType};
+use half::bf16;
 use pulp::Arch;
 use rayon::prelude::*;
-use std::ops::{Deref, Range};
+use std::{
+    marker::PhantomData,
+    mem::MaybeUninit,
+    ops::{Add, Deref, Range},
+};
 
-/// The elements of a contiguous f32 tensor on the CPU, read without a copy.
-pub(crate) struct F32s<'a> {
-    storage: StorageRef<'a>,
-    range: Range<usize>,
+/// What a fused body reads and writes: f32 or bf16.
+pub(crate) trait Element: WithDType {
+    /// The same value.
+    fn widen(self) -> f32;
+    /// The nearest value, ties to even.
+    fn round(x: f32) -> Self;
 }
 
-impl Deref for F32s<'_> {
-    type Target = [f32];
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
 
-    fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
-            _ => unreachable!("f32s() checked the storage"),
-        }
+    #[inline(always)]
+    fn round(x: f32) -> f32 {
+        x
     }
 }
 
-/// `Some` when `t` is f32, contiguous and on the CPU: the case the fused bodies are written for.
-pub(crate) fn f32s(t: &Tensor) -> Option<F32s<'_>> {
-    if t.dtype() != DType::F32 || !t.device().is_cpu() {
+/// A bf16 is the upper half of an f32. The `half` crate's conversions branch, which keeps loops from becoming vector code.
+impl Element for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn round(x: f32) -> bf16 {
+        let bits = x.to_bits();
+        // Half a step of the upper half, less one where its last bit is even: the carry rounds.
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        let bits = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
+        bf16::from_bits((bits >> 16) as u16)
+    }
+}
+
+/// The elements of a contiguous tensor on the CPU, read without a copy.
+pub(crate) struct Values<'a, T> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+    of: PhantomData<T>,
+}
+
+impl<T: Element> Deref for Values<'_, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        let Storage::Cpu(storage) = &*self.storage else { unreachable!("values() checked the device") };
+        &storage.as_slice::<T>().expect("values() checked the type")[self.range.clone()]
+    }
+}
+
+/// `Some` when `t` has this element type, is contiguous and on the CPU: the case the fused bodies are written for.
+pub(crate) fn values<T: Element>(t: &Tensor) -> Option<Values<'_, T>> {
+    if t.dtype() != T::DTYPE || !t.device().is_cpu() {
         return None;
     }
     let (storage, layout) = t.storage_and_layout();
     let (start, end) = layout.contiguous_offsets()?;
-    matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))).then_some(F32s { storage, range: start..end })
+    matches!(&*storage, Storage::Cpu(_)).then_some(Values { storage, range: start..end, of: PhantomData })
+}
+
+/// [`values`] of an f32 tensor.
+pub(crate) fn f32s(t: &Tensor) -> Option<Values<'_, f32>> {
+    values(t)
+}
+
+/// Whether [`values`] reads `t` as f32 or bf16.
+pub(crate) fn is_plain(t: &Tensor) -> bool {
+    matches!(t.dtype(), DType::F32 | DType::BF16) && t.device().is_cpu() && t.is_contiguous()
 }
 
 /// Elements a task should touch at least; below it the hand-over costs more than the work.
@@ -50,21 +103,106 @@ pub(crate) fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f3
 }
 
 /// Calls `f(start, block)` for consecutive blocks of `out`, in parallel, compiled for this CPU.
-pub(crate) fn for_blocks(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn for_blocks<T: Element>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
     out.par_chunks_mut(GRAIN).enumerate().for_each(|(i, block)| vectorized(|| f(i * GRAIN, block)));
 }
 
-/// As [`for_rows`], with two outputs of the same width.
-pub(crate) fn for_rows2(a: &mut [f32], b: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync) {
-    let rows_per_task = (GRAIN / width.max(1)).max(1);
-    let step = rows_per_task * width;
-    a.par_chunks_mut(step).zip(b.par_chunks_mut(step)).enumerate().for_each(|(task, (a, b))| {
+/// Room for values that no one has written yet: new memory, not filled with zeros that would be overwritten.
+pub(crate) struct Blank<'a, T>(&'a mut [MaybeUninit<T>]);
+
+/// The receipt for so many values written into [`Blank`]s. Two add up.
+pub(crate) struct Filled(usize);
+
+impl Add for Filled {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+}
+
+impl<T: Copy> Blank<'_, T> {
+    /// Writes `values` from the first place on.
+    #[inline(always)]
+    pub(crate) fn fill(self, values: impl Iterator<Item = T>) -> Filled {
+        let mut filled = 0;
+        for (place, value) in self.0.iter_mut().zip(values) {
+            place.write(value);
+            filled += 1;
+        }
+        Filled(filled)
+    }
+
+    /// Writes the first of every pair here and the second into `other`.
+    #[inline(always)]
+    pub(crate) fn fill_both(self, other: Self, values: impl Iterator<Item = (T, T)>) -> Filled {
+        let mut filled = 0;
+        for ((a, b), (x, y)) in self.0.iter_mut().zip(other.0).zip(values) {
+            a.write(x);
+            b.write(y);
+            filled += 2;
+        }
+        Filled(filled)
+    }
+
+    /// The first `n` places, and the others.
+    #[inline(always)]
+    pub(crate) fn split_at(&mut self, n: usize) -> (Blank<'_, T>, Blank<'_, T>) {
+        let (a, b) = self.0.split_at_mut(n);
+        (Blank(a), Blank(b))
+    }
+}
+
+/// `[rows, width]` values out of `f(row, its place)`, in parallel, compiled for this CPU.
+///
+/// Panics when `f` leaves a place of its row blank.
+pub(crate) fn rows<T: Element>(rows: usize, width: usize, f: impl Fn(usize, Blank<T>) -> Filled + Sync) -> Vec<T> {
+    let mut out = Vec::with_capacity(rows * width);
+    let per_task = (GRAIN / width.max(1)).max(1);
+    let blank = &mut out.spare_capacity_mut()[..rows * width];
+    blank.par_chunks_mut(per_task * width).enumerate().for_each(|(task, rows)| {
         vectorized(|| {
-            for (i, (a, b)) in a.chunks_exact_mut(width).zip(b.chunks_exact_mut(width)).enumerate() {
-                f(task * rows_per_task + i, a, b);
+            for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                let Filled(n) = f(task * per_task + i, Blank(row));
+                assert_eq!(n, width, "a row is not whole");
             }
         });
     });
+    // SAFETY: there is a receipt for every row, so all rows·width elements are written.
+    unsafe { out.set_len(rows * width) };
+    out
+}
+
+/// As [`rows`], with two results of these widths.
+pub(crate) fn rows2<A: Element, B: Element>(
+    rows: usize,
+    (width_a, width_b): (usize, usize),
+    f: impl Fn(usize, Blank<A>, Blank<B>) -> Filled + Sync,
+) -> (Vec<A>, Vec<B>) {
+    let (mut a, mut b) = (Vec::with_capacity(rows * width_a), Vec::with_capacity(rows * width_b));
+    let per_task = (GRAIN / width_a.max(width_b).max(1)).max(1);
+    let blank_a = a.spare_capacity_mut()[..rows * width_a].par_chunks_mut(per_task * width_a);
+    let blank_b = b.spare_capacity_mut()[..rows * width_b].par_chunks_mut(per_task * width_b);
+    blank_a.zip(blank_b).enumerate().for_each(|(task, (a, b))| {
+        vectorized(|| {
+            for (i, (a, b)) in a.chunks_exact_mut(width_a).zip(b.chunks_exact_mut(width_b)).enumerate() {
+                let Filled(n) = f(task * per_task + i, Blank(a), Blank(b));
+                assert_eq!(n, width_a + width_b, "a row is not whole");
+            }
+        });
+    });
+    // SAFETY: there is a receipt for every row of both, so all their elements are written.
+    unsafe {
+        a.set_len(rows * width_a);
+        b.set_len(rows * width_b);
+    }
+    (a, b)
+}
+
+/// Runs `f` on a thread of the pool. Each parallel operation that is started from elsewhere wakes the pool and waits for it,
+/// which for small operations costs more than they do.
+pub fn on_worker<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
 }
 
 /// Runs `f` compiled for the widest vectors this CPU has.
@@ -114,44 +252,41 @@ const LANES: usize = 32;
 
 /// Σ aᵢ·bᵢ, summed in [`LANES`] fixed partial sums.
 #[inline(always)]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut acc = [0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for i in 0..LANES {
-            acc[i] += x[i] * y[i];
-        }
-    }
-    fold(acc) + tail
+pub(crate) fn dot<T: Element>(a: &[T], b: &[T]) -> f32 {
+    sum3(a, b, b, |x, y, _| x * y)
 }
 
 /// Σ xᵢ over [`LANES`] fixed partial sums.
 #[inline(always)]
 pub(crate) fn sum(a: &[f32]) -> f32 {
+    sum3(a, a, a, |x, _, _| x)
+}
+
+/// Σ term(aᵢ, bᵢ, cᵢ) over [`LANES`] fixed partial sums. The slices are equally long.
+#[inline(always)]
+pub(crate) fn sum3<T: Element>(a: &[T], b: &[T], c: &[T], term: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let [(a, a_tail), (b, b_tail), (c, c_tail)] = [a, b, c].map(|x| x.as_chunks::<LANES>());
     let mut acc = [0f32; LANES];
-    let chunks = a.chunks_exact(LANES);
-    let tail: f32 = chunks.remainder().iter().sum();
-    for x in chunks {
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
         for i in 0..LANES {
-            acc[i] += x[i];
+            acc[i] += term(a[i].widen(), b[i].widen(), c[i].widen());
         }
     }
-    fold(acc) + tail
+    let tail = a_tail.iter().zip(b_tail).zip(c_tail);
+    fold(acc) + tail.map(|((a, b), c)| term(a.widen(), b.widen(), c.widen())).sum::<f32>()
 }
 
 /// Largest element; NaN only if every element is NaN (the sum that follows shows a NaN anyway).
 #[inline(always)]
-pub(crate) fn max(a: &[f32]) -> f32 {
+pub(crate) fn max<T: Element>(a: &[T]) -> f32 {
+    let (chunks, tail) = a.as_chunks::<LANES>();
     let mut acc = [f32::NEG_INFINITY; LANES];
-    let chunks = a.chunks_exact(LANES);
-    let tail = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for x in chunks {
         for i in 0..LANES {
-            acc[i] = if x[i] > acc[i] { x[i] } else { acc[i] };
+            acc[i] = if x[i].widen() > acc[i] { x[i].widen() } else { acc[i] };
         }
     }
-    acc.into_iter().fold(tail, f32::max)
+    tail.iter().map(|x| x.widen()).chain(acc).fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[inline(always)]
@@ -177,6 +312,33 @@ pub(crate) fn axpy(s: f32, x: &[f32], y: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bf16_is_rounded_as_the_half_crate_rounds() {
+        let patterns =
+            (0..=u32::MAX).step_by(9973).chain([0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0x7f80_0001, 0x3f80_8000]);
+        for x in patterns.map(f32::from_bits) {
+            let (got, want) = (<bf16 as Element>::round(x), bf16::from_f32(x));
+            assert_eq!(got.to_bits(), want.to_bits(), "{x:e}");
+            assert_eq!(Element::widen(got).to_bits(), want.to_f32().to_bits(), "{x:e}");
+        }
+    }
+
+    #[test]
+    fn rows_are_written_once_and_whole() {
+        for (n, width) in [(0usize, 3usize), (1, 1), (7, 5), (3, 20_000), (9000, 3)] {
+            let value = |t: usize, i: usize| (t * width + i) as f32;
+            let want: Vec<f32> = (0..n * width).map(|i| i as f32).collect();
+            assert_eq!(rows(n, width, |t, row| row.fill((0..width).map(|i| value(t, i)))), want);
+            let (a, b) = rows2(n, (width, 1), |t, row: Blank<f32>, one: Blank<bf16>| {
+                row.fill((0..width).map(|i| value(t, i))) + one.fill(std::iter::once(Element::round(t as f32)))
+            });
+            assert_eq!((a, b.len()), (want, n));
+        }
+        let short =
+            std::panic::catch_unwind(|| rows(2, 3, |_, row: Blank<f32>| row.fill([1.0, 2.0].into_iter()))).is_err();
+        assert!(short, "a place left blank");
+    }
 
     #[test]
     fn exp_is_within_two_ulp_and_keeps_nan() {

@@ -1,36 +1,33 @@
 //! Cross entropy on labelled rows: the summed loss, and the gradient of the logits made in place.
 
-use super::cpu;
+use super::cpu::{self, Element};
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, D, DType, InplaceOp1, Layout, Tensor, bail};
+use half::bf16;
 use rayon::prelude::*;
 use std::sync::Mutex;
 
 /// Negative log-likelihood of each row's target, `[L]` f32, in nats.
 ///
-/// `logits`: `[L, V]` f32; `targets`: `L` token ids.
+/// `logits`: `[L, V]`, whatever the dtype read as f32; `targets`: `L` token ids.
 pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     refuse_other_lengths(logits, targets)?;
-    if let Some(values) = cpu::f32s(logits) {
-        let width = logits.dim(1)?;
-        let losses: Vec<f32> = values
-            .par_chunks_exact(width)
-            .zip(targets)
-            .map(|(row, &target)| cpu::vectorized(|| log_sum_exp(row) - row[target as usize]))
-            .collect();
-        return Ok(Tensor::new(losses, logits.device())?);
+    for body in [nll_cpu::<f32>, nll_cpu::<bf16>] {
+        if let Some(losses) = body(logits, targets)? {
+            return Ok(losses);
+        }
     }
-    let ids = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+    let (logits, ids) = (logits.to_dtype(DType::F32)?, Tensor::new(targets, logits.device())?.unsqueeze(1)?);
     let picked = logits.gather(&ids, D::Minus1)?.squeeze(1)?;
     Ok((logits.log_sum_exp(D::Minus1)? - picked)?)
 }
 
-/// [`nll`], and `∂(scale·Σ nll)/∂logits = scale·(softmax − onehot)`.
+/// [`nll`], and `∂(scale·Σ nll)/∂logits = scale·(softmax − onehot)`, computed in f32, in the dtype of `logits`.
 ///
 /// `logits` is consumed: on the CPU its memory becomes the gradient.
 pub fn nll_and_grad(logits: Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {
     refuse_other_lengths(&logits, targets)?;
-    if cpu::f32s(&logits).is_some() {
+    if cpu::is_plain(&logits) {
         let op = InPlace { targets, scale: scale as f32, losses: Mutex::new(vec![0.0; targets.len()]) };
         logits.inplace_op1(&op)?;
         let losses = op.losses.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -49,28 +46,34 @@ fn refuse_other_lengths(logits: &Tensor, targets: &[u32]) -> Result<()> {
 }
 
 fn composed(logits: &Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {
-    let ids = Tensor::new(targets, logits.device())?.unsqueeze(1)?; // [L, 1]
-    let lse = logits.log_sum_exp(D::Minus1)?; // [L]
-    let losses = (&lse - logits.gather(&ids, D::Minus1)?.squeeze(1)?)?;
-    let p = (logits.broadcast_sub(&lse.unsqueeze(1)?)?.exp()? * scale)?;
-    let minus = (Tensor::ones(ids.shape(), DType::F32, logits.device())? * -scale)?;
-    Ok((losses, p.scatter_add(&ids, &minus, D::Minus1)?))
+    let (x, ids) = (logits.to_dtype(DType::F32)?, Tensor::new(targets, logits.device())?.unsqueeze(1)?); // ids [L, 1]
+    let lse = x.log_sum_exp(D::Minus1)?; // [L]
+    let losses = (&lse - x.gather(&ids, D::Minus1)?.squeeze(1)?)?;
+    let p = (x.broadcast_sub(&lse.unsqueeze(1)?)?.exp()? * scale)?;
+    let minus = (Tensor::ones(ids.shape(), DType::F32, x.device())? * -scale)?;
+    Ok((losses, p.scatter_add(&ids, &minus, D::Minus1)?.to_dtype(logits.dtype())?))
 }
 
-#[inline(always)]
-fn log_sum_exp(row: &[f32]) -> f32 {
-    let max = cpu::max(row);
-    max + exp_sum(row, max).ln()
+fn nll_cpu<T: Element>(logits: &Tensor, targets: &[u32]) -> Result<Option<Tensor>> {
+    let Some(values) = cpu::values::<T>(logits) else { return Ok(None) };
+    let rows = values.par_chunks_exact(logits.dim(1)?).zip(targets);
+    let losses = rows.map(|(row, &target)| {
+        cpu::vectorized(|| {
+            let max = cpu::max(row);
+            max + exp_sum(row, max).ln() - row[target as usize].widen()
+        })
+    });
+    Ok(Some(Tensor::new(losses.collect::<Vec<f32>>(), logits.device())?))
 }
 
 /// Σ exp(x − max) in f32 blocks, the blocks in f64: 150,000 terms keep their last digits.
 #[inline(always)]
-fn exp_sum(row: &[f32], max: f32) -> f32 {
+fn exp_sum<T: Element>(row: &[T], max: f32) -> f32 {
     let mut total = 0f64;
     let mut block = [0f32; 512];
     for chunk in row.chunks(block.len()) {
         for (e, x) in block.iter_mut().zip(chunk) {
-            *e = cpu::exp(x - max);
+            *e = cpu::exp(x.widen() - max);
         }
         total += f64::from(cpu::sum(&block[..chunk.len()]));
     }
@@ -83,31 +86,38 @@ struct InPlace<'a> {
     losses: Mutex<Vec<f32>>,
 }
 
+impl InPlace<'_> {
+    fn run<T: Element>(&self, logits: &mut [T], width: usize) {
+        let mut losses = self.losses.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let rows = logits.par_chunks_exact_mut(width).zip(self.targets).zip(losses.par_iter_mut());
+        rows.for_each(|((row, &target), loss)| {
+            cpu::vectorized(|| {
+                let (max, right) = (cpu::max(row), row[target as usize].widen());
+                let sum = exp_sum(row, max);
+                *loss = max + sum.ln() - right;
+                let factor = self.scale / sum;
+                for x in row.iter_mut() {
+                    *x = T::round(cpu::exp(x.widen() - max) * factor);
+                }
+                row[target as usize] = T::round(cpu::exp(right - max) * factor - self.scale);
+            });
+        });
+    }
+}
+
 impl InplaceOp1 for InPlace<'_> {
     fn name(&self) -> &'static str {
         "nll_and_grad"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
-            bail!("nll_and_grad: contiguous f32 logits expected");
-        };
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("nll_and_grad: contiguous logits expected") };
         let (_, width) = layout.shape().dims2()?;
-        let mut losses = self.losses.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        values[start..end].par_chunks_exact_mut(width).zip(self.targets).zip(losses.par_iter_mut()).for_each(
-            |((row, &target), loss)| {
-                cpu::vectorized(|| {
-                    let max = cpu::max(row);
-                    let sum = exp_sum(row, max);
-                    *loss = max + sum.ln() - row[target as usize];
-                    let factor = self.scale / sum;
-                    for x in row.iter_mut() {
-                        *x = cpu::exp(*x - max) * factor;
-                    }
-                    row[target as usize] -= self.scale;
-                });
-            },
-        );
+        match storage {
+            CpuStorage::F32(logits) => self.run(&mut logits[start..end], width),
+            CpuStorage::BF16(logits) => self.run(&mut logits[start..end], width),
+            _ => bail!("nll_and_grad: f32 or bf16 expected"),
+        }
         Ok(())
     }
 }
@@ -144,6 +154,14 @@ mod tests {
         let (losses, grad) = nll_and_grad(logits, &targets, 0.25)?;
         assert_close(&losses, &want_losses, 1e-6);
         assert_close(&grad, &want_grad, 1e-7);
+
+        // bf16 logits: the numbers of their f32 copy, and its gradient rounded once.
+        let half = (wave((4, 700), 1.0, &Device::Cpu)? * 9.0)?.to_dtype(DType::BF16)?;
+        let (want_losses, want_grad) = nll_and_grad(half.to_dtype(DType::F32)?, &targets, 0.25)?;
+        assert_close(&nll(&half, &targets)?, &want_losses, 0.0);
+        let (losses, grad) = nll_and_grad(half, &targets, 0.25)?;
+        assert_close(&losses, &want_losses, 0.0);
+        assert_close(&grad, &want_grad.to_dtype(DType::BF16)?, 0.0);
 
         let bad = Tensor::new(&[[1f32, f32::NAN, 2.0]], &Device::Cpu)?;
         let (losses, _) = nll_and_grad(bad, &[0], 1.0)?;

@@ -1,25 +1,73 @@
 //! Products and sums of products, straight on the `gemm` crate where candle's matmul would fill its output with zeros
 //! first, read `/proc/cpuinfo` at every call, and could not add to what is there.
 
-use super::cpu;
+use super::cpu::{self, Element};
 use crate::error::{Error, Result};
-use candle_core::{CpuStorage, DType, Device, InplaceOp3, Layout, Storage, Tensor, bail};
+use candle_core::{CpuStorage, D, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, Tensor, bail};
 use gemm::Parallelism;
+use half::bf16;
 
 /// `a + b`, equal shapes.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if let (Some(xs), Some(ys)) = (cpu::f32s(a), cpu::f32s(b))
-        && a.dims() == b.dims()
-    {
-        let mut sum = vec![0f32; xs.len()];
-        cpu::for_blocks(&mut sum, |at, out| {
-            for ((out, x), y) in out.iter_mut().zip(&xs[at..]).zip(&ys[at..]) {
-                *out = x + y;
-            }
-        });
-        return Ok(Tensor::from_vec(sum, a.shape(), &Device::Cpu)?);
+    for body in [add_cpu::<f32>, add_cpu::<bf16>] {
+        if let Some(sum) = body(a, b)? {
+            return Ok(sum);
+        }
     }
     Ok((a + b)?)
+}
+
+fn add_cpu<T: Element>(a: &Tensor, b: &Tensor) -> Result<Option<Tensor>> {
+    let (Some(xs), Some(ys)) = (cpu::values::<T>(a), cpu::values::<T>(b)) else { return Ok(None) };
+    if a.dims() != b.dims() || xs.is_empty() {
+        return Ok(None);
+    }
+    let (xs, ys, width) = (&*xs, &*ys, a.dim(D::Minus1)?);
+    let sum = cpu::rows(xs.len() / width, width, |t, sum| {
+        let (x, y) = (&xs[t * width..][..width], &ys[t * width..][..width]);
+        sum.fill(x.iter().zip(y).map(|(x, y)| T::round(x.widen() + y.widen())))
+    });
+    Ok(Some(Tensor::from_vec(sum, a.shape(), &Device::Cpu)?))
+}
+
+/// `y + x`, equal shapes. `y` is consumed: on the CPU its memory becomes the sum, so no one else may hold it.
+pub fn add_to(y: Tensor, x: &Tensor) -> Result<Tensor> {
+    if cpu::is_plain(&y) && cpu::is_plain(x) && y.dims() == x.dims() && y.dtype() == x.dtype() {
+        y.inplace_op2(x, &AddTo)?;
+        return Ok(y);
+    }
+    add(&y, x)
+}
+
+struct AddTo;
+
+impl AddTo {
+    fn run<T: Element>(y: &mut [T], x: &[T]) {
+        cpu::for_blocks(y, |at, y| {
+            for (y, x) in y.iter_mut().zip(&x[at..]) {
+                *y = T::round(y.widen() + x.widen());
+            }
+        });
+    }
+}
+
+impl InplaceOp2 for AddTo {
+    fn name(&self) -> &'static str {
+        "add_to"
+    }
+
+    fn cpu_fwd(&self, y: &mut CpuStorage, y_at: &Layout, x: &CpuStorage, x_at: &Layout) -> candle_core::Result<()> {
+        let (Some((y_start, y_end)), Some((x_start, x_end))) = (y_at.contiguous_offsets(), x_at.contiguous_offsets())
+        else {
+            bail!("add_to: contiguous tensors expected");
+        };
+        match (y, x) {
+            (CpuStorage::F32(y), CpuStorage::F32(x)) => Self::run(&mut y[y_start..y_end], &x[x_start..x_end]),
+            (CpuStorage::BF16(y), CpuStorage::BF16(x)) => Self::run(&mut y[y_start..y_end], &x[x_start..x_end]),
+            _ => bail!("add_to: f32 or bf16 expected"),
+        }
+        Ok(())
+    }
 }
 
 /// `a·b`: `a` `[m, k]`, `b` `[k, n]` (any strides) → `[m, n]`.
@@ -151,6 +199,10 @@ mod tests {
             for (m, n) in [(1, 1), (3, 7), (130, 300)] {
                 let (a, b) = (wave((m, n), 0.0, &device)?, wave((m, n), 1.0, &device)?);
                 assert_close(&add(&a, &b)?, &(&a + &b)?, 0.0);
+                assert_close(&add_to(a.copy()?, &b)?, &(&a + &b)?, 0.0);
+                let (half_a, half_b) = (a.to_dtype(DType::BF16)?, b.to_dtype(DType::BF16)?);
+                assert_close(&add(&half_a, &half_b)?, &(&half_a + &half_b)?, 0.0);
+                assert_close(&add_to(half_a.copy()?, &half_b)?, &(&half_a + &half_b)?, 0.0);
                 let (strided, b) = (wave((n, m), 0.0, &device)?.t()?, wave((m, n), 1.0, &device)?);
                 assert_close(&add(&strided, &b)?, &(&strided + &b)?, 0.0);
             }

@@ -1,8 +1,9 @@
 //! Rotary position embedding, Qwen3's layout: the first half of a head is rotated against the second.
 
-use super::cpu;
+use super::cpu::{self, Element};
 use crate::error::Result;
 use candle_core::{D, DType, Device, Tensor};
+use half::bf16;
 
 /// cos and sin of every row's angles, `[T, E/2]` each, in `dtype`.
 ///
@@ -32,31 +33,47 @@ pub fn backward(dy: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     rotate(dy, cos, sin, -1.0)
 }
 
-/// `[x1, x2]` → `[x1·cos − s·x2·sin, x2·cos + s·x1·sin]`
+/// `[x1, x2]` → `[x1·cos − s·x2·sin, x2·cos + s·x1·sin]`. In bf16 every product and sum is rounded, as autocast does.
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, sign: f32) -> Result<Tensor> {
-    let (_rows, heads, width) = x.dims3()?;
-    let half = width / 2;
-    if let (Some(xs), Some(c), Some(s)) = (cpu::f32s(x), cpu::f32s(cos), cpu::f32s(sin)) {
-        let mut y = vec![0f32; xs.len()];
-        cpu::for_rows(&mut y, heads * width, |t, out| {
-            let (c, s) = (&c[t * half..][..half], &s[t * half..][..half]);
-            let x = &xs[t * heads * width..][..heads * width];
-            for (x, y) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-                let (x1, x2) = x.split_at(half);
-                let (y1, y2) = y.split_at_mut(half);
-                for i in 0..half {
-                    y1[i] = x1[i] * c[i] - sign * x2[i] * s[i];
-                    y2[i] = x2[i] * c[i] + sign * x1[i] * s[i];
-                }
-            }
-        });
-        return Ok(Tensor::from_vec(y, x.shape(), &Device::Cpu)?);
+    for body in [rotate_cpu::<f32>, rotate_cpu::<bf16>] {
+        if let Some(y) = body(x, cos, sin, sign)? {
+            return Ok(y);
+        }
     }
+    rotate_composed(x, cos, sin, sign)
+}
+
+fn rotate_composed(x: &Tensor, cos: &Tensor, sin: &Tensor, sign: f32) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
     let (c, s) = (cos.unsqueeze(1)?, (sin.unsqueeze(1)? * f64::from(sign))?);
     let (x1, x2) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
     let y1 = (x1.broadcast_mul(&c)? - x2.broadcast_mul(&s)?)?;
     let y2 = (x2.broadcast_mul(&c)? + x1.broadcast_mul(&s)?)?;
     Ok(Tensor::cat(&[y1, y2], D::Minus1)?)
+}
+
+fn rotate_cpu<T: Element>(x: &Tensor, cos: &Tensor, sin: &Tensor, sign: f32) -> Result<Option<Tensor>> {
+    let (Some(xs), Some(c), Some(s)) = (cpu::values::<T>(x), cpu::values::<T>(cos), cpu::values::<T>(sin)) else {
+        return Ok(None);
+    };
+    let (xs, c, s) = (&*xs, &*c, &*s);
+    let (rows, heads, width) = x.dims3()?;
+    let half = width / 2;
+    let y = cpu::rows(rows * heads, width, |head, mut y| {
+        let at = head / heads * half;
+        let (c, s) = (&c[at..][..half], &s[at..][..half]);
+        let (x1, x2) = xs[head * width..][..width].split_at(half);
+        let (y1, y2) = y.split_at(half);
+        y1.fill_both(
+            y2,
+            x1.iter().zip(x2).zip(c.iter().zip(s)).map(|((x1, x2), (c, s))| {
+                let (x1, x2, c, s) = (x1.widen(), x2.widen(), c.widen(), sign * s.widen());
+                let product = |a: f32, b: f32| T::round(a * b).widen();
+                (T::round(product(x1, c) - product(x2, s)), T::round(product(x2, c) + product(x1, s)))
+            }),
+        )
+    });
+    Ok(Some(Tensor::from_vec(y, x.shape(), &Device::Cpu)?))
 }
 
 #[cfg(test)]
@@ -83,10 +100,14 @@ mod tests {
 
     #[test]
     fn the_fused_body_equals_the_composition() -> Result<()> {
-        let (cos, sin) = tables(&[3, 9], 4, 1e6, DType::F32, &Device::Cpu)?;
-        let x = wave((2, 2, 4), 0.0, &Device::Cpu)?;
-        let strided = x.t()?.contiguous()?.t()?; // not contiguous: takes the other body
-        assert_close(&forward(&x, &cos, &sin)?, &forward(&strided, &cos, &sin)?, 1e-7);
+        for (heads, width) in [(2, 4), (3, 64), (1, 34)] {
+            for (dtype, tolerance) in [(DType::F32, 1e-7), (DType::BF16, 0.0)] {
+                let (cos, sin) = tables(&[3, 9], width, 1e6, dtype, &Device::Cpu)?;
+                let x = wave((2, heads, width), 0.0, &Device::Cpu)?.to_dtype(dtype)?;
+                assert_close(&forward(&x, &cos, &sin)?, &rotate_composed(&x, &cos, &sin, 1.0)?, tolerance);
+                assert_close(&backward(&x, &cos, &sin)?, &rotate_composed(&x, &cos, &sin, -1.0)?, tolerance);
+            }
+        }
         Ok(())
     }
 }

@@ -1,21 +1,16 @@
 //! SwiGLU: `y = silu(gate)·up`, silu(g) = g·σ(g).
 
-use super::cpu;
+use super::cpu::{self, Element};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
+use half::bf16;
 
 /// `gate`, `up` `[T, F]` → `[T, F]`. In bf16 silu(gate) is rounded before the product.
 pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if let (Some(g), Some(u)) = (cpu::f32s(gate), cpu::f32s(up)) {
-        let width = gate.dim(1)?;
-        let mut y = vec![0f32; g.len()];
-        cpu::for_rows(&mut y, width, |t, y| {
-            let (g, u) = (&g[t * width..][..width], &u[t * width..][..width]);
-            for ((y, g), u) in y.iter_mut().zip(g).zip(u) {
-                *y = g / (1.0 + cpu::exp(-g)) * u;
-            }
-        });
-        return Ok(Tensor::from_vec(y, gate.shape(), &Device::Cpu)?);
+    for body in [forward_cpu::<f32>, forward_cpu::<bf16>] {
+        if let Some(y) = body(gate, up)? {
+            return Ok(y);
+        }
     }
     Ok((silu(gate)? * up)?)
 }
@@ -27,27 +22,59 @@ fn silu(gate: &Tensor) -> Result<Tensor> {
 
 /// `dy` `[T, F]` → (`dgate`, `dup`): with σ = σ(g), `dgate = dy·up·σ·(1 + g·(1 − σ))` and `dup = dy·g·σ`.
 pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
-    if let (Some(dy), Some(g), Some(u)) = (cpu::f32s(dy), cpu::f32s(gate), cpu::f32s(up)) {
-        let width = gate.dim(1)?;
-        let (mut dgate, mut dup) = (vec![0f32; g.len()], vec![0f32; g.len()]);
-        cpu::for_rows2(&mut dgate, &mut dup, width, |t, dgate, dup| {
-            let at = t * width;
-            let (dy, g, u) = (&dy[at..][..width], &g[at..][..width], &u[at..][..width]);
-            for i in 0..width {
-                let s = 1.0 / (1.0 + cpu::exp(-g[i]));
-                dgate[i] = dy[i] * u[i] * s * (1.0 + g[i] * (1.0 - s));
-                dup[i] = dy[i] * g[i] * s;
-            }
-        });
-        let tensor = |v| Tensor::from_vec(v, gate.shape(), &Device::Cpu);
-        return Ok((tensor(dgate)?, tensor(dup)?));
+    for body in [backward_cpu::<f32>, backward_cpu::<bf16>] {
+        if let Some(both) = body(dy, gate, up)? {
+            return Ok(both);
+        }
     }
+    backward_composed(dy, gate, up)
+}
+
+fn backward_composed(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
     let dup = (dy * silu(gate)?)?;
     // dsilu in f32, as PyTorch's silu_backward computes it: one rounding at the end.
     let (dsilu, g32) = ((dy * up)?.to_dtype(DType::F32)?, gate.to_dtype(DType::F32)?);
     let s = candle_nn::ops::sigmoid(&g32)?;
     let slope = (&s * ((g32 * (1.0 - &s)?)? + 1.0)?)?;
     Ok(((dsilu * slope)?.to_dtype(gate.dtype())?, dup))
+}
+
+fn forward_cpu<T: Element>(gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>> {
+    let (Some(g), Some(u)) = (cpu::values::<T>(gate), cpu::values::<T>(up)) else { return Ok(None) };
+    let (g, u) = (&*g, &*u);
+    let (rows, width) = gate.dims2()?;
+    let y = cpu::rows(rows, width, |t, y| {
+        let (g, u) = (&g[t * width..][..width], &u[t * width..][..width]);
+        y.fill(g.iter().zip(u).map(|(g, u)| {
+            let g = g.widen();
+            let silu = T::round(g / (1.0 + cpu::exp(-g)));
+            T::round(silu.widen() * u.widen())
+        }))
+    });
+    Ok(Some(Tensor::from_vec(y, (rows, width), &Device::Cpu)?))
+}
+
+fn backward_cpu<T: Element>(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+    let (Some(dy), Some(g), Some(u)) = (cpu::values::<T>(dy), cpu::values::<T>(gate), cpu::values::<T>(up)) else {
+        return Ok(None);
+    };
+    let (dy, g, u) = (&*dy, &*g, &*u);
+    let (rows, width) = gate.dims2()?;
+    let (dgate, dup) = cpu::rows2(rows, (width, width), |t, dgate, dup| {
+        let at = t * width;
+        let (dy, g, u) = (&dy[at..][..width], &g[at..][..width], &u[at..][..width]);
+        dgate.fill_both(
+            dup,
+            dy.iter().zip(g).zip(u).map(|((dy, g), u)| {
+                let (dy, g) = (dy.widen(), g.widen());
+                let s = 1.0 / (1.0 + cpu::exp(-g));
+                let dsilu = T::round(dy * u.widen()).widen();
+                (T::round(dsilu * (s * (1.0 + g * (1.0 - s)))), T::round(dy * T::round(g * s).widen()))
+            }),
+        )
+    });
+    let tensor = |v| Tensor::from_vec(v, gate.shape(), &Device::Cpu);
+    Ok(Some((tensor(dgate)?, tensor(dup)?)))
 }
 
 #[cfg(test)]
@@ -74,15 +101,21 @@ mod tests {
         Ok(())
     }
 
+    /// Both round at the same places; the last bit of an exponential may tip one rounding, which a product makes 2^-7.
     #[test]
-    fn bf16_agrees_with_f32_to_its_precision() -> Result<()> {
-        let (gate, up) = (wave((4, 16), 0.0, &Device::Cpu)?, wave((4, 16), 1.0, &Device::Cpu)?);
-        let dy = wave((4, 16), 2.0, &Device::Cpu)?;
-        let half = |t: &Tensor| t.to_dtype(DType::BF16);
-        let (dgate, dup) = backward(&half(&dy)?, &half(&gate)?, &half(&up)?)?;
-        let (want_gate, want_up) = backward(&dy, &gate, &up)?;
-        assert_close(&dgate.to_dtype(DType::F32)?, &want_gate, 2e-2);
-        assert_close(&dup.to_dtype(DType::F32)?, &want_up, 2e-2);
+    fn bf16_equals_the_composition() -> Result<()> {
+        let half = |phase: f64, scale: f64| -> Result<Tensor> {
+            Ok((wave((40, 67), phase, &Device::Cpu)? * scale)?.to_dtype(DType::BF16)?)
+        };
+        let (gate, up, dy) = (half(0.0, 6.0)?, half(1.0, 1.0)?, half(2.0, 1.0)?);
+        let y = (silu(&gate)? * &up)?;
+        let (dgate, dup) = backward(&dy, &gate, &up)?;
+        let (want_gate, want_up) = backward_composed(&dy, &gate, &up)?;
+        for (got, want) in [(forward(&gate, &up)?, y), (dgate, want_gate), (dup, want_up)] {
+            assert_close(&got, &want, 1.0 / 128.0);
+            let differ = got.ne(&want)?.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?;
+            assert!(differ < 1e-3, "{differ} of the values differ");
+        }
         Ok(())
     }
 }

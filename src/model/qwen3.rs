@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result},
-    kernels::{FrozenWeight, Segments, add, attention, cross_entropy, rms_norm, rope, swiglu},
+    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, on_worker, rms_norm, rope, swiglu},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -121,16 +121,17 @@ pub(super) struct Saved {
     gate: Tensor,            // [Tq, F]
     up: Tensor,              // [Tq, F]
     xa: [Option<Tensor>; 7], // s·x·Aᵀ of every projection, in Projection::ALL order
-    derived: Option<Derived>,
+    derived: Derived,
 }
 
-/// What follows from the rest of [`Saved`].
+/// What follows from the rest of [`Saved`], where it is kept.
+#[derive(Default)]
 struct Derived {
-    h: Tensor,         // normalised rows [T, D]
-    q_rotated: Tensor, // [Tq, H, E]
-    k_rotated: Tensor, // [T, K, E]
-    h_mid: Tensor,     // [Tq, D]
-    product: Tensor,   // SwiGLU's [Tq, F]
+    h: Option<Tensor>,         // normalised rows [T, D]
+    q_rotated: Option<Tensor>, // [Tq, H, E]
+    k_rotated: Option<Tensor>, // [T, K, E]
+    h_mid: Option<Tensor>,     // [Tq, D]
+    product: Option<Tensor>,   // SwiGLU's [Tq, F]
 }
 
 /// What is left of a block until its backward pass.
@@ -203,11 +204,15 @@ impl Qwen3 {
 
     /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
+        on_worker(|| self.nll_of(batch, params))
+    }
+
+    fn nll_of(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
         let (y, _) = rms_norm::forward(&self.infer_hidden(batch, params)?, &self.norm, self.config.rms_norm_eps)?;
         let losses: Result<Vec<Tensor>> = self
             .head_chunks(batch)
             .map(|(start, len)| {
-                let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?.to_dtype(DType::F32)?;
+                let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?;
                 cross_entropy::nll(&logits, &batch.targets[start..start + len])
             })
             .collect();
@@ -216,6 +221,17 @@ impl Qwen3 {
 
     /// Forward and backward: adds `∂(scale·Σ nll)/∂θ` into `grads` and returns the nll of every label, `[L]` f32.
     pub fn train(
+        &self,
+        batch: &Batch,
+        params: &Params,
+        grads: &mut Grads,
+        scale: f64,
+        (dropout, keep): (Option<DropoutPlan>, Keep),
+    ) -> Result<Tensor> {
+        on_worker(|| self.forward_backward(batch, params, grads, scale, (dropout, keep)))
+    }
+
+    fn forward_backward(
         &self,
         batch: &Batch,
         params: &Params,
@@ -274,10 +290,10 @@ impl Qwen3 {
         let (y, inv_rms) = rms_norm::forward(hidden, &self.norm, self.config.rms_norm_eps)?;
         let (mut losses, mut dys) = (vec![], vec![]);
         for (start, len) in self.head_chunks(batch) {
-            let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?.to_dtype(DType::F32)?;
+            let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?;
             let (nll, dlogits) = cross_entropy::nll_and_grad(logits, &batch.targets[start..start + len], scale)?;
             losses.push(nll);
-            dys.push(self.lm_head.backward(&dlogits.to_dtype(self.dtype)?)?);
+            dys.push(self.lm_head.backward(&dlogits)?);
         }
         let dy = Tensor::cat(&dys, 0)?;
         let dx = rms_norm::backward(&dy, hidden, &self.norm, &inv_rms)?;
@@ -401,7 +417,7 @@ impl Block {
         let o = attention::forward(&q_rotated, &k_rotated, &v, &rows.segments)?;
         let o = o.reshape(((), self.heads * self.head_dim))?;
         let (attended, xa_o) = self.o_proj.forward(&o, params, some)?;
-        let x_mid = add(&rows.pick(&x)?, &attended)?;
+        let x_mid = add_to(attended, &rows.pick(&x)?)?;
 
         // 2. MLP: [Tq, D] → [Tq, F] → [Tq, D]
         let (h_mid, inv_rms_mid) = rms_norm::forward(&x_mid, &self.post_attention_layernorm, self.eps)?;
@@ -409,10 +425,19 @@ impl Block {
         let (up, xa_up) = self.up_proj.forward(&h_mid, params, some)?;
         let product = swiglu::forward(&gate, &up)?;
         let (down, xa_down) = self.down_proj.forward(&product, params, some)?;
-        let y = add(&x_mid, &down)?;
+        let y = add_to(down, &x_mid)?;
 
         let xa = [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down];
-        let derived = (keep == Keep::Everything).then_some(Derived { h, q_rotated, k_rotated, h_mid, product });
+        let derived = match keep {
+            Keep::Everything => Derived {
+                h: Some(h),
+                q_rotated: Some(q_rotated),
+                k_rotated: Some(k_rotated),
+                h_mid: Some(h_mid),
+                product: Some(product),
+            },
+            Keep::Lean | Keep::Input => Derived::default(),
+        };
         Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, xa, derived }))
     }
 
@@ -421,7 +446,7 @@ impl Block {
     fn backward(
         &self,
         dy: Tensor,
-        mut saved: Saved,
+        saved: Saved,
         rows: &Rows,
         params: &Params,
         grads: &mut Grads,
@@ -430,18 +455,22 @@ impl Block {
     ) -> Result<Option<Tensor>> {
         let (all, some) = (keyed(dropout, &rows.keys), keyed(dropout, &rows.keys_q));
         let mut pass = Backward { params, grads, dropout: some.as_ref() };
-        let [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down] = &saved.xa;
+        let Saved { x, inv_rms, q, k, v, o, x_mid, inv_rms_mid, gate, up, xa, derived } = saved;
+        let [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down] = &xa;
 
         // 2. MLP
-        let derived = saved.derived.take().map_or_else(|| self.derive(&saved, rows), Ok)?;
-        let Derived { h, q_rotated, k_rotated, h_mid, product } = derived;
+        let product = or(derived.product, || swiglu::forward(&gate, &up))?;
         let d_product = needed(self.down_proj.backward(&dy, &product, xa_down.as_ref(), &mut pass, true)?);
-        let (d_gate, d_up) = swiglu::backward(&d_product, &saved.gate, &saved.up)?;
-        drop((product, d_product));
-        let dh = needed(self.gate_proj.backward(&d_gate, &h_mid, xa_gate.as_ref(), &mut pass, true)?);
-        let dh = add(&dh, &needed(self.up_proj.backward(&d_up, &h_mid, xa_up.as_ref(), &mut pass, true)?))?;
-        let normed = rms_norm::backward(&dh, &saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?;
-        let d_mid = add(&dy, &normed)?;
+        drop(product);
+        let (d_gate, d_up) = swiglu::backward(&d_product, &gate, &up)?;
+        drop((d_product, gate, up));
+        let h = or(derived.h_mid, || rms_norm::rebuild(&x_mid, &self.post_attention_layernorm, &inv_rms_mid))?;
+        let dh = needed(self.gate_proj.backward(&d_gate, &h, xa_gate.as_ref(), &mut pass, true)?);
+        let dh = add_to(dh, &needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
+        drop((d_gate, d_up, h));
+        let normed = rms_norm::backward(&dh, &x_mid, &self.post_attention_layernorm, &inv_rms_mid)?;
+        let d_mid = add_to(normed, &dy)?;
+        drop((dy, dh, x_mid));
         let attention_is_trained =
             [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|p| p.is_trained());
         if !need_dx && !attention_is_trained {
@@ -449,13 +478,23 @@ impl Block {
         }
 
         // 1. Attention
-        let d_o = needed(self.o_proj.backward(&d_mid, &saved.o, xa_o.as_ref(), &mut pass, true)?);
+        let d_o = needed(self.o_proj.backward(&d_mid, &o, xa_o.as_ref(), &mut pass, true)?);
+        drop(o);
         let d_o = d_o.reshape(((), self.heads, self.head_dim))?;
-        let (dq, dk, dv) = attention::backward(&d_o, &q_rotated, &k_rotated, &saved.v, &rows.segments)?;
-        let dq = self.heads_backward(&dq, &saved.q, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
-        let dk = self.heads_backward(&dk, &saved.k, &self.k_norm, &rows.cos, &rows.sin)?;
+        let q_rotated = or(derived.q_rotated, || {
+            self.rebuild_heads(&q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)
+        })?;
+        let k_rotated = or(derived.k_rotated, || {
+            self.rebuild_heads(&k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)
+        })?;
+        let (dq, dk, dv) = attention::backward(&d_o, &q_rotated, &k_rotated, &v, &rows.segments)?;
+        drop((d_o, q_rotated, k_rotated, v));
+        let dq = self.heads_backward(&dq, &q, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
+        let dk = self.heads_backward(&dk, &k, &self.k_norm, &rows.cos, &rows.sin)?;
         let dv = dv.reshape(((), self.kv_heads * self.head_dim))?;
+        drop((q, k));
 
+        let h = or(derived.h, || rms_norm::rebuild(&x, &self.input_layernorm, &inv_rms))?;
         let through_q = self.q_proj.backward(&dq, &rows.pick(&h)?, xa_q.as_ref(), &mut pass, need_dx)?;
         pass.dropout = all.as_ref();
         let through_k = self.k_proj.backward(&dk, &h, xa_k.as_ref(), &mut pass, need_dx)?;
@@ -463,9 +502,10 @@ impl Block {
         let (Some(through_q), Some(through_k), Some(through_v)) = (through_q, through_k, through_v) else {
             return Ok(None);
         };
-        let dh = add(&add(&rows.spread(through_q)?, &through_k)?, &through_v)?;
-        let normed = rms_norm::backward(&dh, &saved.x, &self.input_layernorm, &saved.inv_rms)?;
-        Ok(Some(add(&rows.spread(d_mid)?, &normed)?))
+        drop((dq, dk, dv, h));
+        let dh = add_to(add_to(rows.spread(through_q)?, &through_k)?, &through_v)?;
+        let normed = rms_norm::backward(&dh, &x, &self.input_layernorm, &inv_rms)?;
+        Ok(Some(add_to(normed, &rows.spread(d_mid)?)?))
     }
 
     /// `[T, N·E]` → the heads before their norm `[T·N, E]`, 1/rms `[T·N, 1]`, and normed and rotated `[T, N, E]`.
@@ -483,17 +523,7 @@ impl Block {
         Ok((x, inv_rms, rotated))
     }
 
-    /// Bit for bit as [`Self::forward`] made it.
-    fn derive(&self, saved: &Saved, rows: &Rows) -> Result<Derived> {
-        Ok(Derived {
-            h: rms_norm::rebuild(&saved.x, &self.input_layernorm, &saved.inv_rms)?,
-            q_rotated: self.rebuild_heads(&saved.q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)?,
-            k_rotated: self.rebuild_heads(&saved.k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)?,
-            h_mid: rms_norm::rebuild(&saved.x_mid, &self.post_attention_layernorm, &saved.inv_rms_mid)?,
-            product: swiglu::forward(&saved.gate, &saved.up)?,
-        })
-    }
-
+    /// Bit for bit as [`Self::norm_and_rotate`] made them.
     fn rebuild_heads(
         &self,
         (x, inv_rms): &(Tensor, Tensor),
@@ -541,9 +571,15 @@ impl Saved {
             tensors.extend([&self.inv_rms_mid, &self.gate, &self.up]);
             tensors.extend(self.xa.iter().flatten());
         }
-        tensors.extend(self.derived.iter().flat_map(|d| [&d.h, &d.q_rotated, &d.k_rotated, &d.h_mid, &d.product]));
+        let d = &self.derived;
+        tensors.extend([&d.h, &d.q_rotated, &d.k_rotated, &d.h_mid, &d.product].into_iter().flatten());
         tensors.iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
     }
+}
+
+/// What was kept, or made again.
+fn or(kept: Option<Tensor>, again: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    kept.map_or_else(again, Ok)
 }
 
 fn keyed(plan: Option<DropoutPlan>, rows: &[(u64, u32)]) -> Option<Dropout<'_>> {

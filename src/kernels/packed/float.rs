@@ -1,0 +1,230 @@
+//! f32 multiply-adds on bf16 weights that are widened exactly, a bf16 being the upper half of an f32: AVX2 or NEON
+//! through pulp, or plain code.
+//!
+//! A sum is one chain of multiply-adds over the depth in both kernels here, so that both give the same bits.
+
+use super::{
+    blocked::{Kernel, Left},
+    layout::{SIDE, Words, transposed},
+};
+use crate::kernels::{cpu, matrix::Matrix};
+use pulp::{Arch, Scalar, Simd, WithSimd};
+
+/// Which vectors.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Vectors {
+    /// The widest pulp knows on this CPU.
+    Widest,
+    /// None.
+    Plain,
+}
+
+impl Vectors {
+    #[inline(always)]
+    fn dispatch<W: WithSimd>(self, work: W) -> W::Output {
+        match self {
+            Vectors::Widest => Arch::new().dispatch(work),
+            Vectors::Plain => work.with_simd(Scalar),
+        }
+    }
+}
+
+/// For many rows: a block of weights is widened once and used for all of them.
+pub(super) struct Float(pub(super) Vectors);
+
+/// For few rows, in f32: weights are widened in registers, every one read once.
+pub(super) struct FloatFew(pub(super) Vectors);
+
+/// Rows and columns of a tile of [`Float`]: with 8 lanes 12 of the 16 registers hold sums.
+const ROWS: usize = 6;
+const HALF: usize = SIDE / 2;
+
+/// Rows of a tile of [`FloatFew`].
+pub(super) const FEW: usize = 3;
+
+impl Kernel for Float {
+    type Word = f32;
+    const VALUES: usize = 1;
+    const ROWS: usize = ROWS;
+    const STEP: usize = 2;
+    const DEPTH: usize = 128;
+
+    #[inline(always)]
+    fn put(tile: &mut [f32], row: usize, i: usize, pair: u32) {
+        tile[2 * i * ROWS + row] = f32::from_bits(pair << 16);
+        tile[(2 * i + 1) * ROWS + row] = f32::from_bits(pair & UPPER);
+    }
+
+    fn run(&self, task: impl FnOnce()) {
+        task();
+    }
+
+    /// Two halves of 16 columns, each `[depth][16]`.
+    fn right<'a>(&self, pairs: &'a [u32], scratch: &'a mut Words) -> &'a [f32] {
+        let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch.at_least(2 * pairs.len()));
+        let (left, right) = scratch.split_at_mut(pairs.len());
+        cpu::vectorized(|| {
+            for (half, out) in [left, right].into_iter().enumerate() {
+                for (pairs, out) in pairs.chunks_exact(SIDE).zip(out.chunks_exact_mut(2 * HALF)) {
+                    let (first, second) = out.split_at_mut(HALF);
+                    for (j, pair) in pairs[half * HALF..][..HALF].iter().enumerate() {
+                        (first[j], second[j]) = (f32::from_bits(pair << 16), f32::from_bits(pair & UPPER));
+                    }
+                }
+            }
+        });
+        scratch
+    }
+
+    fn tile(&self, a: &[f32], b: &[f32], _: usize, columns: usize, first: bool, c: &mut [f32]) {
+        for (half, b) in b.chunks_exact(b.len() / 2).enumerate().take(columns.div_ceil(HALF)) {
+            self.0.dispatch(Tile { a, b, first, c: &mut c[half * HALF..] });
+        }
+    }
+
+    fn transposed(&self, block: &[u32], out: &mut [u32]) {
+        cpu::vectorized(|| transposed(block, out));
+    }
+}
+
+/// Six rows times sixteen columns.
+struct Tile<'a> {
+    a: &'a [f32],     // [depth][6]
+    b: &'a [f32],     // [depth][16]
+    c: &'a mut [f32], // [6][32]
+    first: bool,
+}
+
+impl WithSimd for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // What the lanes make of 16 columns is known when this is compiled.
+        match HALF / S::F32_LANES {
+            1 => self.run::<S, 1>(simd),
+            2 => self.run::<S, 2>(simd),
+            4 => self.run::<S, 4>(simd),
+            _ => self.run::<S, 16>(simd),
+        }
+    }
+}
+
+impl Tile<'_> {
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(self, simd: S) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+        if !self.first {
+            for (sums, c) in sums.iter_mut().zip(self.c.chunks(SIDE)) {
+                sums.copy_from_slice(&S::as_simd_f32s(&c[..HALF]).0[..V]);
+            }
+        }
+        let (rows, columns) = (self.a.as_chunks::<ROWS>().0, S::as_simd_f32s(self.b).0.as_chunks::<V>().0);
+        for (x, weights) in rows.iter().zip(columns) {
+            for m in 0..ROWS {
+                let x = simd.splat_f32s(x[m]);
+                for v in 0..V {
+                    sums[m][v] = simd.mul_add_e_f32s(weights[v], x, sums[m][v]);
+                }
+            }
+        }
+        for (sums, c) in sums.iter().zip(self.c.chunks_mut(SIDE)) {
+            S::as_mut_simd_f32s(&mut c[..HALF]).0[..V].copy_from_slice(sums);
+        }
+    }
+}
+
+impl Kernel for FloatFew {
+    type Word = f32;
+    const VALUES: usize = 1;
+    const ROWS: usize = FEW;
+    const STEP: usize = 2;
+    const DEPTH: usize = 1 << 20;
+
+    #[inline(always)]
+    fn put(tile: &mut [f32], row: usize, i: usize, pair: u32) {
+        tile[2 * i * FEW + row] = f32::from_bits(pair << 16);
+        tile[(2 * i + 1) * FEW + row] = f32::from_bits(pair & UPPER);
+    }
+
+    fn run(&self, task: impl FnOnce()) {
+        task();
+    }
+
+    fn right<'a>(&self, pairs: &'a [u32], _: &'a mut Words) -> &'a [f32] {
+        bytemuck::cast_slice(pairs)
+    }
+
+    fn tile(&self, a: &[f32], b: &[f32], rows: usize, _: usize, first: bool, c: &mut [f32]) {
+        let b = bytemuck::cast_slice(b);
+        match rows {
+            1 => self.0.dispatch(FewTile::<1> { a, b, first, c }),
+            2 => self.0.dispatch(FewTile::<2> { a, b, first, c }),
+            _ => self.0.dispatch(FewTile::<3> { a, b, first, c }),
+        }
+    }
+
+    fn transposed(&self, block: &[u32], out: &mut [u32]) {
+        cpu::vectorized(|| transposed(block, out));
+    }
+}
+
+/// `M` rows times 32 columns.
+struct FewTile<'a, const M: usize> {
+    a: &'a [f32],     // [depth][3]
+    b: &'a [u32],     // [depth/2][32]
+    c: &'a mut [f32], // [3][32]
+    first: bool,
+}
+
+const UPPER: u32 = 0xffff_0000;
+
+impl<const M: usize> WithSimd for FewTile<'_, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match SIDE / S::F32_LANES {
+            2 => self.run::<S, 2>(simd),
+            4 => self.run::<S, 4>(simd),
+            8 => self.run::<S, 8>(simd),
+            _ => self.run::<S, 32>(simd),
+        }
+    }
+}
+
+impl<const M: usize> FewTile<'_, M> {
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(self, simd: S) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; M];
+        if !self.first {
+            for (sums, c) in sums.iter_mut().zip(self.c.chunks(SIDE)) {
+                sums.copy_from_slice(&S::as_simd_f32s(c).0[..V]);
+            }
+        }
+        let (rows, columns) = (self.a.as_chunks::<{ 2 * FEW }>().0, S::as_simd_u32s(self.b).0.as_chunks::<V>().0);
+        for (x, words) in rows.iter().zip(columns) {
+            for v in 0..V {
+                let first = simd.wrapping_dyn_shl_u32s(words[v], simd.splat_u32s(16));
+                let second = simd.and_u32s(words[v], simd.splat_u32s(UPPER));
+                let (first, second) = (simd.transmute_f32s_u32s(first), simd.transmute_f32s_u32s(second));
+                for m in 0..M {
+                    let sum = simd.mul_add_e_f32s(first, simd.splat_f32s(x[m]), sums[m][v]);
+                    sums[m][v] = simd.mul_add_e_f32s(second, simd.splat_f32s(x[FEW + m]), sum);
+                }
+            }
+        }
+        for (sums, c) in sums.iter().zip(self.c.chunks_mut(SIDE)) {
+            S::as_mut_simd_f32s(c).0[..V].copy_from_slice(sums);
+        }
+    }
+}
+
+/// `A` of f32 values in tiles of `K`.
+pub(super) fn left<K: Kernel<Word = f32>>(a: &Matrix<f32>) -> Left<K> {
+    Left::new(a.rows, a.columns, |tile, place, row| {
+        for (i, x) in a.row(row).expect("rows without gaps").iter().enumerate() {
+            tile[i * K::ROWS + place] = *x;
+        }
+    })
+}

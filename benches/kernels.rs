@@ -9,14 +9,17 @@
 
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
-    kernels::{PackedBf16, Path, peak},
+    kernels::{PackedBf16, ProductPath, peak},
     rng::Key,
 };
 use rayon::prelude::*;
 use std::{hint::black_box, time::Instant};
 
-/// (out, in) of what a block multiplies with, names as in the checkpoint; how often each in a block.
-const MODELS: [(&str, [(&str, usize, usize); 6]); 2] = [
+/// Name, out, in.
+type Weight = (&'static str, usize, usize);
+
+/// What the models multiply with.
+const MODELS: [(&str, [Weight; 6]); 2] = [
     (
         "0.6b",
         [
@@ -53,10 +56,13 @@ fn main() {
     let (path, model, rows) = (get("--path"), get("--model"), get("--rows"));
     let (only, bandwidth) = (get("--only"), bandwidth());
     println!("{} threads; memory reads {:.1} GB/s", rayon::current_num_threads(), bandwidth / 1e9);
-    for available in Path::available().into_iter().filter(|p| path.as_ref().is_none_or(|name| p.name() == name)) {
+    for available in ProductPath::available().into_iter().filter(|p| path.as_ref().is_none_or(|name| p.name() == name))
+    {
         let peak = peak(available);
         println!("\n{}: peak {:.1} GFLOP/s", available.name(), peak / 1e9);
-        println!("| model | weight [out, in] | rows | forward | % of peak | % of limit | backward | % of peak | % of limit |");
+        println!(
+            "| model | weight [out, in] | rows | forward | % of peak | % of limit | backward | % of peak | % of limit |"
+        );
         println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
         for (name, shapes) in MODELS.iter().filter(|(name, _)| model.as_ref().is_none_or(|m| m == name)) {
             for (weight, out, width) in shapes.iter().filter(|(w, ..)| only.as_ref().is_none_or(|o| o == w)) {
@@ -64,13 +70,14 @@ fn main() {
                 let weights: Vec<PackedBf16> = (0..copies).map(|i| random(*out, *width, i)).collect();
                 for rows in ROWS.into_iter().filter(|r| rows.as_ref().is_none_or(|n| n.parse() == Ok(*r))) {
                     let flop = 2.0 * (rows * out * width) as f64;
-                    if flop > 4e12 || available == Path::Plain && flop > 1e10 {
+                    if flop > 4e12 || available == ProductPath::Plain && flop > 1e10 {
                         continue;
                     }
                     let limit = peak.min(bandwidth * rows as f64);
                     let (x, dy) = (activations(rows, *width), activations(rows, *out));
                     let forward = flop / seconds(copies, |i| weights[i].forward_on(available, &x).expect("a product"));
-                    let backward = flop / seconds(copies, |i| weights[i].backward_on(available, &dy).expect("a product"));
+                    let backward =
+                        flop / seconds(copies, |i| weights[i].backward_on(available, &dy).expect("a product"));
                     let shares = |rate: f64| {
                         format!("{:.1} | {:.0} | {:.0}", rate / 1e9, 100.0 * rate / peak, 100.0 * rate / limit)
                     };
@@ -89,7 +96,9 @@ fn main() {
 /// The few rows of generation in f32 with bf16 weights: bytes of weights a second.
 #[expect(clippy::print_stdout, reason = "the result")]
 fn generation(model: Option<&str>, bandwidth: f64) {
-    println!("\ngeneration, f32 rows and bf16 weights\n| model | weight [out, in] | rows | GFLOP/s | weights GB/s | % of memory |");
+    println!(
+        "\ngeneration, f32 rows and bf16 weights\n| model | weight [out, in] | rows | GFLOP/s | weights GB/s | % of memory |"
+    );
     println!("| --- | --- | --- | --- | --- | --- |");
     for (name, shapes) in MODELS.iter().filter(|(name, _)| model.is_none_or(|m| m == *name)) {
         for (weight, out, width) in &shapes[3..5] {
@@ -131,7 +140,8 @@ fn bandwidth() -> f64 {
     let memory = vec![1u64; 64 << 20];
     let read = || {
         let began = Instant::now();
-        let sum: u64 = memory.par_chunks(1 << 16).map(|part| part.iter().fold(0, |sum: u64, x| sum.wrapping_add(*x))).sum();
+        let sum: u64 =
+            memory.par_chunks(1 << 16).map(|part| part.iter().fold(0, |sum: u64, x| sum.wrapping_add(*x))).sum();
         black_box(sum);
         8.0 * memory.len() as f64 / began.elapsed().as_secs_f64()
     };
@@ -143,7 +153,8 @@ fn random(out: usize, width: usize, i: usize) -> PackedBf16 {
     // One row of numbers for all: what is multiplied does not change how long it takes.
     let row: Vec<f32> = (0..width as u64).map(|i| key.uniform(i) - 0.5).collect();
     let row = Tensor::from_vec(row, (1, width), &Device::Cpu).and_then(|row| row.to_dtype(DType::BF16)).expect("a row");
-    PackedBf16::pack((out, width), 4096, |rows| Ok(row.broadcast_as((rows.len(), width))?.contiguous()?)).expect("packed")
+    PackedBf16::pack((out, width), 4096, |rows| Ok(row.broadcast_as((rows.len(), width))?.contiguous()?))
+        .expect("packed")
 }
 
 fn activations(rows: usize, width: usize) -> Tensor {

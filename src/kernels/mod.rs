@@ -33,6 +33,6 @@ pub use cpu::instruction_set;
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;
 pub use ordered_product::ordered_product;
-pub use packed::{PackedBf16, Path, peak};
+pub use packed::{PackedBf16, ProductPath, peak};
 pub use product::{add, add_product, product, product_f32};
 pub use row_product::{add_low_rank, row_product};

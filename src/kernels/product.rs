@@ -104,7 +104,13 @@ impl InplaceOp3 for AddProduct {
 }
 
 /// Writes (or with `add` adds) `a·b` into the `m·n` elements at `out`, row-major.
-fn multiply(out: *mut f32, (m, n): (usize, usize), add: bool, a: Matrix<f32>, b: Matrix<f32>) -> candle_core::Result<()> {
+fn multiply(
+    out: *mut f32,
+    (m, n): (usize, usize),
+    add: bool,
+    a: Matrix<f32>,
+    b: Matrix<f32>,
+) -> candle_core::Result<()> {
     let k = a.columns;
     if (m, n) != (a.rows, b.columns) || k != b.rows || k == 0 {
         bail!("product: [{m}, {n}] = [{}, {k}]·[{}, {}]", a.rows, b.rows, b.columns);

@@ -335,7 +335,8 @@ impl Block {
         let (d, e) = (config.hidden_size, config.head_dim);
         let norm = |name: &str, width: usize| vector(&format!("model.layers.{layer}.{name}.weight"), width);
         let mut linear = |projection: Projection| -> Result<LoraLinear> {
-            let w = matrix(&format!("model.layers.{layer}.{}.weight", projection.path()), config.projection(projection))?;
+            let w =
+                matrix(&format!("model.layers.{layer}.{}.weight", projection.path()), config.projection(projection))?;
             LoraLinear::new(w, layer, projection, lora, layout)
         };
         Ok(Self {

@@ -378,9 +378,8 @@ pub(super) mod model {
             for (r, row, column) in elements(TWO) {
                 for pair in 0..16 {
                     // SAFETY: the caller promises one or two registers of `A` and 16 rows of 32 words of `B`.
-                    let (x, w) = unsafe {
-                        (*a.add(r / 2 * 256 + row * 16 + pair), *b.add(pair * SIDE + r % 2 * 16 + column))
-                    };
+                    let (x, w) =
+                        unsafe { (*a.add(r / 2 * 256 + row * 16 + pair), *b.add(pair * SIDE + r % 2 * 16 + column)) };
                     let c = &mut self.0[r][row * 16 + column];
                     *c = widened(w as u16).mul_add(widened(x as u16), *c);
                     *c = widened((w >> 16) as u16).mul_add(widened((x >> 16) as u16), *c);

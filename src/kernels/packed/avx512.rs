@@ -1,7 +1,7 @@
 //! AVX512-BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later): sixteen sums of two products an instruction.
 
 use super::{
-    blocked::Kernel,
+    blocked::{Kernel, fetch_line},
     layout::{SIDE, Words},
 };
 use std::{arch::x86_64::*, hint::black_box};
@@ -68,13 +68,8 @@ impl Kernel for Avx512Bf16 {
 /// # Safety
 /// `a` has `steps·14` words, `b` `steps·32`, `c` 14·32 elements.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile<const M: usize, const V: usize>(
-    a: *const u32,
-    b: *const u32,
-    steps: usize,
-    first: bool,
-    c: *mut f32,
-) {
+#[expect(clippy::needless_range_loop, reason = "the same numbers index sums and addresses")]
+unsafe fn tile<const M: usize, const V: usize>(a: *const u32, b: *const u32, steps: usize, first: bool, c: *mut f32) {
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     // SAFETY: the caller's promise about all three.
     unsafe {
@@ -86,6 +81,8 @@ unsafe fn tile<const M: usize, const V: usize>(
             }
         }
         for step in 0..steps {
+            fetch_line(b.wrapping_add(step * SIDE + 1024));
+            fetch_line(b.wrapping_add(step * SIDE + 1024 + 16));
             let mut weights = [_mm512_setzero_si512(); V];
             for v in 0..V {
                 weights[v] = _mm512_loadu_si512(b.add(step * SIDE + 16 * v).cast());

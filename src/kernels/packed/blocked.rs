@@ -22,7 +22,6 @@ pub(super) trait Kernel: Sync {
     /// Values of the depth in a block (a multiple of 32): the block of `B` stays in the nearest cache.
     const DEPTH: usize;
 
-
     /// Writes pair `i` of row `row` of a tile. A step takes `ROWS·STEP/VALUES` words, one step after the other.
     fn put(tile: &mut [Self::Word], row: usize, i: usize, pair: u32);
 
@@ -150,11 +149,11 @@ impl Right<'_> {
         match self {
             Right::Forward(w) => {
                 let block = &w.panel(panel)[depth.start / 2 * SIDE..];
-                lines.for_each(|line| fetch_line(&block[line * 16]));
+                lines.for_each(|line| fetch_line(&raw const block[line * 16]));
             }
             Right::Backward(w) => {
                 for line in lines {
-                    fetch_line(&w.block((depth.start + line) / SIDE, panel)[line % SIDE * 16]);
+                    fetch_line(&raw const w.block((depth.start + line) / SIDE, panel)[line % SIDE * 16]);
                 }
             }
             Right::Plain(_) => {}
@@ -182,17 +181,17 @@ fn interleave(b: &Matrix<u16>, start: usize, columns: Range<usize>, out: &mut [u
     }
 }
 
-/// Asks the memory for the cache line of `value`.
+/// Asks the memory for the cache line at `address`, which may lie outside what is allocated.
 #[inline(always)]
-fn fetch_line<T>(value: &T) {
+pub(super) fn fetch_line(address: *const u32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing; any address is allowed, and this one belongs to a live value.
+    // SAFETY: a prefetch reads nothing and faults nowhere; any address is allowed.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast());
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
+    let _ = address;
 }
 
 /// Where `C` goes, row-major.
@@ -234,7 +233,9 @@ impl Place {
                 }
                 Place::AddBf16(out) => {
                     let out = std::slice::from_raw_parts_mut(out.add(at), values.len());
-                    out.iter_mut().zip(values).for_each(|(out, x)| *out = rounded(widened(*out) + widened(rounded(*x))));
+                    out.iter_mut()
+                        .zip(values)
+                        .for_each(|(out, x)| *out = rounded(widened(*out) + widened(rounded(*x))));
                 }
                 Place::F32(out) => std::ptr::copy_nonoverlapping(values.as_ptr(), out.add(at), values.len()),
             }
@@ -335,7 +336,9 @@ impl<K: Kernel> Task<'_, K> {
             let c = &mut c[(panel - self.panels.start) * panel_len..][..panel_len];
             let b = self.kernel.right(self.b.block(self.kernel, panel, range(d), pairs), right);
             for (t, (tile, c)) in self.tiles.clone().zip(c.chunks_exact_mut(K::ROWS * SIDE)).enumerate() {
-                if let Some(&(d, panel)) = steps.get(i + 1) {
+                if let Some(&(d, panel)) =
+                    steps.get(i + 1).filter(|_| self.tiles.len() > 2 || matches!(self.b, Right::Backward(_)))
+                {
                     self.b.fetch(panel, &range(d), t, self.tiles.len());
                 }
                 let words = K::ROWS * range(d).len() / K::VALUES;

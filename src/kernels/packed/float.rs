@@ -4,7 +4,7 @@
 //! A sum is one chain of multiply-adds over the depth in both kernels here, so that both give the same bits.
 
 use super::{
-    blocked::{Kernel, Left},
+    blocked::{Kernel, Left, fetch_line},
     layout::{SIDE, Words, transposed},
 };
 use crate::kernels::{cpu, matrix::Matrix};
@@ -139,7 +139,7 @@ impl Kernel for FloatFew {
     const VALUES: usize = 1;
     const ROWS: usize = FEW;
     const STEP: usize = 2;
-    const DEPTH: usize = 1 << 20;
+    const DEPTH: usize = 256;
 
     #[inline(always)]
     fn put(tile: &mut [f32], row: usize, i: usize, pair: u32) {
@@ -177,6 +177,9 @@ struct FewTile<'a, const M: usize> {
     first: bool,
 }
 
+/// Words between what is used and what is asked for: a page and its latency.
+const AHEAD: usize = 1024;
+
 const UPPER: u32 = 0xffff_0000;
 
 impl<const M: usize> WithSimd for FewTile<'_, M> {
@@ -204,6 +207,9 @@ impl<const M: usize> FewTile<'_, M> {
         }
         let (rows, columns) = (self.a.as_chunks::<{ 2 * FEW }>().0, S::as_simd_u32s(self.b).0.as_chunks::<V>().0);
         for (x, words) in rows.iter().zip(columns) {
+            let ahead = std::ptr::from_ref(words).cast::<u32>().wrapping_add(AHEAD);
+            fetch_line(ahead);
+            fetch_line(ahead.wrapping_add(16));
             for v in 0..V {
                 let first = simd.wrapping_dyn_shl_u32s(words[v], simd.splat_u32s(16));
                 let second = simd.and_u32s(words[v], simd.splat_u32s(UPPER));

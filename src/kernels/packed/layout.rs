@@ -191,4 +191,3 @@ pub(super) fn transposed(block: &[u32], out: &mut [u32]) {
         }
     }
 }
-

@@ -1,6 +1,6 @@
 //! What a path could do at most: its multiply instruction on registers alone, and nothing else.
 
-use super::Path;
+use super::ProductPath;
 use pulp::{Arch, Scalar, Simd, WithSimd};
 use std::{hint::black_box, time::Instant};
 
@@ -8,23 +8,23 @@ use std::{hint::black_box, time::Instant};
 const SUMS: usize = 12;
 
 /// FLOP per second of `path` on all threads of the pool together, measured for a tenth of a second.
-pub fn peak(path: Path) -> f64 {
+pub fn peak(path: ProductPath) -> f64 {
     rayon::broadcast(|_| of_one_thread(path)).into_iter().sum()
 }
 
-fn of_one_thread(path: Path) -> f64 {
+fn of_one_thread(path: ProductPath) -> f64 {
     let (mut best, began) = (0f64, Instant::now());
     while began.elapsed().as_millis() < 100 {
         let began = Instant::now();
         let flop = match path {
             #[cfg(target_arch = "x86_64")]
-            Path::Amx => super::amx::busy(100_000),
+            ProductPath::Amx => super::amx::busy(100_000),
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512Bf16 => super::avx512::busy(100_000),
+            ProductPath::Avx512Bf16 => super::avx512::busy(100_000),
             #[cfg(not(target_arch = "x86_64"))]
-            Path::Amx | Path::Avx512Bf16 => 0,
-            Path::F32 => Arch::new().dispatch(Busy),
-            Path::Plain => Busy.with_simd(Scalar),
+            ProductPath::Amx | ProductPath::Avx512Bf16 => 0,
+            ProductPath::F32 => Arch::new().dispatch(Busy),
+            ProductPath::Plain => Busy.with_simd(Scalar),
         };
         best = best.max(flop as f64 / began.elapsed().as_secs_f64());
     }

@@ -47,6 +47,7 @@ impl<R: Registers + Sync> Kernel for Amx<R> {
     const ROWS: usize = ROWS;
     const STEP: usize = 32;
     const DEPTH: usize = 512;
+    const FETCHES: bool = false;
 
     #[inline(always)]
     fn put(tile: &mut [u32], row: usize, i: usize, pair: u32) {

@@ -1,7 +1,7 @@
 //! AVX512-BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later): sixteen sums of two products an instruction.
 
 use super::{
-    blocked::{Kernel, fetch_line},
+    blocked::{AHEAD, Kernel, fetch_line},
     layout::{SIDE, Words},
 };
 use std::{arch::x86_64::*, hint::black_box};
@@ -24,6 +24,7 @@ impl Kernel for Avx512Bf16 {
     const ROWS: usize = ROWS;
     const STEP: usize = 2;
     const DEPTH: usize = 1024;
+    const FETCHES: bool = true;
 
     #[inline(always)]
     fn put(tile: &mut [u32], row: usize, i: usize, pair: u32) {
@@ -81,8 +82,9 @@ unsafe fn tile<const M: usize, const V: usize>(a: *const u32, b: *const u32, ste
             }
         }
         for step in 0..steps {
-            fetch_line(b.wrapping_add(step * SIDE + 1024));
-            fetch_line(b.wrapping_add(step * SIDE + 1024 + 16));
+            let ahead = b.wrapping_add(step * SIDE + AHEAD);
+            fetch_line(ahead);
+            fetch_line(ahead.wrapping_add(16));
             let mut weights = [_mm512_setzero_si512(); V];
             for v in 0..V {
                 weights[v] = _mm512_loadu_si512(b.add(step * SIDE + 16 * v).cast());

@@ -21,6 +21,9 @@ pub(super) trait Kernel: Sync {
     const STEP: usize;
     /// Values of the depth in a block (a multiple of 32): the block of `B` stays in the nearest cache.
     const DEPTH: usize;
+    /// Whether a tile asks the memory for the weights [`AHEAD`] of it. That serves few tiles of rows best, since then
+    /// weights arrive as they are used; over many tiles the loops ask for the next block, a part at every tile.
+    const FETCHES: bool;
 
     /// Writes pair `i` of row `row` of a tile. A step takes `ROWS·STEP/VALUES` words, one step after the other.
     fn put(tile: &mut [Self::Word], row: usize, i: usize, pair: u32);
@@ -181,6 +184,9 @@ fn interleave(b: &Matrix<u16>, start: usize, columns: Range<usize>, out: &mut [u
     }
 }
 
+/// Words between those a tile uses and those it asks for: a page, which the CPU's own prefetching does not leave.
+pub(super) const AHEAD: usize = 1024;
+
 /// Asks the memory for the cache line at `address`, which may lie outside what is allocated.
 #[inline(always)]
 pub(super) fn fetch_line(address: *const u32) {
@@ -330,15 +336,14 @@ impl<K: Kernel> Task<'_, K> {
             (0..depth).step_by(block.max(1)).flat_map(|d| self.panels.clone().map(move |p| (d, p))).collect();
         let range = |d: usize| d..depth.min(d + block);
         let panel_len = self.tiles.len() * K::ROWS * SIDE;
+        let asks = !K::FETCHES || self.tiles.len() > 2 || matches!(self.b, Right::Backward(_));
         let Scratch { pairs, right, c } = scratch;
         let c: &mut [f32] = bytemuck::cast_slice_mut(c.at_least(self.panels.len() * panel_len));
         for (i, &(d, panel)) in steps.iter().enumerate() {
             let c = &mut c[(panel - self.panels.start) * panel_len..][..panel_len];
             let b = self.kernel.right(self.b.block(self.kernel, panel, range(d), pairs), right);
             for (t, (tile, c)) in self.tiles.clone().zip(c.chunks_exact_mut(K::ROWS * SIDE)).enumerate() {
-                if let Some(&(d, panel)) =
-                    steps.get(i + 1).filter(|_| self.tiles.len() > 2 || matches!(self.b, Right::Backward(_)))
-                {
+                if let Some(&(d, panel)) = steps.get(i + 1).filter(|_| asks) {
                     self.b.fetch(panel, &range(d), t, self.tiles.len());
                 }
                 let words = K::ROWS * range(d).len() / K::VALUES;

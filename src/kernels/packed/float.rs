@@ -4,7 +4,7 @@
 //! A sum is one chain of multiply-adds over the depth in both kernels here, so that both give the same bits.
 
 use super::{
-    blocked::{Kernel, Left, fetch_line},
+    blocked::{AHEAD, Kernel, Left, fetch_line},
     layout::{SIDE, Words, transposed},
 };
 use crate::kernels::{cpu, matrix::Matrix};
@@ -48,6 +48,7 @@ impl Kernel for Float {
     const ROWS: usize = ROWS;
     const STEP: usize = 2;
     const DEPTH: usize = 128;
+    const FETCHES: bool = false;
 
     #[inline(always)]
     fn put(tile: &mut [f32], row: usize, i: usize, pair: u32) {
@@ -62,23 +63,21 @@ impl Kernel for Float {
     /// Two halves of 16 columns, each `[depth][16]`.
     fn right<'a>(&self, pairs: &'a [u32], scratch: &'a mut Words) -> &'a [f32] {
         let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch.at_least(2 * pairs.len()));
-        let (left, right) = scratch.split_at_mut(pairs.len());
-        cpu::vectorized(|| {
-            for (half, out) in [left, right].into_iter().enumerate() {
-                for (pairs, out) in pairs.chunks_exact(SIDE).zip(out.chunks_exact_mut(2 * HALF)) {
-                    let (first, second) = out.split_at_mut(HALF);
-                    for (j, pair) in pairs[half * HALF..][..HALF].iter().enumerate() {
-                        (first[j], second[j]) = (f32::from_bits(pair << 16), f32::from_bits(pair & UPPER));
-                    }
-                }
-            }
-        });
+        self.0.dispatch(Widen { pairs, out: &mut *scratch });
         scratch
     }
 
-    fn tile(&self, a: &[f32], b: &[f32], _: usize, columns: usize, first: bool, c: &mut [f32]) {
+    fn tile(&self, a: &[f32], b: &[f32], rows: usize, columns: usize, first: bool, c: &mut [f32]) {
         for (half, b) in b.chunks_exact(b.len() / 2).enumerate().take(columns.div_ceil(HALF)) {
-            self.0.dispatch(Tile { a, b, first, c: &mut c[half * HALF..] });
+            let c = &mut c[half * HALF..];
+            match rows {
+                1 => self.0.dispatch(Tile::<1> { a, b, first, c }),
+                2 => self.0.dispatch(Tile::<2> { a, b, first, c }),
+                3 => self.0.dispatch(Tile::<3> { a, b, first, c }),
+                4 => self.0.dispatch(Tile::<4> { a, b, first, c }),
+                5 => self.0.dispatch(Tile::<5> { a, b, first, c }),
+                _ => self.0.dispatch(Tile::<ROWS> { a, b, first, c }),
+            }
         }
     }
 
@@ -87,15 +86,48 @@ impl Kernel for Float {
     }
 }
 
-/// Six rows times sixteen columns.
-struct Tile<'a> {
+/// Pairs `[depth/2][32]` → two halves of 16 columns, each `[depth][16]`.
+struct Widen<'a> {
+    pairs: &'a [u32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Widen<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (left, right) = self.out.split_at_mut(self.pairs.len());
+        for (half, out) in [left, right].into_iter().enumerate() {
+            for (pairs, out) in self.pairs.chunks_exact(SIDE).zip(out.chunks_exact_mut(SIDE)) {
+                let (first, second) = out.split_at_mut(HALF);
+                let (first, second) = (S::as_mut_simd_f32s(first).0, S::as_mut_simd_f32s(second).0);
+                let pairs = S::as_simd_u32s(&pairs[half * HALF..][..HALF]).0;
+                for ((pairs, first), second) in pairs.iter().zip(first).zip(second) {
+                    [*first, *second] = widened_pairs(simd, *pairs);
+                }
+            }
+        }
+    }
+}
+
+/// The first and the second values of pairs.
+#[inline(always)]
+fn widened_pairs<S: Simd>(simd: S, pairs: S::u32s) -> [S::f32s; 2] {
+    let first = simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16));
+    let second = simd.and_u32s(pairs, simd.splat_u32s(UPPER));
+    [simd.transmute_f32s_u32s(first), simd.transmute_f32s_u32s(second)]
+}
+
+/// `M` rows times sixteen columns.
+struct Tile<'a, const M: usize> {
     a: &'a [f32],     // [depth][6]
     b: &'a [f32],     // [depth][16]
     c: &'a mut [f32], // [6][32]
     first: bool,
 }
 
-impl WithSimd for Tile<'_> {
+impl<const M: usize> WithSimd for Tile<'_, M> {
     type Output = ();
 
     #[inline(always)]
@@ -110,10 +142,10 @@ impl WithSimd for Tile<'_> {
     }
 }
 
-impl Tile<'_> {
+impl<const M: usize> Tile<'_, M> {
     #[inline(always)]
     fn run<S: Simd, const V: usize>(self, simd: S) {
-        let mut sums = [[simd.splat_f32s(0.0); V]; ROWS];
+        let mut sums = [[simd.splat_f32s(0.0); V]; M];
         if !self.first {
             for (sums, c) in sums.iter_mut().zip(self.c.chunks(SIDE)) {
                 sums.copy_from_slice(&S::as_simd_f32s(&c[..HALF]).0[..V]);
@@ -121,7 +153,7 @@ impl Tile<'_> {
         }
         let (rows, columns) = (self.a.as_chunks::<ROWS>().0, S::as_simd_f32s(self.b).0.as_chunks::<V>().0);
         for (x, weights) in rows.iter().zip(columns) {
-            for m in 0..ROWS {
+            for m in 0..M {
                 let x = simd.splat_f32s(x[m]);
                 for v in 0..V {
                     sums[m][v] = simd.mul_add_e_f32s(weights[v], x, sums[m][v]);
@@ -140,6 +172,7 @@ impl Kernel for FloatFew {
     const ROWS: usize = FEW;
     const STEP: usize = 2;
     const DEPTH: usize = 256;
+    const FETCHES: bool = true;
 
     #[inline(always)]
     fn put(tile: &mut [f32], row: usize, i: usize, pair: u32) {
@@ -177,9 +210,6 @@ struct FewTile<'a, const M: usize> {
     first: bool,
 }
 
-/// Words between what is used and what is asked for: a page and its latency.
-const AHEAD: usize = 1024;
-
 const UPPER: u32 = 0xffff_0000;
 
 impl<const M: usize> WithSimd for FewTile<'_, M> {
@@ -211,9 +241,7 @@ impl<const M: usize> FewTile<'_, M> {
             fetch_line(ahead);
             fetch_line(ahead.wrapping_add(16));
             for v in 0..V {
-                let first = simd.wrapping_dyn_shl_u32s(words[v], simd.splat_u32s(16));
-                let second = simd.and_u32s(words[v], simd.splat_u32s(UPPER));
-                let (first, second) = (simd.transmute_f32s_u32s(first), simd.transmute_f32s_u32s(second));
+                let [first, second] = widened_pairs(simd, words[v]);
                 for m in 0..M {
                     let sum = simd.mul_add_e_f32s(first, simd.splat_f32s(x[m]), sums[m][v]);
                     sums[m][v] = simd.mul_add_e_f32s(second, simd.splat_f32s(x[FEW + m]), sum);

@@ -219,7 +219,7 @@ impl PackedBf16 {
         let x = Matrix::dense(&xs, rows, depth);
         new_f32((rows, self.shape().0), |out| {
             let w = Right::Forward(self);
-            match rows <= 2 * FEW {
+            match rows <= FEW + 1 {
                 true => blocked::multiply(&FloatFew(vectors), &float::left(&x), &w, out),
                 false => blocked::multiply(&Float(vectors), &float::left(&x), &w, out),
             }

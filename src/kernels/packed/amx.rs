@@ -7,7 +7,7 @@
 //! code, so that order and addresses are tested on every machine.
 
 use super::{
-    blocked::Kernel,
+    blocked::{Kernel, put_pairs},
     layout::{SIDE, Words, transposed},
 };
 use std::marker::PhantomData;
@@ -50,8 +50,8 @@ impl<R: Registers + Sync> Kernel for Amx<R> {
     const FETCHES: bool = false;
 
     #[inline(always)]
-    fn put(tile: &mut [u32], row: usize, i: usize, pair: u32) {
-        tile[i / 16 * STEP + row * 16 + i % 16] = pair;
+    fn put(tile: &mut [u32], row: usize, i: usize, values: &[u16; SIDE]) {
+        put_pairs::<ROWS>(tile, row, i, values);
     }
 
     fn run(&self, task: impl FnOnce()) {

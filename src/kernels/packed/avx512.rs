@@ -1,7 +1,7 @@
 //! AVX512-BF16 (Cooper Lake, Sapphire Rapids, Zen 4 and later): sixteen sums of two products an instruction.
 
 use super::{
-    blocked::{AHEAD, Kernel, fetch_line},
+    blocked::{AHEAD, Kernel, fetch_line, put_pairs},
     layout::{SIDE, Words},
 };
 use std::{arch::x86_64::*, hint::black_box};
@@ -27,8 +27,8 @@ impl Kernel for Avx512Bf16 {
     const FETCHES: bool = true;
 
     #[inline(always)]
-    fn put(tile: &mut [u32], row: usize, i: usize, pair: u32) {
-        tile[i * ROWS + row] = pair;
+    fn put(tile: &mut [u32], row: usize, i: usize, values: &[u16; SIDE]) {
+        put_pairs::<ROWS>(tile, row, i, values);
     }
 
     #[inline(always)]
@@ -43,7 +43,7 @@ impl Kernel for Avx512Bf16 {
 
     fn tile(&self, a: &[u32], b: &[u32], rows: usize, columns: usize, first: bool, c: &mut [f32]) {
         let steps = b.len() / SIDE;
-        assert!(a.len() >= steps * ROWS && c.len() >= ROWS * SIDE && (1..=ROWS).contains(&rows));
+        assert!(a.len() >= steps.next_multiple_of(16) * ROWS && c.len() >= ROWS * SIDE && (1..=ROWS).contains(&rows));
         let narrow = columns <= SIDE / 2;
         macro_rules! call {
             ($($rows:literal)*) => {
@@ -67,7 +67,7 @@ impl Kernel for Avx512Bf16 {
 /// `ROWS` rows times `V` vectors of 16 columns.
 ///
 /// # Safety
-/// `a` has `steps·14` words, `b` `steps·32`, `c` 14·32 elements.
+/// `a` has 14 words for every step, 16 of each row side by side; `b` has `steps·32` words, `c` 14·32 elements.
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[expect(clippy::needless_range_loop, reason = "the same numbers index sums and addresses")]
 unsafe fn tile<const M: usize, const V: usize>(a: *const u32, b: *const u32, steps: usize, first: bool, c: *mut f32) {
@@ -81,18 +81,21 @@ unsafe fn tile<const M: usize, const V: usize>(a: *const u32, b: *const u32, ste
                 }
             }
         }
-        for step in 0..steps {
-            let ahead = b.wrapping_add(step * SIDE + AHEAD);
-            fetch_line(ahead);
-            fetch_line(ahead.wrapping_add(16));
-            let mut weights = [_mm512_setzero_si512(); V];
-            for v in 0..V {
-                weights[v] = _mm512_loadu_si512(b.add(step * SIDE + 16 * v).cast());
-            }
-            for m in 0..M {
-                let x = bf16s(_mm512_set1_epi32(*a.add(step * ROWS + m) as i32));
+        for start in (0..steps).step_by(16) {
+            let (lines, b) = (a.add(start * ROWS), b.add(start * SIDE));
+            for step in 0..(steps - start).min(16) {
+                let ahead = b.wrapping_add(step * SIDE + AHEAD);
+                fetch_line(ahead);
+                fetch_line(ahead.wrapping_add(16));
+                let mut weights = [_mm512_setzero_si512(); V];
                 for v in 0..V {
-                    sums[m][v] = _mm512_dpbf16_ps(sums[m][v], x, bf16s(weights[v]));
+                    weights[v] = _mm512_loadu_si512(b.add(step * SIDE + 16 * v).cast());
+                }
+                for m in 0..M {
+                    let x = bf16s(_mm512_set1_epi32(*lines.add(m * 16 + step) as i32));
+                    for v in 0..V {
+                        sums[m][v] = _mm512_dpbf16_ps(sums[m][v], x, bf16s(weights[v]));
+                    }
                 }
             }
         }

@@ -5,9 +5,15 @@
 //! from the first to the last: it depends neither on its row's neighbours nor on how the work is cut for the threads.
 
 use super::layout::{BLOCK, PackedBf16, SIDE, Words, word};
-use crate::kernels::{cpu, matrix::Matrix};
+use crate::kernels::matrix::Matrix;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use std::{cell::RefCell, marker::PhantomData, mem::MaybeUninit, ops::Range};
+use std::{
+    cell::{Cell, RefCell},
+    marker::PhantomData,
+    mem::MaybeUninit,
+    ops::Range,
+};
 
 /// One way to multiply: how operands lie, and a tile of the product.
 pub(super) trait Kernel: Sync {
@@ -17,7 +23,7 @@ pub(super) trait Kernel: Sync {
     const VALUES: usize;
     /// Rows of a tile.
     const ROWS: usize;
-    /// Values of the depth that are multiplied at once; operands are padded with zeros to a multiple.
+    /// Values of the depth that are multiplied at once: a block of `B` has a multiple of them.
     const STEP: usize;
     /// Values of the depth in a block (a multiple of 32): the block of `B` stays in the nearest cache.
     const DEPTH: usize;
@@ -25,8 +31,8 @@ pub(super) trait Kernel: Sync {
     /// weights arrive as they are used; over many tiles the loops ask for the next block, a part at every tile.
     const FETCHES: bool;
 
-    /// Writes pair `i` of row `row` of a tile. A step takes `ROWS·STEP/VALUES` words, one step after the other.
-    fn put(tile: &mut [Self::Word], row: usize, i: usize, pair: u32);
+    /// Writes values `32·i..` of row `row` of a tile. They take `32·ROWS/VALUES` words, one `i` after the other.
+    fn put(tile: &mut [Self::Word], row: usize, i: usize, values: &[u16; SIDE]);
 
     /// Runs a task with this thread's units in the state they need.
     fn run(&self, task: impl FnOnce());
@@ -34,7 +40,7 @@ pub(super) trait Kernel: Sync {
     /// A block of `B`, `[depth/2][32]` pairs, as [`Self::tile`] wants it.
     fn right<'a>(&self, pairs: &'a [u32], scratch: &'a mut Words) -> &'a [Self::Word];
 
-    /// `C = A·B`, or `C += A·B` unless `first`. `a`: a tile's words of this depth; `c`: `[ROWS][32]`, of which the first
+    /// `C = A·B`, or `C += A·B` unless `first`. `a`: a tile's words of this depth and padding; `c`: `[ROWS][32]`, of which the first
     /// `rows` rows and `columns` columns count.
     fn tile(&self, a: &[Self::Word], b: &[Self::Word], rows: usize, columns: usize, first: bool, c: &mut [f32]);
 
@@ -42,9 +48,9 @@ pub(super) trait Kernel: Sync {
     fn transposed(&self, block: &[u32], out: &mut [u32]);
 }
 
-/// `A` in tiles of `K::ROWS` rows.
+/// `A` in tiles of `K::ROWS` rows, its depth padded with zeros to a multiple of 32.
 pub(super) struct Left<K: Kernel> {
-    words: Vec<K::Word>,
+    words: Words,
     rows: usize,
     depth: usize,
     kernel: PhantomData<K>,
@@ -53,14 +59,17 @@ pub(super) struct Left<K: Kernel> {
 impl<K: Kernel> Left<K> {
     /// Words of a tile.
     fn tile_len(depth: usize) -> usize {
-        depth.next_multiple_of(K::STEP) / K::VALUES * K::ROWS
+        depth.next_multiple_of(SIDE) / K::VALUES * K::ROWS
     }
 
-    /// Lays `a` into tiles; `put(tile, row of the tile, row of a)` writes one row.
+    /// Lays `a` into tiles; `put(tile, row of the tile, row of a)` writes one row, padding included.
+    ///
+    /// Rows that only fill the last tile hold what was there: a row of `C` depends on its own row alone.
     pub(super) fn new(rows: usize, depth: usize, put: impl Fn(&mut [K::Word], usize, usize) + Sync) -> Self {
         let tile = Self::tile_len(depth);
-        let mut words = vec![bytemuck::Zeroable::zeroed(); rows.div_ceil(K::ROWS) * tile];
-        words.par_chunks_mut(tile.max(1)).enumerate().for_each(|(t, tile)| {
+        let mut words = LEFT.take();
+        let tiles: &mut [K::Word] = bytemuck::cast_slice_mut(words.at_least(rows.div_ceil(K::ROWS) * tile));
+        tiles.par_chunks_mut(tile.max(1)).enumerate().for_each(|(t, tile)| {
             for row in t * K::ROWS..rows.min((t + 1) * K::ROWS) {
                 put(tile, row - t * K::ROWS, row);
             }
@@ -69,23 +78,38 @@ impl<K: Kernel> Left<K> {
     }
 
     /// Of bits of bf16.
-    pub(super) fn pairs(a: &Matrix<u16>) -> Self {
+    pub(super) fn bf16(a: &Matrix<u16>) -> Self {
         Self::new(a.rows, a.columns, |tile, place, row| match a.row(row) {
             Some(values) => {
-                let (pairs, last) = values.as_chunks::<2>();
-                for (i, [first, second]) in pairs.iter().enumerate() {
-                    K::put(tile, place, i, word(*first, *second));
-                }
-                if let [last] = last {
-                    K::put(tile, place, pairs.len(), word(*last, 0));
+                let (whole, rest) = values.as_chunks::<SIDE>();
+                whole.iter().enumerate().for_each(|(i, values)| K::put(tile, place, i, values));
+                if !rest.is_empty() {
+                    let mut last = [0; SIDE];
+                    last[..rest.len()].copy_from_slice(rest);
+                    K::put(tile, place, whole.len(), &last);
                 }
             }
             None => {
-                for i in 0..a.columns.div_ceil(2) {
-                    K::put(tile, place, i, word(a.get(row, 2 * i), a.get(row, 2 * i + 1)));
+                for i in 0..a.columns.div_ceil(SIDE) {
+                    K::put(tile, place, i, &std::array::from_fn(|j| a.get(row, i * SIDE + j)));
                 }
             }
         })
+    }
+}
+
+impl<K: Kernel> Drop for Left<K> {
+    fn drop(&mut self) {
+        LEFT.set(std::mem::take(&mut self.words));
+    }
+}
+
+/// 32 values of a row of a tile that holds pairs: one line each, the rows one after the other.
+#[inline(always)]
+pub(super) fn put_pairs<const ROWS: usize>(tile: &mut [u32], row: usize, i: usize, values: &[u16; SIDE]) {
+    let line = &mut tile[(i * ROWS + row) * SIDE / 2..][..SIDE / 2];
+    for (word_out, pair) in line.iter_mut().zip(values.as_chunks::<2>().0) {
+        *word_out = word(pair[0], pair[1]);
     }
 }
 
@@ -138,7 +162,7 @@ impl Right<'_> {
             Right::Plain(b) => {
                 let scratch = scratch.at_least(len);
                 let columns = panel * SIDE..b.columns.min((panel + 1) * SIDE);
-                cpu::vectorized(|| interleave(b, depth.start, columns, scratch));
+                Arch::new().dispatch(Interleave { b, start: depth.start, columns, out: &mut *scratch });
                 scratch
             }
         }
@@ -165,20 +189,33 @@ impl Right<'_> {
 }
 
 /// Rows `start..` of `b` in pairs, `[depth/2][32]`; zeros beyond its edges.
-#[inline(always)]
-fn interleave(b: &Matrix<u16>, start: usize, columns: Range<usize>, out: &mut [u32]) {
-    for (i, line) in out.chunks_exact_mut(SIDE).enumerate() {
-        let row = start + 2 * i;
-        if b.column_stride == 1 && row + 1 < b.rows && columns.len() == SIDE {
-            let part = |row: usize| -> &[u16] { &b.values[row * b.row_stride + columns.start..][..SIDE] };
-            let (first, second) = (part(row), part(row + 1));
-            for j in 0..SIDE {
-                line[j] = word(first[j], second[j]);
-            }
-        } else {
-            for (j, word_out) in line.iter_mut().enumerate() {
-                let column = columns.start + j;
-                *word_out = word(b.get(row, column), b.get(row + 1, column));
+struct Interleave<'a> {
+    b: &'a Matrix<'a, u16>,
+    start: usize,
+    columns: Range<usize>,
+    out: &'a mut [u32],
+}
+
+impl WithSimd for Interleave<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { b, start, columns, out } = self;
+        // No closures here: the vector instructions of this function do not reach into them.
+        for (i, line) in out.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+            let row = start + 2 * i;
+            if b.column_stride == 1 && row + 1 < b.rows && columns.len() == SIDE {
+                let first = &b.values[row * b.row_stride + columns.start..][..SIDE];
+                let second = &b.values[(row + 1) * b.row_stride + columns.start..][..SIDE];
+                for j in 0..SIDE {
+                    line[j] = word(first[j], second[j]);
+                }
+            } else {
+                *line = [0; SIDE];
+                for (line, column) in line.iter_mut().zip(columns.clone()) {
+                    *line = word(b.get(row, column), b.get(row + 1, column));
+                }
             }
         }
     }
@@ -223,27 +260,54 @@ unsafe impl Send for Place {}
 // SAFETY: as above.
 unsafe impl Sync for Place {}
 
-impl Place {
-    /// Writes `values` from element `at` on.
-    ///
-    /// # Safety
-    /// The elements lie inside the output and no other thread touches them.
+/// Rows of `C` on their way out.
+struct Store<'a> {
+    place: Place,
+    /// The first element.
+    at: usize,
+    /// Elements between rows.
+    stride: usize,
+    columns: usize,
+    c: &'a [f32], // [rows][32]
+}
+
+impl WithSimd for Store<'_> {
+    type Output = ();
+
     #[inline(always)]
-    unsafe fn store(self, at: usize, values: &[f32]) {
-        // SAFETY: the caller's promise; `AddBf16` came from initialised memory.
-        unsafe {
-            match self {
-                Place::Bf16(out) => {
-                    let out = std::slice::from_raw_parts_mut(out.add(at), values.len());
-                    out.iter_mut().zip(values).for_each(|(out, x)| *out = rounded(*x));
+    fn with_simd<S: Simd>(self, _: S) {
+        // No closures here: the vector instructions of this function do not reach into them.
+        for (row, c) in self.c.as_chunks::<SIDE>().0.iter().enumerate() {
+            let at = self.at + row * self.stride;
+            // SAFETY: who made this has seen that the rows lie inside the output and belong to this task alone; what
+            // `AddBf16` reads was initialised.
+            unsafe {
+                match self.place {
+                    Place::Bf16(out) if self.columns == SIDE => {
+                        let out = &mut *out.add(at).cast::<[u16; SIDE]>();
+                        for j in 0..SIDE {
+                            out[j] = rounded(c[j]);
+                        }
+                    }
+                    Place::AddBf16(out) if self.columns == SIDE => {
+                        let out = &mut *out.add(at).cast::<[u16; SIDE]>();
+                        for j in 0..SIDE {
+                            out[j] = rounded(widened(out[j]) + widened(rounded(c[j])));
+                        }
+                    }
+                    Place::Bf16(out) => {
+                        for (j, c) in c.iter().enumerate().take(self.columns) {
+                            *out.add(at + j) = rounded(*c);
+                        }
+                    }
+                    Place::AddBf16(out) => {
+                        for (j, c) in c.iter().enumerate().take(self.columns) {
+                            let out = out.add(at + j);
+                            *out = rounded(widened(*out) + widened(rounded(*c)));
+                        }
+                    }
+                    Place::F32(out) => std::ptr::copy_nonoverlapping(c.as_ptr(), out.add(at), self.columns),
                 }
-                Place::AddBf16(out) => {
-                    let out = std::slice::from_raw_parts_mut(out.add(at), values.len());
-                    out.iter_mut()
-                        .zip(values)
-                        .for_each(|(out, x)| *out = rounded(widened(*out) + widened(rounded(*x))));
-                }
-                Place::F32(out) => std::ptr::copy_nonoverlapping(values.as_ptr(), out.add(at), values.len()),
             }
         }
     }
@@ -272,6 +336,7 @@ struct Scratch {
 }
 
 thread_local! {
+    static LEFT: Cell<Words> = Cell::default();
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
@@ -337,6 +402,7 @@ impl<K: Kernel> Task<'_, K> {
         let range = |d: usize| d..depth.min(d + block);
         let panel_len = self.tiles.len() * K::ROWS * SIDE;
         let asks = !K::FETCHES || self.tiles.len() > 2 || matches!(self.b, Right::Backward(_));
+        let words_of_a: &[K::Word] = bytemuck::cast_slice(&self.a.words);
         let Scratch { pairs, right, c } = scratch;
         let c: &mut [f32] = bytemuck::cast_slice_mut(c.at_least(self.panels.len() * panel_len));
         for (i, &(d, panel)) in steps.iter().enumerate() {
@@ -346,8 +412,8 @@ impl<K: Kernel> Task<'_, K> {
                 if let Some(&(d, panel)) = steps.get(i + 1).filter(|_| asks) {
                     self.b.fetch(panel, &range(d), t, self.tiles.len());
                 }
-                let words = K::ROWS * range(d).len() / K::VALUES;
-                let a = &self.a.words[tile * Left::<K>::tile_len(depth) + K::ROWS * d / K::VALUES..][..words];
+                let words = K::ROWS * range(d).len().next_multiple_of(SIDE) / K::VALUES;
+                let a = &words_of_a[tile * Left::<K>::tile_len(depth) + K::ROWS * d / K::VALUES..][..words];
                 let rows = (self.a.rows - tile * K::ROWS).min(K::ROWS);
                 self.kernel.tile(a, b, rows, self.width - panel * SIDE, d == 0, c);
             }
@@ -362,12 +428,9 @@ impl<K: Kernel> Task<'_, K> {
         let first = self.tiles.start * K::ROWS;
         let rows = first..self.a.rows.min(self.tiles.end * K::ROWS);
         let columns = (self.width - panel * SIDE).min(SIDE);
-        cpu::vectorized(|| {
-            for (row, c) in rows.zip(c.chunks_exact(SIDE)) {
-                // SAFETY: `row` and the columns lie inside the output, whose size `multiply` has checked, and belong to
-                // this task alone.
-                unsafe { self.out.store(row * self.width + panel * SIDE, &c[..columns]) };
-            }
-        });
+        let c = &c[..rows.len() * SIDE];
+        let at = rows.start * self.width + panel * SIDE;
+        // `multiply` has checked the size of the output, and no other task has these rows of this panel.
+        Arch::new().dispatch(Store { place: self.out, at, stride: self.width, columns, c });
     }
 }

@@ -4,10 +4,10 @@
 //! A sum is one chain of multiply-adds over the depth in both kernels here, so that both give the same bits.
 
 use super::{
-    blocked::{AHEAD, Kernel, Left, fetch_line},
+    blocked::{AHEAD, Kernel, Left, fetch_line, widened},
     layout::{SIDE, Words, transposed},
 };
-use crate::kernels::{cpu, matrix::Matrix};
+use crate::kernels::matrix::Matrix;
 use pulp::{Arch, Scalar, Simd, WithSimd};
 
 /// Which vectors.
@@ -51,9 +51,10 @@ impl Kernel for Float {
     const FETCHES: bool = false;
 
     #[inline(always)]
-    fn put(tile: &mut [f32], row: usize, i: usize, pair: u32) {
-        tile[2 * i * ROWS + row] = f32::from_bits(pair << 16);
-        tile[(2 * i + 1) * ROWS + row] = f32::from_bits(pair & UPPER);
+    fn put(tile: &mut [f32], row: usize, i: usize, values: &[u16; SIDE]) {
+        for (j, x) in values.iter().enumerate() {
+            tile[(i * SIDE + j) * ROWS + row] = widened(*x);
+        }
     }
 
     fn run(&self, task: impl FnOnce()) {
@@ -82,7 +83,21 @@ impl Kernel for Float {
     }
 
     fn transposed(&self, block: &[u32], out: &mut [u32]) {
-        cpu::vectorized(|| transposed(block, out));
+        self.0.dispatch(Transposed { block, out });
+    }
+}
+
+struct Transposed<'a> {
+    block: &'a [u32],
+    out: &'a mut [u32],
+}
+
+impl WithSimd for Transposed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        transposed(self.block, self.out);
     }
 }
 
@@ -175,9 +190,10 @@ impl Kernel for FloatFew {
     const FETCHES: bool = true;
 
     #[inline(always)]
-    fn put(tile: &mut [f32], row: usize, i: usize, pair: u32) {
-        tile[2 * i * FEW + row] = f32::from_bits(pair << 16);
-        tile[(2 * i + 1) * FEW + row] = f32::from_bits(pair & UPPER);
+    fn put(tile: &mut [f32], row: usize, i: usize, values: &[u16; SIDE]) {
+        for (j, x) in values.iter().enumerate() {
+            tile[(i * SIDE + j) * FEW + row] = widened(*x);
+        }
     }
 
     fn run(&self, task: impl FnOnce()) {
@@ -198,7 +214,7 @@ impl Kernel for FloatFew {
     }
 
     fn transposed(&self, block: &[u32], out: &mut [u32]) {
-        cpu::vectorized(|| transposed(block, out));
+        self.0.dispatch(Transposed { block, out });
     }
 }
 
@@ -256,9 +272,10 @@ impl<const M: usize> FewTile<'_, M> {
 
 /// `A` of f32 values in tiles of `K`.
 pub(super) fn left<K: Kernel<Word = f32>>(a: &Matrix<f32>) -> Left<K> {
-    Left::new(a.rows, a.columns, |tile, place, row| {
-        for (i, x) in a.row(row).expect("rows without gaps").iter().enumerate() {
-            tile[i * K::ROWS + place] = *x;
+    let depth = a.columns;
+    Left::new(a.rows, depth, |tile, place, row| {
+        for i in 0..depth.next_multiple_of(SIDE) {
+            tile[i * K::ROWS + place] = a.get(row, i);
         }
     })
 }

@@ -120,7 +120,7 @@ fn multiply(path: ProductPath, a: &Matrix<u16>, b: &Right, out: Out) {
 }
 
 fn with<K: Kernel>(kernel: &K, a: &Matrix<u16>, b: &Right, out: Out) {
-    blocked::multiply(kernel, &Left::pairs(a), b, out);
+    blocked::multiply(kernel, &Left::bf16(a), b, out);
 }
 
 /// `[rows, columns]` bf16, of which `fill` writes every element.

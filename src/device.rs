@@ -3,6 +3,7 @@
 use crate::{
     config::DeviceChoice,
     error::{Error, Result},
+    kernels::ProductPath,
 };
 use candle_core::Device;
 use std::path::Path;
@@ -32,10 +33,12 @@ impl Surroundings {
     }
 }
 
-/// Opens the device of the recipe for a model of `parameters` weights. Errors: as [`decide`]; a card that does not open.
+/// Opens the device of the recipe for a model of `parameters` weights.
+///
+/// Errors: as [`decide`]; a card that does not open; on the CPU, as [`ProductPath::chosen`].
 pub fn open(choice: DeviceChoice, parameters: usize) -> Result<Device> {
     match decide(choice, Surroundings::read(), parameters)? {
-        None => Ok(Device::Cpu),
+        None => ProductPath::chosen().map(|_| Device::Cpu),
         Some(card) => open_cuda(card).map_err(|err| {
             Error::input(format!("device cuda:{card} cannot be opened: {err}"))
                 .hint("`nvidia-smi` lists the cards; `device=cpu` trains without one")

@@ -2,6 +2,7 @@
 //!
 //! A body is written once for f32 and bf16: it widens what it reads, computes in f32 and rounds what it writes.
 
+use super::ProductPath;
 use candle_core::{DType, Storage, StorageRef, Tensor, WithDType};
 use half::bf16;
 use pulp::Arch;
@@ -211,8 +212,16 @@ pub(crate) fn vectorized<T>(f: impl FnOnce() -> T) -> T {
     Arch::new().dispatch(f)
 }
 
-/// The widest vectors this CPU has, which decide how sums are grouped and with that the last bits of a run.
-pub fn instruction_set() -> &'static str {
+/// What decides how sums are grouped and with that the last bits of a run: the widest vectors this CPU has, and in bf16
+/// also how products are computed.
+pub fn instruction_set(dtype: DType) -> String {
+    match (dtype, ProductPath::chosen()) {
+        (DType::BF16, Ok(path)) => format!("{}, products {}", vectors(), path.name()),
+        _ => vectors().into(),
+    }
+}
+
+fn vectors() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     return match (is_x86_feature_detected!("avx512f"), is_x86_feature_detected!("avx2")) {
         (true, _) => "AVX-512",

@@ -1,44 +1,92 @@
 //! Products with a frozen weight: `x·Wᵀ` forward, `dy·W` backward, and never a `dW`.
 
-use super::{product, row_product};
+use super::{PackedBf16, packed, product, row_product};
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
+use std::ops::Range;
 
 /// A frozen matrix `W` `[out, in]` (a projection, the tied embedding or the head) in the compute dtype.
 #[derive(Debug, Clone)]
 pub struct FrozenWeight {
-    w: Tensor,
+    w: Form,
 }
+
+/// How a weight is kept.
+#[derive(Debug, Clone)]
+enum Form {
+    /// As it is: f32, or anything on a card.
+    Plain(Tensor),
+    /// bf16 on the CPU.
+    Packed(PackedBf16),
+}
+
+/// Bytes of bf16 that are read at a time where a weight is packed.
+const PIECE: usize = 16 << 20;
 
 impl FrozenWeight {
     /// `w`: `[out, in]`, f32 or bf16.
-    pub fn new(w: Tensor) -> Self {
-        Self { w }
+    pub fn new(w: Tensor) -> Result<Self> {
+        if !packed::is_cpu_bf16(&w) {
+            return Ok(Self { w: Form::Plain(w) });
+        }
+        let shape = w.dims2()?;
+        let w = PackedBf16::pack(shape, shape.0, |rows| Ok(w.narrow(0, rows.start, rows.len())?))?;
+        Ok(Self { w: Form::Packed(w) })
+    }
+
+    /// `[out, in]` in `dtype` on `device`, from where it is read: `whole()` or, where a weight is packed, piece by piece
+    /// `rows(range)` in any float dtype, all rows in order.
+    pub fn read(
+        shape: (usize, usize),
+        (dtype, device): (DType, &Device),
+        whole: impl FnOnce() -> Result<Tensor>,
+        rows: impl FnMut(Range<usize>) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let w = match (device, dtype) {
+            (Device::Cpu, DType::BF16) => Form::Packed(PackedBf16::pack(shape, PIECE / (2 * shape.1).max(1), rows)?),
+            _ => Form::Plain(whole()?),
+        };
+        Ok(Self { w })
     }
 
     /// (out, in)
     pub fn shape(&self) -> Result<(usize, usize)> {
-        Ok(self.w.dims2()?)
+        match &self.w {
+            Form::Plain(w) => Ok(w.dims2()?),
+            Form::Packed(w) => Ok(w.shape()),
+        }
     }
 
     /// `x` `[T, in]` → `x·Wᵀ` `[T, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        product(x, &self.w.t()?)
+        match &self.w {
+            Form::Plain(w) => product(x, &w.t()?),
+            Form::Packed(w) => w.forward(x),
+        }
     }
 
     /// As [`Self::forward`] for the few rows of generation: on the CPU `x` is f32 whatever W is, elsewhere it has W's dtype.
     pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
-        row_product(x, &self.w)
+        match &self.w {
+            Form::Plain(w) => row_product(x, w),
+            Form::Packed(w) => w.infer(x),
+        }
     }
 
     /// `dy` `[T, out]` → `dx = dy·W` `[T, in]`.
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        product(dy, &self.w)
+        match &self.w {
+            Form::Plain(w) => product(dy, w),
+            Form::Packed(w) => w.backward(dy),
+        }
     }
 
     /// Rows `ids` of `W`, `[T, in]`: the embedding look-up. `ids`: `[T]` u32.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
-        Ok(self.w.index_select(ids, 0)?)
+        match &self.w {
+            Form::Plain(w) => Ok(w.index_select(ids, 0)?),
+            Form::Packed(w) => w.rows(ids),
+        }
     }
 }
 
@@ -54,13 +102,36 @@ mod tests {
             let x = Var::from_tensor(&wave((5, 7), 0.0, &device)?)?;
             let w = wave((3, 7), 1.0, &device)?;
             let dy = wave((5, 3), 2.0, &device)?;
-            let weight = FrozenWeight::new(w.clone());
+            let weight = FrozenWeight::new(w.clone())?;
             let slow = x.matmul(&w.t()?)?;
             assert_close(&weight.forward(&x)?, &slow, 1e-6);
             let want = (slow * &dy)?.backward()?;
             assert_close(&weight.backward(&dy)?, want.get(&x).expect("x is a Var"), 1e-6);
             let ids = Tensor::new(&[2u32, 0, 2], &device)?;
             assert_close(&weight.rows(&ids)?, &w.index_select(&ids, 0)?, 0.0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn bf16_on_the_cpu_is_packed_and_says_the_same() -> Result<()> {
+        let w = wave((70, 40), 1.0, &Device::Cpu)?.to_dtype(DType::BF16)?;
+        let wide = w.to_dtype(DType::F32)?;
+        let read = |rows: Range<usize>| Ok(wide.narrow(0, rows.start, rows.len())?);
+        let read = FrozenWeight::read((70, 40), (DType::BF16, &Device::Cpu), || unreachable!("packed"), read)?;
+        for weight in [FrozenWeight::new(w.clone())?, read] {
+            assert!(matches!(weight.w, Form::Packed(_)));
+            assert_eq!(weight.shape()?, (70, 40));
+            let x = wave((5, 40), 0.0, &Device::Cpu)?.to_dtype(DType::BF16)?;
+            let dy = wave((5, 70), 2.0, &Device::Cpu)?.to_dtype(DType::BF16)?;
+            let slow = |a: &Tensor, b: &Tensor| a.to_dtype(DType::F32)?.matmul(b);
+            assert_close(&weight.forward(&x)?, &slow(&x, &wide.t()?)?, 8e-3);
+            assert_close(&weight.backward(&dy)?, &slow(&dy, &wide)?, 8e-3);
+            let x = x.to_dtype(DType::F32)?;
+            assert_close(&weight.infer(&x)?, &x.matmul(&wide.t()?)?, 1e-5);
+            let ids = Tensor::new(&[69u32, 0, 33], &Device::Cpu)?;
+            assert_close(&weight.rows(&ids)?, &w.index_select(&ids, 0)?, 0.0);
+            assert!(weight.rows(&Tensor::new(&[70u32], &Device::Cpu)?).is_err());
         }
         Ok(())
     }

@@ -16,7 +16,9 @@ pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod linear;
+mod matrix;
 pub mod ordered_product;
+pub mod packed;
 pub mod product;
 pub mod reduce;
 pub mod rms_norm;
@@ -31,5 +33,6 @@ pub use cpu::{instruction_set, on_worker};
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;
 pub use ordered_product::ordered_product;
-pub use product::{add, add_product, add_to, product};
+pub use packed::{PackedBf16, ProductPath, peak};
+pub use product::{add, add_product, add_to, product, product_f32};
 pub use row_product::{add_low_rank, row_product};

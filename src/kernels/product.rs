@@ -1,7 +1,11 @@
 //! Products and sums of products, straight on the `gemm` crate where candle's matmul would fill its output with zeros
 //! first, read `/proc/cpuinfo` at every call, and could not add to what is there.
 
-use super::cpu::{self, Element};
+use super::{
+    cpu::{self, Element},
+    matrix::Matrix,
+    packed::{self, is_cpu_bf16},
+};
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, D, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, Tensor, bail};
 use gemm::Parallelism;
@@ -72,6 +76,9 @@ impl InplaceOp2 for AddTo {
 
 /// `a·b`: `a` `[m, k]`, `b` `[k, n]` (any strides) → `[m, n]`.
 pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if is_cpu_bf16(a) && is_cpu_bf16(b) {
+        return packed::product(a, b);
+    }
     if !(is_cpu_f32(a) && is_cpu_f32(b)) {
         return Ok(a.matmul(b)?);
     }
@@ -89,11 +96,20 @@ pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// `y + a·b`: `y` `[m, n]`, `a` `[m, k]`, `b` `[k, n]` (any strides). `y` is consumed: on the CPU its memory becomes the sum.
 pub fn add_product(y: Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if cpu::f32s(&y).is_some() && is_cpu_f32(a) && is_cpu_f32(b) {
+    let all = |is: fn(&Tensor) -> bool| is(&y) && is(a) && is(b);
+    if y.is_contiguous() && (all(is_cpu_f32) || all(is_cpu_bf16)) {
         y.inplace_op3(a, b, &AddProduct)?;
         return Ok(y);
     }
     Ok((y + a.matmul(b)?)?)
+}
+
+/// `a·b` in f32: `a` `[m, k]`, `b` `[k, n]`, both f32 or both bf16, any strides. Nothing is rounded to bf16.
+pub fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if is_cpu_bf16(a) && is_cpu_bf16(b) {
+        return packed::product_f32(a, b);
+    }
+    product(&a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?)
 }
 
 fn is_cpu_f32(t: &Tensor) -> bool {
@@ -116,20 +132,33 @@ impl InplaceOp3 for AddProduct {
         b: &CpuStorage,
         b_layout: &Layout,
     ) -> candle_core::Result<()> {
-        let (CpuStorage::F32(y), CpuStorage::F32(a), CpuStorage::F32(b)) = (y, a, b) else {
-            bail!("add_product: f32 expected");
-        };
         let Some((start, end)) = y_layout.contiguous_offsets() else {
             bail!("add_product: the sum must be contiguous");
         };
         let shape = y_layout.shape().dims2()?;
         // Candle holds a write lock on `y`, so `a` and `b` cannot alias it.
-        multiply(y[start..end].as_mut_ptr(), shape, true, Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?)
+        match (y, a, b) {
+            (CpuStorage::F32(y), CpuStorage::F32(a), CpuStorage::F32(b)) => {
+                multiply(y[start..end].as_mut_ptr(), shape, true, Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?)
+            }
+            (CpuStorage::BF16(y), CpuStorage::BF16(a), CpuStorage::BF16(b)) => {
+                let (a, b): (&[u16], &[u16]) = (bytemuck::cast_slice(a), bytemuck::cast_slice(b));
+                let y = bytemuck::cast_slice_mut(&mut y[start..end]);
+                packed::add_product(y, shape, &Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?)
+            }
+            _ => bail!("add_product: one dtype expected"),
+        }
     }
 }
 
 /// Writes (or with `add` adds) `a·b` into the `m·n` elements at `out`, row-major.
-fn multiply(out: *mut f32, (m, n): (usize, usize), add: bool, a: Matrix, b: Matrix) -> candle_core::Result<()> {
+fn multiply(
+    out: *mut f32,
+    (m, n): (usize, usize),
+    add: bool,
+    a: Matrix<f32>,
+    b: Matrix<f32>,
+) -> candle_core::Result<()> {
     let k = a.columns;
     if (m, n) != (a.rows, b.columns) || k != b.rows || k == 0 {
         bail!("product: [{m}, {n}] = [{}, {k}]·[{}, {}]", a.rows, b.rows, b.columns);
@@ -139,7 +168,7 @@ fn multiply(out: *mut f32, (m, n): (usize, usize), add: bool, a: Matrix, b: Matr
         threads => Parallelism::Rayon(threads),
     };
     // SAFETY: both callers hand in m·n writable elements that neither operand overlaps; without `add` they are only
-    // written, never read. `Matrix::new` has checked that every element the strides reach lies inside its slice.
+    // written, never read. every element of a `Matrix` lies inside its slice.
     unsafe {
         gemm::gemm(
             m,
@@ -150,11 +179,11 @@ fn multiply(out: *mut f32, (m, n): (usize, usize), add: bool, a: Matrix, b: Matr
             n as isize,
             add,
             a.values.as_ptr(),
-            a.column_stride,
-            a.row_stride,
+            a.column_stride as isize,
+            a.row_stride as isize,
             b.values.as_ptr(),
-            b.column_stride,
-            b.row_stride,
+            b.column_stride as isize,
+            b.row_stride as isize,
             1.0,
             1.0,
             false,
@@ -164,28 +193,6 @@ fn multiply(out: *mut f32, (m, n): (usize, usize), add: bool, a: Matrix, b: Matr
         );
     }
     Ok(())
-}
-
-/// A strided matrix whose every element lies in `values`.
-struct Matrix<'a> {
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: isize,
-    column_stride: isize,
-}
-
-impl<'a> Matrix<'a> {
-    fn new(values: &'a [f32], layout: &Layout) -> candle_core::Result<Self> {
-        let (rows, columns) = layout.shape().dims2()?;
-        let (row_stride, column_stride) = (layout.stride()[0], layout.stride()[1]);
-        let values = &values[layout.start_offset()..];
-        let last = rows.saturating_sub(1) * row_stride + columns.saturating_sub(1) * column_stride;
-        if last >= values.len() {
-            bail!("product: a matrix that reaches beyond its memory");
-        }
-        Ok(Self { values, rows, columns, row_stride: row_stride as isize, column_stride: column_stride as isize })
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::Result,
-    kernels::{FrozenWeight, add, add_product, product},
+    kernels::{FrozenWeight, add, add_product, product, product_f32},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -119,8 +119,9 @@ impl LoraLinear {
             Some(mask) => masked(x, mask)?,
         };
         let g = scaled(&product(dy, &pass.params.get(adapter.b)?)?, adapter.scale)?; // [T, r]
-        pass.grads.add(adapter.b, product_f32(dy, xa)?)?;
-        pass.grads.add(adapter.a, product_f32(&g, &dropped)?)?;
+        // In f32, so that a gradient does not depend on how the rows were cut into micro-batches.
+        pass.grads.add(adapter.b, product_f32(&xa.t()?, dy)?.t()?.contiguous()?)?;
+        pass.grads.add(adapter.a, product_f32(&g.t()?, &dropped)?)?;
         let Some(dx) = dx else { return Ok(None) };
         let a = pass.params.get(adapter.a)?;
         Ok(Some(match mask {
@@ -175,11 +176,6 @@ fn masked(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
     Ok((x.to_dtype(DType::F32)? * mask)?.to_dtype(x.dtype())?)
 }
 
-/// `aᵀ·b` in f32, so that a gradient does not depend on how the rows were cut into micro-batches.
-fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    product(&a.to_dtype(DType::F32)?.t()?, &b.to_dtype(DType::F32)?)
-}
-
 /// PEFT's start: A uniform on ±1/√in (Kaiming uniform with a = √5), B zero, so that step 0 is exactly the base model.
 ///
 /// Drawn by our own generator: the same distribution as PEFT's, other numbers.
@@ -212,7 +208,7 @@ mod tests {
     fn layer(config: &LoraConfig) -> Result<(LoraLinear, Params, Tensor)> {
         let w = wave((6, 10), 1.0, &Device::Cpu)?;
         let mut layout = Layout::default();
-        let linear = LoraLinear::new(FrozenWeight::new(w.clone()), 0, Projection::UpProj, config, &mut layout)?;
+        let linear = LoraLinear::new(FrozenWeight::new(w.clone())?, 0, Projection::UpProj, config, &mut layout)?;
         let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| {
             let phase = if slot.name.ends_with('A') { 0.3 } else { 0.7 };
             Ok(wave(slot.shape, phase, &Device::Cpu)?.flatten_all()?.to_vec1()?)

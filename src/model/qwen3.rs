@@ -149,7 +149,9 @@ impl Qwen3 {
         dtype: DType,
         device: &Device,
     ) -> Result<(Self, Layout)> {
-        Self::build(config, lora, dtype, device, |name, shape| checkpoint.tensor(name, shape, dtype, device))
+        let vector = |name: &str, width| checkpoint.tensor(name, &[width], dtype, device);
+        let matrix = |name: &str, shape| checkpoint.frozen(name, shape, dtype, device);
+        Self::assemble(config, lora, (dtype, device), &vector, &matrix)
     }
 
     /// As [`Self::load`], with weights from anywhere: `weight(name, shape)` in `dtype` on `device`.
@@ -160,19 +162,31 @@ impl Qwen3 {
         device: &Device,
         weight: impl Fn(&str, &[usize]) -> Result<Tensor>,
     ) -> Result<(Self, Layout)> {
+        let vector = |name: &str, width| weight(name, &[width]);
+        let matrix = |name: &str, (out, width)| FrozenWeight::new(weight(name, &[out, width])?);
+        Self::assemble(config, lora, (dtype, device), &vector, &matrix)
+    }
+
+    fn assemble(
+        config: &Qwen3Config,
+        lora: &LoraConfig,
+        (dtype, device): (DType, &Device),
+        vector: &impl Fn(&str, usize) -> Result<Tensor>,
+        matrix: &impl Fn(&str, (usize, usize)) -> Result<FrozenWeight>,
+    ) -> Result<(Self, Layout)> {
         let mut layout = Layout::default();
         let (d, v) = (config.hidden_size, config.vocab_size);
-        let embed_tokens = FrozenWeight::new(weight("model.embed_tokens.weight", &[v, d])?);
+        let embed_tokens = matrix("model.embed_tokens.weight", (v, d))?;
         let layers: Result<Vec<Block>> =
-            (0..config.num_hidden_layers).map(|i| Block::build(config, lora, i, &weight, &mut layout)).collect();
+            (0..config.num_hidden_layers).map(|i| Block::build(config, lora, i, vector, matrix, &mut layout)).collect();
         let lm_head = match config.tie_word_embeddings {
             true => embed_tokens.clone(),
-            false => FrozenWeight::new(weight("lm_head.weight", &[v, d])?),
+            false => matrix("lm_head.weight", (v, d))?,
         };
         let model = Self {
             embed_tokens,
             layers: layers?,
-            norm: weight("model.norm.weight", &[d])?,
+            norm: vector("model.norm.weight", d)?,
             lm_head,
             config: config.clone(),
             dtype,
@@ -366,15 +380,16 @@ impl Block {
         config: &Qwen3Config,
         lora: &LoraConfig,
         layer: usize,
-        weight: &impl Fn(&str, &[usize]) -> Result<Tensor>,
+        vector: &impl Fn(&str, usize) -> Result<Tensor>,
+        matrix: &impl Fn(&str, (usize, usize)) -> Result<FrozenWeight>,
         layout: &mut Layout,
     ) -> Result<Self> {
         let (d, e) = (config.hidden_size, config.head_dim);
-        let norm = |name: &str, width: usize| weight(&format!("model.layers.{layer}.{name}.weight"), &[width]);
+        let norm = |name: &str, width: usize| vector(&format!("model.layers.{layer}.{name}.weight"), width);
         let mut linear = |projection: Projection| -> Result<LoraLinear> {
-            let (out, width) = config.projection(projection);
-            let w = weight(&format!("model.layers.{layer}.{}.weight", projection.path()), &[out, width])?;
-            LoraLinear::new(FrozenWeight::new(w), layer, projection, lora, layout)
+            let w =
+                matrix(&format!("model.layers.{layer}.{}.weight", projection.path()), config.projection(projection))?;
+            LoraLinear::new(w, layer, projection, lora, layout)
         };
         Ok(Self {
             input_layernorm: norm("input_layernorm", d)?,
@@ -481,12 +496,10 @@ impl Block {
         let d_o = needed(self.o_proj.backward(&d_mid, &o, xa_o.as_ref(), &mut pass, true)?);
         drop(o);
         let d_o = d_o.reshape(((), self.heads, self.head_dim))?;
-        let q_rotated = or(derived.q_rotated, || {
-            self.rebuild_heads(&q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)
-        })?;
-        let k_rotated = or(derived.k_rotated, || {
-            self.rebuild_heads(&k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)
-        })?;
+        let q_rotated =
+            or(derived.q_rotated, || self.rebuild_heads(&q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q))?;
+        let k_rotated =
+            or(derived.k_rotated, || self.rebuild_heads(&k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin))?;
         let (dq, dk, dv) = attention::backward(&d_o, &q_rotated, &k_rotated, &v, &rows.segments)?;
         drop((d_o, q_rotated, k_rotated, v));
         let dq = self.heads_backward(&dq, &q, &self.q_norm, &rows.cos_q, &rows.sin_q)?;

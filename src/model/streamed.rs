@@ -29,12 +29,13 @@ pub fn logits(
 ) -> Result<Tensor> {
     let none = LoraConfig { lora_rank: 1, lora_alpha: 1.0, lora_dropout: 0.0, lora_target: vec![], use_rslora: false };
     let lora = adapter.map_or(&none, |(lora, _)| lora);
-    let weight = |name: &str, shape: &[usize]| checkpoint.tensor(name, shape, DType::F32, &Device::Cpu);
+    let vector = |name: &str, width| checkpoint.tensor(name, &[width], DType::F32, &Device::Cpu);
+    let matrix = |name: &str, shape| checkpoint.frozen(name, shape, DType::F32, &Device::Cpu);
     let rows = PassRows::new(batch, config, DType::F32, &Device::Cpu)?;
     let mut x = embed(config, checkpoint, &batch.ids)?;
     for layer in 0..config.num_hidden_layers {
         let mut layout = Layout::default();
-        let block = Block::build(config, lora, layer, &weight, &mut layout)?;
+        let block = Block::build(config, lora, layer, &vector, &matrix, &mut layout)?;
         let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| match adapter {
             Some((_, values)) => values(slot),
             None => Ok(vec![]),
@@ -42,7 +43,7 @@ pub fn logits(
         let rows = if layer + 1 == config.num_hidden_layers { &rows.last } else { &rows.all };
         (x, _) = block.forward(x, rows, &params, (None, Keep::Lean))?;
     }
-    let (y, _) = rms_norm::forward(&x, &weight("model.norm.weight", &[config.hidden_size])?, config.rms_norm_eps)?;
+    let (y, _) = rms_norm::forward(&x, &vector("model.norm.weight", config.hidden_size)?, config.rms_norm_eps)?;
     let head = if config.tie_word_embeddings { EMBEDDING } else { "lm_head.weight" };
     let chunks = pieces(config.vocab_size, 4 * config.hidden_size, HEAD_BYTES);
     let logits: Result<Vec<Tensor>> =

@@ -1,6 +1,9 @@
 //! Weights out of safetensors files, name by name, read once and digested while they are read.
 
-use crate::error::{Error, Result, io_reason};
+use crate::{
+    error::{Error, Result, io_reason},
+    kernels::FrozenWeight,
+};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use serde_json::Value;
@@ -148,6 +151,28 @@ impl Checkpoint {
             .map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {}", io_reason(&err))))?;
         self.digests.borrow_mut().insert(name.to_owned(), blake3::Hasher::new().update_rayon(&bytes).finalize());
         Ok(Tensor::from_raw_buffer(&bytes, place.dtype, shape, &Device::Cpu)?.to_device(device)?.to_dtype(dtype)?)
+    }
+
+    /// The matrix `name` `[out, in]` as the model multiplies with it. Errors: as [`Self::tensor`].
+    ///
+    /// Where it is packed (bf16 on the CPU) it is read and packed piece by piece: no second copy is ever in memory.
+    pub fn frozen(&self, name: &str, shape: (usize, usize), dtype: DType, device: &Device) -> Result<FrozenWeight> {
+        self.expect_shape(name, &[shape.0, shape.1])?;
+        let place = self.place(name)?;
+        let mut hasher = blake3::Hasher::new();
+        let whole = || self.tensor(name, &[shape.0, shape.1], dtype, device);
+        let w = FrozenWeight::read(shape, (dtype, device), whole, |rows| {
+            let size = shape.1 * place.dtype.size_in_bytes();
+            let bytes = place
+                .read(rows.start * size..rows.end * size)
+                .map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {}", io_reason(&err))))?;
+            hasher.update_rayon(&bytes);
+            Ok(Tensor::from_raw_buffer(&bytes, place.dtype, &[rows.len(), shape.1], &Device::Cpu)?)
+        })?;
+        if hasher.count() > 0 {
+            self.digests.borrow_mut().insert(name.to_owned(), hasher.finalize());
+        }
+        Ok(w)
     }
 
     /// The values of `name` in f32, row-major, whatever its shape.

@@ -290,6 +290,20 @@ fn what_is_accepted_is_trained_and_told() {
     insta::assert_snapshot!("notes", told);
 }
 
+#[test]
+fn a_path_of_the_products_that_is_not_there_is_refused_at_the_start() {
+    let w = workspace(&|_| ());
+    let args: &[&str] = &["train", "--config", "recipe.toml"];
+    let ended = w.run_with(args, &[("COUPLET_TRAIN_KERNELS", "mmx")]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    let want = "COUPLET_TRAIN_KERNELS=mmx: one of amx, avx512-bf16, f32, plain was expected";
+    assert!(ended.stderr.contains(want), "{}", ended.stderr);
+    let bf16 = [args, &["bf16=true"]].concat();
+    let ended = w.run_with(&bf16, &[("COUPLET_TRAIN_KERNELS", "plain")]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(ended.stderr.contains("products plain"), "the header names it: {}", ended.stderr);
+}
+
 /// A small run that works, then `break_it`.
 fn workspace(break_it: &dyn Fn(&Workspace)) -> Workspace {
     let w = Workspace::of_fixture("parity/all_targets");

@@ -152,7 +152,7 @@ pub fn device_line(device: &Device, dtype: DType) -> String {
     match device {
         Device::Cpu => {
             let name = machine::cpu_name().unwrap_or_else(|| std::env::consts::ARCH.into());
-            format!("CPU ({name}, {}); {precision}", kernels::instruction_set())
+            format!("CPU ({name}, {}); {precision}", kernels::instruction_set(dtype))
         }
         other => format!("{:?}; {precision}", other.location()),
     }

@@ -1,0 +1,164 @@
+//! Products with frozen bf16 weights beside what the machine could do at most, both measured in the same run.
+//!
+//!     cargo bench --bench kernels                        every path of this CPU
+//!     cargo bench --bench kernels -- --path avx512-bf16  one path
+//!     cargo bench --bench kernels -- --model 4b --rows 256
+//!
+//! GFLOP/s of all threads (`RAYON_NUM_THREADS` limits them). The peak of a path is its multiply instruction on registers
+//! alone. A product's limit is that peak, or less where the memory cannot bring the weights fast enough.
+
+use candle_core::{DType, Device, Tensor};
+use couplet_train::{
+    kernels::{PackedBf16, ProductPath, peak},
+    rng::Key,
+};
+use rayon::prelude::*;
+use std::{hint::black_box, time::Instant};
+
+/// Name, out, in.
+type Weight = (&'static str, usize, usize);
+
+/// What the models multiply with.
+const MODELS: [(&str, [Weight; 6]); 2] = [
+    (
+        "0.6b",
+        [
+            ("q", 2048, 1024),
+            ("k, v", 1024, 1024),
+            ("o", 1024, 2048),
+            ("gate, up", 3072, 1024),
+            ("down", 1024, 3072),
+            ("head", 151_936, 1024),
+        ],
+    ),
+    (
+        "4b",
+        [
+            ("q", 4096, 2560),
+            ("k, v", 1024, 2560),
+            ("o", 2560, 4096),
+            ("gate, up", 9728, 2560),
+            ("down", 2560, 9728),
+            ("head", 151_936, 2560),
+        ],
+    ),
+];
+
+const ROWS: [usize; 4] = [1, 16, 256, 2048];
+
+/// Weights are taken in turn until they are this large together, so that none comes out of a cache, as in a model.
+const BEYOND_CACHES: usize = 256 << 20;
+
+#[expect(clippy::print_stdout, reason = "the result")]
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let get = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+    let (path, model, rows) = (get("--path"), get("--model"), get("--rows"));
+    let (only, bandwidth) = (get("--only"), bandwidth());
+    println!("{} threads; memory reads {:.1} GB/s", rayon::current_num_threads(), bandwidth / 1e9);
+    for available in ProductPath::available().into_iter().filter(|p| path.as_ref().is_none_or(|name| p.name() == name))
+    {
+        let peak = peak(available);
+        println!("\n{}: peak {:.1} GFLOP/s", available.name(), peak / 1e9);
+        println!(
+            "| model | weight [out, in] | rows | forward | % of peak | % of limit | backward | % of peak | % of limit |"
+        );
+        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+        for (name, shapes) in MODELS.iter().filter(|(name, _)| model.as_ref().is_none_or(|m| m == name)) {
+            for (weight, out, width) in shapes.iter().filter(|(w, ..)| only.as_ref().is_none_or(|o| o == w)) {
+                let copies = (BEYOND_CACHES / (2 * out * width)).max(1);
+                let weights: Vec<PackedBf16> = (0..copies).map(|i| random(*out, *width, i)).collect();
+                for rows in ROWS.into_iter().filter(|r| rows.as_ref().is_none_or(|n| n.parse() == Ok(*r))) {
+                    let flop = 2.0 * (rows * out * width) as f64;
+                    if flop > 4e12 || available == ProductPath::Plain && flop > 1e10 {
+                        continue;
+                    }
+                    let limit = peak.min(bandwidth * rows as f64);
+                    let (x, dy) = (activations(rows, *width), activations(rows, *out));
+                    let forward = flop / seconds(copies, |i| weights[i].forward_on(available, &x).expect("a product"));
+                    let backward =
+                        flop / seconds(copies, |i| weights[i].backward_on(available, &dy).expect("a product"));
+                    let shares = |rate: f64| {
+                        format!("{:.1} | {:.0} | {:.0}", rate / 1e9, 100.0 * rate / peak, 100.0 * rate / limit)
+                    };
+                    println!(
+                        "| {name} | {weight} [{out}, {width}] | {rows} | {} | {} |",
+                        shares(forward),
+                        shares(backward)
+                    );
+                }
+            }
+        }
+    }
+    generation(model.as_deref(), bandwidth);
+}
+
+/// The few rows of generation in f32 with bf16 weights: bytes of weights a second.
+#[expect(clippy::print_stdout, reason = "the result")]
+fn generation(model: Option<&str>, bandwidth: f64) {
+    println!(
+        "\ngeneration, f32 rows and bf16 weights\n| model | weight [out, in] | rows | GFLOP/s | weights GB/s | % of memory |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for (name, shapes) in MODELS.iter().filter(|(name, _)| model.is_none_or(|m| m == *name)) {
+        for (weight, out, width) in &shapes[3..5] {
+            let copies = (BEYOND_CACHES / (2 * out * width)).max(1);
+            let weights: Vec<PackedBf16> = (0..copies).map(|i| random(*out, *width, i)).collect();
+            for rows in [1, 4, 16, 64, 256] {
+                let x = activations(rows, *width).to_dtype(DType::F32).expect("f32");
+                let took = seconds(copies, |i| weights[i].infer(&x).expect("a product"));
+                let (flop, bytes) = ((2 * rows * out * width) as f64, (2 * out * width) as f64);
+                println!(
+                    "| {name} | {weight} [{out}, {width}] | {rows} | {:.1} | {:.1} | {:.0} |",
+                    flop / took / 1e9,
+                    bytes / took / 1e9,
+                    100.0 * bytes / took / bandwidth
+                );
+            }
+        }
+    }
+}
+
+/// The best time of a call over several rounds; call `i` takes weight `i`.
+fn seconds(copies: usize, call: impl Fn(usize) -> Tensor) -> f64 {
+    let mut best = f64::INFINITY;
+    let (began, mut i) = (Instant::now(), 0);
+    // A round of a few calls: one alone would be too short for the clock, and its best would be a lucky cache.
+    while began.elapsed().as_millis() < 400 || i < 2 {
+        let (round, mut calls) = (Instant::now(), 0);
+        while calls == 0 || round.elapsed().as_millis() < 20 {
+            black_box(call(i % copies));
+            (i, calls) = (i + 1, calls + 1);
+        }
+        best = best.min(round.elapsed().as_secs_f64() / f64::from(calls));
+    }
+    best
+}
+
+/// Bytes a second that all threads read together.
+fn bandwidth() -> f64 {
+    let memory = vec![1u64; 64 << 20];
+    let read = || {
+        let began = Instant::now();
+        let sum: u64 =
+            memory.par_chunks(1 << 16).map(|part| part.iter().fold(0, |sum: u64, x| sum.wrapping_add(*x))).sum();
+        black_box(sum);
+        8.0 * memory.len() as f64 / began.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| read()).fold(0.0, f64::max)
+}
+
+fn random(out: usize, width: usize, i: usize) -> PackedBf16 {
+    let key = Key::new(i as u64, "weight");
+    // One row of numbers for all: what is multiplied does not change how long it takes.
+    let row: Vec<f32> = (0..width as u64).map(|i| key.uniform(i) - 0.5).collect();
+    let row = Tensor::from_vec(row, (1, width), &Device::Cpu).and_then(|row| row.to_dtype(DType::BF16)).expect("a row");
+    PackedBf16::pack((out, width), 4096, |rows| Ok(row.broadcast_as((rows.len(), width))?.contiguous()?))
+        .expect("packed")
+}
+
+fn activations(rows: usize, width: usize) -> Tensor {
+    let key = Key::new(0, "activations");
+    let values: Vec<f32> = (0..(rows * width) as u64).map(|i| key.uniform(i) - 0.5).collect();
+    Tensor::from_vec(values, (rows, width), &Device::Cpu).and_then(|x| x.to_dtype(DType::BF16)).expect("activations")
+}

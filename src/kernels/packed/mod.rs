@@ -1,0 +1,466 @@
+//! Products in bf16 on the CPU's matrix units, and the frozen weights packed for them once, when a model is loaded.
+//!
+//! Operands are bf16, every sum is taken in f32 and rounded once. Weights are kept in one packing (`layout`) that serves
+//! `x·Wᵀ`, `dy·W`, generation in f32 and the look-up of rows. `blocked` holds the loops; a file for each way to multiply
+//! a tile. Which one is used is found when the program runs, and `COUPLET_TRAIN_KERNELS` forces one, to compare results.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocked;
+mod float;
+mod layout;
+mod peak;
+
+use crate::{
+    error::{Error, Result},
+    kernels::{cpu, matrix::Matrix},
+};
+use blocked::{Kernel, Left, Out, Right};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor, bail};
+use float::{FEW, Float, FloatFew, Vectors};
+use half::bf16;
+use std::sync::OnceLock;
+
+pub use layout::PackedBf16;
+pub use peak::peak;
+
+/// A way to multiply in bf16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProductPath {
+    /// AMX-BF16: tiles of 16x16 sums.
+    Amx,
+    /// AVX512-BF16: vectors of 16 sums.
+    Avx512Bf16,
+    /// Multiply-adds in f32, AVX2 or NEON, of weights widened on the way.
+    F32,
+    /// The same without vectors.
+    Plain,
+}
+
+/// The variable that forces a path.
+const VARIABLE: &str = "COUPLET_TRAIN_KERNELS";
+
+impl ProductPath {
+    const ALL: [ProductPath; 4] = [ProductPath::Amx, ProductPath::Avx512Bf16, ProductPath::F32, ProductPath::Plain];
+
+    /// As the environment variable `COUPLET_TRAIN_KERNELS` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProductPath::Amx => "amx",
+            ProductPath::Avx512Bf16 => "avx512-bf16",
+            ProductPath::F32 => "f32",
+            ProductPath::Plain => "plain",
+        }
+    }
+
+    /// Those that CPU and operating system have, the fastest first.
+    pub fn available() -> Vec<ProductPath> {
+        ProductPath::ALL.into_iter().filter(|path| path.is_there()).collect()
+    }
+
+    fn is_there(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            ProductPath::Amx => amx::Amx::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            ProductPath::Avx512Bf16 => avx512::Avx512Bf16::new().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            ProductPath::Amx | ProductPath::Avx512Bf16 => false,
+            ProductPath::F32 => !matches!(pulp::Arch::new(), pulp::Arch::Scalar),
+            ProductPath::Plain => true,
+        }
+    }
+
+    /// The path of this process: the fastest, or the one that `COUPLET_TRAIN_KERNELS` names.
+    ///
+    /// Errors: the variable names no path, or one that is not there.
+    pub fn chosen() -> Result<ProductPath> {
+        static CHOSEN: OnceLock<ProductPath> = OnceLock::new();
+        if let Some(path) = CHOSEN.get() {
+            return Ok(*path);
+        }
+        let asked = std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned());
+        let path = choose(asked.as_deref(), &ProductPath::available())?;
+        Ok(*CHOSEN.get_or_init(|| path))
+    }
+}
+
+fn choose(asked: Option<&str>, available: &[ProductPath]) -> Result<ProductPath> {
+    let Some(asked) = asked else { return Ok(available[0]) };
+    let names = |paths: &[ProductPath]| paths.iter().map(|path| path.name()).collect::<Vec<_>>().join(", ");
+    let refused = |fact: String| {
+        Error::input(format!("{VARIABLE}={asked}: {fact}"))
+            .hint(format!("this machine has {}; without the variable the first is used", names(available)))
+            .hint_zh(format!("本机可用：{}；不设此变量则用第一个", names(available)))
+    };
+    match ProductPath::ALL.into_iter().find(|path| path.name() == asked) {
+        None => Err(refused(format!("one of {} was expected", names(&ProductPath::ALL)))),
+        Some(path) if !available.contains(&path) => {
+            Err(refused("this CPU or operating system does not have it".into()))
+        }
+        Some(path) => Ok(path),
+    }
+}
+
+/// `a·b` into `out` on `path`, which has to be there.
+fn multiply(path: ProductPath, a: &Matrix<u16>, b: &Right, out: Out) {
+    let there = "only paths that are there are chosen";
+    match path {
+        #[cfg(target_arch = "x86_64")]
+        ProductPath::Amx => with(&amx::Amx::new().expect(there), a, b, out),
+        #[cfg(target_arch = "x86_64")]
+        ProductPath::Avx512Bf16 => with(&avx512::Avx512Bf16::new().expect(there), a, b, out),
+        #[cfg(not(target_arch = "x86_64"))]
+        ProductPath::Amx | ProductPath::Avx512Bf16 => unreachable!("{there}"),
+        ProductPath::F32 => with(&Float(Vectors::Widest), a, b, out),
+        ProductPath::Plain => with(&Float(Vectors::Plain), a, b, out),
+    }
+}
+
+fn with<K: Kernel>(kernel: &K, a: &Matrix<u16>, b: &Right, out: Out) {
+    blocked::multiply(kernel, &Left::bf16(a), b, out);
+}
+
+/// `[rows, columns]` bf16, of which `fill` writes every element.
+fn new_bf16((rows, columns): (usize, usize), fill: impl FnOnce(Out)) -> Result<Tensor> {
+    let mut values: Vec<u16> = Vec::with_capacity(rows * columns);
+    fill(Out::Bf16(&mut values.spare_capacity_mut()[..rows * columns]));
+    // SAFETY: the product has written every element.
+    unsafe { values.set_len(rows * columns) };
+    Ok(Tensor::from_vec(bytemuck::cast_vec::<u16, bf16>(values), (rows, columns), &Device::Cpu)?)
+}
+
+/// `[rows, columns]` f32, of which `fill` writes every element.
+fn new_f32((rows, columns): (usize, usize), fill: impl FnOnce(Out)) -> Result<Tensor> {
+    let mut values: Vec<f32> = Vec::with_capacity(rows * columns);
+    fill(Out::F32(&mut values.spare_capacity_mut()[..rows * columns]));
+    // SAFETY: the product has written every element.
+    unsafe { values.set_len(rows * columns) };
+    Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
+}
+
+/// Whether `t` is what these products are for.
+pub(in crate::kernels) fn is_cpu_bf16(t: &Tensor) -> bool {
+    t.device().is_cpu() && t.dtype() == DType::BF16
+}
+
+/// Calls `f` with the bits of a bf16 matrix on the CPU, whatever its strides.
+fn with_matrix<T>(t: &Tensor, f: impl FnOnce(Matrix<u16>) -> T) -> Result<T> {
+    let (storage, layout) = t.storage_and_layout();
+    let Storage::Cpu(CpuStorage::BF16(values)) = &*storage else {
+        return Err(Error::run("internal error: bf16 on the CPU expected"));
+    };
+    Ok(f(Matrix::new(bytemuck::cast_slice(values), layout)?))
+}
+
+/// `a·b`: `a` `[m, k]`, `b` `[k, n]`, both bf16 on the CPU with any strides → `[m, n]` bf16.
+pub(in crate::kernels) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (path, shape) = (ProductPath::chosen()?, (a.dim(0)?, b.dim(1)?));
+    with_matrix(a, |a| with_matrix(b, |b| new_bf16(shape, |out| multiply(path, &a, &Right::Plain(b), out))))??
+}
+
+/// As [`product`], without rounding: `[m, n]` f32.
+pub(in crate::kernels) fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (path, shape) = (ProductPath::chosen()?, (a.dim(0)?, b.dim(1)?));
+    with_matrix(a, |a| with_matrix(b, |b| new_f32(shape, |out| multiply(path, &a, &Right::Plain(b), out))))??
+}
+
+/// `y + a·b` in place of `y`, bits of bf16, `[m, n]`: the product is rounded, then the sum.
+pub(in crate::kernels) fn add_product(
+    y: &mut [u16],
+    (m, n): (usize, usize),
+    a: &Matrix<u16>,
+    b: Matrix<u16>,
+) -> candle_core::Result<()> {
+    if (m, n) != (a.rows, b.columns) || a.columns != b.rows {
+        bail!("product: [{m}, {n}] = [{}, {}]·[{}, {}]", a.rows, a.columns, b.rows, b.columns);
+    }
+    multiply(ProductPath::chosen().map_err(candle_core::Error::wrap)?, a, &Right::Plain(b), Out::AddBf16(y));
+    Ok(())
+}
+
+impl PackedBf16 {
+    /// `x` `[T, in]` bf16 → `x·Wᵀ` `[T, out]` bf16.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_on(ProductPath::chosen()?, x)
+    }
+
+    /// `dy` `[T, out]` bf16 → `dy·W` `[T, in]` bf16.
+    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        self.backward_on(ProductPath::chosen()?, dy)
+    }
+
+    /// [`Self::forward`] on a path of [`ProductPath::available`].
+    pub fn forward_on(&self, path: ProductPath, x: &Tensor) -> Result<Tensor> {
+        let shape = (x.dim(0)?, self.shape().0);
+        with_matrix(x, |x| new_bf16(shape, |out| multiply(path, &x, &Right::Forward(self), out)))?
+    }
+
+    /// [`Self::backward`] on a path of [`ProductPath::available`].
+    pub fn backward_on(&self, path: ProductPath, dy: &Tensor) -> Result<Tensor> {
+        let shape = (dy.dim(0)?, self.shape().1);
+        with_matrix(dy, |dy| new_bf16(shape, |out| multiply(path, &dy, &Right::Backward(self), out)))?
+    }
+
+    /// `x` `[T, in]` f32 → `x·Wᵀ` `[T, out]` f32, W widened exactly: for generation.
+    ///
+    /// A row gives the same bits alone and among others.
+    pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
+        let vectors = if ProductPath::chosen()? == ProductPath::Plain { Vectors::Plain } else { Vectors::Widest };
+        self.infer_on(vectors, x)
+    }
+
+    fn infer_on(&self, vectors: Vectors, x: &Tensor) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let xs = cpu::f32s(&x).ok_or_else(|| Error::run("internal error: f32 on the CPU expected"))?;
+        let (rows, depth) = x.dims2()?;
+        let x = Matrix::dense(&xs, rows, depth);
+        new_f32((rows, self.shape().0), |out| {
+            let w = Right::Forward(self);
+            match rows <= FEW + 1 {
+                true => blocked::multiply(&FloatFew(vectors), &float::left(&x), &w, out),
+                false => blocked::multiply(&Float(vectors), &float::left(&x), &w, out),
+            }
+        })
+    }
+
+    /// Rows `ids` of `W`, `[T, in]` bf16. `ids`: `[T]` u32.
+    #[expect(clippy::disallowed_methods, reason = "ids on the CPU: no device stops")]
+    pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        let ids = ids.to_vec1::<u32>()?;
+        let values = bytemuck::cast_vec::<u16, bf16>(self.gather(&ids)?);
+        Ok(Tensor::from_vec(values, (ids.len(), self.shape().1), &Device::Cpu)?)
+    }
+
+    /// `W` `[out, in]` bf16, an ordinary tensor.
+    pub fn unpack(&self) -> Result<Tensor> {
+        Ok(Tensor::from_vec(bytemuck::cast_vec::<u16, bf16>(self.unpacked()), self.shape(), &Device::Cpu)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, wave};
+    use blocked::{rounded, widened};
+
+    /// (out, in): around the sides of panels, blocks and vectors, and over several blocks of the depth.
+    const WEIGHTS: [(usize, usize); 9] =
+        [(1, 1), (2, 31), (31, 2), (33, 63), (63, 33), (65, 64), (40, 65), (96, 1100), (1100, 40)];
+
+    /// Rows: around the heights of tiles.
+    const ROWS: [usize; 12] = [1, 2, 3, 5, 7, 13, 15, 17, 31, 33, 64, 70];
+
+    fn bits(shape: (usize, usize), phase: f64) -> Vec<u16> {
+        let values = wave(shape, phase, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(rounded).collect()
+    }
+
+    fn tensor(bits: &[u16], shape: (usize, usize)) -> Tensor {
+        Tensor::from_vec(bytemuck::cast_vec::<u16, bf16>(bits.to_vec()), shape, &Device::Cpu).unwrap()
+    }
+
+    fn pack(bits: &[u16], shape: (usize, usize)) -> PackedBf16 {
+        let w = tensor(bits, shape);
+        PackedBf16::pack(shape, 32, |rows| Ok(w.narrow(0, rows.start, rows.len())?)).unwrap()
+    }
+
+    fn values(t: &Tensor) -> Vec<f64> {
+        t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// `a·b` in f64, and the sum of absolute terms, to which an error of f32 is relative.
+    fn slow(a: &Matrix<u16>, b: &Matrix<u16>) -> Vec<(f64, f64)> {
+        let f = |x: u16| f64::from(widened(x));
+        let element = |row: usize, column: usize| {
+            (0..a.columns).fold((0.0, 0.0), |(sum, size), k| {
+                let term = f(a.get(row, k)) * f(b.get(k, column));
+                (sum + term, size + term.abs())
+            })
+        };
+        (0..a.rows).flat_map(|row| (0..b.columns).map(move |column| element(row, column))).collect()
+    }
+
+    /// Each `got` within half a unit of bf16 (2⁻⁸) of `want`, and f32's error of the sum.
+    fn assert_rounded(got: &Tensor, want: &[(f64, f64)], what: &str) {
+        for (i, (got, (want, size))) in values(got).into_iter().zip(want).enumerate() {
+            let allowed = want.abs() / 256.0 + size * 1e-6 + 1e-30;
+            assert!((got - want).abs() <= allowed, "{what}, element {i}: got {got}, want {want}");
+        }
+    }
+
+    type Multiply = Box<dyn Fn(&Matrix<u16>, &Right, Out) + Send + Sync>;
+
+    /// Every way to multiply that this machine can run, by name.
+    fn ways() -> Vec<(String, Multiply)> {
+        let mut ways: Vec<(String, Multiply)> = vec![];
+        for path in ProductPath::available() {
+            ways.push((path.name().into(), Box::new(move |a, b, out| multiply(path, a, b, out))));
+        }
+        #[cfg(target_arch = "x86_64")]
+        ways.push(("a model of amx".into(), Box::new(|a, b, out| with(&amx::Amx::modelled(), a, b, out))));
+        ways
+    }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "says what could not be tested here")]
+    fn every_path_of_this_machine_agrees_with_f64_over_odd_sizes() {
+        let missing: Vec<_> =
+            ProductPath::ALL.into_iter().filter(|path| !path.is_there()).map(ProductPath::name).collect();
+        eprintln!("paths that this machine cannot run, so they are not tested: {missing:?}");
+        for (n, k) in WEIGHTS {
+            let w = bits((n, k), 1.0);
+            let packed = pack(&w, (n, k));
+            let w = Matrix::dense(&w, n, k);
+            let w_t = Matrix { rows: k, columns: n, row_stride: 1, column_stride: k, ..w };
+            for rows in ROWS {
+                let (x, dy) = (bits((rows, k), 0.0), bits((rows, n), 2.0));
+                let (x, dy) = (Matrix::dense(&x, rows, k), Matrix::dense(&dy, rows, n));
+                let (forward, backward) = (slow(&x, &w_t), slow(&dy, &w));
+                for (name, multiply) in ways() {
+                    let what = format!("{name}, {rows} rows, W [{n}, {k}]");
+                    let got = new_bf16((rows, n), |out| multiply(&x, &Right::Forward(&packed), out)).unwrap();
+                    assert_rounded(&got, &forward, &format!("forward on {what}"));
+                    let got = new_bf16((rows, k), |out| multiply(&dy, &Right::Backward(&packed), out)).unwrap();
+                    assert_rounded(&got, &backward, &format!("backward on {what}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ordinary_matrices_of_any_strides_multiply_round_and_add() {
+        for (m, k, n) in [(1, 1, 1), (5, 3, 33), (8, 70, 40), (40, 8, 70), (70, 33, 16), (17, 64, 65)] {
+            let (a, b, y) = (bits((m, k), 0.0), bits((k, n), 1.0), bits((m, n), 2.0));
+            let a_t: Vec<u16> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();
+            let b_t: Vec<u16> = (0..k * n).map(|i| b[i % k * n + i / k]).collect();
+            let (a, b) = (Matrix::dense(&a, m, k), Matrix::dense(&b, k, n));
+            let want = slow(&a, &b);
+            let as_ = [a, Matrix { row_stride: 1, column_stride: m, values: &a_t, ..a }];
+            let bs = [b, Matrix { row_stride: 1, column_stride: k, values: &b_t, ..b }];
+            for (name, multiply) in ways() {
+                let what = format!("{name}, [{m}, {k}]·[{k}, {n}]");
+                for (a, b) in as_.iter().flat_map(|a| bs.iter().map(move |b| (a, b))) {
+                    let product = new_bf16((m, n), |out| multiply(a, &Right::Plain(*b), out)).unwrap();
+                    assert_rounded(&product, &want, &what);
+                    let exact = new_f32((m, n), |out| multiply(a, &Right::Plain(*b), out)).unwrap();
+                    for (got, (want, size)) in values(&exact).into_iter().zip(&want) {
+                        assert!((got - want).abs() <= size * 1e-6, "{what} in f32: got {got}, want {want}");
+                    }
+                    let mut sum = y.clone();
+                    multiply(a, &Right::Plain(*b), Out::AddBf16(&mut sum));
+                    for ((got, y), product) in sum.iter().zip(&y).zip(values(&product)) {
+                        assert_eq!(*got, rounded(widened(*y) + product as f32), "{what}: the rounded sum");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let (n, k, rows) = (333, 2100, 70);
+        let (w, x, dy) = (bits((n, k), 1.0), bits((rows, k), 0.0), bits((rows, n), 2.0));
+        let packed = pack(&w, (n, k));
+        for (_, multiply) in ways() {
+            let both = || {
+                let x = Matrix::dense(&x, rows, k);
+                let y = new_f32((rows, n), |out| multiply(&x, &Right::Forward(&packed), out)).unwrap();
+                let dy = Matrix::dense(&dy, rows, n);
+                (y, new_f32((rows, k), |out| multiply(&dy, &Right::Backward(&packed), out)).unwrap())
+            };
+            let want = both();
+            for threads in [1, 2, 4] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let got = pool.install(both);
+                assert_close(&got.0, &want.0, 0.0);
+                assert_close(&got.1, &want.1, 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_generation_gives_the_same_bits_alone_and_among_others() {
+        for (n, k) in WEIGHTS {
+            let packed = pack(&bits((n, k), 1.0), (n, k));
+            let wide = packed.unpack().unwrap().to_dtype(DType::F32).unwrap();
+            for vectors in [Vectors::Widest, Vectors::Plain] {
+                let x = wave((23, k), 0.3, &Device::Cpu).unwrap();
+                let all = packed.infer_on(vectors, &x).unwrap();
+                assert_close(&all, &x.matmul(&wide.t().unwrap()).unwrap(), 1e-5 * (k as f64).sqrt());
+                for (start, len) in [(0, 1), (22, 1), (3, 2), (7, 3), (11, 5), (2, 7), (0, 22)] {
+                    let some = packed.infer_on(vectors, &x.narrow(0, start, len).unwrap()).unwrap();
+                    assert_close(&some, &all.narrow(0, start, len).unwrap(), 0.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_packed_unpacks_and_gives_its_rows() {
+        for (n, k) in WEIGHTS {
+            let w = bits((n, k), 1.0);
+            let packed = pack(&w, (n, k));
+            assert_eq!((packed.unpacked(), packed.shape()), (w.clone(), (n, k)));
+            let ids = [n as u32 - 1, 0, n as u32 / 2];
+            let want: Vec<u16> = ids.iter().flat_map(|&id| &w[id as usize * k..][..k]).copied().collect();
+            assert_eq!(packed.gather(&ids).unwrap(), want);
+            assert!(packed.gather(&[n as u32]).is_err());
+        }
+        let wrong = |_| wave((3, 3), 0.0, &Device::Cpu);
+        assert!(PackedBf16::pack((3, 4), 32, wrong).is_err());
+    }
+
+    #[test]
+    fn blocks_are_turned_the_same_way_by_all() {
+        let block: Vec<u32> = (0..512).map(word_at).collect();
+        let mut want = vec![0; 512];
+        layout::transposed(&block, &mut want);
+        for (j, i) in (0..32).flat_map(|j| (0..32).map(move |i| (j, i))) {
+            let value =
+                |words: &[u32], pairs: usize, side: usize| words[pairs / 2 * 32 + side] >> (pairs % 2 * 16) & 0xffff;
+            assert_eq!(value(&want, j, i), value(&block, i, j), "input {i}, output {j}");
+        }
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512bw") {
+            let mut got = vec![0; 512];
+            // SAFETY: the instructions are there.
+            unsafe { avx512::transposed(&block, &mut got) };
+            assert_eq!(got, want);
+        }
+    }
+
+    fn word_at(i: u32) -> u32 {
+        (2 * i) | ((2 * i + 1) << 16)
+    }
+
+    #[test]
+    fn a_path_is_forced_by_name_or_refused() {
+        let here = [ProductPath::Avx512Bf16, ProductPath::F32, ProductPath::Plain];
+        assert_eq!(choose(None, &here).unwrap(), ProductPath::Avx512Bf16);
+        assert_eq!(choose(Some("plain"), &here).unwrap(), ProductPath::Plain);
+        for (asked, want) in [
+            ("amx", "COUPLET_TRAIN_KERNELS=amx: this CPU or operating system does not have it"),
+            ("", "COUPLET_TRAIN_KERNELS=: one of amx, avx512-bf16, f32, plain was expected"),
+            ("AVX2", "COUPLET_TRAIN_KERNELS=AVX2: one of amx, avx512-bf16, f32, plain was expected"),
+        ] {
+            assert_eq!(choose(Some(asked), &here).unwrap_err().to_string(), want);
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even_and_keeps_what_is_not_a_number() {
+        let mut x = 1u32;
+        for _ in 0..20_000 {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value = f32::from_bits(x);
+            let want = bf16::from_f32(value);
+            assert_eq!(rounded(value), want.to_bits(), "{value}");
+        }
+        for value in [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, f32::MIN_POSITIVE / 4.0] {
+            assert_eq!(rounded(value), bf16::from_f32(value).to_bits(), "{value}");
+        }
+    }
+}

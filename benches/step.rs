@@ -17,7 +17,7 @@ use couplet_train::{
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, qwen3::Keep},
     optim::{AdamW, AdamWConfig, clip},
     plan,
-    trainer::{Progress, saver::Saver, step},
+    trainer::{Cut, Progress, saver::Saver, step},
 };
 use std::{
     path::{Path, PathBuf},
@@ -111,7 +111,7 @@ fn run(options: &Options) {
     let mut optim = AdamW::new(constants, params.len(), &device).expect("an optimizer");
     let budget = options.micro_batch_tokens.unwrap_or_else(|| plan::micro_batch_rows(&config, options.dtype, &device));
 
-    let cut = step::Cut { max_rows: budget, share_prefix: options.share_prefix, keep: options.keep };
+    let cut = Cut { max_rows: budget, share_prefix: options.share_prefix, keep: options.keep };
     let rows = options.batch * (options.steps + options.warmup);
     let examples = examples(&options.data, rows, &tokenizer);
     let batches: Vec<Vec<(usize, &Example)>> =

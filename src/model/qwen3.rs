@@ -617,7 +617,7 @@ impl Batch {
     /// pos   | 0  1  … P-1  | P  P+1 …   | P  P+1 … |
     /// ```
     pub fn pack(samples: &[(u64, &[u32], &[u32])], ignore: u32, share_prefix: bool) -> Result<Self> {
-        let prefix = if share_prefix { shared_prefix(samples, ignore) } else { 0 };
+        let prefix = if share_prefix { Self::shared_prefix(samples, ignore) } else { 0 };
         let mut batch = Self {
             ids: vec![],
             positions: vec![],
@@ -648,25 +648,25 @@ impl Batch {
         Ok(batch)
     }
 
+    /// Rows that one copy can stand for: the common token prefix of two or more samples, short of any row with a label.
+    pub fn shared_prefix(samples: &[(u64, &[u32], &[u32])], ignore: u32) -> usize {
+        let [(_, first, _), rest @ ..] = samples else { return 0 };
+        if rest.is_empty() {
+            return 0;
+        }
+        let common = rest.iter().map(|(_, ids, _)| first.iter().zip(*ids).take_while(|(a, b)| a == b).count());
+        let unlabelled = samples.iter().map(|(_, ids, labels)| {
+            let first_label = labels.iter().skip(1).position(|&label| label != ignore).map_or(ids.len(), |i| i + 1);
+            (first_label.saturating_sub(1)).min(ids.len().saturating_sub(2))
+        });
+        common.chain(unlabelled).min().unwrap_or(0)
+    }
+
     fn push(&mut self, sample: u64, ids: &[u32], first_position: usize) {
         self.ids.extend(ids);
         self.positions.extend((first_position..first_position + ids.len()).map(|p| p as u32));
         self.samples.extend(std::iter::repeat_n(sample, ids.len()));
     }
-}
-
-/// Rows that one copy can stand for: the common token prefix of two or more samples, short of any row with a label.
-fn shared_prefix(samples: &[(u64, &[u32], &[u32])], ignore: u32) -> usize {
-    let [(_, first, _), rest @ ..] = samples else { return 0 };
-    if rest.is_empty() {
-        return 0;
-    }
-    let common = rest.iter().map(|(_, ids, _)| first.iter().zip(*ids).take_while(|(a, b)| a == b).count());
-    let unlabelled = samples.iter().map(|(_, ids, labels)| {
-        let first_label = labels.iter().skip(1).position(|&label| label != ignore).map_or(ids.len(), |i| i + 1);
-        (first_label.saturating_sub(1)).min(ids.len().saturating_sub(2))
-    });
-    common.chain(unlabelled).min().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -708,7 +708,7 @@ mod tests {
             (vec![(&[1, 2, 3, 4], &[NO; 4]), (&[1, 2, 3, 4], &[NO, NO, NO, 4])], 2, "one without a label"),
         ] {
             let samples: Vec<_> = samples.into_iter().map(|(ids, labels)| (0, ids, labels)).collect();
-            assert_eq!(shared_prefix(&samples, NO), want, "{why}");
+            assert_eq!(Batch::shared_prefix(&samples, NO), want, "{why}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The training loop: [`Trainer::fit`] reads as a story.
 
 pub mod checkpoint;
+mod cut;
 pub mod event;
 pub mod plan;
 mod progress;
@@ -20,13 +21,14 @@ use crate::{
 };
 use candle_core::Tensor;
 use checkpoint::{Best, Restored};
+pub use cut::Cut;
 use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step, Written};
 use plan::{StepPlan, StepSamples};
 use progress::Evaluation;
 pub use progress::Progress;
 use saver::Saver;
 use std::time::Instant;
-use step::{Cut, StepGradient};
+use step::StepGradient;
 
 /// Everything a run needs, ready to go.
 pub struct Trainer<'a> {

@@ -1,6 +1,6 @@
 //! Held-out loss, without gradients: the same sum as in training.
 
-use super::step::Cut;
+use super::Cut;
 use crate::{
     dataset::{Example, IGNORE},
     error::Result,
@@ -43,7 +43,7 @@ pub fn evaluate(
         let mut losses = losses.into_iter();
         for (i, example) in micro {
             let labels = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();
-            sums[*i] = (losses.by_ref().take(labels).map(f64::from).sum(), labels);
+            sums[i] = (losses.by_ref().take(labels).map(f64::from).sum(), labels);
         }
     }
     let total = |part: &[(f64, usize)]| part.iter().fold((0.0, 0), |(nll, n), s| (nll + s.0, n + s.1));

@@ -11,7 +11,10 @@ use couplet_train::{
         qwen3::{DropoutPlan, Keep},
     },
     rng::Key,
-    trainer::step::{self, Cut, StepGradient},
+    trainer::{
+        Cut,
+        step::{self, StepGradient},
+    },
 };
 
 /// The shipped model with an adapter whose B is not zero, and the first 12 shipped rows.
@@ -80,6 +83,24 @@ fn the_cut_and_the_shared_prefix_change_no_gradient() {
         let worst = bench.worst(&other, &whole);
         assert!(loss < 1e-6 && worst < 5e-6, "{cut:?}: loss {loss:.1e}, gradient {worst:.1e}");
     }
+}
+
+/// Several instructions in one step: each goes by itself where that saves rows, and no gradient changes.
+#[test]
+fn instructions_in_one_step_are_grouped_and_change_no_gradient() {
+    let mut bench = Bench::new(0.0);
+    for (i, row) in bench.rows.iter_mut().enumerate().filter(|(i, _)| i % 3 != 0) {
+        row.input_ids[8] += if i % 3 == 1 { 1 } else { 2 }; // another instruction, of a token that is not trained
+    }
+    let rows: Vec<(usize, &Example)> = bench.rows.iter().enumerate().collect();
+    let shared = Cut { share_prefix: true, ..WHOLE };
+    let groups: Vec<Vec<usize>> =
+        shared.micro_batches(&rows).iter().map(|micro| micro.iter().map(|(i, _)| i % 3).collect()).collect();
+    assert_eq!(groups, [vec![0; 4], vec![1; 4], vec![2; 4]]);
+    let (whole, other) = (bench.gradient(&bench.params, WHOLE, None), bench.gradient(&bench.params, shared, None));
+    let loss = (other.loss - whole.loss).abs() / whole.loss;
+    let worst = bench.worst(&other, &whole);
+    assert!(loss < 1e-6 && worst < 5e-6, "loss {loss:.1e}, gradient {worst:.1e}");
 }
 
 #[test]

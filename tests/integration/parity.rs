@@ -9,9 +9,8 @@ use couplet_train::{
     model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config, qwen3::Keep},
     testing::{devices, train_config},
     trainer::{
-        Choice, Progress, Trainer,
+        Choice, Cut, Progress, Trainer,
         event::{Event, Observer, Step},
-        step::Cut,
     },
 };
 use serde_json::Value;

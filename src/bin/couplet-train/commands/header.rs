@@ -9,7 +9,7 @@ use couplet_train::{
     optim::schedule::warmup_steps,
     plan::{Load, Memory, gigabytes},
     report::Header,
-    trainer::{plan::StepPlan, step::Cut},
+    trainer::{Cut, plan::StepPlan},
 };
 use std::path::Path;
 

@@ -25,13 +25,7 @@ use couplet_train::{
         Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict, model_card,
     },
     run::{self, Receipt, Start, megabytes},
-    trainer::{
-        Choice, Ended, Progress, Trainer, checkpoint,
-        event::Observer,
-        plan::StepPlan,
-        saver::Saver,
-        step::{self, Cut},
-    },
+    trainer::{Choice, Cut, Ended, Progress, Trainer, checkpoint, event::Observer, plan::StepPlan, saver::Saver},
 };
 use serde_json::json;
 use std::{
@@ -110,7 +104,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         share_prefix: recipe.train.shared_prefix && recipe.lora.lora_dropout == 0.0,
         keep: Keep::Lean,
     };
-    let largest = step::largest(&StepPlan::new(data.train.len(), &recipe.train), &data.train, cut)?;
+    let largest = cut.largest(&StepPlan::new(data.train.len(), &recipe.train), &data.train)?;
     let shape = plan::Shape {
         model: &model_config,
         lora: &recipe.lora,

@@ -1,0 +1,218 @@
+//! How the samples of a step go through the model: which together, what they share, what is kept. Changes no result.
+
+use super::plan::StepPlan;
+use crate::{
+    dataset::{Example, IGNORE},
+    error::Result,
+    model::{Batch, qwen3::Keep},
+    plan::Load,
+};
+
+/// Rows that another micro-batch costs as much as: all weights are read twice more. What fewer shared rows would save is
+/// not worth one.
+const MICRO_BATCH: usize = 64;
+
+/// A sample: its index in the data, and its row.
+pub type Sample<'e> = (usize, &'e Example);
+
+/// How a step goes through the model.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// Rows that go through the model at once.
+    pub max_rows: usize,
+    /// The tokens that all samples of a micro-batch begin with are computed once.
+    pub share_prefix: bool,
+    /// What every block keeps for its backward pass.
+    pub keep: Keep,
+}
+
+impl Cut {
+    /// Micro-batches, packed. Every sample is in one of them.
+    pub fn batches<'e>(self, samples: &[Sample<'e>]) -> impl Iterator<Item = Result<(Batch, Vec<Sample<'e>>)>> {
+        self.micro_batches(samples).into_iter().map(move |micro| Ok((self.pack(&micro)?, micro)))
+    }
+
+    /// Samples that go together: those of one instruction where prefixes are shared, at most `max_rows` rows at once (a
+    /// longer sample stands alone).
+    pub fn micro_batches<'e>(self, samples: &[Sample<'e>]) -> Vec<Vec<Sample<'e>>> {
+        if !self.share_prefix {
+            return pieces(samples, 0, self.max_rows);
+        }
+        let groups = by_prefix(samples);
+        groups.iter().flat_map(|group| pieces(group, prefix(group), self.max_rows)).collect()
+    }
+
+    fn pack(self, samples: &[Sample]) -> Result<Batch> {
+        Batch::pack(&rows(samples), IGNORE, self.share_prefix)
+    }
+
+    /// The samples of a run's largest micro-batch, as indices into `train`, and its size; `None`: nothing has a label.
+    pub fn largest(self, plan: &StepPlan, train: &[Example]) -> Result<Option<(Vec<usize>, Load)>> {
+        let mut largest: (usize, Vec<Sample>) = (0, vec![]);
+        for epoch in 0..=plan.epoch_of(plan.total_steps.saturating_sub(1)) {
+            let order = plan.order(epoch);
+            let first = epoch * plan.steps_per_epoch;
+            for step in first..(first + plan.steps_per_epoch).min(plan.total_steps) {
+                let samples = plan.samples(step, &order).indices.into_iter().map(|i| (i, &train[i]));
+                let samples: Vec<Sample> = samples.filter(|(_, row)| row.is_trainable()).collect();
+                for micro in self.micro_batches(&samples) {
+                    let shared = if self.share_prefix { prefix(&micro) } else { 0 };
+                    let rows = shared + micro.iter().map(|sample| fed(sample) - shared).sum::<usize>();
+                    if rows > largest.0 {
+                        largest = (rows, micro);
+                    }
+                }
+            }
+        }
+        let (_, samples) = largest;
+        if samples.is_empty() {
+            return Ok(None);
+        }
+        let batch = self.pack(&samples)?;
+        let load = Load { rows: batch.ids.len(), labels: batch.label_rows.len() };
+        Ok(Some((samples.iter().map(|(i, _)| *i).collect(), load)))
+    }
+}
+
+/// Rows a sample feeds by itself: its last token is only a target.
+fn fed((_, row): &Sample) -> usize {
+    row.input_ids.len() - 1
+}
+
+fn rows<'e>(samples: &[Sample<'e>]) -> Vec<(u64, &'e [u32], &'e [u32])> {
+    samples.iter().map(|(i, row)| (*i as u64, row.input_ids.as_slice(), row.labels.as_slice())).collect()
+}
+
+/// Rows that one copy can stand for.
+fn prefix(samples: &[Sample]) -> usize {
+    Batch::shared_prefix(&rows(samples), IGNORE)
+}
+
+/// Cuts samples, in order, into runs of at most `budget` rows, `shared` of each sample counting once.
+fn pieces<'e>(samples: &[Sample<'e>], shared: usize, budget: usize) -> Vec<Vec<Sample<'e>>> {
+    let mut pieces: Vec<Vec<Sample>> = vec![];
+    let mut rows = 0;
+    for sample in samples {
+        rows += fed(sample) - shared;
+        match pieces.last_mut() {
+            Some(piece) if rows <= budget => piece.push(*sample),
+            _ => {
+                rows = fed(sample);
+                pieces.push(vec![*sample]);
+            }
+        }
+    }
+    pieces
+}
+
+/// Samples by what they begin with, wherever a group of their own saves more rows than another micro-batch costs. Each
+/// group keeps the order of the step; groups come in the order of their first sample.
+fn by_prefix<'e>(samples: &[Sample<'e>]) -> Vec<Vec<Sample<'e>>> {
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by(|a, b| samples[*a].1.input_ids.cmp(&samples[*b].1.input_ids));
+    let mut groups = vec![];
+    split(samples, order, &mut groups);
+    groups.sort_by_key(|group| group[0]);
+    groups.into_iter().map(|group| group.into_iter().map(|i| samples[i]).collect()).collect()
+}
+
+/// Splits off those of `sorted` (places in `samples`, sorted by their ids) that do better by themselves; what stays
+/// together becomes a group.
+fn split(samples: &[Sample], sorted: Vec<usize>, groups: &mut Vec<Vec<usize>>) {
+    let prefix_of = |places: &[usize]| prefix(&places.iter().map(|i| samples[*i]).collect::<Vec<_>>());
+    let common = prefix_of(&sorted);
+    let next = |i: &usize| samples[*i].1.input_ids.get(common);
+    let mut rest = vec![];
+    for part in sorted.chunk_by(|a, b| next(a) == next(b)) {
+        let saved = (part.len() - 1) * prefix_of(part);
+        let is_smaller = part.len() < sorted.len();
+        if is_smaller && saved > part.len() * common + MICRO_BATCH {
+            split(samples, part.to_vec(), groups);
+        } else {
+            rest.extend_from_slice(part);
+        }
+    }
+    if !rest.is_empty() {
+        rest.sort_unstable();
+        groups.push(rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::TrainConfig, dataset::Origin};
+
+    fn row(ids: Vec<u32>, trainable: bool) -> Example {
+        let n = ids.len();
+        let labels = ids.iter().enumerate().map(|(i, id)| if trainable && i + 2 >= n { *id } else { IGNORE });
+        Example { labels: labels.collect(), input_ids: ids, origin: Origin { dataset: 0, row: 1 } }
+    }
+
+    /// An instruction of 29 tokens of that number, and 20 tokens of its own.
+    fn asked(instruction: u32, own: u32) -> Example {
+        row([vec![1, 2], vec![instruction; 27], (0..20).map(|i| 1000 + 20 * own + i).collect()].concat(), true)
+    }
+
+    fn groups(rows: &[Example], max_rows: usize, share_prefix: bool) -> Vec<Vec<usize>> {
+        let samples: Vec<Sample> = rows.iter().enumerate().collect();
+        let cut = Cut { max_rows, share_prefix, keep: Keep::Lean };
+        cut.micro_batches(&samples).iter().map(|micro| micro.iter().map(|(i, _)| *i).collect()).collect()
+    }
+
+    #[test]
+    fn micro_batches_keep_the_order_and_the_budget() {
+        for (lengths, budget, want) in [
+            (vec![3, 3, 3], 6, vec![vec![0, 1], vec![2]]),
+            (vec![9, 1, 1], 4, vec![vec![0], vec![1, 2]]),
+            (vec![2, 2], 100, vec![vec![0, 1]]),
+            (vec![5], 1, vec![vec![0]]),
+            (vec![], 10, vec![]),
+        ] {
+            let rows: Vec<Example> = lengths.iter().map(|n| row((0..=*n).collect(), true)).collect();
+            assert_eq!(groups(&rows, budget, false), want, "budget {budget}");
+        }
+        let rows: Vec<Example> = (0..4).map(|own| asked(7, own)).collect();
+        assert_eq!(groups(&rows, 96, false), [[0, 1], [2, 3]], "48 rows each");
+        assert_eq!(groups(&rows, 29 + 4 * 19, true), [[0, 1, 2, 3]], "29 of them once for all");
+        assert_eq!(groups(&rows, 29 + 3 * 19, true), [vec![0, 1, 2], vec![3]]);
+    }
+
+    #[test]
+    fn instructions_go_by_themselves_where_that_saves_rows() {
+        for (instructions, want, why) in [
+            (vec![7, 7, 7, 7], vec![vec![0, 1, 2, 3]], "one for all"),
+            (vec![7, 8, 7, 8, 7, 8, 7, 8], vec![vec![0, 2, 4, 6], vec![1, 3, 5, 7]], "two of four"),
+            (vec![7, 8, 7, 7, 7], vec![vec![0, 2, 3, 4], vec![1]], "a stranger stays behind"),
+            (vec![7, 8, 9, 7, 8, 9], vec![vec![0, 1, 2, 3, 4, 5]], "pairs save less than they cost"),
+            (vec![7, 9, 7, 8, 7, 7], vec![vec![0, 2, 4, 5], vec![1, 3]], "strangers stay together"),
+        ] {
+            let rows: Vec<Example> = instructions.iter().zip(0..).map(|(i, own)| asked(*i, own)).collect();
+            assert_eq!(groups(&rows, 10_000, true), want, "{why}");
+            assert_eq!(groups(&rows, 10_000, false), [(0..rows.len()).collect::<Vec<_>>()], "{why}: nothing is shared");
+        }
+    }
+
+    #[test]
+    fn the_largest_micro_batch_of_a_run_is_found() {
+        let plain = |tokens: u32, trainable| row((0..tokens).collect(), trainable);
+        // Two a step, in file order.
+        let rows = [plain(4, true), plain(5, true), plain(9, true), plain(50, false), plain(6, true), plain(6, true)];
+        let config = TrainConfig {
+            per_device_train_batch_size: 2,
+            disable_shuffling: true,
+            num_train_epochs: 1.0,
+            ..crate::testing::train_config()
+        };
+        let plan = StepPlan::new(rows.len(), &config);
+        let find = |max_rows, share_prefix| {
+            let cut = Cut { max_rows, share_prefix, keep: Keep::Lean };
+            cut.largest(&plan, &rows).unwrap().map(|(samples, load)| (samples, load.rows, load.labels))
+        };
+        assert_eq!(find(100, false), Some((vec![4, 5], 10, 4)), "5 + 5 rows; the row of 50 has no label");
+        assert_eq!(find(100, true), Some((vec![2], 8, 2)), "of 5 + 5 rows three are shared");
+        assert_eq!(find(8, false), Some((vec![2], 8, 2)), "one at a time, the longest is the largest");
+        let cut = Cut { max_rows: 8, share_prefix: true, keep: Keep::Lean };
+        assert_eq!(cut.largest(&plan, &vec![plain(5, false); 6]).unwrap(), None);
+    }
+}

@@ -324,6 +324,22 @@ mod hardware {
             }
         }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn registers_that_are_not_there_are_not_used() {
+            if on_cpu() {
+                // The kernel may still refuse; then the next path is taken.
+                assert_eq!(Amx::<Hardware>::new().is_some(), permitted());
+            } else {
+                assert!(!permitted(), "the kernel refuses what the CPU does not have");
+                assert!(Amx::<Hardware>::new().is_none());
+            }
+        }
+    }
 }
 
 #[cfg(test)]

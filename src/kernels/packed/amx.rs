@@ -78,12 +78,11 @@ impl<R: Registers + Sync> Kernel for Amx<R> {
     }
 
     fn transposed(&self, block: &[u32], out: &mut [u32]) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512bw") {
+        match is_x86_feature_detected!("avx512bw") {
             // SAFETY: the instructions are there.
-            return unsafe { super::avx512::transposed(block, out) };
+            true => unsafe { super::avx512::transposed(block, out) },
+            false => transposed(block, out),
         }
-        transposed(block, out);
     }
 }
 

@@ -1,16 +1,16 @@
-//! Products of a few rows with a frozen matrix: what generation spends its time on.
+//! Products of a few rows with a frozen f32 matrix: what generation spends its time on.
 //!
 //! A step of generation multiplies one row (or a few) with every weight of the model, so it is as fast as memory. A GEMM
-//! packs its operands first, which reads and writes the weights once more; candle widens a whole bf16 matrix to f32 at
-//! every call. Here every weight is read once, as it is stored, and bf16 becomes f32 in a register: half the bytes.
+//! packs its operands first, which reads and writes the weights once more. Here every weight is read once, as it is
+//! stored. (bf16 weights are packed already: `packed`.)
 //!
 //! A sum runs over `k` in an order that depends on nothing but the CPU's vector width. So a row gives the same bits alone
 //! and among others, and a text does not depend on the batch it is generated in.
 
 use super::{cpu, product};
 use crate::error::Result;
-use candle_core::{CpuStorage, Device, Storage, Tensor};
-use pulp::{Arch, Simd, WithSimd, bytemuck};
+use candle_core::{Device, Tensor};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -22,17 +22,16 @@ const FEW: usize = 16;
 
 /// `x` `[T, k]`, `w` `[n, k]` → `x·Wᵀ` `[T, n]` in the dtype of `x`.
 ///
-/// On the CPU `x` is f32 and `w` f32 or bf16; elsewhere both have one dtype and candle multiplies.
+/// On the CPU both are f32; elsewhere both have one dtype and candle multiplies.
 pub fn row_product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let (rows, k) = x.dims2()?;
     let n = w.dim(0)?;
-    if let Some(xs) = cpu::f32s(x)
-        && w.dim(1)? == k
-        && let Some(out) = on_cpu(&xs, w, (rows, k, n))
-    {
-        return Ok(Tensor::from_vec(out, (rows, n), &Device::Cpu)?);
+    match (cpu::f32s(x), cpu::f32s(w)) {
+        (Some(xs), Some(ws)) if w.dim(1)? == k => {
+            Ok(Tensor::from_vec(multiply(&xs, &ws, (rows, k, n)), (rows, n), &Device::Cpu)?)
+        }
+        _ => product(x, &w.t()?),
     }
-    product(x, &w.to_dtype(x.dtype())?.t()?)
 }
 
 /// `y + xa·Bᵀ`, the second half of a low-rank update: `y` `[T, n]`, `xa` `[T, r]`, `b_t` = Bᵀ `[r, n]`.
@@ -50,50 +49,34 @@ pub fn add_low_rank(y: Tensor, xa: &Tensor, b_t: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(out, y.shape(), &Device::Cpu)?)
 }
 
-/// `None` where no body fits: strided weights, another dtype, an odd row of bf16.
-fn on_cpu(x: &[f32], w: &Tensor, shape: (usize, usize, usize)) -> Option<Vec<f32>> {
-    let (storage, layout) = w.storage_and_layout();
-    let (start, end) = layout.contiguous_offsets()?;
-    match &*storage {
-        Storage::Cpu(CpuStorage::F32(w)) => Some(multiply(x, &w[start..end], shape)),
-        Storage::Cpu(CpuStorage::BF16(w)) if shape.1.is_multiple_of(2) => {
-            let pairs: &[Pair] = bytemuck::try_cast_slice(&w[start..end]).ok()?;
-            Some(multiply(&Arch::new().dispatch(Deal { x, k: shape.1 }), pairs, shape))
-        }
-        _ => None,
-    }
-}
-
-fn multiply<W: Weight>(x: &[f32], w: &[W], (rows, k, n): (usize, usize, usize)) -> Vec<f32> {
+fn multiply(x: &[f32], w: &[f32], (rows, k, n): (usize, usize, usize)) -> Vec<f32> {
     let mut out = vec![0f32; rows * n];
-    let words = w.len() / n.max(1); // of a row
-    let columns = (GRAIN / (words * size_of::<W>()).max(1)).max(1).next_multiple_of(2);
+    let columns = (GRAIN / (k * size_of::<f32>()).max(1)).max(1).next_multiple_of(2);
     // One task owns `columns` columns of every row.
     let mut tasks: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(columns)).map(|_| Vec::with_capacity(rows)).collect();
     for row in out.chunks_mut(n) {
         row.chunks_mut(columns).zip(&mut tasks).for_each(|(part, task)| task.push(part));
     }
-    tasks.into_par_iter().zip(w.par_chunks(columns * words)).for_each(|(out, w)| {
-        Arch::new().dispatch(Task { x, w, out, k, words });
+    tasks.into_par_iter().zip(w.par_chunks((columns * k).max(1))).for_each(|(out, w)| {
+        Arch::new().dispatch(Task { x, w, out, k });
     });
     out
 }
 
 /// Some columns of the product.
-struct Task<'a, W> {
+struct Task<'a> {
     x: &'a [f32],
-    w: &'a [W],
+    w: &'a [f32],
     out: Vec<&'a mut [f32]>,
     k: usize,
-    words: usize,
 }
 
-impl<W: Weight> WithSimd for Task<'_, W> {
+impl WithSimd for Task<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let (rows, columns) = (self.out.len(), self.w.len() / self.words);
+        let (rows, columns) = (self.out.len(), self.w.len() / self.k);
         // No closures here: the vector instructions of this function do not reach into them.
         match rows {
             // One weight row after the other: a single stream, which the hardware fetches ahead best.
@@ -120,19 +103,19 @@ impl<W: Weight> WithSimd for Task<'_, W> {
     }
 }
 
-impl<W: Weight> Task<'_, W> {
+impl Task<'_> {
     /// Asks for the weights of columns `j` and `j + 1`, which are needed when those before them are done.
     #[inline(always)]
     fn fetch(&self, j: usize) {
-        let start = (j * self.words).min(self.w.len());
-        let end = (start + 2 * self.words).min(self.w.len());
-        self.w[start..end].iter().step_by(64 / size_of::<W>()).for_each(fetch_line);
+        let start = (j * self.k).min(self.w.len());
+        let end = (start + 2 * self.k).min(self.w.len());
+        self.w[start..end].iter().step_by(64 / size_of::<f32>()).for_each(fetch_line);
     }
 
     /// Columns `j` and, where there is one, `j + 1`.
     #[inline(always)]
     fn pair<S: Simd>(&mut self, simd: S, j: usize, rows: Range<usize>) {
-        match (j + 1) * self.words < self.w.len() {
+        match (j + 1) * self.k < self.w.len() {
             true => self.column::<S, 2>(simd, j, rows),
             false => self.column::<S, 1>(simd, j, rows),
         }
@@ -155,14 +138,14 @@ impl<W: Weight> Task<'_, W> {
     #[inline(always)]
     fn tile<S: Simd, const M: usize, const N: usize>(&mut self, simd: S, t: usize, j: usize) -> usize {
         let x: [&[f32]; M] = std::array::from_fn(|m| &self.x[(t + m) * self.k..][..self.k]);
-        let w: [&[W]; N] = std::array::from_fn(|n| &self.w[(j + n) * self.words..][..self.words]);
+        let w: [&[f32]; N] = std::array::from_fn(|n| &self.w[(j + n) * self.k..][..self.k]);
         let steps = self.k / (2 * S::F32_LANES);
         let xs: [&[[S::f32s; 2]]; M] = x.map(|x| &S::as_simd_f32s(x).0.as_chunks().0[..steps]);
-        let ws: [&[W::Vectors<S>]; N] = w.map(|w| &W::vectors::<S>(w)[..steps]);
+        let ws: [&[[S::f32s; 2]]; N] = w.map(|w| &S::as_simd_f32s(w).0.as_chunks().0[..steps]);
         let mut sums = [[[simd.splat_f32s(0.0); 2]; M]; N];
         for step in 0..steps {
             for n in 0..N {
-                let [w0, w1] = W::widen(simd, ws[n][step]);
+                let [w0, w1] = ws[n][step];
                 for m in 0..M {
                     let [x0, x1] = xs[m][step];
                     let [s0, s1] = sums[n][m];
@@ -174,7 +157,7 @@ impl<W: Weight> Task<'_, W> {
         for n in 0..N {
             for m in 0..M {
                 let [s0, s1] = sums[n][m];
-                let tail = W::dot(&w[n][done * self.words / self.k..], &x[m][done..]);
+                let tail: f32 = w[n][done..].iter().zip(&x[m][done..]).map(|(w, x)| w * x).sum();
                 self.out[t + m][j + n] = simd.reduce_sum_f32s(simd.add_f32s(s0, s1)) + tail;
             }
         }
@@ -195,113 +178,22 @@ fn fetch_line<T>(value: &T) {
     let _ = value;
 }
 
-/// How weights are stored: as f32, or as pairs of bf16.
-trait Weight: Copy + Send + Sync {
-    /// What becomes two vectors of f32.
-    type Vectors<S: Simd>: Copy;
-    /// The vectors of a row, without its tail.
-    fn vectors<S: Simd>(row: &[Self]) -> &[Self::Vectors<S>];
-    /// The weights that meet the next two vectors of `x`.
-    fn widen<S: Simd>(simd: S, vectors: Self::Vectors<S>) -> [S::f32s; 2];
-    /// Σ wᵢ·xᵢ of a tail.
-    fn dot(w: &[Self], x: &[f32]) -> f32;
-}
-
-impl Weight for f32 {
-    type Vectors<S: Simd> = [S::f32s; 2];
-
-    #[inline(always)]
-    fn vectors<S: Simd>(row: &[Self]) -> &[[S::f32s; 2]] {
-        S::as_simd_f32s(row).0.as_chunks().0
-    }
-
-    #[inline(always)]
-    fn widen<S: Simd>(_: S, vectors: [S::f32s; 2]) -> [S::f32s; 2] {
-        vectors
-    }
-
-    #[inline(always)]
-    fn dot(w: &[f32], x: &[f32]) -> f32 {
-        w.iter().zip(x).map(|(w, x)| w * x).sum()
-    }
-}
-
-/// Two neighbouring bf16 in one word: a bf16 is the upper half of an f32, so a shift and a mask widen them.
-type Pair = u32;
-
-// The first of two neighbours lies in the lower half.
-const _: () = assert!(cfg!(target_endian = "little"));
-
-const UPPER: u32 = 0xffff_0000;
-
-impl Weight for Pair {
-    type Vectors<S: Simd> = S::u32s;
-
-    #[inline(always)]
-    fn vectors<S: Simd>(row: &[Self]) -> &[S::u32s] {
-        S::as_simd_u32s(row).0
-    }
-
-    #[inline(always)]
-    fn widen<S: Simd>(simd: S, pairs: S::u32s) -> [S::f32s; 2] {
-        let even = simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16));
-        let odd = simd.and_u32s(pairs, simd.splat_u32s(UPPER));
-        [simd.transmute_f32s_u32s(even), simd.transmute_f32s_u32s(odd)]
-    }
-
-    #[inline(always)]
-    fn dot(w: &[Pair], x: &[f32]) -> f32 {
-        let pair = |(w, x): (&Pair, &[f32; 2])| f32::from_bits(w << 16) * x[0] + f32::from_bits(w & UPPER) * x[1];
-        w.iter().zip(x.as_chunks().0).map(pair).sum()
-    }
-}
-
-/// Deals every row of `x` into vectors of its even and its odd elements in turn, as [`Pair`]s are widened. The tail of a
-/// row stays as it is.
-struct Deal<'a> {
-    x: &'a [f32],
-    k: usize,
-}
-
-impl WithSimd for Deal<'_> {
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
-        let lanes = S::F32_LANES;
-        let mut out = self.x.to_vec();
-        for (row, out) in self.x.chunks_exact(self.k).zip(out.chunks_exact_mut(self.k)) {
-            for (x, out) in row.chunks_exact(2 * lanes).zip(out.chunks_exact_mut(2 * lanes)) {
-                let (even, odd) = out.split_at_mut(lanes);
-                for (i, [x0, x1]) in x.as_chunks().0.iter().enumerate() {
-                    (even[i], odd[i]) = (*x0, *x1);
-                }
-            }
-        }
-        out
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{assert_close, devices, wave};
-    use candle_core::DType;
 
     const SHAPES: [(usize, usize, usize); 7] =
         [(1, 64, 4), (1, 1024, 300), (3, 130, 7), (4, 2, 1), (16, 96, 33), (5, 31, 5), (150, 72, 9)];
 
     #[test]
-    fn agrees_with_candle_in_f32_and_in_bf16() -> Result<()> {
+    fn agrees_with_candle() -> Result<()> {
         for device in devices() {
             for (rows, k, n) in SHAPES {
                 let (x, w) = (wave((rows, k), 0.0, &device)?, wave((n, k), 1.0, &device)?);
                 assert_close(&row_product(&x, &w)?, &x.matmul(&w.t()?)?, 1e-5 * (k as f64).sqrt());
                 let strided = w.t()?.contiguous()?.t()?;
                 assert_close(&row_product(&x, &strided)?, &x.matmul(&w.t()?)?, 1e-5 * (k as f64).sqrt());
-                let half = w.to_dtype(DType::BF16)?;
-                let want = x.matmul(&half.to_dtype(DType::F32)?.t()?)?;
-                assert_close(&row_product(&x, &half)?, &want, 1e-5 * (k as f64).sqrt());
             }
         }
         Ok(())
@@ -311,11 +203,9 @@ mod tests {
     fn a_row_gives_the_same_bits_alone_and_among_others() -> Result<()> {
         for (rows, k, n) in SHAPES {
             let (x, w) = (wave((rows, k), 0.0, &Device::Cpu)?, wave((n, k), 1.0, &Device::Cpu)?);
-            for w in [w.clone(), w.to_dtype(DType::BF16)?].iter().filter(|w| w.dtype() == DType::F32 || k % 2 == 0) {
-                let all = row_product(&x, w)?;
-                for t in 0..rows {
-                    assert_close(&row_product(&x.narrow(0, t, 1)?, w)?, &all.narrow(0, t, 1)?, 0.0);
-                }
+            let all = row_product(&x, &w)?;
+            for t in 0..rows {
+                assert_close(&row_product(&x.narrow(0, t, 1)?, &w)?, &all.narrow(0, t, 1)?, 0.0);
             }
         }
         Ok(())

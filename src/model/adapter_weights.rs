@@ -30,7 +30,8 @@ impl AdapterWeights {
         let by_name: HashMap<&str, _> = params.slots().map(|(id, slot)| (slot.name.as_str(), id)).collect();
         let matrix = |name: String| -> Result<Tensor> {
             let id = by_name.get(name.as_str()).ok_or_else(|| Error::run(format!("internal error: no {name}")))?;
-            params.get(*id)
+            // On the CPU generation is in f32, also where training was in bf16.
+            if params.flat().device().is_cpu() { params.master(*id) } else { params.get(*id) }
         };
         let low_rank = |layer: usize, projection: Projection| -> Result<Option<LowRank>> {
             if !lora.lora_target.contains(&projection) {
@@ -78,4 +79,32 @@ pub fn layout(layers: usize, lora: &LoraConfig, shape: impl Fn(Projection) -> (u
         }
     }
     layout
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, wave};
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn an_adapter_trained_in_bf16_answers_in_f32_on_the_cpu() -> Result<()> {
+        let lora = LoraConfig {
+            lora_rank: 2,
+            lora_alpha: 6.0,
+            lora_dropout: 0.0,
+            lora_target: vec![Projection::QProj],
+            use_rslora: false,
+        };
+        let values =
+            |slot: &crate::model::params::Slot| Ok(wave(slot.shape, 0.3, &Device::Cpu)?.flatten_all()?.to_vec1()?);
+        let params = Params::new(layout(1, &lora, |_| (5, 4)), DType::BF16, &Device::Cpu, values)?;
+        let adapter = AdapterWeights::new(1, &lora, &params)?;
+        let low_rank = adapter.block(0)[Projection::QProj as usize].as_ref().expect("targeted");
+        let (x, y) = (wave((3, 4), 1.0, &Device::Cpu)?, wave((3, 5), 2.0, &Device::Cpu)?);
+        let (a, b) = (wave((2, 4), 0.3, &Device::Cpu)?, wave((5, 2), 0.3, &Device::Cpu)?);
+        let want = (&y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * 3.0)?)?;
+        assert_close(&low_rank.add_to(y, &x)?, &want, 1e-5);
+        Ok(())
+    }
 }

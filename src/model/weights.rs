@@ -333,6 +333,13 @@ mod tests {
                 })
                 .collect();
             assert_eq!(digests[0], digests[1], "sharding does not change the digest");
+            let packed = Checkpoint::open(one.path()).unwrap();
+            let frozen = packed.frozen("a", (3, 4), DType::BF16, &Device::Cpu).unwrap();
+            packed.frozen("b", (2, 2), DType::F32, &Device::Cpu).unwrap();
+            assert_eq!(packed.digest(), digests[0], "nor does packing while it is read");
+            let rows = frozen.rows(&Tensor::new(&[0u32, 1, 2], &Device::Cpu).unwrap()).unwrap();
+            assert_close(&rows, &a.to_dtype(DType::BF16).unwrap(), 0.0);
+            assert!(packed.frozen("a", (4, 3), DType::BF16, &Device::Cpu).is_err());
             let noted = Checkpoint::open(one.path()).unwrap();
             ["a", "b"].iter().for_each(|name| noted.take_note(name).unwrap());
             assert_eq!(noted.digest(), digests[0], "nor does reading for the digest alone");

@@ -78,12 +78,11 @@ impl<R: Registers + Sync> Kernel for Amx<R> {
     }
 
     fn transposed(&self, block: &[u32], out: &mut [u32]) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512bw") {
+        match is_x86_feature_detected!("avx512bw") {
             // SAFETY: the instructions are there.
-            return unsafe { super::avx512::transposed(block, out) };
+            true => unsafe { super::avx512::transposed(block, out) },
+            false => transposed(block, out),
         }
-        transposed(block, out);
     }
 }
 
@@ -321,6 +320,22 @@ mod hardware {
                         options(att_syntax, nostack, preserves_flags, readonly),
                     );
                 }
+            }
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn registers_that_are_not_there_are_not_used() {
+            if on_cpu() {
+                // The kernel may still refuse; then the next path is taken.
+                assert_eq!(Amx::<Hardware>::new().is_some(), permitted());
+            } else {
+                assert!(!permitted(), "the kernel refuses what the CPU does not have");
+                assert!(Amx::<Hardware>::new().is_none());
             }
         }
     }

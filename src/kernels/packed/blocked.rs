@@ -105,6 +105,7 @@ impl<K: Kernel> Drop for Left<K> {
 }
 
 /// 32 values of a row of a tile that holds pairs: one line each, the rows one after the other.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn put_pairs<const ROWS: usize>(tile: &mut [u32], row: usize, i: usize, values: &[u16; SIDE]) {
     let line = &mut tile[(i * ROWS + row) * SIDE / 2..][..SIDE / 2];

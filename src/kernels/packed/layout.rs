@@ -106,16 +106,6 @@ impl PackedBf16 {
         (self.out, self.width)
     }
 
-    /// Bytes it takes.
-    pub fn bytes(&self) -> usize {
-        4 * self.words.len()
-    }
-
-    /// Whether both are the same memory.
-    pub fn shares_memory_with(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.words, &other.words)
-    }
-
     /// Rows `ids` of `W` as bits of bf16, end to end. Errors: a row that is not there.
     pub(super) fn gather(&self, ids: &[u32]) -> candle_core::Result<Vec<u16>> {
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.out) {

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use couplet_train::{
     config::{LoraConfig, Projection},
     generate::{Sampling, Session},
+    kernels,
     model::{AdapterWeights, Params, Qwen3, Qwen3Config, lora::initial_values},
     rng::Key,
 };
@@ -15,6 +16,9 @@ use std::time::Instant;
 
 #[expect(clippy::print_stdout, reason = "the result")]
 fn main() {
+    // As the program does.
+    kernels::keep_freed_buffers();
+    kernels::join_pool();
     let args: Vec<String> = std::env::args().collect();
     let get = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
     let number = |name: &str, default| get(name).map_or(default, |n| n.parse().expect("a number"));

@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use couplet_train::{
     config::{self, DataConfig, LoraConfig, Projection},
     dataset::{self, Example, tokenizer::Tokenizer},
+    kernels,
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values},
     optim::{AdamW, AdamWConfig, clip},
     rng::Key,
@@ -31,6 +32,9 @@ fn main() {
         }
         return;
     }
+    // As the program does.
+    kernels::keep_freed_buffers();
+    kernels::join_pool();
     run(&options);
 }
 

@@ -17,6 +17,7 @@ pub mod cross_entropy;
 mod cuda;
 pub mod linear;
 pub mod ordered_product;
+mod process;
 pub mod product;
 pub mod reduce;
 pub mod rms_norm;
@@ -26,10 +27,11 @@ pub mod swiglu;
 
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
-pub use cpu::{instruction_set, on_worker};
+pub use cpu::instruction_set;
 #[cfg(feature = "cuda")]
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;
 pub use ordered_product::ordered_product;
+pub use process::{join_pool, keep_freed_buffers};
 pub use product::{add, add_product, add_to, product};
 pub use row_product::{add_low_rank, row_product};

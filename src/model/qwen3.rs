@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result},
-    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, on_worker, rms_norm, rope, swiglu},
+    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, rms_norm, rope, swiglu},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -177,10 +177,6 @@ impl Qwen3 {
 
     /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
-        on_worker(|| self.nll_of(batch, params))
-    }
-
-    fn nll_of(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
         let hidden =
             self.hidden(batch, &PassRows::new(batch, &self.config, self.dtype, &self.device)?, params, None, |_| ())?;
         let (y, _) = rms_norm::forward(&hidden, &self.norm, self.config.rms_norm_eps)?;
@@ -196,17 +192,6 @@ impl Qwen3 {
 
     /// Forward and backward: adds `∂(scale·Σ nll)/∂θ` into `grads` and returns the nll of every label, `[L]` f32.
     pub fn train(
-        &self,
-        batch: &Batch,
-        params: &Params,
-        grads: &mut Grads,
-        scale: f64,
-        dropout: Option<DropoutPlan>,
-    ) -> Result<Tensor> {
-        on_worker(|| self.forward_backward(batch, params, grads, scale, dropout))
-    }
-
-    fn forward_backward(
         &self,
         batch: &Batch,
         params: &Params,

@@ -198,10 +198,10 @@ mod tests {
                     let mut c = vec![0f32; m * padded];
                     c.chunks_mut(padded).zip(start.chunks(n)).for_each(|(c, s)| c[..n].copy_from_slice(s));
                     product(simd, (m, k, padded), left, right, &mut c, padded, add);
-                    for i in 0..m * n {
+                    for (i, start) in start.iter().enumerate() {
                         let (row, column) = (i / n, i % n);
                         let sum: f64 = (0..k).map(|p| f64::from(a[row * k + p]) * f64::from(b[p * n + column])).sum();
-                        let want = if add { f64::from(start[i]) + sum } else { sum };
+                        let want = if add { f64::from(*start) + sum } else { sum };
                         let got = f64::from(c[row * padded + column]);
                         assert!(
                             (got - want).abs() < 1e-5,

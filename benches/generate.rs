@@ -12,12 +12,16 @@ use common::{cpu_name, load_average, peak_rss_gib, qwen3_0_6b, random_weight, ro
 use couplet_train::{
     config::{LoraConfig, Projection},
     generate::{Sampling, Session},
+    kernels,
     model::{AdapterWeights, Params, Qwen3, lora::initial_values},
 };
 use std::time::Instant;
 
 #[expect(clippy::print_stdout, reason = "the result")]
 fn main() {
+    // As the program does.
+    kernels::keep_freed_buffers();
+    kernels::join_pool();
     let args: Vec<String> = std::env::args().collect();
     let get = |name: &str| common::option(&args, name);
     let number = |name: &str, default| get(name).map_or(default, |n| n.parse().expect("a number"));

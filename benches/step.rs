@@ -14,6 +14,7 @@ use common::{cpu_name, load_average, peak_rss_gib, qwen3_0_6b, qwen3_tokenizer, 
 use couplet_train::{
     config::{self, DataConfig, LoraConfig, Projection},
     dataset::{self, Example, tokenizer::Tokenizer},
+    kernels,
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, qwen3::Keep},
     optim::{AdamW, AdamWConfig, clip},
     plan,
@@ -35,6 +36,9 @@ fn main() {
         }
         return;
     }
+    // As the program does.
+    kernels::keep_freed_buffers();
+    kernels::join_pool();
     run(&options);
 }
 

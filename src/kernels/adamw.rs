@@ -44,25 +44,36 @@ fn composed(x: &Tensor, g: &Tensor, m: &Tensor, v: &Tensor, s: &AdamWStep) -> Re
     Ok((x, m, v))
 }
 
+/// One pass: every value is read once and its successor written once.
 fn fused(x: &[f32], g: &[f32], m: &[f32], v: &[f32], s: &AdamWStep) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     const BLOCK: usize = 16 * 1024;
-    let (mut x, mut m, mut v) = (x.to_vec(), m.to_vec(), v.to_vec());
+    let n = x.len();
+    assert_eq!((g.len(), m.len(), v.len()), (n, n, n), "one gradient and two moments for every parameter");
     let (beta1, beta2, eps) = (s.beta1 as f32, s.beta2 as f32, s.eps as f32);
     let (keep1, keep2) = ((1.0 - s.beta1) as f32, (1.0 - s.beta2) as f32);
     let (decay, step_size, root_correction) = (s.decay as f32, s.step_size as f32, s.root_correction as f32);
     let factor = s.grad_factor as f32;
-    let moments = m.par_chunks_mut(BLOCK).zip(v.par_chunks_mut(BLOCK));
-    x.par_chunks_mut(BLOCK).zip(g.par_chunks(BLOCK)).zip(moments).for_each(|((x, g), (m, v))| {
+    let [mut new_x, mut new_m, mut new_v] = [(); 3].map(|()| Vec::with_capacity(n));
+    let [to_x, to_m, to_v] =
+        [&mut new_x, &mut new_m, &mut new_v].map(|to| to.spare_capacity_mut()[..n].par_chunks_mut(BLOCK));
+    to_x.zip(to_m).zip(to_v).enumerate().for_each(|(block, ((to_x, to_m), to_v))| {
+        let [x, g, m, v] = [x, g, m, v].map(|from| &from[block * BLOCK..][..to_x.len()]);
         cpu::vectorized(|| {
             for i in 0..x.len() {
                 let g = g[i] * factor;
-                m[i] = beta1 * m[i] + keep1 * g;
-                v[i] = beta2 * v[i] + keep2 * g * g;
-                x[i] = x[i] * decay - step_size * (m[i] / (v[i].sqrt() / root_correction + eps));
+                let m = beta1 * m[i] + keep1 * g;
+                let v = beta2 * v[i] + keep2 * g * g;
+                to_m[i].write(m);
+                to_v[i].write(v);
+                to_x[i].write(x[i] * decay - step_size * (m / (v.sqrt() / root_correction + eps)));
             }
         });
     });
-    (x, m, v)
+    for new in [&mut new_x, &mut new_m, &mut new_v] {
+        // SAFETY: the blocks are all of the first n places, and each has been written from its first to its last.
+        unsafe { new.set_len(n) };
+    }
+    (new_x, new_m, new_v)
 }
 
 #[cfg(test)]

@@ -200,12 +200,6 @@ pub(crate) fn rows2<A: Element, B: Element>(
     (a, b)
 }
 
-/// Runs `f` on a thread of the pool. Each parallel operation that is started from elsewhere wakes the pool and waits for it,
-/// which for small operations costs more than they do.
-pub fn on_worker<T: Send>(f: impl FnOnce() -> T + Send) -> T {
-    rayon::scope(|_| f())
-}
-
 /// Runs `f` compiled for the widest vectors this CPU has.
 #[inline(always)]
 pub(crate) fn vectorized<T>(f: impl FnOnce() -> T) -> T {

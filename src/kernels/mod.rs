@@ -19,6 +19,7 @@ pub mod linear;
 mod matrix;
 pub mod ordered_product;
 pub mod packed;
+mod process;
 pub mod product;
 pub mod reduce;
 pub mod rms_norm;
@@ -28,11 +29,12 @@ pub mod swiglu;
 
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
-pub use cpu::{instruction_set, on_worker};
+pub use cpu::instruction_set;
 #[cfg(feature = "cuda")]
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;
 pub use ordered_product::ordered_product;
 pub use packed::{PackedBf16, ProductPath, peak};
+pub use process::{join_pool, keep_freed_buffers};
 pub use product::{add, add_product, add_to, product, product_f32};
 pub use row_product::{add_low_rank, row_product};

@@ -1,6 +1,9 @@
 //! The trainable parameters: f32 masters in one flat buffer, their gradients beside it.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    kernels::add_to,
+};
 use candle_core::{DType, Device, Tensor};
 
 /// Which parameter: an index into [`Params::slots`].
@@ -140,11 +143,11 @@ impl Grads {
         Self { parts: vec![None; params.slots.len()] }
     }
 
-    /// Adds `g` (f32, the parameter's shape).
+    /// Adds `g` (f32, the parameter's shape), whose memory the sum may take.
     pub fn add(&mut self, ParamId(i): ParamId, g: Tensor) -> Result<()> {
         self.parts[i] = Some(match self.parts[i].take() {
             None => g,
-            Some(sum) => (sum + g)?,
+            Some(sum) => add_to(sum, &g)?,
         });
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result},
-    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, on_worker, rms_norm, rope, swiglu},
+    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, rms_norm, rope, swiglu},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -218,10 +218,6 @@ impl Qwen3 {
 
     /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
-        on_worker(|| self.nll_of(batch, params))
-    }
-
-    fn nll_of(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
         let (y, _) = rms_norm::forward(&self.infer_hidden(batch, params)?, &self.norm, self.config.rms_norm_eps)?;
         let losses: Result<Vec<Tensor>> = self
             .head_chunks(batch)
@@ -235,17 +231,6 @@ impl Qwen3 {
 
     /// Forward and backward: adds `∂(scale·Σ nll)/∂θ` into `grads` and returns the nll of every label, `[L]` f32.
     pub fn train(
-        &self,
-        batch: &Batch,
-        params: &Params,
-        grads: &mut Grads,
-        scale: f64,
-        (dropout, keep): (Option<DropoutPlan>, Keep),
-    ) -> Result<Tensor> {
-        on_worker(|| self.forward_backward(batch, params, grads, scale, (dropout, keep)))
-    }
-
-    fn forward_backward(
         &self,
         batch: &Batch,
         params: &Params,

@@ -8,6 +8,7 @@ use args::Cli;
 use clap::{CommandFactory, Parser};
 use couplet_train::{
     error::Kind,
+    kernels,
     report::{Console, Look},
 };
 use std::{
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         let _ = Cli::command().print_help();
         return ExitCode::SUCCESS;
     }
+    kernels::keep_freed_buffers();
+    kernels::join_pool();
     let cli = Cli::parse();
     let look = cli.ui.apply(Look::detect(stderr().is_terminal(), |name| std::env::var(name).ok()));
     match commands::run(cli, look) {

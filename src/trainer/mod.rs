@@ -19,11 +19,11 @@ use crate::{
     rng::Key,
 };
 use candle_core::Tensor;
-use checkpoint::{Best, Restored};
-use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step, Written};
+use checkpoint::{Restored, Skipped};
+use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step, Trouble, Written};
 use plan::{StepPlan, StepSamples};
-use progress::Evaluation;
 pub use progress::Progress;
+use progress::{Best, Evaluation};
 use saver::Saver;
 use std::time::Instant;
 use step::{Cut, StepGradient};
@@ -81,10 +81,10 @@ pub struct Choice {
 }
 
 /// How [`Trainer::fit`] ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Ended {
-    /// At the last step, or by early stopping.
-    Complete,
+    /// At the last step, or by early stopping. For [`Trainer::finish`].
+    Complete(Finished),
     /// `stop` said so.
     Stopped,
 }
@@ -108,11 +108,10 @@ impl<'a> Trainer<'a> {
 
     /// Trains to the last step and tells `observer` what happens. The trained parameters are in `self.params`.
     ///
-    /// [`Self::evaluate_final`] comes after it, once the adapter is on the disk.
+    /// [`Self::finish`] comes after it, once the adapter is on the disk.
     pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
         let plan = self.plan();
         let schedule = self.schedule(&plan);
-        self.refuse_empty_steps(&plan)?;
         observer.on_event(&Event::Started(Started {
             total_steps: plan.total_steps,
             samples_per_step: plan.samples_per_step(),
@@ -155,21 +154,41 @@ impl<'a> Trainer<'a> {
         if let Some(saver) = &mut self.saver {
             saver.wait(observer)?;
         }
-        self.load_best()?;
-        observer.on_event(&Event::Finished(self.finished(&plan)))?;
-        Ok(Ended::Complete)
+        let finished = self.finished(&plan);
+        let best = self.load_best(observer)?;
+        Ok(Ended::Complete(Finished { best: best.map(|best| (best.step, best.metric)), ..finished }))
     }
 
-    /// The held-out loss of the trained parameters, where there are held-out rows. `false`: stopped.
-    pub fn evaluate_final(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+    /// Tells `observer` how training ended, and the held-out loss of the trained parameters, where there are held-out rows.
+    /// `false`: stopped.
+    pub fn finish(&mut self, finished: Finished, observer: &mut dyn Observer) -> Result<bool> {
+        observer.on_event(&Event::Finished(finished))?;
         self.evaluate(EvalPhase::Final, observer)
     }
 
-    /// Goes on where `restored` was taken.
-    pub fn resume(&mut self, restored: &Restored) -> Result<()> {
-        restored.restore(&mut self.params, &mut self.optim)?;
-        self.progress = Progress::resumed(&restored.state);
-        Ok(())
+    /// Goes on where `restored` was taken. Returns the checkpoint of the best evaluation so far, and why it cannot be
+    /// returned to, if that is so: then another will be the best.
+    ///
+    /// Errors: it does not fit, or has done more steps than this run has.
+    pub fn resume(&mut self, restored: Restored) -> Result<Option<Skipped>> {
+        let (done, total) = (restored.state.step, self.plan().total_steps);
+        if done > total {
+            return Err(Error::file(&restored.path, format!("has done {done} steps, but this run has only {total}"))
+                .hint(
+                    "ask for more (`max_steps`, `num_train_epochs`), or start over with `resume_from_checkpoint=false`",
+                )
+                .hint_zh(
+                    "请增加步数（`max_steps`、`num_train_epochs`），或用 `resume_from_checkpoint=false` 重新开始",
+                ));
+        }
+        let state = restored.restore(&mut self.params, &mut self.optim)?;
+        self.progress = Progress::resumed(state);
+        Ok(self.lose_unsound_best())
+    }
+
+    /// What was told so far, by earlier processes too.
+    pub fn history(&self) -> &[Event] {
+        &self.progress.history
     }
 
     /// Tells `observer`, and keeps the event for reports that a later process draws.
@@ -187,7 +206,8 @@ impl<'a> Trainer<'a> {
     /// The end that `stop` asked for: the last completed step goes to the disk, unless it is there.
     pub fn stopped(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
         let saved = self.saver.as_ref().and_then(Saver::last);
-        if self.progress.step > 0 && saved != Some(self.progress.step) {
+        // What returned to the best is no longer a run that could go on.
+        if self.progress.step > 0 && saved != Some(self.progress.step) && !self.progress.returned {
             self.save(observer)?;
         }
         if let Some(saver) = &mut self.saver {
@@ -198,12 +218,15 @@ impl<'a> Trainer<'a> {
 
     fn save_if_due(&mut self, plan: &StepPlan, observer: &mut dyn Observer) -> Result<()> {
         let step = self.progress.step;
-        let Some(saver) = &mut self.saver else { return Ok(()) };
-        saver.poll(observer)?;
+        if let Some(saver) = &mut self.saver {
+            saver.poll(observer)?;
+        }
+        let evaluated = self.progress.evaluated.as_ref().is_some_and(|evaluation| evaluation.step == step);
+        let is_best = evaluated && self.best().is_some_and(|best| best.step == step);
+        let is_last = step == plan.total_steps || self.patience_is_over();
         let ends_epoch = step.is_multiple_of(plan.steps_per_epoch);
-        let is_best = self.choice.load_best && self.progress.best.is_some_and(|best| best.step == step);
-        let is_due = saver.is_due(step, ends_epoch, step == plan.total_steps) || is_best;
-        if step > 0 && saver.last() != Some(step) && is_due {
+        let is_due = |saver: &Saver| saver.last() != Some(step) && (saver.is_due(step, ends_epoch, is_last) || is_best);
+        if step > 0 && self.saver.as_ref().is_some_and(is_due) {
             self.save(observer)?;
         }
         Ok(())
@@ -211,40 +234,60 @@ impl<'a> Trainer<'a> {
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Some(saver) = &mut self.saver else { return Ok(()) };
+        // Before the copy is taken: one is enough in memory, and what the last save came to decides which is the best.
+        saver.wait(observer)?;
+        let best = self.best().map(|best| best.step);
+        let Some(saver) = &mut self.saver else { return Ok(()) };
         let snapshot = saver.snapshot(&self.params, &self.optim, &self.progress)?;
-        saver.save(snapshot, self.progress.best.map(|best| best.step), observer)
+        saver.save(snapshot, best, observer)
     }
 
-    /// Keeps the better of the best evaluation and this one. One that is not a number is never better.
-    fn compare(&mut self, metric: f64) {
-        let better = |best: f64| if self.choice.greater_is_better { metric > best } else { metric < best };
-        if !metric.is_nan() && self.progress.best.is_none_or(|best| better(best.metric)) {
-            self.progress.best = Some(Best { step: self.progress.step, metric });
-            self.progress.evaluations_since_best = 0;
-        } else {
-            self.progress.evaluations_since_best += 1;
-        }
+    /// The evaluation to return to at the end: the best whose checkpoint is not lost. `None` also where none is asked for.
+    fn best(&self) -> Option<Best> {
+        let is_lost = |step| self.saver.as_ref().is_some_and(|saver| saver.has_lost(step));
+        self.progress.best(&self.choice, |step| !is_lost(step)).filter(|_| self.choice.load_best)
     }
 
     fn patience_is_over(&self) -> bool {
-        self.choice.patience.is_some_and(|patience| self.progress.evaluations_since_best >= patience)
+        self.choice.patience.is_some_and(|patience| self.progress.evaluations_since_best(&self.choice) >= patience)
     }
 
-    /// `load_best_model_at_end`
-    fn load_best(&mut self) -> Result<()> {
-        let (Some(best), Some(saver)) = (self.progress.best, &self.saver) else { return Ok(()) };
-        if !self.choice.load_best || best.step == self.progress.step {
-            return Ok(());
+    /// After a resume: the best whose checkpoint is sound. Returns the first that is not.
+    fn lose_unsound_best(&mut self) -> Option<Skipped> {
+        let mut first = None;
+        while let (Some(best), Some(saver)) = (self.best(), &mut self.saver) {
+            let path = saver.folder(best.step);
+            let Err(err) = checkpoint::adapter(&path) else { break };
+            saver.lose(best.step);
+            first.get_or_insert(Skipped { path, reason: err.to_string() });
         }
-        let best = peft::Existing::open(&saver.folder(best.step))?;
-        let mut flat = Vec::with_capacity(self.params.len());
-        for (_, slot) in self.params.slots() {
-            flat.extend(best.values(slot)?);
+        first
+    }
+
+    /// `load_best_model_at_end`: the parameters of the best evaluation, which is returned. One that cannot be read is told,
+    /// and the next best taken: it must not cost the whole run.
+    fn load_best(&mut self, observer: &mut dyn Observer) -> Result<Option<Best>> {
+        while let (Some(best), Some(saver)) = (self.best(), &mut self.saver) {
+            if best.step == self.progress.step {
+                return Ok(Some(best));
+            }
+            let path = saver.folder(best.step);
+            match checkpoint::adapter(&path).and_then(|adapter| adapter.flat(&self.params)) {
+                Ok(flat) => {
+                    let n = flat.len();
+                    self.params.set(Tensor::from_vec(flat, n, self.model.device())?)?;
+                    self.progress.evaluated = None;
+                    self.progress.returned = true;
+                    return Ok(Some(best));
+                }
+                Err(err) => {
+                    saver.lose(best.step);
+                    let what = format!("{}: the best evaluation cannot be returned to: {err}", path.display());
+                    observer.on_event(&Event::Trouble(Trouble { what }))?;
+                }
+            }
         }
-        let n = flat.len();
-        self.params.set(Tensor::from_vec(flat, n, self.model.device())?)?;
-        self.progress.evaluated = None;
-        Ok(())
+        Ok(None)
     }
 
     /// Every step with rate 0, as in a run so short that it is all warmup, is an error before the first.
@@ -263,17 +306,12 @@ impl<'a> Trainer<'a> {
             .hint_zh("请增加训练步数（减小批大小、增加数据或轮数），或设 `warmup_ratio = 0`"))
     }
 
-    /// A finished run whose adapter is as `initial` made it, or has no B but zeros, has trained nothing: an error.
+    /// A finished run whose adapter is `initial` (`[n]` f32), or has no B but zeros, has trained nothing: an error.
     #[expect(clippy::disallowed_methods, reason = "reads the parameters back once, at the end")]
-    pub fn refuse_unmoved(&self, initial: impl Fn(&Slot) -> Result<Vec<f32>>) -> Result<()> {
-        let values: Vec<f32> = self.params.flat().to_vec1()?;
-        let (mut moved, mut adds) = (false, false);
-        for (_, slot) in self.params.slots() {
-            let now = &values[slot.range()];
-            moved = moved || initial(slot)? != now;
-            adds = adds || slot.is_b() && now.iter().any(|&x| x != 0.0);
-        }
-        match (moved, adds) {
+    pub fn refuse_unmoved(&self, initial: &Tensor) -> Result<()> {
+        let (values, initial): (Vec<f32>, Vec<f32>) = (self.params.flat().to_vec1()?, initial.to_vec1()?);
+        let is_moving = |(_, slot): (_, &Slot)| slot.is_b() && values[slot.range()].iter().any(|&x| x != 0.0);
+        match (values != initial, self.params.slots().any(is_moving)) {
             (true, true) => Ok(()),
             (false, _) => Err(dead("no tensor of the adapter has moved")),
             (true, false) => Err(dead("every B of the adapter is still zero")),
@@ -281,10 +319,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// A step whose every row lost its answer to `cutoff_len` has no loss: said before step 1, not hours later.
-    fn refuse_empty_steps(&self, plan: &StepPlan) -> Result<()> {
+    pub fn refuse_empty_steps(&self) -> Result<()> {
         if self.train.iter().all(Example::is_trainable) {
             return Ok(());
         }
+        let plan = self.plan();
         for epoch in 0..=plan.epoch_of(plan.total_steps - 1) {
             let order = plan.order(epoch);
             let first = epoch * plan.steps_per_epoch;
@@ -364,8 +403,8 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let values: Vec<f32> = g.flat.to_vec1()?;
-        let slot = self.params.slots().find(|(_, slot)| values[slot.range()].iter().any(|x| !x.is_finite()));
-        let tensor = slot.map_or(String::new(), |(_, slot)| format!("; first in the gradient of {}", slot.name));
+        let slot = peft::first_not_finite(&values, self.params.slots().map(|(_, slot)| slot));
+        let tensor = slot.map_or(String::new(), |slot| format!("; first in the gradient of {}", slot.name));
         let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| self.place(e)).collect();
         let more =
             if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
@@ -428,9 +467,9 @@ impl<'a> Trainer<'a> {
         };
         if when == EvalPhase::During {
             self.progress.evaluation_due = false;
-            let metric = evaluated.metric(&self.choice.metric);
-            let metric = metric.ok_or_else(|| Error::input(format!("no evaluation gives `{}`", self.choice.metric)))?;
-            self.compare(metric);
+            if evaluated.metric(&self.choice.metric).is_none() {
+                return Err(Error::input(format!("no evaluation gives `{}`", self.choice.metric)));
+            }
         }
         self.tell(Event::Evaluated(evaluated), observer)?;
         Ok(true)
@@ -468,7 +507,7 @@ impl<'a> Trainer<'a> {
                 Some(steps) => (steps * plan.samples_per_step()) as f64,
                 None => self.train.len() as f64 * self.config.num_train_epochs,
             },
-            best: self.progress.best.filter(|_| self.choice.load_best).map(|best| (best.step, best.metric)),
+            best: None,
             total_flos: 6.0 * weights as f64 * progress.input_tokens as f64,
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
         }

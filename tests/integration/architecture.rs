@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("generate", &["config", "dataset", "error", "kernels", "model", "prosody", "rng"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "fs", "rng"]),
     ("eval", &["config", "dataset", "error", "generate", "model", "prosody", "rng"]),
-    ("run", &["config", "error", "fs"]),
+    ("run", &["config", "error", "fs", "trainer"]),
     ("report", &["config", "error", "fs", "trainer"]),
     ("testing", &["config", "error"]),
 ];

@@ -8,6 +8,8 @@ mod evaluate;
 mod export;
 mod generate;
 mod header;
+mod inputs;
+mod place;
 mod proof;
 mod restore;
 mod ruled;

@@ -1,32 +1,34 @@
 //! The training loop: [`Trainer::fit`] reads as a story.
 
 pub mod checkpoint;
+mod choice;
 pub mod event;
+mod guards;
 pub mod plan;
 mod progress;
+mod restored;
 pub mod saver;
 pub mod step;
 pub mod validate;
 
 use crate::{
-    adapter::peft,
     config::{EvalStrategy, TrainConfig},
     dataset::Example,
     error::{Error, Result},
     fs::fault,
-    model::{Params, Qwen3, params::Slot, qwen3::DropoutPlan},
+    model::{Params, Qwen3, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
     rng::Key,
 };
-use candle_core::Tensor;
 use checkpoint::{Restored, Skipped};
-use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step, Trouble, Written};
+pub use choice::Choice;
+use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step, Written};
 use plan::{StepPlan, StepSamples};
+use progress::Evaluation;
 pub use progress::Progress;
-use progress::{Best, Evaluation};
 use saver::Saver;
 use std::time::Instant;
-use step::{Cut, StepGradient};
+use step::Cut;
 
 /// Everything a run needs, ready to go.
 pub struct Trainer<'a> {
@@ -66,19 +68,6 @@ pub struct Trainer<'a> {
 
 /// Lets the model with these parameters write; `None`: interrupted.
 pub type Write<'a> = dyn Fn(&Params) -> Result<Option<Written>> + 'a;
-
-/// Choosing among evaluations.
-#[derive(Debug, Clone, Default)]
-pub struct Choice {
-    /// Return to the best checkpoint at the end.
-    pub load_best: bool,
-    /// What is compared: a name that [`event::Evaluated::metric`] knows.
-    pub metric: String,
-    /// A larger metric is better.
-    pub greater_is_better: bool,
-    /// Stop after so many evaluations without a better one.
-    pub patience: Option<usize>,
-}
 
 /// How [`Trainer::fit`] ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -242,112 +231,6 @@ impl<'a> Trainer<'a> {
         saver.save(snapshot, best, observer)
     }
 
-    /// The evaluation to return to at the end: the best whose checkpoint is not lost. `None` also where none is asked for.
-    fn best(&self) -> Option<Best> {
-        let is_lost = |step| self.saver.as_ref().is_some_and(|saver| saver.has_lost(step));
-        self.progress.best(&self.choice, |step| !is_lost(step)).filter(|_| self.choice.load_best)
-    }
-
-    fn patience_is_over(&self) -> bool {
-        self.choice.patience.is_some_and(|patience| self.progress.evaluations_since_best(&self.choice) >= patience)
-    }
-
-    /// After a resume: the best whose checkpoint is sound. Returns the first that is not.
-    fn lose_unsound_best(&mut self) -> Option<Skipped> {
-        let mut first = None;
-        while let (Some(best), Some(saver)) = (self.best(), &mut self.saver) {
-            let path = saver.folder(best.step);
-            let Err(err) = checkpoint::adapter(&path) else { break };
-            saver.lose(best.step);
-            first.get_or_insert(Skipped { path, reason: err.to_string() });
-        }
-        first
-    }
-
-    /// `load_best_model_at_end`: the parameters of the best evaluation, which is returned. One that cannot be read is told,
-    /// and the next best taken: it must not cost the whole run.
-    fn load_best(&mut self, observer: &mut dyn Observer) -> Result<Option<Best>> {
-        while let (Some(best), Some(saver)) = (self.best(), &mut self.saver) {
-            if best.step == self.progress.step {
-                return Ok(Some(best));
-            }
-            let path = saver.folder(best.step);
-            match checkpoint::adapter(&path).and_then(|adapter| adapter.flat(&self.params)) {
-                Ok(flat) => {
-                    let n = flat.len();
-                    self.params.set(Tensor::from_vec(flat, n, self.model.device())?)?;
-                    self.progress.evaluated = None;
-                    self.progress.returned = true;
-                    return Ok(Some(best));
-                }
-                Err(err) => {
-                    saver.lose(best.step);
-                    let what = format!("{}: the best evaluation cannot be returned to: {err}", path.display());
-                    observer.on_event(&Event::Trouble(Trouble { what }))?;
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Every step with rate 0, as in a run so short that it is all warmup, is an error before the first.
-    pub fn refuse_rate_zero(&self) -> Result<()> {
-        let plan = self.plan();
-        let schedule = self.schedule(&plan);
-        if (0..plan.total_steps).any(|step| schedule.lr(step) != 0.0) {
-            return Ok(());
-        }
-        let what = match self.config.learning_rate {
-            0.0 => "`learning_rate` is 0".into(),
-            _ => format!("all {} steps are in the warmup and have rate 0", plan.total_steps),
-        };
-        Err(Error::input(format!("nothing would be trained: {what}"))
-            .hint("train more steps (a smaller batch, more rows or epochs), or set `warmup_ratio = 0`")
-            .hint_zh("请增加训练步数（减小批大小、增加数据或轮数），或设 `warmup_ratio = 0`"))
-    }
-
-    /// A finished run whose adapter is `initial` (`[n]` f32), or has no B but zeros, has trained nothing: an error.
-    #[expect(clippy::disallowed_methods, reason = "reads the parameters back once, at the end")]
-    pub fn refuse_unmoved(&self, initial: &Tensor) -> Result<()> {
-        let (values, initial): (Vec<f32>, Vec<f32>) = (self.params.flat().to_vec1()?, initial.to_vec1()?);
-        let is_moving = |(_, slot): (_, &Slot)| slot.is_b() && values[slot.range()].iter().any(|&x| x != 0.0);
-        match (values != initial, self.params.slots().any(is_moving)) {
-            (true, true) => Ok(()),
-            (false, _) => Err(dead("no tensor of the adapter has moved")),
-            (true, false) => Err(dead("every B of the adapter is still zero")),
-        }
-    }
-
-    /// A step whose every row lost its answer to `cutoff_len` has no loss: said before step 1, not hours later.
-    pub fn refuse_empty_steps(&self) -> Result<()> {
-        if self.train.iter().all(Example::is_trainable) {
-            return Ok(());
-        }
-        let plan = self.plan();
-        for epoch in 0..=plan.epoch_of(plan.total_steps - 1) {
-            let order = plan.order(epoch);
-            let first = epoch * plan.steps_per_epoch;
-            for step in first..(first + plan.steps_per_epoch).min(plan.total_steps) {
-                let samples = plan.samples(step, &order);
-                if !samples.indices.iter().any(|&i| self.train[i].is_trainable()) {
-                    let rows: Vec<String> =
-                        samples.indices.iter().take(8).map(|&i| self.place(&self.train[i])).collect();
-                    let rows = rows.join(", ");
-                    return Err(Error::input(format!("step {} would have no label: {rows}", step + 1))
-                        .hint("their answers were cut away; raise `cutoff_len`, or set `over_length` to `drop`")
-                        .hint_zh("这些行的答案已被截去；请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Data set and row of an example.
-    fn place(&self, example: &Example) -> String {
-        let name = self.dataset_names.get(example.origin.dataset).map_or("?", String::as_str);
-        format!("{name} row {}", example.origin.row)
-    }
-
     fn schedule(&self, plan: &StepPlan) -> Schedule {
         let config = self.config;
         Schedule {
@@ -393,35 +276,6 @@ impl<'a> Trainer<'a> {
             samples: rows.len(),
             tokens,
             seconds: began.elapsed().as_secs_f64(),
-        }))
-    }
-
-    /// A loss that is not finite ends the run before it can reach the parameters.
-    #[expect(clippy::disallowed_methods, reason = "reads the gradient back once, before the run ends")]
-    fn refuse_non_finite(&self, g: &StepGradient, rows: &[(usize, &Example)]) -> Result<()> {
-        if g.loss.is_finite() && g.grad_norm.is_finite() {
-            return Ok(());
-        }
-        let values: Vec<f32> = g.flat.to_vec1()?;
-        let slot = peft::first_not_finite(&values, self.params.slots().map(|(_, slot)| slot));
-        let tensor = slot.map_or(String::new(), |slot| format!("; first in the gradient of {}", slot.name));
-        let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| self.place(e)).collect();
-        let more =
-            if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
-        Err(Error::run(format!(
-            "step {}: loss {} and gradient norm {} are not finite{tensor}; rows of this step: {}{more}",
-            self.progress.step + 1,
-            g.loss,
-            g.grad_norm,
-            shown.join(", ")
-        ))
-        .hint(match self.progress.step {
-            0 => "nothing was trained yet, so it is not the learning rate: fetch the weights of the model (or adapter) again",
-            _ => "the parameters were not updated; lower `learning_rate`, or look at these rows with `bf16 = false`",
-        })
-        .hint_zh(match self.progress.step {
-            0 => "训练尚未开始，与学习率无关：请重新下载模型（或适配器）的权重",
-            _ => "本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行",
         }))
     }
 
@@ -512,12 +366,6 @@ impl<'a> Trainer<'a> {
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
         }
     }
-}
-
-fn dead(what: &str) -> Error {
-    Error::run(format!("the run trained nothing: {what}"))
-        .hint("look at grad_norm and lr in trainer_log.jsonl: one of them is 0, or too small for f32")
-        .hint_zh("请查看 trainer_log.jsonl 中的 grad_norm 与 lr：其一为 0，或小到 f32 无法表示")
 }
 
 /// Tokens as LlamaFactory's collator feeds them: every micro-batch padded to its longest row, rounded up to 8.

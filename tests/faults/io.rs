@@ -61,8 +61,9 @@ fn is_told(work: &Work, ended: &Ended) -> Check {
     Ok(())
 }
 
-/// `out/.checkpoint-5.12.tmp/state.json` → `checkpoint-5`
+/// `out/.checkpoint-5.12.tmp/state.json` → `checkpoint-5`; the folder above `out` is synced for its sake.
 fn subject(path: &str) -> String {
+    let path = if path == "." { "out" } else { path };
     let name = path.trim_start_matches("out/").split('/').next().unwrap_or_default();
     match name.strip_prefix('.').and_then(|hidden| hidden.rsplitn(3, '.').nth(2)) {
         Some(shown) => shown.to_owned(),

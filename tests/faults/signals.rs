@@ -94,11 +94,12 @@ fn one_signal(suite: &Suite, phase: &str, k: usize, signal: usize) -> Check {
     work.finishes_with(keys(phase)).map(drop)
 }
 
-/// Whether nothing comes any more at which the run would stop: the last picture while it trains, the last save, and the end.
+/// Whether nothing may come any more at which the run would stop: the last picture while it trains, the last save (for which
+/// the run waits at its last step while the one before it is written), and the end.
 fn may_finish(phase: &str, k: usize) -> bool {
     match phase {
         "plot" => k == PICTURES,
-        "save" => k == STEPS / SAVE,
+        "save" => k + 1 >= STEPS / SAVE,
         phase => phase == "end",
     }
 }

@@ -165,7 +165,7 @@ fn run(options: &Options) {
         }
         let n = options.saves as f64;
         serde_json::json!({
-            "mb": round(snapshot.size() as f64 / 1e6), "copy_s": round(copy), "write_s": round(write),
+            "mb": round(12.0 * params.len() as f64 / 1e6), "copy_s": round(copy), "write_s": round(write),
             "step_alone_s": round(alone / n), "step_beside_a_save_s": round(beside / n),
             "share_of_10_steps": round((beside - alone) / (10.0 * alone)),
         })

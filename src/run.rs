@@ -1,9 +1,11 @@
-//! One run's place on the disk: may it start in this output directory, and the receipt it leaves there, `run.json`.
+//! One run's place on the disk: may it start in this output directory, what has to go first, and the receipt it leaves there,
+//! `run.json`.
 
 use crate::{
     config::{Difference, LORA_SHAPE, Recipe, Resume},
     error::{Error, Result, io_reason},
     fs,
+    trainer::{checkpoint, saver::Space},
 };
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub const RECEIPT: &str = "run.json";
 
 /// Files a run writes; what an overwriting run removes first, so that old and new never mix. The receipt stands first.
-const OWN_FILES: [&str; 14] = [
+const OWN_FILES: [&str; 15] = [
     RECEIPT,
     "README.md",
     "adapter_config.json",
@@ -25,6 +27,7 @@ const OWN_FILES: [&str; 14] = [
     "train_results.json",
     "trainer_log.jsonl",
     "trainer_state.json",
+    "training_eval_couplet_pass.png",
     "training_eval_loss.png",
     "training_loss.png",
 ];
@@ -67,11 +70,11 @@ fn what_is_there(recipe: &Recipe) -> Result<Start> {
     let entries = std::fs::read_dir(dir).map_err(|err| unusable(dir, io_reason(&err)))?;
     let results = entries.flatten().find(|entry| is_result(&entry.file_name().to_string_lossy()));
     let (overwrite, resume) = (recipe.output.overwrite_output_dir, &recipe.output.resume_from_checkpoint);
-    let receipt = read_receipt(&dir.join(RECEIPT));
+    let receipt = read_receipt(&dir.join(RECEIPT))?;
     if let (Some(_), Some(old)) = (&results, &receipt) {
         let asked = matches!(resume, Resume::Always | Resume::From(_));
-        let same = recipe.changes_that_matter(&old["config"]).is_empty();
-        let complete = old["status"] == "complete";
+        let same = is_same(recipe, old);
+        let complete = is_complete(old);
         let longer = asked && !differences(recipe, old).is_empty(); // more epochs of a finished run, say
         if same && *resume != Resume::Never && (!complete || longer) {
             return Ok(Start::Unfinished);
@@ -103,22 +106,24 @@ fn refuse_unwritable(dir: &Path) -> Result<()> {
     if !nearest.is_dir() {
         return Err(unusable(dir, format!("{} is a file", nearest.display())));
     }
-    let probe = nearest.join(format!(".couplet-train.{}.tmp", std::process::id()));
+    let probe = nearest.join(format!(".{}.{}.tmp", fs::PROBE, std::process::id()));
     std::fs::write(&probe, "").map_err(|err| unusable(dir, format!("{}: {}", nearest.display(), io_reason(&err))))?;
     std::fs::remove_file(&probe).map_err(|err| unusable(dir, io_reason(&err)))
 }
 
-/// Looks whether what a run will write fits on the disk of `dir`: the `least` bytes that it cannot do without, or the run is
-/// refused. Returns the free bytes if they are fewer than the `most` that will lie there at a time.
-pub fn refuse_full_disk(dir: &Path, least: u64, most: u64) -> Result<Option<u64>> {
+/// Looks whether what a run will write fits on the disk of `dir`; if not even the least does, the run is refused.
+///
+/// `freed`: bytes that the run gives back before it writes. `there`: bytes that lie there of what `space.most` counts, or will be
+/// given back. Returns the free bytes if they are too few for the most.
+pub fn refuse_full_disk(dir: &Path, space: Space, freed: u64, there: u64) -> Result<Option<u64>> {
     let Some(free) = fs::free_space(dir) else { return Ok(None) };
-    if free < least {
-        let (free, least) = (megabytes(free), megabytes(least));
+    if free + freed < space.least {
+        let (free, least) = (megabytes(free + freed), megabytes(space.least));
         return Err(Error::file(dir, format!("{free} are free, but a checkpoint and the adapter need {least}"))
             .hint("make room, or choose an `output_dir` on another disk")
             .hint_zh("请腾出空间，或将 `output_dir` 设在另一块磁盘上"));
     }
-    Ok((free < most).then_some(free))
+    Ok((free + there < space.most).then_some(free))
 }
 
 /// `12.3 MB`
@@ -132,38 +137,70 @@ fn unusable(dir: &Path, fact: impl std::fmt::Display) -> Error {
         .hint_zh("请将 `output_dir` 设为可写的文件夹（或可以在该处新建的文件夹）")
 }
 
-/// Removes what an earlier run left in `dir`, its checkpoints included; the receipt last, because as long as it stands the
-/// rest is known as a run's.
-pub fn clear(dir: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(dir).map_err(|err| unusable(dir, io_reason(&err)))?;
-    for name in entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
-        if name.starts_with("checkpoint-") {
-            fs::remove_durable_dir(dir, &name)?;
-        }
+/// What runs left in `dir`, but for the checkpoint `spare`: checkpoints first, the receipt last, because as long as it stands
+/// the rest is known as a run's. For [`clear`].
+pub fn results(dir: &Path, spare: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let spare = spare.and_then(|path| path.canonicalize().ok());
+    let is_spared = |path: &Path| spare.is_some() && path.canonicalize().ok() == spare;
+    let checkpoints = checkpoint::list(dir)?.into_iter().map(|(_, path)| path).filter(|path| !is_spared(path));
+    let files = OWN_FILES.into_iter().rev().map(|name| dir.join(name)).filter(|path| path.is_file());
+    Ok(checkpoints.chain(files).collect())
+}
+
+/// Bytes of files, and of the files in folders.
+pub fn bytes_of(paths: &[PathBuf]) -> u64 {
+    let size = |path: &Path| path.symlink_metadata().map_or(0, |found| found.len());
+    let within = |path: &PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
+    paths.iter().map(|path| size(path) + within(path).map(|entry| size(&entry.path())).sum::<u64>()).sum()
+}
+
+/// Refuses to start from an `adapter` of which a file is among the `doomed`, which [`clear`] will remove.
+pub fn refuse_doomed(adapter: &Path, doomed: &[PathBuf]) -> Result<()> {
+    let doomed: Vec<PathBuf> = doomed.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let goes = |name: &str| {
+        let file = adapter.join(name).canonicalize();
+        file.is_ok_and(|file| doomed.iter().any(|path| file.starts_with(path)))
+    };
+    if ["adapter_config.json", "adapter_model.safetensors"].into_iter().any(goes) {
+        return Err(Error::file(adapter, "`adapter_name_or_path` is among the results that this run would replace")
+            .hint("continue the adapter into another `output_dir`")
+            .hint_zh("请换一个 `output_dir` 继续训练该适配器"));
     }
-    for name in OWN_FILES.into_iter().rev() {
-        let path = dir.join(name);
-        if path.is_file() {
-            fs::ops::remove_file(&path).map_err(|err| {
-                Error::file(&path, format!("cannot be replaced: {}", io_reason(&err)))
+    Ok(())
+}
+
+/// Removes paths that [`results`] names, in their order.
+pub fn clear(doomed: &[PathBuf]) -> Result<()> {
+    for path in doomed {
+        match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
+            (Some(dir), Some(name)) if checkpoint::step_of(name).is_some() => fs::remove_durable_dir(dir, name)?,
+            _ => fs::ops::remove_file(path).map_err(|err| {
+                Error::file(path, format!("cannot be replaced: {}", io_reason(&err)))
                     .hint("choose another `output_dir`, or remove the file yourself")
                     .hint_zh("请换一个 `output_dir`，或自行删除该文件")
-            })?;
+            })?,
         }
     }
     Ok(())
 }
 
+/// Whether the output directory holds an unfinished run that began at the checkpoint which the recipe names.
+pub fn began_there(recipe: &Recipe) -> Result<bool> {
+    let asked = serde_json::to_value(&recipe.output.resume_from_checkpoint).expect("a recipe is plain data");
+    let receipt = read_receipt(&recipe.output.output_dir.join(RECEIPT))?;
+    Ok(receipt.is_some_and(|old| !is_complete(&old) && old["config"]["output"]["resume_from_checkpoint"] == asked))
+}
+
 fn is_result(name: &str) -> bool {
-    OWN_FILES.contains(&name) || name.starts_with("checkpoint-")
+    OWN_FILES.contains(&name) || checkpoint::step_of(name).is_some()
 }
 
 /// The receipt of the run that wrote `dir`: there, or for a `checkpoint-N` in the folder above. `None` where there is none.
 ///
 /// Errors: it cannot be read, or is no JSON.
 pub fn receipt_of(dir: &Path) -> Result<Option<Value>> {
-    let checkpoint = dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
-    let above = dir.parent().filter(|_| checkpoint).map(|parent| parent.join(RECEIPT));
+    let is_checkpoint = dir.file_name().and_then(|name| name.to_str()).and_then(checkpoint::step_of).is_some();
+    let above = dir.parent().filter(|_| is_checkpoint).map(|parent| parent.join(RECEIPT));
     let Some(path) = [Some(dir.join(RECEIPT)), above].into_iter().flatten().find(|path| path.is_file()) else {
         return Ok(None);
     };
@@ -176,19 +213,42 @@ pub fn receipt_of(dir: &Path) -> Result<Option<Value>> {
     Ok(Some(serde_json::from_str(&text).map_err(|err| broken(format!("not valid JSON: {err}")))?))
 }
 
-fn read_receipt(path: &Path) -> Option<Value> {
-    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+/// `None`: there is none. One that cannot be read is an error: without it nobody knows what the rest is worth.
+fn read_receipt(path: &Path) -> Result<Option<Value>> {
+    let broken = |reason: String| {
+        Error::file(path, reason)
+            .hint("it tells which run lies there; repair it, or remove it if that run may be replaced")
+            .hint_zh("它记录该目录中是哪次训练；请修复它，若那次训练可以覆盖，请将它删除")
+    };
+    match std::fs::read(path) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(broken(format!("cannot be read: {}", io_reason(&err)))),
+        Ok(text) => Ok(Some(serde_json::from_slice(&text).map_err(|err| broken(format!("not valid JSON: {err}")))?)),
+    }
+}
+
+fn is_complete(receipt: &Value) -> bool {
+    receipt["status"] == "complete"
+}
+
+/// Whether the run with this receipt can be gone on with.
+fn is_same(recipe: &Recipe, receipt: &Value) -> bool {
+    let shape = shape_of_another(recipe);
+    recipe.changes_that_matter(&receipt["config"]).iter().all(|change| shape.contains(&change.key.as_str()))
+}
+
+/// Keys without effect where an adapter is continued: the receipt has those of the adapter.
+fn shape_of_another(recipe: &Recipe) -> &'static [&'static str] {
+    if recipe.model.adapter_name_or_path.is_some() { &LORA_SHAPE } else { &[] }
 }
 
 /// Keys that make it another run. Where it is written, whether it overwrites or resumes and when it pauses do not; nor does
 /// the shape of the LoRA where an adapter is continued, which has its own and keeps it.
 fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
-    let mut same_run = vec!["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
-    if recipe.model.adapter_name_or_path.is_some() {
-        same_run.extend(LORA_SHAPE);
-    }
+    let same_run = ["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
+    let shape = shape_of_another(recipe);
     let mut diff = recipe.diff(&receipt["config"]);
-    diff.retain(|d| !same_run.contains(&d.key.as_str()));
+    diff.retain(|d| !same_run.contains(&d.key.as_str()) && !shape.contains(&d.key.as_str()));
     diff
 }
 
@@ -253,10 +313,13 @@ mod tests {
     fn a_disk_that_is_too_small_is_refused_or_told() {
         let dir = tempfile::tempdir().unwrap();
         let free = fs::free_space(dir.path()).unwrap();
-        assert_eq!(refuse_full_disk(dir.path(), 1, 2).unwrap(), None);
-        assert!(refuse_full_disk(dir.path(), 1, 2 * free).unwrap().is_some_and(|said| said < 2 * free));
-        let err = refuse_full_disk(dir.path(), 2 * free, 2 * free).unwrap_err().to_string();
+        let check = |least, most, freed, there| refuse_full_disk(dir.path(), Space { least, most }, freed, there);
+        assert_eq!(check(1, 2, 0, 0).unwrap(), None);
+        assert!(check(1, 2 * free, 0, 0).unwrap().is_some_and(|said| said < 2 * free));
+        assert_eq!(check(1, 2 * free, 0, 2 * free).unwrap(), None, "most of it is there already");
+        let err = check(2 * free, 2 * free, 0, 2 * free).unwrap_err().to_string();
         assert!(err.contains(" MB are free, but a checkpoint and the adapter need "), "{err}");
+        assert_eq!(check(2 * free, 2 * free, 2 * free, 2 * free).unwrap(), None, "the old results go first");
     }
 
     #[test]
@@ -283,9 +346,34 @@ mod tests {
         assert_eq!(inspect(&overwriting).unwrap(), Start::Replace);
 
         std::fs::write(out.join("training_loss.png"), "old").unwrap();
-        clear(&out).unwrap();
+        for name in ["checkpoint-5", "checkpoint-10", "checkpoint-keep"] {
+            std::fs::create_dir(out.join(name)).unwrap();
+            std::fs::write(out.join(name).join("adapter_config.json"), "{}").unwrap();
+        }
+        let spare = out.join("../out/checkpoint-5");
+        let doomed = results(&out, Some(&spare)).unwrap();
+        assert_eq!(doomed.first(), Some(&out.join("checkpoint-10")), "the receipt goes last");
+        assert_eq!(doomed.last(), Some(&out.join(RECEIPT)));
+        assert_eq!(bytes_of(&[out.join("checkpoint-keep"), out.join("training_loss.png")]), {
+            let of = |name| out.join(name).symlink_metadata().unwrap().len();
+            of("checkpoint-keep") + 2 + 3
+        });
+        for (adapter, goes) in [("checkpoint-10", true), ("checkpoint-5", false), ("checkpoint-keep", false)] {
+            assert_eq!(refuse_doomed(&out.join(adapter), &doomed).is_err(), goes, "{adapter}");
+        }
+        clear(&doomed).unwrap();
+        assert!(["notes.txt", "checkpoint-5", "checkpoint-keep"].iter().all(|name| out.join(name).exists()));
+        clear(&results(&out, None).unwrap()).unwrap();
         assert_eq!(inspect(&first).unwrap(), Start::Fresh);
-        assert!(out.join("notes.txt").exists() && !out.join("training_loss.png").exists());
+        assert!(out.join("checkpoint-keep").exists() && !out.join("training_loss.png").exists());
+
+        for (receipt, want) in [("{", "run.json: not valid JSON: "), ("\u{0}", "run.json: not valid JSON: ")] {
+            std::fs::create_dir_all(out.join("checkpoint-5")).unwrap();
+            std::fs::write(out.join(RECEIPT), receipt).unwrap();
+            let err = inspect(&overwriting).unwrap_err().to_string();
+            assert!(err.contains(want), "it must not pass for none: {err}");
+        }
+        clear(&results(&out, None).unwrap()).unwrap();
 
         std::fs::write(out.join("adapter_model.safetensors"), "x").unwrap();
         let err = inspect(&first).unwrap_err().to_string();

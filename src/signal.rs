@@ -76,6 +76,11 @@ impl Stop {
         self.at_once.store(false, Ordering::SeqCst);
     }
 
+    /// There is nothing left to lose: the next signal ends the process again.
+    pub fn leave_at_once(&self) {
+        self.at_once.store(true, Ordering::SeqCst);
+    }
+
     /// The signal that asked, if one did. One atomic load: cheap enough for every micro-batch.
     pub fn requested(&self) -> Option<Signal> {
         let number = self.number.load(Ordering::Relaxed);
@@ -166,8 +171,12 @@ mod tests {
     fn child_that_raises_signals() {
         let stop = Stop::install().unwrap();
         assert_eq!(stop.requested(), None);
-        if std::env::var("DEFER").is_ok_and(|defer| defer == "1") {
+        let defer = std::env::var("DEFER").unwrap();
+        if defer != "no" {
             stop.defer();
+        }
+        if defer == "done" {
+            stop.leave_at_once();
         }
         for number in std::env::var("RAISE").unwrap().split(' ') {
             signal_hook::low_level::raise(number.parse().unwrap()).unwrap();
@@ -177,25 +186,26 @@ mod tests {
 
     #[test]
     fn the_first_signal_asks_and_the_second_ends() {
-        let run = |defer: bool, raise: &str, ignored: &str| {
+        let run = |defer: &str, raise: &str, ignored: &str| {
             let script =
                 format!("trap '' {ignored}; exec \"$0\" --ignored --exact signal::tests::child_that_raises_signals");
             let script = if ignored.is_empty() { script.replace("trap '' ;", "") } else { script };
             let mut child = Command::new("sh");
             child.args(["-c", &script]).arg(std::env::current_exe().unwrap()).env("RAISE", raise);
-            child.env("DEFER", if defer { "1" } else { "0" });
+            child.env("DEFER", defer);
             child.output().unwrap().status.code()
         };
         for (defer, raise, ignored, want, why) in [
-            (true, "2", "", 2, "Ctrl-C"),
-            (true, "15", "", 15, "kill"),
-            (true, "1", "", 1, "the terminal is gone"),
-            (true, "2 2", "", 130, "Ctrl-C twice"),
-            (true, "1 15", "", 143, "two of them: the second decides"),
-            (true, "1 1", "HUP", 0, "nohup"),
-            (true, "2 1", "INT", 1, "only what was ignored stays so"),
-            (false, "2", "", 130, "while loading it just leaves"),
-            (false, "1 15", "HUP", 143, "and ignores what it was told to"),
+            ("yes", "2", "", 2, "Ctrl-C"),
+            ("yes", "15", "", 15, "kill"),
+            ("yes", "1", "", 1, "the terminal is gone"),
+            ("yes", "2 2", "", 130, "Ctrl-C twice"),
+            ("yes", "1 15", "", 143, "two of them: the second decides"),
+            ("yes", "1 1", "HUP", 0, "nohup"),
+            ("yes", "2 1", "INT", 1, "only what was ignored stays so"),
+            ("no", "2", "", 130, "while loading it just leaves"),
+            ("no", "1 15", "HUP", 143, "and ignores what it was told to"),
+            ("done", "2", "", 130, "the run is complete: it just leaves again"),
         ] {
             assert_eq!(run(defer, raise, ignored), Some(want), "{why}");
         }

@@ -28,15 +28,20 @@ pub const WEIGHTS: &str = "adapter_model.safetensors";
 #[expect(clippy::disallowed_methods, reason = "saving reads the parameters back")]
 pub fn save(dir: &Path, params: &Params, lora: &LoraConfig, base_model: &str) -> Result<()> {
     let values: Vec<f32> = params.flat().to_vec1()?;
-    if let Some((_, slot)) = params.slots().find(|(_, slot)| values[slot.range()].iter().any(|x| !x.is_finite())) {
+    let slots: Vec<Slot> = params.slots().map(|(_, slot)| slot.clone()).collect();
+    if let Some(slot) = first_not_finite(&values, &slots) {
         return Err(Error::run(format!("{} is not finite: no adapter is written", slot.name))
             .hint("the last checkpoint is a good one; lower `learning_rate`")
             .hint_zh("最近的检查点仍然完好；请降低 `learning_rate`"));
     }
-    let slots: Vec<Slot> = params.slots().map(|(_, slot)| slot.clone()).collect();
     let (header, values) = weights_parts(&slots, &values)?;
     fs::write_parts_atomic(&dir.join(WEIGHTS), &[&header, &values])?;
     fs::write_atomic(&dir.join(CONFIG), config_text(lora, base_model).as_bytes())
+}
+
+/// The first of `slots`, which lie end to end in `values`, with a value that is not finite.
+pub fn first_not_finite<'s>(values: &[f32], slots: impl IntoIterator<Item = &'s Slot>) -> Option<&'s Slot> {
+    slots.into_iter().find(|slot| values[slot.range()].iter().any(|x| !x.is_finite()))
 }
 
 /// The text of `adapter_config.json`.
@@ -119,6 +124,11 @@ impl Existing {
         let shape = [slot.shape.0, slot.shape.1];
         let tensor = self.tensors.tensor(&file_name(slot), &shape, DType::F32, &Device::Cpu)?;
         Ok(tensor.flatten_all()?.to_vec1()?)
+    }
+
+    /// A digest of every tensor read so far.
+    pub fn digest(&self) -> String {
+        self.tensors.digest()
     }
 
     /// Errors: the file has no tensor for `slot`, or one of another shape.

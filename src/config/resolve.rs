@@ -109,23 +109,19 @@ impl Recipe {
             .collect()
     }
 
-    /// The differences that forbid going on with a run that began as `old`: all but those of [`MAY_CHANGE`], and of
-    /// [`LORA_SHAPE`] where an adapter is continued.
+    /// The differences that forbid going on with a run that began as `old`: all but those of [`MAY_CHANGE`].
     pub fn changes_that_matter(&self, old: &Value) -> Vec<Difference> {
-        let continues = self.model.adapter_name_or_path.is_some();
         let mut changes = self.diff(old);
-        changes.retain(|change| {
-            let key = change.key.as_str();
-            !(MAY_CHANGE.contains(&key) || continues && LORA_SHAPE.contains(&key))
-        });
+        changes.retain(|change| !MAY_CHANGE.contains(&change.key.as_str()));
         changes
     }
 }
 
 /// Keys that a resumed run may answer differently than its beginning did.
 ///
-/// How long it trains; when it logs, plots, evaluates, saves, chooses the best and stops; where it runs and writes. The last
-/// group changes no result but, by the order of sums, perhaps its last bits. `dialect` is only where a default came from.
+/// How long it trains; when it logs, plots, evaluates, saves, chooses the best and stops; where it writes; where base, adapter
+/// and data lie, whose digests decide; where it runs. The last group changes no result but, by the order of sums, perhaps its
+/// last bits. `dialect` is only where a default came from.
 pub const MAY_CHANGE: &[&str] = &[
     "num_train_epochs",
     "max_steps",
@@ -134,7 +130,6 @@ pub const MAY_CHANGE: &[&str] = &[
     "include_num_input_tokens_seen",
     "eval_strategy",
     "eval_steps",
-    "per_device_eval_batch_size",
     "save_strategy",
     "save_steps",
     "save_total_limit",
@@ -150,7 +145,11 @@ pub const MAY_CHANGE: &[&str] = &[
     "resume_from_checkpoint",
     "overwrite_output_dir",
     "output_dir",
+    "model_name_or_path",
+    "model_revision",
     "cache_dir",
+    "adapter_name_or_path",
+    "dataset_dir",
     "dialect",
     "device",
     "micro_batch_tokens",

@@ -8,6 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Name of the file by which a run tries whether a folder can be written, before it takes the lock.
+pub const PROBE: &str = "couplet-train";
+
 /// A file of a durable folder: how a manifest tells it from any other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDigest {
@@ -135,7 +138,10 @@ pub fn remove_durable_dir(parent: &Path, name: &str) -> Result<()> {
 }
 
 /// Cleans `parent` of what processes left there that died while they wrote. Call it once, before anything is written.
-pub fn remove_leftovers(parent: &Path) -> Result<()> {
+///
+/// `alone`: nobody else can be writing there, because the lock of the folder is ours. Then it does not matter whether a process
+/// of a leftover's number lives: it is another one that was given the same number. Only [`PROBE`]s are written without the lock.
+pub fn remove_leftovers(parent: &Path, alone: bool) -> Result<()> {
     let entries = match fs::read_dir(parent) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(|err| unwritable(parent, &err))?,
@@ -143,7 +149,9 @@ pub fn remove_leftovers(parent: &Path) -> Result<()> {
     let mut leftovers: Vec<(PathBuf, Leftover)> = entries
         .flatten()
         .filter_map(|entry| Some((entry.path(), leftover(entry.file_name().to_str()?)?)))
-        .filter(|(_, left)| left.pid == std::process::id() || !process_is_alive(left.pid))
+        .filter(|(_, left)| {
+            alone && left.name != PROBE || left.pid == std::process::id() || !process_is_alive(left.pid)
+        })
         .collect();
     leftovers.sort();
     for (path, left) in leftovers {
@@ -270,13 +278,17 @@ mod tests {
         make(&format!(".checkpoint-10.{dead}.old"));
         make(&format!(".checkpoint-15.{own}.tmp"));
         make(&format!(".checkpoint-20.{alive}.tmp"));
+        make(&format!(".{PROBE}.{alive}.tmp"));
         fs::write(dir.path().join(format!(".run.json.{dead}.tmp")), "{").unwrap();
         fs::write(dir.path().join(".lock"), "").unwrap();
-        remove_leftovers(dir.path()).unwrap();
-        assert_eq!(names(dir.path()), [".checkpoint-20.1.tmp", ".lock", "checkpoint-10", "checkpoint-5"]);
+        remove_leftovers(dir.path(), false).unwrap();
+        let (probe, living) = (".couplet-train.1.tmp", ".checkpoint-20.1.tmp");
+        assert_eq!(names(dir.path()), [living, probe, ".lock", "checkpoint-10", "checkpoint-5"]);
         let back = fs::read_to_string(dir.path().join("checkpoint-10/f")).unwrap();
         assert_eq!(back, format!(".checkpoint-10.{dead}.old"), "the crash fell between the two renames");
-        remove_leftovers(&dir.path().join("missing")).unwrap();
+        remove_leftovers(dir.path(), true).unwrap();
+        assert_eq!(names(dir.path()), [probe, ".lock", "checkpoint-10", "checkpoint-5"], "the number was given again");
+        remove_leftovers(&dir.path().join("missing"), true).unwrap();
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //!                    writes go to FILE.bytes
 //! steps:FILE         every optimizer step that was really executed becomes a line in FILE
 //! nan_loss:STEP      the loss of this step is not a number; `nan_grad:STEP`: one element of its gradient
+//! no_thread:STEP     the thread that would save this step cannot be started
 //! pause:PHASE:K:FILE the K-th time this phase is reached, FILE is made, and nothing goes on before it is gone (or a minute is)
 //! ```
 //!

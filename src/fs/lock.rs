@@ -41,7 +41,7 @@ impl Lock {
                         made,
                     });
                 }
-                Err(TryLockError::Error(err)) if err.kind() == io::ErrorKind::Unsupported => {
+                Err(TryLockError::Error(err)) if knows_no_locks(&err) => {
                     return Ok(Self { held: false, file, made: vec![] });
                 }
                 Err(TryLockError::Error(err)) => return Err(Error::file(&path, io_reason(&err))),
@@ -108,6 +108,19 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Whether it is the file system that has no locks. NFS without a lock daemon says ENOLCK.
+fn knows_no_locks(err: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        let none = [Errno::NOLCK, Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP];
+        if Errno::from_io_error(err).is_some_and(|errno| none.contains(&errno)) {
+            return true;
+        }
+    }
+    err.kind() == io::ErrorKind::Unsupported
+}
+
 fn write_pid(mut file: File) -> io::Result<File> {
     file.set_len(0)?;
     file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
@@ -144,6 +157,21 @@ mod tests {
         drop(first);
         assert_eq!(std::fs::read(dir.path().join(NAME)).unwrap(), b"", "the file stays, without a pid");
         Lock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_system_without_locks_is_told_from_a_failure() {
+        use rustix::io::Errno;
+        for (errno, want) in [
+            (Errno::NOLCK, true),
+            (Errno::OPNOTSUPP, true),
+            (Errno::NOSYS, true),
+            (Errno::IO, false),
+            (Errno::ACCESS, false),
+        ] {
+            assert_eq!(knows_no_locks(&errno.into()), want, "{errno:?}");
+        }
     }
 
     #[test]

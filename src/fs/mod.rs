@@ -9,7 +9,7 @@ mod log;
 pub mod ops;
 
 pub use durable::{
-    FileDigest, remove_durable_dir, remove_leftovers, write_durable_dir, write_file_synced, write_parts_synced,
+    FileDigest, PROBE, remove_durable_dir, remove_leftovers, write_durable_dir, write_file_synced, write_parts_synced,
 };
 pub use lock::Lock;
 pub use log::LogFile;
@@ -57,11 +57,16 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
 
 /// Bytes that this user may still write on the disk of `path`, which need not exist yet. `None` where the system does not tell.
 pub fn free_space(path: &Path) -> Option<u64> {
-    let existing = path.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."));
     #[cfg(unix)]
-    return rustix::fs::statvfs(existing).ok().and_then(|disk| disk.f_bavail.checked_mul(disk.f_frsize));
+    {
+        let existing = path.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."));
+        rustix::fs::statvfs(existing).ok().and_then(|disk| disk.f_bavail.checked_mul(disk.f_frsize))
+    }
     #[cfg(not(unix))]
-    return existing.exists().then_some(()).and(None);
+    {
+        let _ = path;
+        None
+    }
 }
 
 /// `dir/name` → `dir/.name.PID.tmp`: hidden, and two processes never share one.

@@ -229,8 +229,8 @@ impl<'a> Console<'a> {
     fn trouble(&mut self, e: &Trouble) {
         let what = &e.what;
         self.line(&match self.look.lang {
-            Lang::En => format!("warning: {what}; training goes on"),
-            Lang::Zh => format!("警告：{what}；训练继续"),
+            Lang::En => format!("warning: {what}; the run goes on"),
+            Lang::Zh => format!("警告：{what}；运行继续"),
         });
     }
 

@@ -26,13 +26,8 @@ pub struct TrainerLog {
 }
 
 impl TrainerLog {
-    /// Starts a new log in `output_dir`, whatever was there.
-    pub fn create(output_dir: &Path) -> Result<Self> {
-        Ok(Self { file: LogFile::create(&output_dir.join(TRAINER_LOG))?, unwritten: vec![] })
-    }
-
-    /// Goes on after `history`: the log is written again from it, so that each step stands in it once, whatever an
-    /// interrupted process left there.
+    /// Goes on after `history` (empty: nothing yet): the log is written again from it, so that each step stands in it once,
+    /// whatever an interrupted process left there.
     pub fn resume(output_dir: &Path, history: &[Event]) -> Result<Self> {
         let path = output_dir.join(TRAINER_LOG);
         let mut text = String::new();
@@ -53,7 +48,8 @@ impl Observer for TrainerLog {
             self.file.line(line)?;
             self.unwritten.remove(0);
         }
-        Ok(())
+        // Lines are handed to the system one by one; a finished run says that they are on the disk.
+        if matches!(event, Event::Finished(_)) { self.file.sync() } else { Ok(()) }
     }
 }
 
@@ -145,7 +141,7 @@ mod tests {
 
     fn written(events: &[Event]) -> String {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = TrainerLog::create(dir.path()).unwrap();
+        let mut log = TrainerLog::resume(dir.path(), &[]).unwrap();
         events.iter().for_each(|event| log.on_event(event).unwrap());
         std::fs::read_to_string(dir.path().join(TRAINER_LOG)).unwrap()
     }
@@ -201,13 +197,13 @@ mod tests {
         let path = dir.path().join(TRAINER_LOG);
         // A device that is always full stands in for the file.
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-        let file = LogFile::create(&path);
+        let file = LogFile::append(&path);
         let Ok(file) = file else { return }; // no such device
         let mut log = TrainerLog { file, unwritten: vec![] };
         log.on_event(&Event::Logged(logged(1, 3, 1.0))).unwrap_err();
         log.on_event(&Event::Logged(logged(2, 3, 1.0))).unwrap_err();
         std::fs::remove_file(&path).unwrap();
-        log.file = LogFile::create(&path).unwrap();
+        log.file = LogFile::append(&path).unwrap();
         log.on_event(&Event::Logged(logged(3, 3, 1.0))).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let steps: Vec<&str> = text.lines().map(|line| &line[..20]).collect();

@@ -43,9 +43,25 @@ pub struct LossPlot {
 }
 
 impl LossPlot {
-    /// Pictures go to `output_dir`.
-    pub fn new(output_dir: &Path) -> Self {
-        Self { output_dir: output_dir.to_owned(), train: vec![], eval: vec![], pass: vec![] }
+    /// Goes on after `history`, of which nothing is drawn again before the next evaluation.
+    pub fn resume(output_dir: &Path, history: &[Event]) -> Self {
+        let mut plot = Self { output_dir: output_dir.to_owned(), train: vec![], eval: vec![], pass: vec![] };
+        history.iter().for_each(|event| plot.note(event));
+        plot
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Logged(e) => self.train.push((e.step, e.loss)),
+            Event::Evaluated(e) => {
+                // The evaluation after training repeats the last one during it.
+                for (points, value) in [(&mut self.eval, Some(e.loss)), (&mut self.pass, e.couplet_pass())] {
+                    points.retain(|&(step, _)| step != e.step);
+                    points.extend(value.map(|value| (e.step, value)));
+                }
+            }
+            _ => {}
+        }
     }
 
     fn draw(&self) -> Result<()> {
@@ -65,21 +81,16 @@ impl LossPlot {
 
 impl Observer for LossPlot {
     fn on_event(&mut self, event: &Event) -> Result<()> {
+        self.note(event);
         match event {
-            Event::Logged(e) => self.train.push((e.step, e.loss)),
-            Event::Evaluated(e) => {
-                // The evaluation after training repeats the last one during it.
-                for (points, value) in [(&mut self.eval, Some(e.loss)), (&mut self.pass, e.couplet_pass())] {
-                    points.retain(|&(step, _)| step != e.step);
-                    points.extend(value.map(|value| (e.step, value)));
-                }
+            Event::Evaluated(_) => {
                 // A picture is not worth a run: it is drawn again at the end, and there an error counts.
                 let _ = self.draw();
+                Ok(())
             }
-            Event::Finished(_) => self.draw()?,
-            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
+            Event::Finished(_) => self.draw(),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -283,7 +294,7 @@ mod tests {
     fn curves_are_drawn_at_evaluations_and_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let exists = |name: &str| dir.path().join(name).exists();
-        let mut plot = LossPlot::new(dir.path());
+        let mut plot = LossPlot::resume(dir.path(), &[]);
         plot.on_event(&Event::Evaluated(evaluated(0, 10, 5.0, EvalPhase::Before))).unwrap();
         assert!(exists("training_eval_loss.png") && !exists("training_loss.png"));
         plot.on_event(&Event::Logged(logged(5, 10, 4.0))).unwrap();
@@ -302,8 +313,19 @@ mod tests {
     }
 
     #[test]
+    fn a_resumed_run_draws_no_old_picture_but_all_old_points() {
+        let dir = tempfile::tempdir().unwrap();
+        let history: Vec<Event> =
+            (1..4).map(|i| Event::Evaluated(evaluated(10 * i, 50, 5.0, EvalPhase::During))).collect();
+        let mut plot = LossPlot::resume(dir.path(), &history);
+        assert_eq!((plot.eval.len(), std::fs::read_dir(dir.path()).unwrap().count()), (3, 0));
+        plot.on_event(&Event::Evaluated(evaluated(40, 50, 3.0, EvalPhase::During))).unwrap();
+        assert!(plot.eval.len() == 4 && dir.path().join("training_eval_loss.png").exists());
+    }
+
+    #[test]
     fn a_picture_that_cannot_be_written_ends_the_run_only_at_its_end() {
-        let mut plot = LossPlot::new(Path::new("no/such/folder"));
+        let mut plot = LossPlot::resume(Path::new("no/such/folder"), &[]);
         plot.on_event(&Event::Evaluated(evaluated(5, 10, 5.0, EvalPhase::During))).unwrap();
         let err = plot.on_event(&Event::Finished(finished(10, 1.0))).unwrap_err();
         assert!(err.to_string().contains("training_eval_loss.png"), "{err}");

@@ -10,13 +10,14 @@
 //! No file of it has a name that makes another trainer believe it can resume from it.
 
 use super::event::Event;
+pub use super::restored::{Adapter, Restored, Skipped, adapter, newest, open};
 use crate::{
     adapter::peft,
     config::LoraConfig,
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
     fs,
     model::{
-        Checkpoint as TensorFile, Params,
+        Params,
         params::Slot,
         shards::{self, Entry},
         weights::f32_bytes,
@@ -26,13 +27,13 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
-const STATE: &str = "state.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
-const MANIFEST: &str = "manifest.json";
+pub(super) const STATE: &str = "state.json";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const MANIFEST: &str = "manifest.json";
 /// Raised when an old checkpoint can no longer be continued.
 pub(super) const FORMAT: u32 = 1;
 
@@ -59,23 +60,10 @@ pub struct State {
     pub seconds: f64,
     /// The run stopped before the evaluation that was due after `step`.
     pub evaluation_due: bool,
-    /// The best evaluation so far.
-    pub best: Option<Best>,
-    /// Evaluations since then.
-    pub evaluations_since_best: usize,
     /// Log lines and evaluations so far: the log is written again from them, and reports are drawn from all of them.
     pub history: Vec<Event>,
     /// What must be the same in a run that continues this one: config, digests, device.
     pub identity: Value,
-}
-
-/// The evaluation that `load_best_model_at_end` returns to.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// After which step.
-    pub step: usize,
-    /// The value of `metric_for_best_model`.
-    pub metric: f64,
 }
 
 /// A run's tensors and state in host memory: a real copy, so that training goes on while it is written.
@@ -90,9 +78,9 @@ pub struct Snapshot {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    step: usize,
-    files: Vec<fs::FileDigest>,
+pub(super) struct Manifest {
+    pub(super) step: usize,
+    pub(super) files: Vec<fs::FileDigest>,
 }
 
 impl Snapshot {
@@ -126,50 +114,50 @@ impl Snapshot {
         self.state.step
     }
 
-    /// Bytes it will take on the disk, roughly.
-    pub fn size(&self) -> u64 {
-        size(self.params.len(), self.moments.is_some())
-    }
-
     /// Writes `checkpoint-N` into `dir`: every file synced, the manifest last, then the folder gets its name.
+    ///
+    /// Errors: there is no room for it, which is found before the first byte; a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<PathBuf> {
         let name = folder_name(self.state.step);
-        if let Some(free) = fs::free_space(dir)
-            && free < self.size()
-        {
-            return Err(Error::run(format!(
-                "{}: {free} bytes are free, the checkpoint needs {}",
-                dir.join(&name).display(),
-                self.size()
-            )));
+        let (header, values) = peft::weights_parts(&self.slots, &self.params)?;
+        let config = peft::config_text(&self.lora, &self.base_model);
+        let mut files = vec![(peft::WEIGHTS, vec![&header[..], &values]), (peft::CONFIG, vec![config.as_bytes()])];
+        let (state, parts);
+        if let Some([m, v]) = &self.moments {
+            state = pretty(&self.state)?;
+            parts = (optimizer_header(m.len())?, f32_bytes(m), f32_bytes(v));
+            files.push((OPTIMIZER, vec![&parts.0, &parts.1, &parts.2]));
+            files.push((STATE, vec![state.as_bytes()]));
         }
+        let sizes = files.iter().map(|(_, parts)| parts.iter().map(|part| part.len() as u64).sum());
+        refuse_full_disk(dir, &name, on_disk(sizes))?;
         fs::write_durable_dir(dir, &name, |temp| {
-            let (header, values) = peft::weights_parts(&self.slots, &self.params)?;
-            let mut files = vec![
-                fs::write_parts_synced(&temp.join(peft::WEIGHTS), &[&header, &values])?,
-                fs::write_file_synced(
-                    &temp.join(peft::CONFIG),
-                    peft::config_text(&self.lora, &self.base_model).as_bytes(),
-                )?,
-            ];
-            if let Some([m, v]) = &self.moments {
-                let parts = [&optimizer_header(m.len())?, &*f32_bytes(m), &*f32_bytes(v)];
-                files.push(fs::write_parts_synced(&temp.join(OPTIMIZER), &parts)?);
-                let state = serde_json::to_string_pretty(&self.state).map_err(|err| Error::run(err.to_string()))?;
-                files.push(fs::write_file_synced(&temp.join(STATE), state.as_bytes())?);
-            }
+            let written: Result<Vec<fs::FileDigest>> =
+                files.iter().map(|(name, parts)| fs::write_parts_synced(&temp.join(name), parts)).collect();
             fs::fault::phase("save");
-            let manifest = Manifest { step: self.state.step, files };
-            let text = serde_json::to_string_pretty(&manifest).map_err(|err| Error::run(err.to_string()))?;
-            fs::write_file_synced(&temp.join(MANIFEST), text.as_bytes())?;
-            Ok(())
+            let manifest = pretty(&Manifest { step: self.state.step, files: written? })?;
+            fs::write_file_synced(&temp.join(MANIFEST), manifest.as_bytes()).map(drop)
         })?;
         Ok(dir.join(name))
     }
 }
 
+fn pretty(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string_pretty(value).map_err(|err| Error::run(err.to_string()))
+}
+
+fn refuse_full_disk(dir: &Path, name: &str, need: u64) -> Result<()> {
+    match fs::free_space(dir) {
+        Some(free) if free < need => {
+            let path = dir.join(name);
+            Err(Error::run(format!("{}: {free} bytes are free, the checkpoint needs {need}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn refuse_non_finite(what: &str, values: &[f32], slots: &[Slot]) -> Result<()> {
-    match slots.iter().find(|slot| !values[slot.range()].iter().all(|x| x.is_finite())) {
+    match peft::first_not_finite(values, slots) {
         None => Ok(()),
         Some(slot) => Err(Error::run(format!(
             "the {what} {} is not finite; nothing is saved over the last good checkpoint",
@@ -184,10 +172,22 @@ fn optimizer_header(n: usize) -> Result<Vec<u8>> {
     shards::header(&["exp_avg", "exp_avg_sq"].map(entry))
 }
 
-/// Bytes of a checkpoint of so many `parameters`, roughly.
-pub fn size(parameters: usize, with_moments: bool) -> u64 {
-    let values = if with_moments { 3 * parameters } else { parameters };
-    4 * values as u64 + 64 * 1024
+/// Bytes in which most file systems hand out room.
+const BLOCK: u64 = 4096;
+
+/// What a checkpoint takes on the disk whose files, but for the manifest, have these sizes.
+fn on_disk(sizes: impl Iterator<Item = u64>) -> u64 {
+    let folder_and_manifest = 2 * BLOCK;
+    sizes.map(|size| size.next_multiple_of(BLOCK)).sum::<u64>() + folder_and_manifest
+}
+
+/// What a checkpoint of `slots` takes on the disk; `state`: bytes of its `state.json`, or `None` under `save_only_model`.
+pub fn size(slots: &[Slot], state: Option<u64>) -> Result<u64> {
+    let parameters: usize = slots.iter().map(|slot| slot.range().len()).sum();
+    let (header, values) = (peft::weights_parts(slots, &[])?.0.len(), 4 * parameters);
+    let adapter = [(header + values) as u64, BLOCK];
+    let moments = (optimizer_header(parameters)?.len() + 2 * values) as u64;
+    Ok(on_disk(adapter.into_iter().chain(state.into_iter().flat_map(|state| [moments, state]))))
 }
 
 /// The name of the checkpoint after `step`.
@@ -195,167 +195,146 @@ pub fn folder_name(step: usize) -> String {
     format!("checkpoint-{step}")
 }
 
-/// A checkpoint read back, every byte of it verified.
-#[derive(Debug)]
-pub struct Restored {
-    /// Its folder.
-    pub path: PathBuf,
-    /// Where the run stood.
-    pub state: State,
-    adapter: BTreeMap<String, Vec<f32>>,
-    moments: [Vec<f32>; 2],
-}
-
-/// A checkpoint that cannot be continued, and why.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Skipped {
-    /// Its folder.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-/// The newest checkpoint in `dir` whose every byte is as its manifest says, and the newer ones that are not.
-pub fn newest(dir: &Path) -> (Option<Restored>, Vec<Skipped>) {
-    let mut skipped = Vec::new();
-    for (_, path) in list(dir).into_iter().rev() {
-        match open(&path) {
-            Ok(restored) => return (Some(restored), skipped),
-            Err(err) => skipped.push(Skipped { path, reason: err.to_string() }),
-        }
+/// What is named `checkpoint-N` in `dir`, by N; nothing where there is no `dir`.
+pub fn list(dir: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let unreadable = |err: io::Error| Error::file(dir, format!("cannot be read: {}", io_reason(&err)));
+    let entries = match std::fs::read_dir(dir) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut found = vec![];
+    for entry in entries {
+        let entry = entry.map_err(unreadable)?;
+        found.extend(entry.file_name().to_str().and_then(step_of).map(|step| (step, entry.path())));
     }
-    (None, skipped)
-}
-
-/// Folders named `checkpoint-N` in `dir`, by N.
-pub fn list(dir: &Path) -> Vec<(usize, PathBuf)> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<(usize, PathBuf)> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let step = name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
-            Some((step, entry.path()))
-        })
-        .collect();
     found.sort();
-    found
+    Ok(found)
 }
 
-/// Reads one checkpoint and verifies it.
-pub fn open(path: &Path) -> Result<Restored> {
-    let manifest: Manifest = json_file(&path.join(MANIFEST))?;
-    verify(path, &manifest)?;
-    if !manifest.files.iter().any(|file| file.name == STATE) {
-        return Err(Error::input("holds the model only (save_only_model)"));
-    }
-    let state: State = json_file(&path.join(STATE))?;
-    let named = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if state.format != FORMAT {
-        return Err(Error::input(format!("was written in format {}, this program reads {FORMAT}", state.format)));
-    }
-    if manifest.step != state.step || named != folder_name(state.step) {
-        return Err(Error::input(format!("is named {named}, but holds step {}", state.step)));
-    }
-    let optimizer = TensorFile::open_file(&path.join(OPTIMIZER))?;
-    let adapter = TensorFile::open_file(&path.join(peft::WEIGHTS))?;
-    let names: Vec<String> = adapter.names().map(str::to_owned).collect();
-    let adapter: Result<BTreeMap<String, Vec<f32>>> =
-        names.into_iter().map(|name| Ok((name.clone(), adapter.values(&name)?))).collect();
-    let moments = [optimizer.values("exp_avg")?, optimizer.values("exp_avg_sq")?];
-    Ok(Restored { path: path.to_owned(), state, adapter: adapter?, moments })
+/// The step of a name as [`folder_name`] makes it; `None` for any other, such as a user's `checkpoint-keep`.
+pub fn step_of(name: &str) -> Option<usize> {
+    let step = name.strip_prefix("checkpoint-")?.parse().ok()?;
+    (name == folder_name(step)).then_some(step)
 }
 
-fn json_file<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let name = path.file_name().unwrap_or_default().display().to_string();
-    let bytes = std::fs::read(path).map_err(|err| Error::input(format!("{name} cannot be read: {err}")))?;
-    serde_json::from_slice(&bytes).map_err(|err| Error::input(format!("{name} is damaged: {err}")))
-}
-
-/// Every file of the manifest as it was written, and no other.
-fn verify(path: &Path, manifest: &Manifest) -> Result<()> {
-    if path.join(MANIFEST).is_symlink() {
-        return Err(Error::input(format!("{MANIFEST} is not a regular file")));
-    }
-    for file in &manifest.files {
-        file.read(path)?;
-    }
-    let known = |name: &str| name == MANIFEST || manifest.files.iter().any(|file| file.name == name);
-    let entries = std::fs::read_dir(path).map_err(|err| Error::input(format!("cannot be read: {err}")))?;
-    let strange = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).find(|name| !known(name));
-    match strange {
-        None => Ok(()),
-        Some(name) => Err(Error::input(format!("{name} is not in its manifest"))),
-    }
-}
-
-impl Restored {
-    /// Puts the tensors back. The layout of `params` must be the one that was saved.
-    pub fn restore(&self, params: &mut Params, optim: &mut AdamW) -> Result<()> {
-        let mut flat = Vec::with_capacity(params.len());
-        for (_, slot) in params.slots() {
-            let values = self.adapter.get(&peft::file_name(slot)).filter(|v| v.len() == slot.range().len());
-            flat.extend(
-                values.ok_or_else(|| Error::input(format!("{}: {} does not fit", self.path.display(), slot.name)))?,
-            );
-        }
-        let device = params.flat().device().clone();
-        let n = flat.len();
-        let tensor = |values: Vec<f32>| -> Result<candle_core::Tensor> {
-            if values.len() != n {
-                return Err(Error::input(format!("{}: the optimizer does not fit", self.path.display())));
-            }
-            Ok(candle_core::Tensor::from_vec(values, n, &device)?)
-        };
-        params.set(tensor(flat)?)?;
-        if !fs::fault::mutant("no_moments") {
-            optim.m = tensor(self.moments[0].clone())?;
-            optim.v = tensor(self.moments[1].clone())?;
-        }
-        optim.steps = self.state.optimizer_steps;
-        Ok(())
-    }
-}
-
-/// Which checkpoints to remove so that `limit` remain: the oldest first, never the newest and never `best`.
+/// Which checkpoints to remove after that of step `newest` was written: those of more steps, for the run went back behind
+/// them; then the oldest, so that `limit` remain, but never the newest and never `best`.
 ///
 /// A limit of 1 is honoured as 2: with one, a crash during the next save could leave none.
-pub fn to_prune(steps: &[usize], limit: Option<usize>, best: Option<usize>) -> Vec<usize> {
-    let Some(limit) = limit.map(|limit| limit.max(2)) else { return vec![] };
-    let surplus = steps.len().saturating_sub(limit);
-    let newest = steps.last().copied();
-    steps.iter().copied().filter(|&step| Some(step) != best && Some(step) != newest).take(surplus).collect()
+pub fn to_prune(steps: &[usize], newest: usize, limit: Option<usize>, best: Option<usize>) -> Vec<usize> {
+    let (line, abandoned): (Vec<usize>, Vec<usize>) = steps.iter().partition(|&&step| step <= newest);
+    let surplus = limit.map_or(0, |limit| line.len().saturating_sub(limit.max(2)));
+    let oldest = line.into_iter().filter(|&step| Some(step) != best && step != newest).take(surplus);
+    abandoned.into_iter().chain(oldest).collect()
 }
 
 /// Removes what [`to_prune`] names.
-pub fn prune(dir: &Path, limit: Option<usize>, best: Option<usize>) -> Result<()> {
-    let found = list(dir);
-    let steps: Vec<usize> = found.iter().map(|(step, _)| *step).collect();
-    for step in to_prune(&steps, limit, best) {
-        fs::remove_durable_dir(dir, &folder_name(step))?;
-    }
-    Ok(())
+pub fn prune(dir: &Path, newest: usize, limit: Option<usize>, best: Option<usize>) -> Result<()> {
+    let steps: Vec<usize> = list(dir)?.into_iter().map(|(step, _)| step).collect();
+    to_prune(&steps, newest, limit, best)
+        .into_iter()
+        .try_for_each(|step| fs::remove_durable_dir(dir, &folder_name(step)))
 }
 
 /// The identity of a run as [`State::identity`] keeps it.
-pub fn identity(config: Value, digests: Value, device: &str) -> Value {
+pub fn identity(config: Value, digests: Value, device: Value) -> Value {
     json!({"config": config, "digests": digests, "device": device})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::params::Layout;
+    use crate::testing::train_config;
+    use crate::trainer::{Progress, Trainer};
+    use candle_core::{DType, Device};
 
     #[test]
     fn pruning_keeps_the_newest_and_the_best() {
-        for (steps, limit, best, want, why) in [
-            (&[5, 10, 15][..], None, None, &[][..], "no limit"),
-            (&[5, 10, 15], Some(2), None, &[5], "the oldest goes"),
-            (&[5, 10, 15], Some(1), None, &[5], "1 is honoured as 2"),
-            (&[5, 10, 15], Some(2), Some(5), &[10], "the best stays"),
-            (&[5, 10], Some(3), None, &[], "within the limit"),
-            (&[5, 10, 15, 20], Some(2), Some(20), &[5, 10], "the best is the newest"),
+        for (steps, newest, limit, best, want, why) in [
+            (&[5, 10, 15][..], 15, None, None, &[][..], "no limit"),
+            (&[5, 10, 15], 15, Some(2), None, &[5], "the oldest goes"),
+            (&[5, 10, 15], 15, Some(1), None, &[5], "1 is honoured as 2"),
+            (&[5, 10, 15], 15, Some(2), Some(5), &[10], "the best stays"),
+            (&[5, 10], 10, Some(3), None, &[], "within the limit"),
+            (&[5, 10, 15, 20], 20, Some(2), Some(20), &[5, 10], "the best is the newest"),
+            (&[10, 15, 30, 35, 40], 15, Some(3), None, &[30, 35, 40], "the run went back to 10: what it left goes"),
+            (&[10, 15, 40], 15, None, None, &[40], "with no limit too"),
+            (&[25, 30, 33, 35], 33, Some(2), None, &[35, 25], "a damaged one is no backup"),
         ] {
-            assert_eq!(to_prune(steps, limit, best), want, "{why}");
+            assert_eq!(to_prune(steps, newest, limit, best), want, "{why}");
         }
+    }
+
+    #[test]
+    fn only_our_own_names_are_checkpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in
+            ["checkpoint-10", "checkpoint-9", "checkpoint-keep", "checkpoint-05", "checkpoint-+5", "checkpoint-"]
+        {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let steps: Vec<usize> = list(dir.path()).unwrap().into_iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [9, 10]);
+        assert_eq!(list(&dir.path().join("gone")).unwrap(), []);
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let err = list(&dir.path().join("file")).unwrap_err().to_string();
+        assert!(err.ends_with("file: cannot be read: not a directory"), "{err}");
+    }
+
+    fn params() -> Params {
+        let mut layout = Layout::default();
+        for block in 0..3 {
+            layout.push(format!("model.layers.{block}.self_attn.q_proj.lora_A"), (4, 300));
+            layout.push(format!("model.layers.{block}.self_attn.q_proj.lora_B"), (500, 4));
+        }
+        Params::new(layout, DType::F32, &Device::Cpu, |slot| Ok(vec![0.5; slot.range().len()])).unwrap()
+    }
+
+    fn written(dir: &Path, with_moments: bool) -> PathBuf {
+        let params = params();
+        let optim = Trainer::optimizer(&train_config(), &params).unwrap();
+        let lora = LoraConfig {
+            lora_rank: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            lora_target: vec![crate::config::Projection::QProj],
+            use_rslora: false,
+        };
+        let state = Progress { step: 7, ..Progress::default() }.state(7, &json!({"config": {}}));
+        let optim = with_moments.then_some(&optim);
+        Snapshot::take(&params, optim, &lora, "m", state).unwrap().write(dir).unwrap()
+    }
+
+    #[test]
+    fn the_size_is_known_before() {
+        for with_moments in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = written(dir.path(), with_moments);
+            let bytes = |name: &str| std::fs::metadata(path.join(name)).map(|found| found.len()).ok();
+            let names = [peft::WEIGHTS, peft::CONFIG, OPTIMIZER, STATE, MANIFEST];
+            let real: u64 = names.into_iter().filter_map(bytes).sum();
+            let slots: Vec<Slot> = params().slots().map(|(_, slot)| slot.clone()).collect();
+            let said = size(&slots, with_moments.then(|| bytes(STATE).unwrap())).unwrap();
+            assert!(real <= said && said - real <= 6 * BLOCK, "{said} said, {real} written");
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = written(dir.path(), true);
+        let restored = open(&path).unwrap();
+        let (mut read, mut optim) = (params(), Trainer::optimizer(&train_config(), &params()).unwrap());
+        read.set((read.flat() * 0.0).unwrap()).unwrap();
+        assert_eq!(restored.restore(&mut read, &mut optim).unwrap().step, 7);
+        assert_eq!(read.flat().to_vec1::<f32>().unwrap(), vec![0.5; params().len()]);
+        assert!(adapter(&written(dir.path(), false)).is_ok(), "also of the model alone");
+        let weights = path.join(peft::WEIGHTS);
+        let mut bytes = std::fs::read(&weights).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&weights, bytes).unwrap();
+        let err = adapter(&path).unwrap_err().to_string();
+        assert!(err.contains("its content has changed since it was written"), "{err}");
     }
 }

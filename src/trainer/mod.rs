@@ -1,26 +1,28 @@
 //! The training loop: [`Trainer::fit`] reads as a story.
 
 pub mod checkpoint;
+mod choice;
 mod cut;
 pub mod event;
+mod guards;
 pub mod plan;
 mod progress;
+mod restored;
 pub mod saver;
 pub mod step;
 pub mod validate;
 
 use crate::{
-    adapter::peft,
     config::{EvalStrategy, TrainConfig},
     dataset::Example,
     error::{Error, Result},
     fs::fault,
-    model::{Params, Qwen3, params::Slot, qwen3::DropoutPlan},
+    model::{Params, Qwen3, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
     rng::Key,
 };
-use candle_core::Tensor;
-use checkpoint::{Best, Restored};
+use checkpoint::{Restored, Skipped};
+pub use choice::Choice;
 pub use cut::Cut;
 use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step, Written};
 use plan::{StepPlan, StepSamples};
@@ -28,7 +30,6 @@ use progress::Evaluation;
 pub use progress::Progress;
 use saver::Saver;
 use std::time::Instant;
-use step::StepGradient;
 
 /// Everything a run needs, ready to go.
 pub struct Trainer<'a> {
@@ -69,24 +70,11 @@ pub struct Trainer<'a> {
 /// Lets the model with these parameters write; `None`: interrupted.
 pub type Write<'a> = dyn Fn(&Params) -> Result<Option<Written>> + 'a;
 
-/// Choosing among evaluations.
-#[derive(Debug, Clone, Default)]
-pub struct Choice {
-    /// Return to the best checkpoint at the end.
-    pub load_best: bool,
-    /// What is compared: a name that [`event::Evaluated::metric`] knows.
-    pub metric: String,
-    /// A larger metric is better.
-    pub greater_is_better: bool,
-    /// Stop after so many evaluations without a better one.
-    pub patience: Option<usize>,
-}
-
 /// How [`Trainer::fit`] ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Ended {
-    /// At the last step, or by early stopping.
-    Complete,
+    /// At the last step, or by early stopping. For [`Trainer::finish`].
+    Complete(Finished),
     /// `stop` said so.
     Stopped,
 }
@@ -110,11 +98,10 @@ impl<'a> Trainer<'a> {
 
     /// Trains to the last step and tells `observer` what happens. The trained parameters are in `self.params`.
     ///
-    /// [`Self::evaluate_final`] comes after it, once the adapter is on the disk.
+    /// [`Self::finish`] comes after it, once the adapter is on the disk.
     pub fn fit(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
         let plan = self.plan();
         let schedule = self.schedule(&plan);
-        self.refuse_empty_steps(&plan)?;
         observer.on_event(&Event::Started(Started {
             total_steps: plan.total_steps,
             samples_per_step: plan.samples_per_step(),
@@ -157,13 +144,15 @@ impl<'a> Trainer<'a> {
         if let Some(saver) = &mut self.saver {
             saver.wait(observer)?;
         }
-        self.load_best()?;
-        observer.on_event(&Event::Finished(self.finished(&plan)))?;
-        Ok(Ended::Complete)
+        let finished = self.finished(&plan);
+        let best = self.load_best(observer)?;
+        Ok(Ended::Complete(Finished { best: best.map(|best| (best.step, best.metric)), ..finished }))
     }
 
-    /// The held-out loss of the trained parameters, where there are held-out rows. `false`: stopped.
-    pub fn evaluate_final(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+    /// Tells `observer` how training ended, and the held-out loss of the trained parameters, where there are held-out rows.
+    /// `false`: stopped.
+    pub fn finish(&mut self, finished: Finished, observer: &mut dyn Observer) -> Result<bool> {
+        observer.on_event(&Event::Finished(finished))?;
         self.evaluate(EvalPhase::Final, observer)
     }
 
@@ -175,11 +164,29 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Goes on where `restored` was taken.
-    pub fn resume(&mut self, restored: &Restored) -> Result<()> {
-        restored.restore(&mut self.params, &mut self.optim)?;
-        self.progress = Progress::resumed(&restored.state);
-        Ok(())
+    /// Goes on where `restored` was taken. Returns the checkpoint of the best evaluation so far, and why it cannot be
+    /// returned to, if that is so: then another will be the best.
+    ///
+    /// Errors: it does not fit, or has done more steps than this run has.
+    pub fn resume(&mut self, restored: Restored) -> Result<Option<Skipped>> {
+        let (done, total) = (restored.state.step, self.plan().total_steps);
+        if done > total {
+            return Err(Error::file(&restored.path, format!("has done {done} steps, but this run has only {total}"))
+                .hint(
+                    "ask for more (`max_steps`, `num_train_epochs`), or start over with `resume_from_checkpoint=false`",
+                )
+                .hint_zh(
+                    "请增加步数（`max_steps`、`num_train_epochs`），或用 `resume_from_checkpoint=false` 重新开始",
+                ));
+        }
+        let state = restored.restore(&mut self.params, &mut self.optim)?;
+        self.progress = Progress::resumed(state);
+        Ok(self.lose_unsound_best())
+    }
+
+    /// What was told so far, by earlier processes too.
+    pub fn history(&self) -> &[Event] {
+        &self.progress.history
     }
 
     /// Tells `observer`, and keeps the event for reports that a later process draws.
@@ -197,7 +204,8 @@ impl<'a> Trainer<'a> {
     /// The end that `stop` asked for: the last completed step goes to the disk, unless it is there.
     pub fn stopped(&mut self, observer: &mut dyn Observer) -> Result<Ended> {
         let saved = self.saver.as_ref().and_then(Saver::last);
-        if self.progress.step > 0 && saved != Some(self.progress.step) {
+        // What returned to the best is no longer a run that could go on.
+        if self.progress.step > 0 && saved != Some(self.progress.step) && !self.progress.returned {
             self.save(observer)?;
         }
         if let Some(saver) = &mut self.saver {
@@ -208,12 +216,15 @@ impl<'a> Trainer<'a> {
 
     fn save_if_due(&mut self, plan: &StepPlan, observer: &mut dyn Observer) -> Result<()> {
         let step = self.progress.step;
-        let Some(saver) = &mut self.saver else { return Ok(()) };
-        saver.poll(observer)?;
+        if let Some(saver) = &mut self.saver {
+            saver.poll(observer)?;
+        }
+        let evaluated = self.progress.evaluated.as_ref().is_some_and(|evaluation| evaluation.step == step);
+        let is_best = evaluated && self.best().is_some_and(|best| best.step == step);
+        let is_last = step == plan.total_steps || self.patience_is_over();
         let ends_epoch = step.is_multiple_of(plan.steps_per_epoch);
-        let is_best = self.choice.load_best && self.progress.best.is_some_and(|best| best.step == step);
-        let is_due = saver.is_due(step, ends_epoch, step == plan.total_steps) || is_best;
-        if step > 0 && saver.last() != Some(step) && is_due {
+        let is_due = |saver: &Saver| saver.last() != Some(step) && (saver.is_due(step, ends_epoch, is_last) || is_best);
+        if step > 0 && self.saver.as_ref().is_some_and(is_due) {
             self.save(observer)?;
         }
         Ok(())
@@ -221,102 +232,12 @@ impl<'a> Trainer<'a> {
 
     fn save(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Some(saver) = &mut self.saver else { return Ok(()) };
+        // Before the copy is taken: one is enough in memory, and what the last save came to decides which is the best.
+        saver.wait(observer)?;
+        let best = self.best().map(|best| best.step);
+        let Some(saver) = &mut self.saver else { return Ok(()) };
         let snapshot = saver.snapshot(&self.params, &self.optim, &self.progress)?;
-        saver.save(snapshot, self.progress.best.map(|best| best.step), observer)
-    }
-
-    /// Keeps the better of the best evaluation and this one. One that is not a number is never better.
-    fn compare(&mut self, metric: f64) {
-        let better = |best: f64| if self.choice.greater_is_better { metric > best } else { metric < best };
-        if !metric.is_nan() && self.progress.best.is_none_or(|best| better(best.metric)) {
-            self.progress.best = Some(Best { step: self.progress.step, metric });
-            self.progress.evaluations_since_best = 0;
-        } else {
-            self.progress.evaluations_since_best += 1;
-        }
-    }
-
-    fn patience_is_over(&self) -> bool {
-        self.choice.patience.is_some_and(|patience| self.progress.evaluations_since_best >= patience)
-    }
-
-    /// `load_best_model_at_end`
-    fn load_best(&mut self) -> Result<()> {
-        let (Some(best), Some(saver)) = (self.progress.best, &self.saver) else { return Ok(()) };
-        if !self.choice.load_best || best.step == self.progress.step {
-            return Ok(());
-        }
-        let best = peft::Existing::open(&saver.folder(best.step))?;
-        let mut flat = Vec::with_capacity(self.params.len());
-        for (_, slot) in self.params.slots() {
-            flat.extend(best.values(slot)?);
-        }
-        let n = flat.len();
-        self.params.set(Tensor::from_vec(flat, n, self.model.device())?)?;
-        self.progress.evaluated = None;
-        Ok(())
-    }
-
-    /// Every step with rate 0, as in a run so short that it is all warmup, is an error before the first.
-    pub fn refuse_rate_zero(&self) -> Result<()> {
-        let plan = self.plan();
-        let schedule = self.schedule(&plan);
-        if (0..plan.total_steps).any(|step| schedule.lr(step) != 0.0) {
-            return Ok(());
-        }
-        let what = match self.config.learning_rate {
-            0.0 => "`learning_rate` is 0".into(),
-            _ => format!("all {} steps are in the warmup and have rate 0", plan.total_steps),
-        };
-        Err(Error::input(format!("nothing would be trained: {what}"))
-            .hint("train more steps (a smaller batch, more rows or epochs), or set `warmup_ratio = 0`")
-            .hint_zh("请增加训练步数（减小批大小、增加数据或轮数），或设 `warmup_ratio = 0`"))
-    }
-
-    /// A finished run whose adapter is as `initial` made it, or has no B but zeros, has trained nothing: an error.
-    #[expect(clippy::disallowed_methods, reason = "reads the parameters back once, at the end")]
-    pub fn refuse_unmoved(&self, initial: impl Fn(&Slot) -> Result<Vec<f32>>) -> Result<()> {
-        let values: Vec<f32> = self.params.flat().to_vec1()?;
-        let (mut moved, mut adds) = (false, false);
-        for (_, slot) in self.params.slots() {
-            let now = &values[slot.range()];
-            moved = moved || initial(slot)? != now;
-            adds = adds || slot.is_b() && now.iter().any(|&x| x != 0.0);
-        }
-        match (moved, adds) {
-            (true, true) => Ok(()),
-            (false, _) => Err(dead("no tensor of the adapter has moved")),
-            (true, false) => Err(dead("every B of the adapter is still zero")),
-        }
-    }
-
-    /// A step whose every row lost its answer to `cutoff_len` has no loss: said before step 1, not hours later.
-    fn refuse_empty_steps(&self, plan: &StepPlan) -> Result<()> {
-        if self.train.iter().all(Example::is_trainable) {
-            return Ok(());
-        }
-        for epoch in 0..=plan.epoch_of(plan.total_steps - 1) {
-            let order = plan.order(epoch);
-            let first = epoch * plan.steps_per_epoch;
-            for step in first..(first + plan.steps_per_epoch).min(plan.total_steps) {
-                let samples = plan.samples(step, &order);
-                if !samples.indices.iter().any(|&i| self.train[i].is_trainable()) {
-                    let rows: Vec<String> =
-                        samples.indices.iter().take(8).map(|&i| self.place(&self.train[i])).collect();
-                    let rows = rows.join(", ");
-                    return Err(Error::input(format!("step {} would have no label: {rows}", step + 1))
-                        .hint("their answers were cut away; raise `cutoff_len`, or set `over_length` to `drop`")
-                        .hint_zh("这些行的答案已被截去；请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Data set and row of an example.
-    fn place(&self, example: &Example) -> String {
-        let name = self.dataset_names.get(example.origin.dataset).map_or("?", String::as_str);
-        format!("{name} row {}", example.origin.row)
+        saver.save(snapshot, best, observer)
     }
 
     fn schedule(&self, plan: &StepPlan) -> Schedule {
@@ -371,35 +292,6 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// A loss that is not finite ends the run before it can reach the parameters.
-    #[expect(clippy::disallowed_methods, reason = "reads the gradient back once, before the run ends")]
-    fn refuse_non_finite(&self, g: &StepGradient, rows: &[(usize, &Example)]) -> Result<()> {
-        if g.loss.is_finite() && g.grad_norm.is_finite() {
-            return Ok(());
-        }
-        let values: Vec<f32> = g.flat.to_vec1()?;
-        let slot = self.params.slots().find(|(_, slot)| values[slot.range()].iter().any(|x| !x.is_finite()));
-        let tensor = slot.map_or(String::new(), |(_, slot)| format!("; first in the gradient of {}", slot.name));
-        let shown: Vec<String> = rows.iter().take(8).map(|(_, e)| self.place(e)).collect();
-        let more =
-            if rows.len() > shown.len() { format!(" and {} more", rows.len() - shown.len()) } else { String::new() };
-        Err(Error::run(format!(
-            "step {}: loss {} and gradient norm {} are not finite{tensor}; rows of this step: {}{more}",
-            self.progress.step + 1,
-            g.loss,
-            g.grad_norm,
-            shown.join(", ")
-        ))
-        .hint(match self.progress.step {
-            0 => "nothing was trained yet, so it is not the learning rate: fetch the weights of the model (or adapter) again",
-            _ => "the parameters were not updated; lower `learning_rate`, or look at these rows with `bf16 = false`",
-        })
-        .hint_zh(match self.progress.step {
-            0 => "训练尚未开始，与学习率无关：请重新下载模型（或适配器）的权重",
-            _ => "本步参数未更新；请降低 `learning_rate`，或用 `bf16 = false` 检查这些行",
-        }))
-    }
-
     fn evaluation_is_due(&self, samples: &StepSamples, last: bool) -> bool {
         match self.config.eval_strategy {
             EvalStrategy::No => false,
@@ -442,9 +334,9 @@ impl<'a> Trainer<'a> {
         };
         if when == EvalPhase::During {
             self.progress.evaluation_due = false;
-            let metric = evaluated.metric(&self.choice.metric);
-            let metric = metric.ok_or_else(|| Error::input(format!("no evaluation gives `{}`", self.choice.metric)))?;
-            self.compare(metric);
+            if evaluated.metric(&self.choice.metric).is_none() {
+                return Err(Error::input(format!("no evaluation gives `{}`", self.choice.metric)));
+            }
         }
         self.tell(Event::Evaluated(evaluated), observer)?;
         Ok(true)
@@ -482,17 +374,11 @@ impl<'a> Trainer<'a> {
                 Some(steps) => (steps * plan.samples_per_step()) as f64,
                 None => self.train.len() as f64 * self.config.num_train_epochs,
             },
-            best: self.progress.best.filter(|_| self.choice.load_best).map(|best| (best.step, best.metric)),
+            best: None,
             total_flos: 6.0 * weights as f64 * progress.input_tokens as f64,
             num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
         }
     }
-}
-
-fn dead(what: &str) -> Error {
-    Error::run(format!("the run trained nothing: {what}"))
-        .hint("look at grad_norm and lr in trainer_log.jsonl: one of them is 0, or too small for f32")
-        .hint_zh("请查看 trainer_log.jsonl 中的 grad_norm 与 lr：其一为 0，或小到 f32 无法表示")
 }
 
 /// Tokens as LlamaFactory's collator feeds them: every micro-batch padded to its longest row, rounded up to 8.

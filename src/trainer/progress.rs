@@ -1,8 +1,10 @@
-//! How far a run is: the sums between two log lines, the history of its reports, and both ways to a checkpoint's state.
+//! How far a run is: the sums between two log lines, the history of its reports, the best of them, and both ways to a
+//! checkpoint's state.
 
 use super::{
-    checkpoint::{Best, FORMAT, State},
-    event::{Event, Logged, Written},
+    Choice,
+    checkpoint::{FORMAT, State},
+    event::{EvalPhase, Event, Logged, Written},
     plan::{StepPlan, StepSamples},
     validate::HeldOut,
 };
@@ -27,9 +29,18 @@ pub struct Progress {
     pub(super) evaluated: Option<Evaluation>,
     /// The evaluation after `step` has not been done.
     pub(super) evaluation_due: bool,
-    pub(super) best: Option<Best>,
-    pub(super) evaluations_since_best: usize,
     pub(super) history: Vec<Event>,
+    /// The parameters are those of the best evaluation, the rest is that of `step`.
+    pub(super) returned: bool,
+}
+
+/// The evaluation that `load_best_model_at_end` returns to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Best {
+    /// After which step.
+    pub(super) step: usize,
+    /// The value of `metric_for_best_model`.
+    pub(super) metric: f64,
 }
 
 /// The last evaluation.
@@ -57,16 +68,15 @@ impl Default for Progress {
             input_tokens: 0,
             evaluated: None,
             evaluation_due: false,
-            best: None,
-            evaluations_since_best: 0,
             history: vec![],
+            returned: false,
         }
     }
 }
 
 impl Progress {
     /// Where `state` was taken; the clock goes on from its seconds.
-    pub(super) fn resumed(state: &State) -> Self {
+    pub(super) fn resumed(state: State) -> Self {
         Self {
             seconds: state.seconds,
             began: Instant::now(),
@@ -78,9 +88,8 @@ impl Progress {
             input_tokens: state.input_tokens,
             evaluated: None,
             evaluation_due: state.evaluation_due,
-            best: state.best,
-            evaluations_since_best: state.evaluations_since_best,
-            history: state.history.clone(),
+            history: state.history,
+            returned: false,
         }
     }
 
@@ -97,11 +106,38 @@ impl Progress {
             input_tokens: self.input_tokens,
             seconds: self.elapsed(),
             evaluation_due: self.evaluation_due,
-            best: self.best,
-            evaluations_since_best: self.evaluations_since_best,
             history: self.history.clone(),
             identity: identity.clone(),
         }
+    }
+
+    /// The first of the best evaluations while training, by this choice, among those after whose step it `may` be. One that
+    /// is not a finite number is never the best.
+    ///
+    /// From the history and not kept beside it: a resumed run may choose by another metric than its beginning did.
+    pub(super) fn best(&self, choice: &Choice, may: impl Fn(usize) -> bool) -> Option<Best> {
+        let better = |a: f64, b: f64| if choice.greater_is_better { a > b } else { a < b };
+        let mut best: Option<Best> = None;
+        for (step, metric) in self.evaluations(&choice.metric).filter(|(step, x)| x.is_finite() && may(*step)) {
+            if best.is_none_or(|best| better(metric, best.metric)) {
+                best = Some(Best { step, metric });
+            }
+        }
+        best
+    }
+
+    /// Evaluations behind the best of all.
+    pub(super) fn evaluations_since_best(&self, choice: &Choice) -> usize {
+        let best = self.best(choice, |_| true);
+        self.evaluations(&choice.metric).filter(|(step, _)| best.is_none_or(|best| *step > best.step)).count()
+    }
+
+    /// Step and metric of every evaluation while training; NaN where it has no such metric.
+    fn evaluations(&self, metric: &str) -> impl Iterator<Item = (usize, f64)> {
+        self.history.iter().filter_map(move |event| match event {
+            Event::Evaluated(e) if e.when == EvalPhase::During => Some((e.step, e.metric(metric).unwrap_or(f64::NAN))),
+            _ => None,
+        })
     }
 
     /// Seconds of training, those of earlier processes included.
@@ -130,6 +166,51 @@ impl Progress {
             lr,
             num_input_tokens_seen: count_tokens.then_some(self.input_tokens),
             elapsed: self.elapsed(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trainer::event::Evaluated;
+
+    fn evaluated(step: usize, loss: f64, per_token: f64) -> Event {
+        Event::Evaluated(Evaluated {
+            step,
+            total_steps: 50,
+            epoch: 1.0,
+            loss,
+            loss_per_token: per_token,
+            samples: 8,
+            batches: 2,
+            runtime: 0.1,
+            elapsed: 1.0,
+            when: EvalPhase::During,
+            num_input_tokens_seen: None,
+            written: None,
+        })
+    }
+
+    #[test]
+    fn the_best_is_by_the_present_choice() {
+        let history = vec![
+            evaluated(10, 3.0, 2.5),
+            evaluated(20, 2.0, 2.6),
+            evaluated(30, f64::NEG_INFINITY, f64::NAN),
+            evaluated(40, 2.0, 2.7),
+        ];
+        let progress = Progress { history, ..Progress::default() };
+        for (metric, greater_is_better, lost, want, since, why) in [
+            ("eval_loss", false, None, Some((20, 2.0)), 2, "the first of equals, and what is no number is none"),
+            ("eval_loss", true, None, Some((10, 3.0)), 3, "the other way round"),
+            ("eval_loss_per_token", false, None, Some((10, 2.5)), 3, "another metric"),
+            ("eval_loss", false, Some(20), Some((40, 2.0)), 2, "patience counts what was seen, saved or not"),
+            ("eval_couplet_pass", true, None, None, 4, "nothing has that metric yet"),
+        ] {
+            let choice = Choice { load_best: true, metric: metric.into(), greater_is_better, patience: None };
+            let best = progress.best(&choice, |step| Some(step) != lost).map(|best| (best.step, best.metric));
+            assert_eq!((best, progress.evaluations_since_best(&choice)), (want, since), "{why}");
         }
     }
 }

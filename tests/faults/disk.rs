@@ -30,7 +30,12 @@ pub fn checkpoint(out: &Path, step: usize) -> PathBuf {
 
 /// The newest checkpoint that is as its manifest says.
 pub fn newest_valid(out: &Path) -> Option<usize> {
-    checkpoints(out).into_iter().rev().find(|&step| verify_folder(out, step).is_ok())
+    checkpoints(out).into_iter().rev().find(|&step| is_valid(out, step))
+}
+
+/// Whether the checkpoint of a step is as its manifest says.
+pub fn is_valid(out: &Path, step: usize) -> bool {
+    verify_folder(out, step).is_ok()
 }
 
 /// Every folder under a final name is as its manifest says.

@@ -12,19 +12,33 @@ pub struct Golden {
     state: Value,
     log: Vec<Value>,
     train_loss: Value,
+    reports: Reports,
+}
+
+/// What a finished run says of itself where LlamaFactory's users look.
+#[derive(Clone, Default, PartialEq)]
+pub struct Reports {
+    pub trainer_state: Value,
+    eval_results: Value,
+}
+
+impl Reports {
+    pub fn read(out: &Path) -> Result<Self, String> {
+        Ok(Self { trainer_state: json(out, "trainer_state.json")?, eval_results: json(out, "eval_results.json")? })
+    }
 }
 
 impl Golden {
     /// What a run left in its output directory.
     pub fn read(out: &Path) -> Result<Self, String> {
-        let read = |name: &str| std::fs::read(out.join(name)).map_err(|err| format!("{name}: {err}"));
-        let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map_err(|err| err.to_string());
+        let read = |name: &str| read(out, name);
         Ok(Self {
             adapter: read("adapter_model.safetensors")?,
             optimizer: read("checkpoint-40/optimizer.safetensors")?,
-            state: timeless(json(&read("checkpoint-40/state.json")?)?),
+            state: json(out, "checkpoint-40/state.json")?,
             log: log_lines(&read("trainer_log.jsonl")?)?,
-            train_loss: json(&read("train_results.json")?)?["train_loss"].clone(),
+            train_loss: json(out, "train_results.json")?["train_loss"].clone(),
+            reports: Reports::read(out)?,
         })
     }
 
@@ -40,11 +54,22 @@ impl Golden {
         ensure(self.adapter == other.adapter, || "another adapter".into())?;
         ensure(self.optimizer == other.optimizer, || "other moments".into())?;
         ensure(self.train_loss == other.train_loss, || "another train_loss".into())?;
+        ensure(self.reports == other.reports, || "another trainer_state.json or eval_results.json".into())?;
         ensure(self.state == other.state, || "another state.json".into())
     }
 }
 
-fn log_lines(text: &[u8]) -> Result<Vec<Value>, String> {
+fn read(out: &Path, name: &str) -> Result<Vec<u8>, String> {
+    std::fs::read(out.join(name)).map_err(|err| format!("{name}: {err}"))
+}
+
+/// A JSON file, times aside.
+fn json(out: &Path, name: &str) -> Result<Value, String> {
+    Ok(timeless(serde_json::from_slice(&read(out, name)?).map_err(|err| format!("{name}: {err}"))?))
+}
+
+/// The lines of a log, times aside.
+pub fn log_lines(text: &[u8]) -> Result<Vec<Value>, String> {
     let lines = text.split(|&b| b == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| Ok(timeless(serde_json::from_slice(line).map_err(|err| err.to_string())?))).collect()
 }
@@ -56,7 +81,7 @@ fn first_difference(want: &[Value], got: &[Value]) -> String {
     }
 }
 
-/// Without what a clock wrote, the device's line (it holds the number of threads), and the keys that only some commands have.
+/// Without what a clock wrote, and the keys that only some commands have.
 fn timeless(mut value: Value) -> Value {
     fn strip(value: &mut Value) {
         match value {
@@ -67,6 +92,12 @@ fn timeless(mut value: Value) -> Value {
                     "seconds",
                     "elapsed",
                     "runtime",
+                    "train_runtime",
+                    "train_samples_per_second",
+                    "train_steps_per_second",
+                    "eval_runtime",
+                    "eval_samples_per_second",
+                    "eval_steps_per_second",
                     "overwrite_output_dir",
                     "resume_from_checkpoint",
                     "plot_loss",

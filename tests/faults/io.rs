@@ -21,7 +21,14 @@ pub fn an_error_at_every_call(suite: &Suite) -> Outcome {
     // The program treats all errors but EINTR alike; two more take turns.
     let turns = (1..=calls).map(|call| (if call % 2 == 0 { "ENOSPC" } else { "EDQUOT" }, call));
     cases.extend(suite.thin(turns, 9));
-    each(
+    let no_thread = Outcome::one("no thread to save step 20", {
+        let work = Work::new(suite);
+        let ended = work.run("trace:trace,no_thread:20", &[]);
+        let said = ended.stderr.contains("the checkpoint of step 20 was not saved");
+        ensure(ended.code() == Some(0) && said, || format!("{:?}, {}", ended.status, ended.stderr))
+            .and_then(|()| work.is_golden())
+    });
+    let calls = each(
         &cases,
         |(name, call)| format!("error:{name}:{call}"),
         |&(name, call)| {
@@ -32,9 +39,41 @@ pub fn an_error_at_every_call(suite: &Suite) -> Outcome {
                 return work.is_golden();
             }
             survives(&work, &ended)?;
+            is_told(&work, &ended)?;
             work.finishes_after_failures(&ended)
         },
-    )
+    );
+    calls.and(no_thread)
+}
+
+/// Every call that failed is told, by the name of the file or folder it was for: a save, a log line, a prune as well.
+fn is_told(work: &Work, ended: &Ended) -> Check {
+    let failed: Vec<Value> = trace(work).into_iter().filter(|line| line["ok"] == false).collect();
+    ensure(!failed.is_empty(), || "no call has failed".into())?;
+    for line in failed {
+        let name = subject(line["path"].as_str().unwrap_or_default());
+        let told = ended
+            .stderr
+            .lines()
+            .any(|said| (said.starts_with("warning: ") || said.starts_with("error: ")) && said.contains(&name));
+        ensure(told, || format!("{line} failed, but {name} is not told: {}", ended.stderr))?;
+    }
+    Ok(())
+}
+
+/// `out/.checkpoint-5.12.tmp/state.json` → `checkpoint-5`; the folder above `out` is synced for its sake.
+fn subject(path: &str) -> String {
+    let path = if path == "." { "out" } else { path };
+    let name = path.trim_start_matches("out/").split('/').next().unwrap_or_default();
+    match name.strip_prefix('.').and_then(|hidden| hidden.rsplitn(3, '.').nth(2)) {
+        Some(shown) => shown.to_owned(),
+        None => name.to_owned(),
+    }
+}
+
+fn trace(work: &Work) -> Vec<Value> {
+    let text = std::fs::read_to_string(work.path("trace")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of the trace")).collect()
 }
 
 /// What holds after a run in which some calls failed: it says so, nothing is torn, and no announcement was a lie.
@@ -48,19 +87,15 @@ fn survives(work: &Work, ended: &Ended) -> Check {
     ensure(ended.code() != Some(0) || work.is_complete(), || {
         format!("run.json does not say complete, but {}", said())
     })?;
-    for step in announced(work) {
-        // Pruning may have removed it since; then a newer one was announced or is there.
-        let there = disk::newest_valid(&work.out()) >= Some(step);
-        ensure(there, || format!("checkpoint {step} was announced and is not there: {}", said()))?;
+    let trace = trace(work);
+    for step in trace.iter().filter(|line| line["path"] == "saved").filter_map(|line| line["more"].as_u64()) {
+        let folder = format!("out/checkpoint-{step}");
+        let pruned = trace.iter().any(|line| line["op"] == "rename" && line["path"] == folder && line["ok"] == true);
+        ensure(pruned || disk::is_valid(&work.out(), step as usize), || {
+            format!("checkpoint {step} was announced, is not there, and was not pruned: {}", said())
+        })?;
     }
     Ok(())
-}
-
-/// Steps whose checkpoints the program announced, by its trace.
-fn announced(work: &Work) -> Vec<usize> {
-    let trace = std::fs::read_to_string(work.path("trace")).unwrap_or_default();
-    let lines = trace.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of the trace"));
-    lines.filter(|line| line["path"] == "saved").filter_map(|line| line["more"].as_u64()).map(|n| n as usize).collect()
 }
 
 /// F07: the disk takes so many bytes in all; what is freed is taken by others.

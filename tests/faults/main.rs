@@ -10,6 +10,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it reports to whoever started it")]
 
+mod best;
 mod changes;
 mod disk;
 mod golden;
@@ -60,7 +61,12 @@ const FAULTS: &[Fault] = &[
     Fault { id: "F29", what: "resumed from every step", check: numbers::from_every_step },
     Fault { id: "F30", what: "1, 2 or 4 threads, also changed at a resume", check: numbers::thread_counts },
     Fault { id: "F31", what: "k batches of b against one of k·b", check: numbers::accumulation },
-    Fault { id: "mutants", what: "six mistakes on purpose, each of which must be seen", check: mutants::all_are_seen },
+    Fault { id: "best", what: "kills and failed saves while it chooses the best evaluation", check: best::is_kept },
+    Fault {
+        id: "mutants",
+        what: "seven mistakes on purpose, each of which must be seen",
+        check: mutants::all_are_seen,
+    },
 ];
 
 fn main() -> ExitCode {

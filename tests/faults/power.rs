@@ -15,6 +15,7 @@ use std::{
     time::Instant,
 };
 
+const LOG: &str = "out/trainer_log.jsonl";
 /// States to look at, at least.
 const ENOUGH: usize = 10_000;
 
@@ -70,6 +71,8 @@ struct Told {
     /// The newest checkpoint that was announced, or that was there before.
     saved: Option<usize>,
     complete: bool,
+    /// The log when the end was announced.
+    log: Option<blake3::Hash>,
     /// Contents that a file under a final name has had or been given; the last is the newest.
     versions: BTreeMap<String, Vec<blake3::Hash>>,
 }
@@ -123,7 +126,10 @@ impl PowerCut {
     fn listen(&mut self, told: &mut Told, disk: &Disk, op: &Op) {
         match op {
             Op::Announce(what, step) if what == "saved" => told.saved = Some(*step),
-            Op::Announce(..) => told.complete = true,
+            Op::Announce(..) => {
+                told.complete = true;
+                told.log = disk.read(LOG).map(|bytes| self.digest(&bytes));
+            }
             Op::Rename(_, to) if is_final(to) => {
                 if let Some(bytes) = disk.read(to) {
                     let digest = self.digest(&bytes);
@@ -184,6 +190,9 @@ fn holds(tree: &Tree, digests: &BTreeMap<&str, (u64, blake3::Hash)>, told: &Told
         .get("out/run.json")
         .is_some_and(|text| serde_json::from_slice::<Value>(text).is_ok_and(|run| run["status"] == "complete"));
     ensure(says_complete || !told.complete, || "the end was announced, but run.json does not say complete".into())?;
+    if let Some(log) = told.log {
+        ensure(digests.get(LOG).is_some_and(|(_, digest)| *digest == log), || "a finished run lacks log lines".into())?;
+    }
     let newest = |path: &str| told.versions.get(path).and_then(|versions| versions.last());
     for path in told.versions.keys().filter(|_| says_complete && told.saved == Some(STEPS)) {
         let there = digests.get(path.as_str()).map(|(_, digest)| digest);
@@ -197,7 +206,7 @@ fn step_of(path: &str) -> Option<usize> {
     path.strip_prefix("out/checkpoint-")?.split_once('/')?.0.parse().ok()
 }
 
-/// Files of the output directory that are replaced whole. The log grows line by line, and no line of it is promised.
+/// Files of the output directory that are replaced whole. The log grows line by line, and is promised only at the end.
 fn is_final(path: &str) -> bool {
     path.strip_prefix("out/")
         .is_some_and(|name| !name.contains('/') && !name.starts_with('.') && !name.ends_with(".jsonl"))

@@ -206,6 +206,11 @@ impl Running {
         true
     }
 
+    /// Seconds since it was started.
+    pub fn age(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_some()
     }

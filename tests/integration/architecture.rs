@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("plan", &["config", "error", "model"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "plan", "fs", "rng"]),
     ("eval", &["config", "dataset", "error", "generate", "model", "prosody", "rng"]),
-    ("run", &["config", "error", "fs"]),
+    ("run", &["config", "error", "fs", "trainer"]),
     ("report", &["config", "error", "fs", "trainer"]),
     ("testing", &["config", "error"]),
 ];

@@ -23,6 +23,8 @@ mod evaluate;
 mod export;
 /// Generation: the cache, batches, forks, scores, and the two commands.
 mod generate;
+/// Where a run begins that does not simply go on, and what it chooses in the end.
+mod going_back;
 /// What the judge says of the shipped couplets, of copies and of re-paired lines.
 mod judge;
 /// A whole LlamaFactory run, repeated by the binary.

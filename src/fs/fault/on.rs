@@ -175,7 +175,7 @@ fn parse(text: &str) -> Option<Plan> {
             "inodes" => plan.inodes = Some(value.parse::<u64>().ok()?.into()),
             "trace" => plan.trace = Some(Mutex::new((append(value)?, append(&format!("{value}.bytes"))?))),
             "steps" => plan.steps = Some(Mutex::new(append(value)?)),
-            "nan_loss" | "nan_grad" => plan.at_step.push((what.to_owned(), value.parse().ok()?)),
+            "nan_loss" | "nan_grad" | "no_thread" => plan.at_step.push((what.to_owned(), value.parse().ok()?)),
             "pause" => plan.pause = Some(pause(value)?),
             _ => return None,
         }
@@ -260,7 +260,7 @@ mod tests {
                 let dir = before();
                 calls += 1;
                 let status = child(dir.path(), &format!("{fault}:{calls}"), "");
-                remove_leftovers(dir.path()).unwrap();
+                remove_leftovers(dir.path(), true).unwrap();
                 let whole = content(dir.path()).unwrap_or_else(|| panic!("{fault}:{calls} tore the folder"));
                 assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{fault}:{calls}: nothing else stays");
                 if status.success() {

@@ -4,10 +4,11 @@ use couplet_train::{
     config::{Recipe, Resume},
     error::{Error, Result},
     report::{Console, Lang},
-    run::Start,
+    run::{self, Start},
     trainer::checkpoint::{self, Restored, Skipped},
 };
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 /// The checkpoint to go on from, if the recipe and the output directory call for one.
 ///
@@ -17,13 +18,8 @@ pub fn find(recipe: &Recipe, start: &Start, console: &mut Console) -> Result<Opt
     let out = &recipe.output.output_dir;
     let (found, skipped) = match (&recipe.output.resume_from_checkpoint, start) {
         (Resume::Never, _) => return Ok(None),
-        (Resume::From(path), _) => {
-            return match checkpoint::open(path) {
-                Ok(restored) => Ok(Some(restored)),
-                Err(err) => Err(unusable(&[Skipped { path: path.clone(), reason: err.to_string() }])),
-            };
-        }
-        (Resume::Always, _) | (Resume::Auto, Start::Unfinished) => checkpoint::newest(out),
+        (Resume::From(path), _) => from(path, recipe, start)?,
+        (Resume::Always, _) | (Resume::Auto, Start::Unfinished) => checkpoint::newest(out, 0)?,
         (Resume::Auto, _) => return Ok(None),
     };
     let must = recipe.output.resume_from_checkpoint == Resume::Always;
@@ -42,11 +38,56 @@ pub fn find(recipe: &Recipe, start: &Start, console: &mut Console) -> Result<Opt
     }
 }
 
+/// A named checkpoint; or, if this command has begun there before, the newest that it has written since: run again and again,
+/// it gets on.
+fn from(path: &Path, recipe: &Recipe, start: &Start) -> Result<(Option<Restored>, Vec<Skipped>)> {
+    let mut newer = (None, vec![]);
+    if let Some(step) = path.file_name().and_then(|name| name.to_str()).and_then(checkpoint::step_of)
+        && *start == Start::Unfinished
+        && run::began_there(recipe)?
+    {
+        newer = checkpoint::newest(&recipe.output.output_dir, step)?;
+    }
+    let (found, mut skipped) = newer;
+    match found.map_or_else(|| checkpoint::open(path), Ok) {
+        Ok(restored) => Ok((Some(restored), skipped)),
+        Err(err) => {
+            skipped.push(Skipped { path: path.to_owned(), reason: err.to_string() });
+            Ok((None, skipped))
+        }
+    }
+}
+
+/// What has to go before the run begins: everything where an old run is replaced or nothing goes on, and what was written after
+/// a checkpoint that the run goes back to.
+pub fn doomed(recipe: &Recipe, start: &Start, restored: Option<&Restored>) -> Result<Vec<PathBuf>> {
+    let out = &recipe.output.output_dir;
+    match (restored, &recipe.output.resume_from_checkpoint) {
+        (Some(restored), _) if *start == Start::Replace => run::results(out, Some(&restored.path)),
+        (None, _) => run::results(out, None),
+        (Some(restored), Resume::From(path)) if restored.path == *path => {
+            let later = checkpoint::list(out)?.into_iter().filter(|(step, _)| *step > restored.state.step);
+            Ok(later.map(|(_, path)| path).collect())
+        }
+        // One that is damaged is in nobody's way, and goes when a sound one is there in its place.
+        (Some(_), _) => Ok(vec![]),
+    }
+}
+
 fn skipped_line(skipped: &Skipped, lang: Lang) -> String {
     let (path, reason) = (skipped.path.display(), &skipped.reason);
     match lang {
         Lang::En => format!("warning: {path} is skipped: {reason}"),
         Lang::Zh => format!("警告：跳过 {path}：{reason}"),
+    }
+}
+
+/// The best evaluation so far, to which the run cannot return.
+pub fn lost_line(lost: &Skipped, lang: Lang) -> String {
+    let (path, reason) = (lost.path.display(), &lost.reason);
+    match lang {
+        Lang::En => format!("warning: the best evaluation so far cannot be returned to: {path}: {reason}"),
+        Lang::Zh => format!("警告：无法回到迄今最好的一次验证：{path}：{reason}"),
     }
 }
 
@@ -66,7 +107,7 @@ pub fn refuse_changes(recipe: &Recipe, restored: &Restored, now: &Value, console
         .iter()
         .map(|d| format!("\n  {}: {} then, {} now", d.key, d.old, d.new))
         .collect();
-    for what in ["base", "data", "tokenizer"] {
+    for what in ["base", "adapter", "data", "tokenizer"] {
         let (old, new) = (&then["digests"][what], &now["digests"][what]);
         if old != new {
             changes.push(format!("\n  {what}: digest {} then, {} now", short(old), short(new)));

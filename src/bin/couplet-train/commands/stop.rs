@@ -1,7 +1,9 @@
 //! Why a run may end before its last step: a signal, or `max_seconds`.
 
 use couplet_train::{
+    config::Resume,
     error::Result,
+    fs::fault,
     report::{Console, Lang},
     signal::Stop,
 };
@@ -19,7 +21,10 @@ pub struct StopAt {
 impl StopAt {
     /// A signal ends the process from now on, until [`Self::defer`]. `limit`: when the process started, and `max_seconds`.
     pub fn new(limit: Option<(Instant, f64)>) -> Result<Self> {
-        let deadline = limit.map(|(started, seconds)| started + Duration::from_secs_f64(seconds));
+        // A limit beyond every clock is none.
+        let deadline = limit.and_then(|(started, seconds)| {
+            Duration::try_from_secs_f64(seconds).ok().and_then(|limit| started.checked_add(limit))
+        });
         Ok(Self { signals: Stop::install()?, deadline })
     }
 
@@ -28,17 +33,23 @@ impl StopAt {
         self.signals.defer();
     }
 
+    /// The run is complete: from now on a signal ends the process again.
+    pub fn leave_at_once(&self) {
+        self.signals.leave_at_once();
+    }
+
     /// Asked between two micro-batches.
     pub fn is_requested(&self) -> bool {
-        self.signals.requested().is_some() || self.is_over()
+        !fault::mutant("signal_ignored") && (self.signals.requested().is_some() || self.is_over())
     }
 
     fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Says why the run stopped after `step`, and how it goes on if that step is `saved`; returns the exit code.
-    pub fn tell(&self, step: usize, saved: bool, console: &mut Console) -> u8 {
+    /// Says why the run stopped after `step`, and how it goes on if that step is `saved`, given how this one began; returns
+    /// the exit code.
+    pub fn tell(&self, step: usize, saved: bool, began: &Resume, console: &mut Console) -> u8 {
         let signal = self.signals.requested();
         let why = signal.map_or("max_seconds", |signal| signal.name());
         console.line(&match console.look().lang {
@@ -46,6 +57,13 @@ impl StopAt {
             Lang::Zh if step == 0 => format!("在第 1 步之前被 {why} 停止"),
             Lang::En if !saved => format!("stopped by {why} after step {step}, which is not saved"),
             Lang::Zh if !saved => format!("在第 {step} 步后被 {why} 停止，未能保存"),
+            Lang::En if *began == Resume::Never => format!(
+                "stopped by {why} after step {step}, which is saved; without `resume_from_checkpoint=false` the command \
+                 goes on from there"
+            ),
+            Lang::Zh if *began == Resume::Never => format!(
+                "在第 {step} 步后被 {why} 停止，已保存；去掉 `resume_from_checkpoint=false` 再次运行即可继续"
+            ),
             Lang::En => {
                 format!("stopped by {why} after step {step}, which is saved; the same command goes on from there")
             }

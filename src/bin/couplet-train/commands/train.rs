@@ -3,39 +3,43 @@
 use super::{
     data::quoted,
     header::{self, Facts, device_line},
+    inputs::Inputs,
+    place::Place,
+    planned::Planned,
     proof, restore, samples,
     stop::StopAt,
-    verdict::{self, Finals, scores},
+    verdict::{Finals, scores},
     writing::Writing,
 };
 use crate::{args::TrainArgs, machine};
-use candle_core::DType;
+use candle_core::Tensor;
 use couplet_train::{
     adapter::peft,
-    config::{self, Loaded, Recipe, SaveStrategy},
-    dataset::{self, Example, Splits, Tokenizer},
-    device,
-    error::{Error, Result, io_reason},
-    fs::{self, Lock, fault},
+    config::{self, EvalStrategy, Loaded, Notice, Recipe},
+    error::{Error, Result},
+    fs::{self, fault},
     generate::Speaker,
-    hub::{self, HubEnv},
-    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, params::Slot, qwen3::Keep},
-    plan,
+    model::{Checkpoint, Params, Qwen3, lora::initial_values, params::Slot},
     report::{
-        Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict, model_card,
+        Console, Header, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict,
+        model_card,
     },
-    run::{self, Receipt, Start, megabytes},
-    trainer::{Choice, Cut, Ended, Progress, Trainer, checkpoint, event::Observer, plan::StepPlan, saver::Saver},
+    run::Receipt,
+    trainer::{
+        Choice, Ended, Progress, Trainer, checkpoint,
+        event::{Event, Observer},
+        saver::{Saver, Space},
+    },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     io::stderr,
     path::{Path, PathBuf},
     time::Instant,
 };
 
-/// Tokenizer files that go with the adapter, where the base has them.
-const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+/// Bytes of a picture, rather too many.
+const PICTURE: u64 = 64 << 10;
 
 /// Trains the recipe.
 ///
@@ -47,145 +51,175 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
     let stop = StopAt::new(recipe.train.max_seconds.map(|limit| (started, limit)))?;
     let out = recipe.output.output_dir.clone();
-    let mut start = run::inspect(&recipe)?;
-    let mut lock = None;
-    if start != Start::AlreadyComplete {
-        // A second run into the same folder leaves at once. Until the lock was ours, another may have ended there.
-        lock = Some(Lock::acquire(&out)?);
-        start = run::inspect(&recipe)?;
-    }
-    let Some(mut lock) = lock.filter(|_| start != Start::AlreadyComplete) else {
+    let Some(mut place) = Place::take(&recipe, &mut console)? else {
         console.line(&already_complete(&out, look.lang));
         return Ok(0);
     };
-    fs::remove_leftovers(&out)?;
-    let restored = restore::find(&recipe, &start, &mut console)?;
 
-    // 1. Everything that can be wrong with the input, cheapest first: a name is looked up before gigabytes are fetched.
-    for names in [&recipe.data.dataset, &recipe.data.eval_dataset, &recipe.data.test_dataset] {
-        dataset::registry::look_up(&recipe.data.dataset_dir, names)?;
-    }
-    let env = HubEnv::read(|name| std::env::var(name).ok());
-    let m = &recipe.model;
-    let model_dir = hub::resolve(
-        &m.model_name_or_path,
-        &m.model_revision,
-        m.cache_dir.as_deref(),
-        &env,
-        &mut |p: hub::Progress| {
-            console.download(p.file, p.done, p.total);
-        },
-    )?;
-    let model_config = Qwen3Config::load(&model_dir)?;
-    let tokenizer = Tokenizer::load(&model_dir)?;
-    let existing = m.adapter_name_or_path.as_deref().map(peft::Existing::open).transpose()?;
-    let asked = recipe.lora.clone();
-    if let Some(existing) = &existing {
-        recipe.lora = existing.lora.clone();
-    }
-    fault::phase("tokenise");
-    let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
-    let test = verdict::test_rows(&recipe, &tokenizer)?;
-    let rows = data.train.iter().chain(&data.eval).chain(&test);
-    refuse_unknown_ids(rows, model_config.vocab_size, &model_dir)?;
-    let device = device::open(m.device, model_config.parameters())?;
-
-    // 2. The model and what is trained in it.
-    let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
-    if device.is_cpu() {
-        machine::refuse_too_large(model_config.parameters() * dtype.size_in_bytes(), dtype)?;
-    }
-    let cut = Cut {
-        max_rows: recipe
-            .train
-            .micro_batch_tokens
-            .unwrap_or_else(|| plan::micro_batch_rows(&model_config, dtype, &device)),
-        // Exact only while nothing random touches the shared rows.
-        share_prefix: recipe.train.shared_prefix && recipe.lora.lora_dropout == 0.0,
-        keep: Keep::Lean,
-    };
-    let largest = cut.largest(&StepPlan::new(data.train.len(), &recipe.train), &data.train)?;
-    let shape = plan::Shape {
-        model: &model_config,
-        lora: &recipe.lora,
-        dtype,
-        saves: recipe.output.save_strategy != SaveStrategy::No,
-    };
-    let load = largest.as_ref().map_or(plan::Load { rows: 0, labels: 0 }, |(_, load)| *load);
-    let free = machine::available_memory().filter(|_| device.is_cpu());
-    let keep = plan::keep(recipe.train.gradient_checkpointing, &shape, load, free)?;
-    let (cut, memory) = (Cut { keep, ..cut }, shape.memory(load, keep));
-    let before = machine::resident_memory();
-    fault::phase("load");
-    let checkpoint = Checkpoint::open(&model_dir)?;
-    let (model, layout) = Qwen3::load(&model_config, &checkpoint, &recipe.lora, dtype, &device)?;
-    let initial = |slot: &Slot| match &existing {
-        Some(existing) => existing.values(slot),
-        None => Ok(initial_values(slot, recipe.train.seed)),
-    };
-    let params = Params::new(layout, dtype, &device, initial)?;
-    if let Some(existing) = &existing {
-        existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
-    }
-    let about = receipt_facts(&recipe, &checkpoint, &tokenizer, &data, &device, dtype);
-    let identity = checkpoint::identity(
-        serde_json::to_value(&recipe).map_err(|err| Error::run(err.to_string()))?,
-        about["digests"].clone(),
-        &device_line(&device, dtype),
-    );
-    if let Some(restored) = &restored {
+    // 1. Everything that can be wrong with the input, then the model and what is trained in it.
+    let inputs = Inputs::read(&mut recipe, &mut console)?;
+    let planned = Planned::new(&recipe, &inputs)?;
+    let Loading { model, params, about } = Loading::load(&recipe, &inputs)?;
+    let identity = identity(&recipe, &about)?;
+    if let Some(restored) = &place.restored {
         restore::refuse_changes(&recipe, restored, &identity, &mut console)?;
     }
-    let saver = Saver::new(&recipe, identity, restored.as_ref().map(|restored| restored.state.step));
     let may_stop = || stop.is_requested();
     let speaker = Speaker::from_receipt(&about["speak"])?;
-    let writing = Writing::new(&recipe, (&model, &tokenizer), &data, &speaker, &may_stop)?;
+    let writing = Writing::new(&recipe, (&model, &inputs.tokenizer), &inputs.data, &speaker, &may_stop)?;
     let write = |params: &Params| writing.as_ref().map_or(Ok(None), |writing| writing.write(params));
+    let initial = params.flat().clone();
     let mut trainer = Trainer {
         optim: Trainer::optimizer(&recipe.train, &params)?,
         model: &model,
         params,
         config: &recipe.train,
-        train: &data.train,
-        eval: &data.eval,
-        dataset_names: &data.summary.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
+        train: &inputs.data.train,
+        eval: &inputs.data.eval,
+        dataset_names: &inputs.data.summary.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
         lora_dropout: recipe.lora.lora_dropout,
-        cut,
+        cut: planned.cut,
         logging_steps: recipe.output.logging_steps,
         count_input_tokens: recipe.output.include_num_input_tokens_seen,
-        saver: Some(saver),
-        choice: Choice {
-            load_best: recipe.output.load_best_model_at_end,
-            metric: recipe.output.metric_for_best_model.clone(),
-            greater_is_better: recipe.output.greater_is_better,
-            patience: recipe.train.early_stopping_steps,
-        },
+        saver: Some(Saver::new(&recipe, identity, place.begins_after())),
+        choice: choice(&recipe),
         stop: &may_stop,
         write: writing.is_some().then_some(&write),
         progress: Progress::default(),
     };
-    if let Some(restored) = &restored {
-        trainer.resume(restored)?;
+    let lost = place.restored.take().map(|restored| trainer.resume(restored)).transpose()?.flatten();
+    if let Some(lost) = lost {
+        console.line(&restore::lost_line(&lost, look.lang));
     }
     trainer.refuse_rate_zero()?;
-    let space = trainer.saver.as_ref().map(|saver| saver.space(&trainer.plan(), trainer.params.len()));
-    let short_of_room = space.map(|s| run::refuse_full_disk(&out, s.least, s.most)).transpose()?.flatten();
+    trainer.refuse_empty_steps()?;
+    let space = space(&recipe, &inputs, &trainer)?;
+    let short_of_room = place.short_of_room(&out, space)?.map(|free| (free, space));
 
-    // 3. Said before it is done.
-    let steps = trainer.plan();
-    let facts = Facts {
-        model_dir: &model_dir,
-        model: &model_config,
-        device: &device,
-        dtype,
-        params: &trainer.params,
-        data: &data.summary,
-        plan: &steps,
-        cut,
-        memory: &memory,
-        largest: load,
+    // 2. Said before it is done.
+    let mut header = said_before(&recipe, &inputs, &planned, &trainer, notices);
+    place.notices(&out, short_of_room, &mut header);
+    console.header(&header);
+    if !place.lock.is_held() {
+        console.line(look.lang.pick(
+            "warning: this file system has no locks; do not start a second run in the same folder",
+            "警告：此文件系统不支持文件锁；请勿在同一目录启动第二个训练",
+        ));
+    }
+
+    planned.rehearse(&trainer)?;
+
+    // 3. The run.
+    stop.defer();
+    place.lock.keep();
+    place.clear()?;
+    let receipt = Receipt::begin(&recipe, about)?;
+    let mut outcome = Outcome::default();
+    let mut watchers = watchers(&recipe, trainer.history(), &mut outcome, &mut console)?;
+    let keep = |trainer: &Trainer| keep(&recipe, &inputs, trainer, &initial, look.lang);
+    let proven = to_the_end(&mut trainer, &mut watchers, keep).map_err(Error::in_run)?;
+    drop(watchers);
+    let Some(proven) = proven else {
+        let (step, saved) = (trainer.progress.step, trainer.is_saved());
+        return Ok(stop.tell(step, saved, &recipe.output.resume_from_checkpoint, &mut console));
     };
-    let mut header = header::header(&recipe, &facts);
+
+    // 4. What it came to.
+    let rows = Finals { train: &inputs.data.train, test: &inputs.test };
+    let scores = scores(&trainer, rows).map_err(Error::in_run)?;
+    let verdict = scores.map(|scores| Verdict::new(&outcome, scores));
+    fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
+    // Of a save or prune that failed: told then, and no reason to fail now.
+    let _ = fs::remove_leftovers(&out, place.lock.is_held());
+    receipt.complete(measured(&outcome, verdict.as_ref(), &planned))?;
+    fault::announce("complete", trainer.progress.step);
+    let interrupted = stop.is_requested();
+    stop.leave_at_once();
+    drop(place);
+    console.line(&proven);
+    let mut summary = summary(&recipe, &outcome)?;
+    summary.verdict = verdict.map(|verdict| verdict.lines(look.lang)).unwrap_or_default();
+    if look.verbosity != Verbosity::Quiet && !interrupted {
+        let tuned = (&model, &trainer.params, &recipe.lora);
+        // The run is complete; what is shown of it must not fail it.
+        match samples::lines(tuned, &inputs.tokenizer, &recipe.data, &inputs.data.held_out, look.lang) {
+            Ok(lines) => summary.samples = lines,
+            Err(err) => console.detail(&err.to_string()),
+        }
+    }
+    console.summary(&summary);
+    Ok(0)
+}
+
+/// The model, what is trained in it, and what the receipt says of both.
+struct Loading {
+    model: Qwen3,
+    params: Params,
+    about: Value,
+}
+
+impl Loading {
+    fn load(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
+        fault::phase("load");
+        let checkpoint = Checkpoint::open(&inputs.model_dir)?;
+        let (dtype, device) = (inputs.dtype, &inputs.device);
+        let (model, layout) = Qwen3::load(&inputs.model_config, &checkpoint, &recipe.lora, dtype, device)?;
+        let initial = |slot: &Slot| match &inputs.existing {
+            Some(existing) => existing.values(slot),
+            None => Ok(initial_values(slot, recipe.train.seed)),
+        };
+        let params = Params::new(layout, dtype, device, initial)?;
+        if let Some(existing) = &inputs.existing {
+            existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
+        }
+        Ok(Self { model, params, about: receipt_facts(recipe, inputs, &checkpoint) })
+    }
+}
+
+/// What a continuation must find unchanged.
+fn identity(recipe: &Recipe, about: &Value) -> Result<Value> {
+    let config = serde_json::to_value(recipe).map_err(|err| Error::run(err.to_string()))?;
+    Ok(checkpoint::identity(config, about["digests"].clone(), about["device"].clone()))
+}
+
+fn choice(recipe: &Recipe) -> Choice {
+    Choice {
+        load_best: recipe.output.load_best_model_at_end,
+        metric: recipe.output.metric_for_best_model.clone(),
+        greater_is_better: recipe.output.greater_is_better,
+        patience: recipe.train.early_stopping_steps,
+    }
+}
+
+/// What the run will write.
+fn space(recipe: &Recipe, inputs: &Inputs, trainer: &Trainer) -> Result<Space> {
+    let plan = trainer.plan();
+    let slots: Vec<Slot> = trainer.params.slots().map(|(_, slot)| slot.clone()).collect();
+    let eval_steps = match recipe.train.eval_strategy {
+        EvalStrategy::No => None,
+        EvalStrategy::Steps => Some(recipe.train.eval_steps),
+        EvalStrategy::Epoch => Some(plan.steps_per_epoch),
+    };
+    let pictures = if recipe.output.plot_loss { 3 * PICTURE } else { 0 };
+    let saver = trainer.saver.as_ref().ok_or_else(|| Error::run("internal error: a run without a saver"))?;
+    saver.space(&plan, &slots, eval_steps, inputs.tokenizer_size() + pictures)
+}
+
+/// The header, and what the user should know of config, model and data.
+fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Trainer, notices: Vec<Notice>) -> Header {
+    let facts = Facts {
+        model_dir: &inputs.model_dir,
+        model: &inputs.model_config,
+        device: &inputs.device,
+        dtype: inputs.dtype,
+        params: &trainer.params,
+        data: &inputs.data.summary,
+        plan: &trainer.plan(),
+        cut: trainer.cut,
+        memory: &planned.memory,
+        largest: planned.load,
+    };
+    let mut header = header::header(recipe, &facts);
     if cfg!(feature = "fault-injection") {
         header.notice(
             "built with `fault-injection`, for tests only; do not train with it",
@@ -195,112 +229,71 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     for notice in notices {
         header.notice(notice.en, notice.zh);
     }
-    if existing.is_some() && asked != recipe.lora {
+    if inputs.existing.is_some() && inputs.asked != recipe.lora {
         header.notice(
             "rank, alpha, dropout and targets are those of `adapter_name_or_path`, not of the config",
             "秩、alpha、dropout 与目标模块取自 `adapter_name_or_path`，而非配置文件",
         );
     }
-    if recipe.train.shared_prefix && !cut.share_prefix {
+    if recipe.train.shared_prefix && !trainer.cut.share_prefix {
         header.notice(
             "`lora_dropout` > 0: the shared prefix is computed for every sample",
             "`lora_dropout` > 0：共同前缀将逐样本计算",
         );
     }
-    if let (Some(free), Some(space)) = (short_of_room, space) {
-        let (free, most) = (megabytes(free), megabytes(space.most));
-        header.notice(
-            format!("{free} are free, but the checkpoints will take {most}: set `save_total_limit`, or make room"),
-            format!("磁盘仅剩 {free}，而检查点将占用 {most}：请设置 `save_total_limit` 或腾出空间"),
-        );
-    }
-    for warning in &data.summary.warnings {
+    for warning in &inputs.data.summary.warnings {
         header.notice(warning.en.clone(), warning.zh.clone());
     }
-    if let Some(restored) = &restored {
-        let (path, step) = (restored.path.display(), restored.state.step);
-        header.notice(format!("goes on after step {step}, from {path}"), format!("从 {path} 继续，已完成 {step} 步"));
-    } else if start == Start::Unfinished {
-        header.notice(
-            "the run that began here left no checkpoint; it starts again from step 0",
-            "此处先前的训练没有留下检查点，将从第 0 步重新开始",
-        );
-    }
-    console.header(&header);
-    if let Some((samples, _)) = &largest {
-        trainer.rehearse(samples).map_err(|err| does_not_fit(err, &memory))?;
-    }
+    header
+}
 
-    // 4. The run.
-    stop.defer();
-    lock.keep();
-    if !lock.is_held() {
-        console.line(look.lang.pick(
-            "warning: this file system has no locks; do not start a second run in the same folder",
-            "警告：此文件系统不支持文件锁；请勿在同一目录启动第二个训练",
-        ));
-    }
-    if restored.is_none() {
-        run::clear(&out)?;
-    }
-    let receipt = Receipt::begin(&recipe, about)?;
-    let mut outcome = Outcome::default();
+/// Those who watch, told of the `history` first; the console has seen it.
+fn watchers<'a>(
+    recipe: &Recipe,
+    history: &[Event],
+    outcome: &'a mut Outcome,
+    console: &'a mut Console<'_>,
+) -> Result<Observers<'a>> {
+    let out = &recipe.output.output_dir;
     let mut watchers = Observers::default();
-    watchers.push(Results::new(&recipe));
-    if recipe.output.plot_loss {
-        watchers.push(LossPlot::new(&out));
-    }
-    watchers.push(&mut outcome);
-    let history = restored.as_ref().map_or(&[][..], |restored| &restored.state.history);
+    watchers.push(Results::new(recipe));
+    watchers.push(outcome);
     for event in history {
         watchers.on_event(event)?;
     }
-    watchers.push(TrainerLog::resume(&out, history)?);
-    watchers.push(&mut console);
-    if trainer.fit(&mut watchers).map_err(Error::in_run)? == Ended::Stopped {
-        let (step, saved) = (trainer.progress.step, trainer.is_saved());
-        drop(watchers);
-        return Ok(stop.tell(step, saved, &mut console));
+    if recipe.output.plot_loss {
+        watchers.push(LossPlot::resume(out, history));
     }
+    watchers.push(TrainerLog::resume(out, history)?);
+    watchers.push(console);
+    Ok(watchers)
+}
 
-    // 5. What remains of it.
+/// Training, then what is to be kept of it, then its reports and the last evaluation. `None`: stopped on the way.
+fn to_the_end(
+    trainer: &mut Trainer,
+    watchers: &mut Observers,
+    keep: impl FnOnce(&Trainer) -> Result<String>,
+) -> Result<Option<String>> {
+    let Ended::Complete(finished) = trainer.fit(watchers)? else { return Ok(None) };
     fault::phase("end");
+    let proven = keep(trainer)?;
+    if trainer.finish(finished, watchers)? {
+        return Ok(Some(proven));
+    }
+    trainer.stopped(watchers)?;
+    Ok(None)
+}
+
+/// Writes adapter and tokenizer, reads the adapter back, and returns a line that says so. Errors: it is none that would help.
+fn keep(recipe: &Recipe, inputs: &Inputs, trainer: &Trainer, initial: &Tensor, lang: Lang) -> Result<String> {
+    let out = &recipe.output.output_dir;
     trainer.refuse_unmoved(initial)?;
-    let base = &recipe.model.model_name_or_path;
-    peft::save(&out, &trainer.params, &recipe.lora, base)?;
-    let proven = proof::of_a_run(&out, &model, &proof::batch_of(&data.eval, &data.train)?, look.lang);
-    let proven = proven.map_err(Error::in_run)?;
-    for name in TOKENIZER_FILES {
-        copy_if_there(&model_dir.join(name), &out.join(name))?;
-    }
-    if !trainer.evaluate_final(&mut watchers).map_err(Error::in_run)? {
-        trainer.stopped(&mut watchers)?;
-        let (step, saved) = (trainer.progress.step, trainer.is_saved());
-        drop(watchers);
-        return Ok(stop.tell(step, saved, &mut console));
-    }
-    drop(watchers);
-    let rows = Finals { train: &data.train, test: &test };
-    let scores = scores(&trainer, rows).map_err(Error::in_run)?;
-    let verdict = scores.map(|scores| Verdict::new(&outcome, scores));
-    fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
-    let _ = fs::remove_leftovers(&out); // of a save or prune that failed: told then, and no reason to fail now
-    receipt.complete(measured(&outcome, verdict.as_ref(), &memory, before))?;
-    fault::announce("complete", trainer.progress.step);
-    drop(lock);
-    console.line(&proven);
-    let mut summary = summary(&recipe, &outcome)?;
-    summary.verdict = verdict.map(|verdict| verdict.lines(look.lang)).unwrap_or_default();
-    if look.verbosity != Verbosity::Quiet && !stop.is_requested() {
-        let tuned = (&model, &trainer.params, &recipe.lora);
-        // The run is complete; what is shown of it must not fail it.
-        match samples::lines(tuned, &tokenizer, &recipe.data, &data.held_out, look.lang) {
-            Ok(lines) => summary.samples = lines,
-            Err(err) => console.detail(&err.to_string()),
-        }
-    }
-    console.summary(&summary);
-    Ok(0)
+    peft::save(out, &trainer.params, &recipe.lora, &recipe.model.model_name_or_path)?;
+    let rows = proof::batch_of(&inputs.data.eval, &inputs.data.train)?;
+    let proven = proof::of_a_run(out, trainer.model, &rows, lang)?;
+    inputs.write_tokenizer(out)?;
+    Ok(proven)
 }
 
 /// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`.
@@ -323,19 +316,6 @@ fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
     }
 }
 
-/// The rows' ids must all have a row in the embedding.
-fn refuse_unknown_ids<'a>(rows: impl Iterator<Item = &'a Example>, vocab_size: usize, model_dir: &Path) -> Result<()> {
-    match rows.flat_map(|row| &row.input_ids).max() {
-        Some(&id) if id as usize >= vocab_size => Err(Error::file(
-            model_dir,
-            format!("tokenizer.json makes token {id} of these rows, but the model has only {vocab_size} (vocab_size)"),
-        )
-        .hint("tokenizer.json and config.json are not of the same model; take both from one checkpoint")
-        .hint_zh("tokenizer.json 与 config.json 不属于同一模型；请使用同一模型自带的文件")),
-        _ => Ok(()),
-    }
-}
-
 fn already_complete(out: &Path, lang: Lang) -> String {
     let out = out.display();
     match lang {
@@ -350,47 +330,32 @@ fn already_complete(out: &Path, lang: Lang) -> String {
     }
 }
 
-fn receipt_facts(
-    recipe: &Recipe,
-    checkpoint: &Checkpoint,
-    tokenizer: &Tokenizer,
-    data: &Splits,
-    device: &candle_core::Device,
-    dtype: DType,
-) -> serde_json::Value {
+fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> Value {
     json!({
         "digests": {
             "base": checkpoint.digest(),
-            "data": data.summary.digest,
-            "tokenizer": tokenizer.digest(),
+            "adapter": inputs.existing.as_ref().map(peft::Existing::digest),
+            "data": inputs.data.summary.digest,
+            "tokenizer": inputs.tokenizer.digest(),
             "binary": machine::binary_digest(),
         },
-        "device": device_line(device, dtype),
+        "device": device_line(&inputs.device, inputs.dtype),
         "speak": {
             "template": recipe.data.template,
             "enable_thinking": recipe.data.enable_thinking,
             "default_system": recipe.data.default_system,
-            "instruction": data.summary.instruction,
+            "instruction": inputs.data.summary.instruction,
             "joined_by": "\n",
-            "punctuation": data.summary.punctuation,
+            "punctuation": inputs.data.summary.punctuation,
         },
-        "data": data.summary,
+        "data": inputs.data.summary,
     })
 }
 
-fn measured(
-    outcome: &Outcome,
-    verdict: Option<&Verdict>,
-    memory: &plan::Memory,
-    before: Option<u64>,
-) -> serde_json::Value {
+fn measured(outcome: &Outcome, verdict: Option<&Verdict>, planned: &Planned) -> Value {
     let finished = outcome.finished.as_ref();
     json!({
-        "predicted": {
-            "peak_memory_bytes": before.map(|before| before + memory.total()),
-            "before_the_model": before,
-            "memory": memory,
-        },
+        "predicted": planned.predicted(),
         "measured": {
             "train_seconds": finished.map(|f| f.runtime),
             "peak_memory_bytes": machine::peak_memory(),
@@ -403,24 +368,6 @@ fn measured(
             "verdict": verdict,
         },
     })
-}
-
-/// The largest micro-batch failed.
-fn does_not_fit(err: Error, memory: &plan::Memory) -> Error {
-    let parts = memory.describe();
-    Error::run(format!("the largest micro-batch cannot be computed: {err}; planned: {parts}"))
-        .hint("if memory is short: a smaller `micro_batch_tokens`, `gradient_checkpointing = \"on\"`, a smaller model")
-        .hint_zh("若内存不足：请减小 `micro_batch_tokens`，设 `gradient_checkpointing = \"on\"`，或改用更小的模型")
-}
-
-fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
-    match std::fs::read(from) {
-        Ok(bytes) => fs::write_atomic(to, &bytes),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(err) => Err(Error::file(from, format!("cannot be copied: {}", io_reason(&err)))
-            .hint("the adapter itself is written; copy the tokenizer files beside it by hand")
-            .hint_zh("适配器本身已写出；请手动复制分词器文件")),
-    }
 }
 
 fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {

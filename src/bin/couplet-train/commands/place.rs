@@ -1,0 +1,104 @@
+//! The output directory before a run: whose it is, what of it the run goes on from, and what has to go.
+
+use super::restore;
+use couplet_train::{
+    config::Recipe,
+    error::Result,
+    fs::{self, Lock},
+    report::{Console, Header},
+    run::{self, Start, megabytes},
+    trainer::{
+        checkpoint::{self, Restored},
+        saver::Space,
+    },
+};
+use std::path::{Path, PathBuf};
+
+/// An output directory that is ours.
+pub struct Place {
+    pub lock: Lock,
+    start: Start,
+    /// The checkpoint to go on from, until the trainer takes it.
+    pub restored: Option<Restored>,
+    /// What that is: its folder and step.
+    goes_on: Option<(PathBuf, usize)>,
+    /// What is removed before the run begins.
+    doomed: Vec<PathBuf>,
+}
+
+impl Place {
+    /// `None`: the run that the recipe asks for is complete.
+    ///
+    /// Errors: the directory is in use, holds something else, or no checkpoint of an unfinished run can be continued.
+    pub fn take(recipe: &Recipe, console: &mut Console) -> Result<Option<Self>> {
+        let out = &recipe.output.output_dir;
+        if run::inspect(recipe)? == Start::AlreadyComplete {
+            return Ok(None);
+        }
+        // A second run into the same folder leaves at once. Until the lock was ours, another may have ended there.
+        let lock = Lock::acquire(out)?;
+        let start = run::inspect(recipe)?;
+        if start == Start::AlreadyComplete {
+            return Ok(None);
+        }
+        fs::remove_leftovers(out, lock.is_held())?;
+        let restored = restore::find(recipe, &start, console)?;
+        let doomed = restore::doomed(recipe, &start, restored.as_ref())?;
+        if let Some(adapter) = &recipe.model.adapter_name_or_path {
+            run::refuse_doomed(adapter, &doomed)?;
+        }
+        let goes_on = restored.as_ref().map(|restored| (restored.path.clone(), restored.state.step));
+        Ok(Some(Self { lock, start, restored, goes_on, doomed }))
+    }
+
+    /// The step of the checkpoint that the run goes on from.
+    pub fn begins_after(&self) -> Option<usize> {
+        self.goes_on.as_ref().map(|(_, step)| *step)
+    }
+
+    /// Free bytes where they are fewer than the run will take. Errors: they are too few for anything.
+    pub fn short_of_room(&self, out: &Path, space: Space) -> Result<Option<u64>> {
+        let there = run::bytes_of(&run::results(out, None)?);
+        run::refuse_full_disk(out, space, run::bytes_of(&self.doomed), there)
+    }
+
+    /// Removes what has to go.
+    pub fn clear(&self) -> Result<()> {
+        run::clear(&self.doomed)
+    }
+
+    /// What the user should know of it.
+    pub fn notices(&self, out: &Path, short_of_room: Option<(u64, Space)>, header: &mut Header) {
+        if let Some((free, space)) = short_of_room {
+            let (free, most) = (megabytes(free), megabytes(space.most));
+            header.notice(
+                format!("{free} are free, but the checkpoints will take {most}: set `save_total_limit`, or make room"),
+                format!("磁盘仅剩 {free}，而检查点将占用 {most}：请设置 `save_total_limit` 或腾出空间"),
+            );
+        }
+        if let Some((path, step)) = &self.goes_on {
+            let path = path.display();
+            header
+                .notice(format!("goes on after step {step}, from {path}"), format!("从 {path} 继续，已完成 {step} 步"));
+        } else if self.start == Start::Unfinished {
+            header.notice(
+                "the run that began here left no checkpoint; it starts again from step 0",
+                "此处先前的训练没有留下检查点，将从第 0 步重新开始",
+            );
+        }
+        let is_checkpoint =
+            |path: &&PathBuf| path.file_name().and_then(|name| name.to_str()).and_then(checkpoint::step_of).is_some();
+        let (out, checkpoints) = (out.display(), self.doomed.iter().filter(is_checkpoint).count());
+        if self.start == Start::Replace {
+            header.notice(
+                format!("the earlier run in {out} is replaced: its results and {checkpoints} checkpoints are removed"),
+                format!("{out} 中先前的训练将被覆盖：删除其结果与 {checkpoints} 个检查点"),
+            );
+        } else if checkpoints > 0 {
+            header.notice(
+                format!("{checkpoints} checkpoints of later steps in {out} are removed"),
+                format!("删除 {out} 中步数更大的 {checkpoints} 个检查点"),
+            );
+        }
+    }
+}

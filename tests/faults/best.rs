@@ -9,6 +9,7 @@ use crate::{
     run::Work,
     suite::{STEPS, Suite},
 };
+use rustix::process::Signal;
 use serde_json::Value;
 use std::path::Path;
 
@@ -61,7 +62,31 @@ pub fn is_kept(suite: &Suite) -> Outcome {
     let some: Vec<usize> = (1..=calls).step_by(stride).collect();
     let killed = each(&some, |call| format!("kill:{call}"), |&call| killed_at(suite, call, &want));
     let failed = each(&some, |call| format!("error:EIO:{call}"), |&call| fails_at(suite, call));
-    telling.and(killed).and(failed)
+    let at_the_end = |what, fault, said| Outcome::one(what, stopped_at_the_end(suite, fault, said, &want));
+    let last = last.unwrap_or(0);
+    telling
+        .and(killed)
+        .and(failed)
+        .and(at_the_end("stopped when it has returned", String::new(), "which is saved"))
+        .and(at_the_end("the same, its last save failed", format!(",no_thread:{last}"), "which is not saved"))
+}
+
+/// A signal after the return to the best: what is saved is the run as it stood, or nothing; never the best parameters with
+/// the moments of the last step.
+fn stopped_at_the_end(suite: &Suite, fault: String, said: &str, want: &Chosen) -> Check {
+    let work = Work::new(suite);
+    let mut running = work.start(&format!("pause:end:1:marker{fault}"), KEYS);
+    ensure(running.reaches(&work.path("marker")), || "it does not come to its end".into())?;
+    running.signal(Signal::TERM);
+    work.release();
+    let ended = running.wait();
+    ensure(ended.code() == Some(143) && ended.stderr.contains(said), || {
+        format!("{:?}, {}", ended.status, ended.stderr)
+    })?;
+    disk::nothing_torn(&work.out())?;
+    let again = work.run("", KEYS);
+    ensure(again.code() == Some(0), || format!("the same command again: {:?}, {}", again.status, again.stderr))?;
+    ensure(Chosen::read(&work.out())? == *want, || "another result".into())
 }
 
 fn killed_at(suite: &Suite, call: usize, want: &Chosen) -> Check {

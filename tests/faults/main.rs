@@ -61,7 +61,11 @@ const FAULTS: &[Fault] = &[
     Fault { id: "F29", what: "resumed from every step", check: numbers::from_every_step },
     Fault { id: "F30", what: "1, 2 or 4 threads, also changed at a resume", check: numbers::thread_counts },
     Fault { id: "F31", what: "k batches of b against one of k·b", check: numbers::accumulation },
-    Fault { id: "best", what: "kills and failed saves while it chooses the best evaluation", check: best::is_kept },
+    Fault {
+        id: "best",
+        what: "kills, failed saves and stops while it chooses the best evaluation",
+        check: best::is_kept,
+    },
     Fault {
         id: "mutants",
         what: "seven mistakes on purpose, each of which must be seen",

@@ -7,6 +7,7 @@ use crate::{
     model::{Qwen3Config, lora, params::Slot},
 };
 use candle_core::{DType, Tensor};
+use std::path::Path;
 
 /// What an adapter's file holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,12 +50,28 @@ pub fn inspect(adapter: &Existing, config: &Qwen3Config) -> Result<Proof> {
     Ok(proof)
 }
 
+/// Errors: a tensor of `adapter` is missing or holds a value that is not finite. [`inspect`] without what costs time.
+pub fn refuse_non_finite(adapter: &Existing, config: &Qwen3Config) -> Result<()> {
+    lora::layout(config, &adapter.lora).slots().iter().try_for_each(|slot| finite(adapter, slot).map(drop))
+}
+
+/// Reads every tensor of the adapter in `dir`, whatever base it is for. Errors: a file is missing or damaged, a value not finite.
+pub fn refuse_damaged(dir: &Path) -> Result<()> {
+    let adapter = Existing::open(dir)?;
+    adapter.tensors.names().try_for_each(|name| refuse_infinite(name, &adapter.tensors.values(name)?))
+}
+
 fn finite(adapter: &Existing, slot: &Slot) -> Result<Vec<f32>> {
     adapter.refuse_missing(slot)?;
     let values = adapter.values(slot)?;
+    refuse_infinite(&file_name(slot), &values)?;
+    Ok(values)
+}
+
+fn refuse_infinite(name: &str, values: &[f32]) -> Result<()> {
     match values.iter().position(|x| !x.is_finite()) {
-        None => Ok(values),
-        Some(at) => Err(Error::input(format!("{} is not finite: value {at} is {}", file_name(slot), values[at]))
+        None => Ok(()),
+        Some(at) => Err(Error::input(format!("{name} is not finite: value {at} is {}", values[at]))
             .hint("the adapter is damaged; take an earlier checkpoint")
             .hint_zh("适配器已损坏；请改用更早的检查点")),
     }
@@ -113,12 +130,14 @@ impl Agreement {
         })
     }
 
-    /// Errors: they are further apart than one rounding to `dtype` explains.
+    /// Errors: they are further apart than one rounding to `dtype` explains, or are no numbers.
     ///
     /// In f32 the bound is 1e-4 of the largest logit. In bf16 and f16 rounding itself moves the logits, in a small update by
     /// much of what it does; half of it lost means that the merged model is another one.
     pub fn refuse_difference(&self, dtype: DType) -> Result<()> {
+        let numbers = [self.largest, self.max, self.mean, self.lost];
         let fact = match dtype {
+            _ if !numbers.iter().all(|x| x.is_finite()) => "its logits are not finite".to_owned(),
             DType::F32 if self.max > 1e-4 * self.largest => {
                 format!("max |difference| {:.2e}, of logits up to {:.1}", self.max, self.largest)
             }
@@ -138,7 +157,6 @@ mod tests {
     use super::*;
     use crate::{adapter::peft, config::LoraConfig, testing::wave};
     use candle_core::Device;
-    use std::path::Path;
 
     /// Saves an adapter of q and down on the tiny base with `values`, and looks at it.
     fn inspected(values: impl Fn(&Slot) -> Vec<f32>) -> Result<Proof> {
@@ -214,6 +232,16 @@ mod tests {
         assert_eq!((unmerged.lost, unmerged.top1), (1.0, 0.5));
         let err = unmerged.refuse_difference(DType::BF16).unwrap_err().to_string();
         assert!(err.ends_with("rounding lost 100 % of what the adapter does"), "{err}");
+        for broken in [f32::NAN, f32::INFINITY] {
+            let broken = logits(&[[4.0, 0.0, broken], [0.0, 3.0, 0.0]]);
+            for (tuned, merged) in [(&tuned, &broken), (&broken, &broken)] {
+                let agreement = Agreement::of(&base, tuned, merged).unwrap();
+                for dtype in [DType::F32, DType::BF16] {
+                    let err = agreement.refuse_difference(dtype).unwrap_err().to_string();
+                    assert!(err.ends_with("its logits are not finite"), "{err}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ const COPIED: [&str; 7] = [
     "chat_template.jinja",
 ];
 
-/// Writes the folder `dir`: after a crash it is there whole or not at all. Weights in files of at most `max_bytes`;
+/// Writes the folder `dir`: after a crash it is there whole or not at all, and the next export clears up. Weights in files of at most `max_bytes`;
 /// `modelfile`: the text for Ollama; `progress` gets bytes of weights done and in all.
 ///
 /// Errors: `dir` holds something, the disk is too small, the base lacks a file; nothing is left then.
@@ -44,6 +44,7 @@ pub fn export(
         }
     };
     fs::create_dir_all(parent)?;
+    fs::remove_leftovers_of(parent, name)?;
     refuse_small_disk(parent, merge.bytes())?;
     let config = config_text(base, dtype)?;
     fs::write_durable_dir(parent, name, |temp| {
@@ -186,6 +187,22 @@ mod tests {
         std::fs::create_dir(dir.path().join("empty")).unwrap();
         exported(&dir.path().join("empty"), u64::MAX, None).unwrap();
         assert_eq!(names(dir.path()), ["empty", "mine"], "nothing hidden is left");
+    }
+
+    #[test]
+    fn what_a_killed_export_left_is_cleared_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dead, alive) = (u32::MAX / 2, std::process::id());
+        let left = [format!(".one.{dead}.tmp"), format!(".two.{dead}.tmp"), format!(".one.{alive}.old")];
+        for name in &left {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("model.safetensors"), "half").unwrap();
+        }
+        std::fs::write(dir.path().join(".one.tmp"), "another program's").unwrap();
+        exported(&dir.path().join("one"), u64::MAX, None).unwrap();
+        let mut want = [".one.tmp", &left[1], &left[2], "one"];
+        want.sort_unstable();
+        assert_eq!(names(dir.path()), want);
     }
 
     #[test]

@@ -115,12 +115,15 @@ impl Existing {
             .map_err(|err| only_plain_lora(Error::file(&path, format!("not valid JSON: {err}"))))?;
         let lora = parse_config(&json).map_err(|err| err.at(path.display()))?;
         let base_model = json["base_model_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
-        Ok(Self { tensors: Checkpoint::open_file(&dir.join(WEIGHTS))?, lora, base_model })
+        let tensors = Checkpoint::open_file(&dir.join(WEIGHTS))?;
+        refuse_another_rank(&tensors, lora.lora_rank).map_err(|err| err.at(path.display()))?;
+        Ok(Self { tensors, lora, base_model })
     }
 
     /// The stored values of `slot`, row-major. Errors: no such tensor, or another shape.
     #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
     pub fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
+        self.refuse_missing(slot)?;
         let shape = [slot.shape.0, slot.shape.1];
         let tensor = self.tensors.tensor(&file_name(slot), &shape, DType::F32, &Device::Cpu)?;
         Ok(tensor.flatten_all()?.to_vec1()?)
@@ -151,6 +154,17 @@ impl Existing {
                     .hint_zh("它是否在另一个基座模型上训练，或与其配置的模块不符？"))
             }
         }
+    }
+}
+
+/// Errors: a matrix A has not `rank` rows.
+fn refuse_another_rank(tensors: &Checkpoint, rank: usize) -> Result<()> {
+    let shapes = tensors.names().filter(|name| name.ends_with(".lora_A.weight")).filter_map(|name| tensors.info(name));
+    match shapes.filter_map(|(_, shape)| shape.first()).find(|rows| **rows != rank) {
+        None => Ok(()),
+        Some(rows) => Err(Error::input(format!("r is {rank}, but the matrices in {WEIGHTS} have rank {rows}"))
+            .hint("the two files are not of the same adapter, or one was changed; take both from one run")
+            .hint_zh("两个文件不属于同一适配器，或其一被改动；请使用同一次训练的文件")),
     }
 }
 
@@ -264,6 +278,13 @@ mod tests {
             let want: Vec<f32> = params.master(id).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             assert_eq!(existing.values(slot).unwrap(), want);
         }
+        let other_rank = config_text(&LoraConfig { lora_rank: 4, ..lora() }, "m");
+        std::fs::write(dir.path().join(CONFIG), other_rank).unwrap();
+        let err = Existing::open(dir.path()).err().unwrap().to_string();
+        assert!(
+            err.ends_with("config.json: r is 4, but the matrices in adapter_model.safetensors have rank 2"),
+            "{err}"
+        );
         let err = existing.refuse_strangers(params.slots().map(|(_, s)| s).take(1)).unwrap_err().to_string();
         assert!(err.contains("q_proj.lora_B.weight that this model has no place for"), "{err}");
     }

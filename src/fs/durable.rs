@@ -166,6 +166,19 @@ pub fn remove_leftovers(parent: &Path, alone: bool) -> Result<()> {
     Ok(())
 }
 
+/// Cleans `parent` of what processes left there that died while they wrote `parent/name`; of nothing else, because such a
+/// folder is not ours.
+pub fn remove_leftovers_of(parent: &Path, name: &str) -> Result<()> {
+    let entries = fs::read_dir(parent).map_err(|err| unwritable(parent, &err))?;
+    let is_dead = |left: Leftover| left.name == name && !process_is_alive(left.pid);
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().and_then(leftover).is_some_and(is_dead) {
+            remove_any(&entry.path()).map_err(|err| unwritable(&entry.path(), &err))?;
+        }
+    }
+    Ok(())
+}
+
 /// What a hidden name says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Leftover {

@@ -9,7 +9,8 @@ mod log;
 pub mod ops;
 
 pub use durable::{
-    FileDigest, PROBE, remove_durable_dir, remove_leftovers, write_durable_dir, write_file_synced, write_parts_synced,
+    FileDigest, PROBE, remove_durable_dir, remove_leftovers, remove_leftovers_of, write_durable_dir, write_file_synced,
+    write_parts_synced,
 };
 pub use lock::Lock;
 pub use log::LogFile;

@@ -8,7 +8,12 @@ use super::{
 use crate::args::ExportArgs;
 use candle_core::DType;
 use couplet_train::{
-    adapter::{check::Agreement, export::export, merge::Merge, peft::Existing},
+    adapter::{
+        check::{self, Agreement},
+        export::export,
+        merge::Merge,
+        peft::Existing,
+    },
     config::{self, InferDtype, TemplateName},
     dataset::Tokenizer,
     error::{Error, Result},
@@ -26,7 +31,7 @@ use std::{
 #[expect(clippy::print_stdout, reason = "the result")]
 pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
-    let words = Words::sort(&args.words);
+    let words = Words::sort(&args.words)?;
     if let Some(text) = words.texts.first() {
         return Err(Error::input(format!("`{text}` is neither `key=value` nor a config file"))
             .hint("couplet-train export --adapter outputs/run export_dir=merged")
@@ -64,6 +69,9 @@ pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
 
     let weights: Vec<Existing> = trained.iter().map(|t| Existing::open(&t.dir)).collect::<Result<_>>()?;
     let merge = Merge::new(&geometry, &base, &weights, dtype)?;
+    for (dir, adapter) in dirs.iter().zip(&weights) {
+        check::refuse_non_finite(adapter, &geometry).map_err(|err| err.at(dir.display()))?;
+    }
     let name = out.display().to_string();
     let show = |done, all| console.export(&name, done, all);
     export(&merge, &base_dir, &out, config.export.size * 1_000_000_000, dtype, &speaker.modelfile(), show)?;

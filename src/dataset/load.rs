@@ -63,7 +63,9 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
         train: SplitSummary::of(&train),
         eval: SplitSummary::of(&eval),
         common_prefix: summary::common_prefix(&train),
-        instruction: summary::most_frequent(train_rows.iter().map(|row| row.record.prompt.as_str())),
+        instruction: summary::instruction_before(
+            train_rows.iter().map(|Row { record, .. }| (record.prompt.as_str(), record.query.as_str())),
+        ),
         punctuation: summary::punctuation(train_rows.iter().map(|row| row.record.response.as_str())),
         over_long,
         over_long_rows,

@@ -24,7 +24,7 @@ pub struct Summary {
     pub eval: SplitSummary,
     /// Tokens that all training rows begin with: with one instruction for all, its length.
     pub common_prefix: usize,
-    /// The most frequent instruction of the training rows; generation speaks it as training did.
+    /// The instruction that training put before its texts, if there is one ([`instruction_before`]); generation does the same.
     pub instruction: Option<Instruction>,
     /// How often each mark stands in the training answers: `，` and `,` are different tokens.
     pub punctuation: BTreeMap<char, usize>,
@@ -144,6 +144,15 @@ pub fn most_frequent<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Instruc
     Some(Instruction { text: text.into(), rows, shared: rows == all })
 }
 
+/// The instruction of more than half of `rows`, each (instruction, input), where these have an input too. `None`: rows of this
+/// data are asked with the text itself, as in a set of questions without inputs.
+pub fn instruction_before<'a>(rows: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Option<Instruction> {
+    let found = most_frequent(rows.clone().map(|(instruction, _)| instruction))?;
+    let before = |(instruction, input): &(&str, &str)| *instruction == found.text && !input.is_empty();
+    let with_input = rows.clone().filter(before).count();
+    (2 * with_input > rows.count()).then_some(found)
+}
+
 /// [`Summary::punctuation`]: characters that are neither letters nor digits nor blanks.
 pub fn punctuation<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeMap<char, usize> {
     let mut counts = BTreeMap::new();
@@ -206,6 +215,22 @@ mod tests {
         assert_eq!(of(&["b", "a", "b"]), Some(("b".into(), 2, false)));
         assert_eq!(of(&["c", "b", "a"]), Some(("c".into(), 1, false)));
         assert_eq!(of(&["", ""]), Some(("".into(), 2, true)));
+    }
+
+    #[test]
+    fn an_instruction_is_spoken_if_most_rows_have_it_before_an_input() {
+        for (rows, want, why) in [
+            (&[][..], None, "nothing"),
+            (&[("a", "x"), ("a", "y")], Some(("a", 2, true)), "one for all"),
+            (&[("a", "x"), ("a", "y"), ("b", "z")], Some(("a", 2, false)), "one for most"),
+            (&[("a", "x"), ("b", "y")], None, "no more than half"),
+            (&[("a", ""), ("b", ""), ("c", "")], None, "questions"),
+            (&[("a", ""), ("a", "")], None, "one question, again and again"),
+            (&[("a", "x"), ("a", "y"), ("a", "")], Some(("a", 3, true)), "most of them with an input"),
+        ] {
+            let got = instruction_before(rows.iter().copied());
+            assert_eq!(got.as_ref().map(|i| (i.text.as_str(), i.rows, i.shared)), want, "{why}");
+        }
     }
 
     #[test]

@@ -470,6 +470,8 @@ mod tests {
 
         let summary = Summary {
             steps: 100,
+            total_steps: 100,
+            chosen: None,
             seconds: 53.0,
             samples_per_second: 38.25,
             loss_before: Some(5.0),

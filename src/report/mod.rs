@@ -101,6 +101,21 @@ impl Outcome {
     pub fn loss_after(&self) -> Option<f64> {
         self.evaluations.iter().rfind(|e| e.when != EvalPhase::Before).map(|e| e.loss)
     }
+
+    /// Where `early_stopping_steps` ended the run: after which step, of how many.
+    pub fn stopped_early(&self) -> Option<(usize, usize)> {
+        self.finished.as_ref().filter(|end| end.step < end.total_steps).map(|end| (end.step, end.total_steps))
+    }
+
+    /// The step whose adapter was written: the last, or under `load_best_model_at_end` the best.
+    pub fn adapter_step(&self) -> Option<usize> {
+        self.finished.as_ref().map(|end| end.best.map_or(end.step, |(step, _)| step))
+    }
+
+    /// Step and metric of the evaluation that the adapter was chosen by.
+    pub fn chosen(&self) -> Option<(usize, f64)> {
+        self.finished.as_ref()?.best
+    }
 }
 
 impl Observer for Outcome {
@@ -175,5 +190,22 @@ mod tests {
         assert_eq!(told(&[Before]), (Some(5.0), None), "before is not after");
         assert_eq!(told(&[Before, During, Final]), (Some(5.0), Some(3.0)));
         assert_eq!(told(&[During, During]), (None, Some(4.0)));
+    }
+
+    #[test]
+    fn the_outcome_knows_an_early_end_and_whose_adapter_it_is() {
+        let of = |step, best| Outcome {
+            finished: Some(Finished { total_steps: 20, best, ..finished(step, 1.0) }),
+            ..Outcome::default()
+        };
+        for (outcome, early, adapter, chosen) in [
+            (of(20, None), None, Some(20), None),
+            (of(4, None), Some((4, 20)), Some(4), None),
+            (of(4, Some((2, 0.5))), Some((4, 20)), Some(2), Some((2, 0.5))),
+            (of(20, Some((6, 0.5))), None, Some(6), Some((6, 0.5))),
+            (Outcome::default(), None, None, None),
+        ] {
+            assert_eq!((outcome.stopped_early(), outcome.adapter_step(), outcome.chosen()), (early, adapter, chosen));
+        }
     }
 }

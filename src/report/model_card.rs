@@ -34,7 +34,7 @@ pub fn model_card(recipe: &Recipe, outcome: &Outcome) -> String {
         env!("CARGO_PKG_VERSION"),
         prompt_advice(recipe),
         table(["setting", "value"], settings(recipe)),
-        results(outcome),
+        results(recipe, outcome),
     )
 }
 
@@ -91,7 +91,7 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
 }
 
 /// Losses are in nats per supervised token.
-fn results(outcome: &Outcome) -> String {
+fn results(recipe: &Recipe, outcome: &Outcome) -> String {
     let mut text = String::new();
     if let Some(end) = &outcome.finished {
         text += &format!(
@@ -100,6 +100,15 @@ fn results(outcome: &Outcome) -> String {
             end.step,
             duration(end.runtime)
         );
+    }
+    if let Some((step, of)) = outcome.stopped_early() {
+        text += &format!(
+            "\nStopped early after step {step} of {of}: no better evaluation came (`early_stopping_steps`).\n"
+        );
+    }
+    if let Some((step, value)) = outcome.chosen() {
+        let metric = &recipe.output.metric_for_best_model;
+        text += &format!("\nThe adapter is that of step {step}, the best evaluation (`{metric}` {value:.4}).\n");
     }
     if !outcome.evaluations.is_empty() {
         text.push('\n');
@@ -177,6 +186,22 @@ mod tests {
             "| 5 | 0.50 | 4.0000 |",
             "| 10 (end) | 1.00 | 3.5000 |",
             "Training loss 3.5000 (mean of 10 steps), 0:00:20 of training.",
+        ] {
+            assert!(card.lines().any(|l| l == line), "{line}\nis not in\n{card}");
+        }
+    }
+
+    #[test]
+    fn the_card_says_whose_adapter_it_is() {
+        let whole = model_card(&recipe(Path::new("o")), &outcome());
+        assert!(!whole.contains("early") && !whole.contains("The adapter is that"), "{whole}");
+        let mut early = outcome();
+        let end = early.finished.as_mut().unwrap();
+        (end.total_steps, end.best) = (40, Some((5, 4.0)));
+        let card = model_card(&recipe(Path::new("o")), &early);
+        for line in [
+            "Stopped early after step 10 of 40: no better evaluation came (`early_stopping_steps`).",
+            "The adapter is that of step 5, the best evaluation (`eval_loss` 4.0000).",
         ] {
             assert!(card.lines().any(|l| l == line), "{line}\nis not in\n{card}");
         }

@@ -41,6 +41,10 @@ impl Header {
 pub struct Summary {
     /// Optimizer steps done.
     pub steps: usize,
+    /// Steps that were planned; more than were done where the run stopped early.
+    pub total_steps: usize,
+    /// Under `load_best_model_at_end`: step, name and value of the metric by which the adapter was chosen.
+    pub chosen: Option<(usize, String, f64)>,
     /// Seconds of training.
     pub seconds: f64,
     /// Training samples per second.
@@ -66,12 +70,25 @@ pub struct Summary {
 impl Summary {
     pub(super) fn rows(&self, lang: Lang) -> Vec<(&'static str, String)> {
         let time = duration(self.seconds);
-        let (steps, rate) = (self.steps, self.samples_per_second);
-        let done = match lang {
+        let (steps, total, rate) = (self.steps, self.total_steps, self.samples_per_second);
+        let mut done = match lang {
             Lang::En => format!("{steps} steps in {time}, {rate:.1} samples/s"),
             Lang::Zh => format!("{steps} 步，用时 {time}，{rate:.1} 样本/秒"),
         };
+        if steps < total {
+            done += &match lang {
+                Lang::En => format!("; stopped early after step {steps} of {total} (early_stopping_steps)"),
+                Lang::Zh => format!("；在第 {steps}/{total} 步后提前停止（early_stopping_steps）"),
+            };
+        }
         let mut rows = vec![(lang.pick("done", "完成"), done)];
+        if let Some((step, name, value)) = &self.chosen {
+            let text = match lang {
+                Lang::En => format!("that of step {step}, the best ({name} {value:.4})"),
+                Lang::Zh => format!("取自第 {step} 步，验证结果最好（{name} {value:.4}）"),
+            };
+            rows.push((lang.pick("adapter", "适配器"), text));
+        }
         let held_out = match (self.loss_before, self.loss_after) {
             (Some(before), Some(after)) => Some(format!("{before:.4} → {after:.4} ({:+.4})", after - before)),
             (Some(loss), None) | (None, Some(loss)) => Some(format!("{loss:.4}")),
@@ -163,6 +180,21 @@ mod tests {
         ] {
             assert_eq!(held_out(before, after).as_deref(), want);
         }
+    }
+
+    #[test]
+    fn an_early_end_and_the_choice_of_the_adapter_are_said() {
+        let rows = |summary: Summary| summary.rows(Lang::En);
+        let said =
+            |rows: Vec<(&'static str, String)>, label| rows.into_iter().find(|(l, _)| *l == label).map(|(_, t)| t);
+        let chosen = Some((2, "eval_loss".to_owned(), 3.5));
+        let early = || Summary { steps: 4, total_steps: 20, chosen: chosen.clone(), ..Summary::default() };
+        let done = said(rows(early()), "done").unwrap();
+        assert!(done.ends_with("; stopped early after step 4 of 20 (early_stopping_steps)"), "{done}");
+        assert_eq!(said(rows(early()), "adapter").unwrap(), "that of step 2, the best (eval_loss 3.5000)");
+        let whole = || Summary { steps: 20, total_steps: 20, ..Summary::default() };
+        assert!(!said(rows(whole()), "done").unwrap().contains("early"));
+        assert_eq!(said(rows(whole()), "adapter"), None, "the last: nothing to say");
     }
 
     #[test]

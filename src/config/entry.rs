@@ -1,8 +1,19 @@
 //! One key and its value, and where they were written.
 
 use super::{source::Source, value::Value};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use std::fmt;
+
+/// Keys that name a folder.
+const FOLDERS: [&str; 7] = [
+    "model_name_or_path",
+    "adapter_name_or_path",
+    "cache_dir",
+    "dataset_dir",
+    "output_dir",
+    "resume_from_checkpoint",
+    "export_dir",
+];
 
 /// A key and its value as a file or the command line gives them.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +54,18 @@ impl Entry {
         match &self.place {
             Place::File { value, .. } => source.error_at(*value, fact),
             Place::Override(_) => self.override_error(fact),
+        }
+    }
+
+    /// Errors: a folder that begins with `~`. Only a shell puts the home directory there, and not in every word.
+    pub fn refuse_tilde(&self, source: &Source) -> Result<()> {
+        let is_home = |path: &&str| *path == "~" || path.starts_with("~/");
+        match self.value.words().into_iter().flatten().find(is_home).filter(|_| FOLDERS.contains(&self.key.as_str())) {
+            None => Ok(()),
+            Some(path) => Err(self
+                .error(source, format!("`{}` begins with `~`, which only a shell replaces: {path}", self.key))
+                .hint("write the whole path; on the command line \"$HOME/…\" is one")
+                .hint_zh("请写完整路径；命令行中可写 \"$HOME/…\"")),
         }
     }
 

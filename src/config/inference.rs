@@ -200,6 +200,7 @@ fn read(source: &Source, format: Format) -> Result<Vec<Entry>> {
 
 /// The value in its type and range.
 fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
+    entry.refuse_tilde(source)?;
     entry.value = match (&entry.place, &entry.value) {
         (Place::Override(text), value) if kind == Kind::Text && !matches!(value, Value::Text(_) | Value::Null) => {
             Value::Text(text.clone())
@@ -216,6 +217,14 @@ fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
 
 /// The key's name where it is one of training that has no effect here; an error where it is unknown or would be needed.
 fn without_effect(source: &Source, entry: &Entry, more: &[(&str, Kind)]) -> Result<Option<String>> {
+    // A training config may hold it without effect; a model that was to be small must not come out large in silence.
+    let off = [Value::Null, Value::Text("none".into()), Value::Text("None".into()), Value::Int(0)];
+    if entry.key == "export_quantization_bit" && !off.contains(&entry.value) {
+        return Err(entry
+            .key_error(source, "`export_quantization_bit` is not supported: the merged model is written as it is")
+            .hint("remove the key, and quantise the exported folder with a program of its own (AutoGPTQ, llama.cpp, `ollama create -q`)")
+            .hint_zh("请删除该键，导出后再用专门的程序量化（AutoGPTQ、llama.cpp、`ollama create -q`）"));
+    }
     match keys::find(&entry.key) {
         Some(Known::Refused(refused)) => {
             let off = entry.value == Value::Null || refused.off.iter().any(|off| scalar(off).same(&entry.value));
@@ -419,6 +428,20 @@ mod tests {
             ("top_p=1.5", "override `top_p=1.5`: `top_p` must be a number from 0 to 1, found 1.5"),
             ("num_beams=4", "override `num_beams=4`: beam search is not supported"),
             ("quantization_bit=4", "override `quantization_bit=4`: `quantization_bit` is not supported"),
+            (
+                "export_dir=~/merged",
+                "override `export_dir=~/merged`: `export_dir` begins with `~`, which only a shell replaces: ~/merged",
+            ),
+            (
+                "adapter_name_or_path=a, ~/b",
+                "override `adapter_name_or_path=a, ~/b`: `adapter_name_or_path` begins with `~`, which only a shell \
+                 replaces: ~/b",
+            ),
+            (
+                "export_quantization_bit=4",
+                "override `export_quantization_bit=4`: `export_quantization_bit` is not supported: the merged model is \
+                 written as it is",
+            ),
             ("device=gpu", "override `device=gpu`: `device` must be `auto`, `cpu` or `cuda:N`, found \"gpu\""),
         ] {
             let err = words(&[given]).expect_err(given);

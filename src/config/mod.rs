@@ -26,6 +26,7 @@ mod yaml;
 
 pub use evaluation::{EvaluationConfig, evaluation};
 pub use inference::{ExportConfig, GenerationConfig, InferDtype, InferenceConfig, Purpose, Rules, inference, purpose};
+pub use keys::closest;
 pub use notice::Notice;
 pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};
 pub use sections::*;

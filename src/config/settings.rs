@@ -183,6 +183,7 @@ impl<'s> Settings<'s> {
         if self.dialect == Dialect::Toml && key.home.is_none() {
             return Err(self.only_theirs(entry));
         }
+        entry.refuse_tilde(self.source)?;
         let value = match (&entry.place, self.dialect) {
             (Place::Override(text), _)
                 if key.kind == Kind::Text && !matches!(entry.value, Value::Text(_) | Value::Null) =>

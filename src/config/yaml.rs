@@ -132,6 +132,19 @@ impl<'s> Events<'s> {
     }
 
     fn syntax_error(&self, err: &ScanError) -> Error {
+        // A value may go on below its key, so the parser stumbles over a tab that begins a line one line before it.
+        let first = err.marker().line().saturating_sub(1);
+        for (number, line) in self.source.text().lines().enumerate().skip(first).take(2) {
+            let indent = &line[..line.len() - line.trim_start().len()];
+            if let Some(column) = indent.chars().position(|c| c == '\t') {
+                let at = self.source.offset(number + 1, column);
+                return self
+                    .source
+                    .error_at(at, "a tab at the beginning of a line, where YAML takes only blanks")
+                    .hint("remove it, or write blanks")
+                    .hint_zh("请删除该制表符，或改为空格");
+            }
+        }
         self.complain(err.marker(), err.info())
     }
 }

@@ -415,7 +415,7 @@ fn broken_files_are_shown_where_they_break() {
     for (format, text, want) in [
         (Format::Toml, "[model\n", "c.toml:1:7: "),
         (Format::Yaml, "a: b: c\n", "c.yaml:1:5: "),
-        (Format::Yaml, "stage: sft\n\tx: 1\n", "c.yaml:1:8: while scanning a plain scalar, found a tab"),
+        (Format::Yaml, "stage: sft\n\tx: 1\n", "c.yaml:2:1: a tab at the beginning of a line"),
         (Format::Yaml, "- a\n", "c.yaml:1:1: the file must hold `key: value` lines"),
         (Format::Yaml, "a: 1\n---\nb: 2\n", "c.yaml:3:1: a second document begins here; one is read"),
         (Format::Yaml, "<<: {a: 1}\n", "c.yaml:1:1: merge keys (`<<`) are not read"),

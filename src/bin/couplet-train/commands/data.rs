@@ -10,6 +10,11 @@ use couplet_train::{
 /// Raw pairs → Alpaca JSON and its entry in `dataset_info.json`. Prints what to do with them.
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub fn prepare(args: &PrepareArgs, look: Look) -> Result<()> {
+    if args.output.starts_with("~") {
+        return Err(Error::file(&args.output, "begins with `~`, which only a shell replaces")
+            .hint("write the whole path, or leave out the `=`: --output ~/data")
+            .hint_zh("请写完整路径，或去掉等号：--output ~/data"));
+    }
     let name = match &args.name {
         Some(name) => name.clone(),
         None => {

@@ -64,7 +64,11 @@ fn what_cannot_be_is_said() {
         (&["rules=loose", "海内存知己"], 2, "`rules` must be"),
         (&["rules=strict", "，。"], 2, "text 1: no characters in the first line"),
         (&["rules=strict", "candidates=1", "江山"], 0, "江山: the first line's last 「山」 is not oblique"),
-        (&["rules=shape", "candidates=1", "temperature=0.5", "江月"], 0, "nothing is sampled"),
+        (
+            &["rules=shape", "candidates=1", "temperature=0.5", "max_new_tokens=9", "江月"],
+            0,
+            "nothing is sampled; without effect: temperature, max_new_tokens",
+        ),
     ] {
         let ended = ask(words);
         assert_eq!(ended.code, code, "{words:?}: {}", ended.stderr);

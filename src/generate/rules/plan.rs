@@ -58,7 +58,8 @@ impl Relaxed {
 /// - a node opposes that of 上联, the last is 平 ([`prosody::demands`]);
 /// - places that are the same in 上联 are the same here, and no others are;
 /// - no character of 上联;
-/// - no clause of five or more ends in three equal tones, as far as they are certain.
+/// - no clause of five or more ends in three equal tones, as far as they are certain;
+/// - the last character is 平 beyond doubt, if any such is left.
 ///
 /// A line can always be finished: a class of equal characters is never asked for less than `Both`, whose characters
 /// can stand wherever 平 or 仄 is wanted and are no third equal tone, and there are more of these than can be in use.
@@ -72,6 +73,8 @@ pub struct Plan {
     pub(super) avoided: Vec<char>,
     /// Whether classes have different characters.
     pub(super) distinct: bool,
+    /// The class of the last place, where its character should sound 平 to everyone ([`alphabet::SURELY_LEVEL`]).
+    pub(super) end: Option<usize>,
     /// Systems that the line may follow, one bit for each of [`System::ALL`].
     pub(super) systems: u8,
     relaxed: Vec<Relaxed>,
@@ -119,6 +122,7 @@ impl Plan {
             tails: vec![],
             avoided: vec![],
             distinct: false,
+            end: None,
             systems: 0b11,
             relaxed: vec![],
         }
@@ -139,6 +143,7 @@ impl Plan {
         plan.slots = (0..characters.len()).map(|at| Slot::Character(class(at))).collect();
         plan.avoided = characters.to_vec();
         plan.distinct = true;
+        plan.end = Some(class(characters.len() - 1));
         for (i, system) in System::ALL.into_iter().enumerate() {
             for (at, demand) in prosody::demands(upper, system).into_iter().enumerate() {
                 plan.classes[class(at)].wanted[i] &= sounds(demand, system);

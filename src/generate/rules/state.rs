@@ -1,7 +1,7 @@
 //! A line begun by a plan: takes bytes, and refuses what could no longer become a right line.
 
 use super::{
-    alphabet::{self, ANY, Sounds, sound, tone_of},
+    alphabet::{self, ANY, SURELY_LEVEL, Sounds, sound, tone_of},
     plan::{Plan, Slot},
 };
 use crate::prosody::{System, Tone};
@@ -78,7 +78,8 @@ impl State {
             Slot::Character(class) if self.chosen[class] != NOT_YET => (c == self.chosen[class]).then_some(())?,
             Slot::Character(class) => {
                 let systems = self.systems_with(plan, class, sound(c));
-                (alphabet::contains(c) && systems != 0 && !self.is_excluded(plan, c)).then_some(())?;
+                let best = plan.end != Some(class) || self.sounds(plan, class) >> sound(c) & 1 == 1;
+                (alphabet::contains(c) && systems != 0 && best && !self.is_excluded(plan, c)).then_some(())?;
                 self.systems = systems;
                 // Without rules on repeats a place is a class of its own, and nothing depends on what it is.
                 self.chosen[class] = c;
@@ -110,12 +111,16 @@ impl State {
         }
     }
 
-    /// What `class` may sound like, in one of the systems that are left.
+    /// What `class` may sound like, in one of the systems that are left; at the end of the line the best of it.
     fn sounds(&self, plan: &Plan, class: usize) -> Sounds {
         if !plan.distinct {
             return ANY;
         }
-        (1..16).filter(|sound| self.systems_with(plan, class, *sound) != 0).map(|sound| 1 << sound).sum()
+        let all = (1..16).filter(|sound| self.systems_with(plan, class, *sound) != 0).map(|sound| 1 << sound).sum();
+        match all & SURELY_LEVEL {
+            best if best != 0 && plan.end == Some(class) => best,
+            _ => all,
+        }
     }
 
     /// The systems that are left when `class` sounds like `sound`.
@@ -266,6 +271,25 @@ mod tests {
         assert_eq!(start.after(&plan, "人天".as_bytes()).map(|s| s.systems), Some(0b01), "国 is 仄 in 平水 only");
         assert_eq!(start.after(&plan, "人月".as_bytes()).map(|s| s.systems), Some(0b10), "and 平 now");
         assert!(start.after(&plan, "人天竹".as_bytes()).is_none(), "竹 would be 平 only in the other system");
-        assert!(start.after(&plan, "人月竹".as_bytes()).is_some());
+        assert!(start.after(&plan, "人月年".as_bytes()).is_some());
+    }
+
+    #[test]
+    fn the_end_is_level_beyond_doubt_if_it_can_be() {
+        for (upper, lower, want, why) in [
+            ("春暖花开地", "日长鸟语香", true, "香 is 平 in both"),
+            ("春暖花开地", "日长鸟语去", false, "去 has a reading in 平 that nobody means"),
+            ("国泰民安地", "天高海阔不", false, "不 as well"),
+            ("国泰民安地", "天高海阔年", true, "年 is 平, whatever a dictionary adds"),
+            ("国泰民安地", "天高海阔竹", false, "竹 is 仄 to half of the readers"),
+        ] {
+            assert_eq!(takes(upper, Rules::Strict, None, lower), want, "{upper} {lower}: {why}");
+        }
+        assert!(takes("国泰民安地", Rules::Strict, Some("----中"), "天高海阔中"), "what is given is not doubted");
+        // Given 平平 before it, in modern tones alone: only a character of both readings makes no 三平尾.
+        let plan = Plan::new("大地水看月", Rules::Strict, Some("--人天-")).unwrap();
+        let state = State { systems: 0b10, ..State::start(&plan) };
+        let left = state.sounds(&plan, plan.end.unwrap());
+        assert!(left != 0 && left & SURELY_LEVEL == 0, "{left:#b}");
     }
 }

@@ -262,10 +262,10 @@ mod tests {
                 assert_eq!(breaks(&upper), breaks(&line), "{place}");
                 if rules == Rules::Strict {
                     assert!(verdict.no_shared && verdict.repeat != Some(false), "{place}: {:?}", verdict.faults);
-                    assert_eq!(verdict.tail, None, "{place}");
+                    // After a wrong end the judge may count the other system as the better one.
                     match plan.relaxed() {
-                        [] => assert!(verdict.passes(), "{place}: {:?}", verdict.faults),
-                        _ => assert!(System::ALL.iter().any(|s| ends_level(&line, *s)), "{place}"),
+                        [] => assert!(verdict.passes() && verdict.tail.is_none(), "{place}: {:?}", verdict.faults),
+                        _ => assert!(System::ALL.iter().any(|s| ends_well(&line, *s)), "{place}"),
                     }
                 }
                 let torn = ids.iter().any(|id| tokenizer.decode(&[*id], false).unwrap().contains('\u{fffd}'));
@@ -279,8 +279,11 @@ mod tests {
 
     use crate::prosody::System;
 
-    fn ends_level(line: &str, system: System) -> bool {
-        prosody::characters(line).last().is_some_and(|c| prosody::tone(c, system).may_be(prosody::Tone::Level))
+    /// 平 at the end, and no clause with three equal tones.
+    fn ends_well(line: &str, system: System) -> bool {
+        let last = prosody::characters(line).last().map(|c| prosody::tone(c, system));
+        last.is_some_and(|tone| tone.may_be(prosody::Tone::Level))
+            && prosody::clauses(line).all(|clause| prosody::tail(clause, system).is_none())
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum Kind {
     Input,
     /// The run itself failed. Exit code 1.
     Run,
+    /// Nobody reads the output any more (`… | head -1`): no failure. Exit code 0, and nothing is said.
+    NoReader,
 }
 
 /// An error with a message (place and fact) and, where there is one, a hint (the way out).
@@ -110,6 +112,7 @@ impl From<candle_core::Error> for Error {
 
 impl From<std::io::Error> for Error {
     fn from(err: std::io::Error) -> Self {
-        Self::run(io_reason(&err))
+        let kind = if err.kind() == std::io::ErrorKind::BrokenPipe { Kind::NoReader } else { Kind::Run };
+        Self { kind, ..Self::run(io_reason(&err)) }
     }
 }

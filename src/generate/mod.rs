@@ -23,5 +23,5 @@ pub use lines::{Choice, lines};
 pub use prompt::Speaker;
 pub use sample::Sampling;
 pub use score::score;
-pub use session::{Logits, Session};
+pub use session::{Logits, Session, refuse_too_long};
 pub use stream::TextStream;

@@ -6,6 +6,19 @@ use crate::{
 };
 use candle_core::Tensor;
 
+/// Errors: so many tokens are more than the model's context.
+pub fn refuse_too_long(model: &Qwen3, tokens: usize) -> Result<()> {
+    let most = model.config().max_position_embeddings;
+    if tokens <= most {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{tokens} tokens are more than the {most} of the model's context (max_position_embeddings)"
+    ))
+    .hint("shorten the prompt; in a conversation, `clear` begins a new one")
+    .hint_zh("请缩短输入；对话中可用 `clear` 重新开始"))
+}
+
 /// The rows of a batch and what the model remembers of each. Rows may have any lengths.
 pub struct Session<'m> {
     model: &'m Qwen3,
@@ -93,15 +106,8 @@ impl<'m> Session<'m> {
 
     /// The hidden states `[L, D]` of the `wanted` ones among the new rows laid end to end.
     pub(super) fn extend(&mut self, tokens: &[&[u32]], wanted: &[u32]) -> Result<Tensor> {
-        let most = self.model.config().max_position_embeddings;
         let longest = tokens.iter().enumerate().map(|(row, tokens)| self.cache.len(row) + tokens.len()).max();
-        if let Some(longest) = longest.filter(|longest| *longest > most) {
-            return Err(Error::input(format!(
-                "{longest} tokens are more than the {most} of the model's context (max_position_embeddings)"
-            ))
-            .hint("shorten the prompt; in a conversation, `clear` begins a new one")
-            .hint_zh("请缩短输入；对话中可用 `clear` 重新开始"));
-        }
+        refuse_too_long(self.model, longest.unwrap_or(0))?;
         self.model.extend(&mut self.cache, tokens, wanted, self.adapter)
     }
 

@@ -87,7 +87,7 @@ fn the_base_is_evaluated_on_shipped_couplets() {
 
     let again = evaluate(&w, &["dataset=couplets_test", "max_samples=1", "output_dir=out"]);
     assert_eq!(again.code, 2);
-    assert!(again.stderr.contains("holds the results of another evaluation"), "{}", again.stderr);
+    assert!(again.stderr.contains("holds the results of an evaluation already"), "{}", again.stderr);
     let over = ["dataset=couplets_test", "max_samples=2", "max_new_tokens=4", "output_dir=out"];
     let replaced = evaluate(&w, &[&over[..], &["overwrite_output_dir=true"]].concat());
     assert_eq!(replaced.code, 0, "{}", replaced.stderr);

@@ -93,3 +93,48 @@ fn an_adapter_is_checked() {
         assert!(bad.stderr.contains(want) && !bad.stdout.contains("OK"), "{dir}: {}", bad.stderr);
     }
 }
+
+#[test]
+fn an_adapter_that_is_no_number_is_not_merged() {
+    let w = Workspace::of_fixture("parity/truncation");
+    let file = w.path("final_adapter/adapter_model.safetensors");
+    let mut bytes = std::fs::read(&file).expect("an adapter");
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&file, bytes).expect("a written file");
+    let ended = w.run(EXPORT);
+    assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("error: final_adapter: ") && ended.stderr.contains(" is not finite"),
+        "{}",
+        ended.stderr
+    );
+    assert!(!w.path("merged").exists());
+}
+
+#[test]
+fn an_adapter_of_another_base_of_the_same_shape_is_found_out() {
+    let w = Workspace::of_fixture("parity/truncation");
+    let receipt = |digest: &str| {
+        let speak = serde_json::json!({"template": "qwen3"});
+        let config = serde_json::json!({"model": {"model_name_or_path": "theirs"}});
+        let digests = serde_json::json!({"base": digest});
+        w.write(
+            "final_adapter/run.json",
+            serde_json::json!({"speak": speak, "config": config, "digests": digests}).to_string(),
+        );
+    };
+    receipt("00");
+    let check = w.run(&["adapter", "check", "final_adapter", "--base", "model"]);
+    assert_eq!(check.code, 1, "{}", check.stderr);
+    assert!(!check.stdout.contains("OK"), "{}", check.stdout);
+    let want = "error: final_adapter: was trained on another base than this one: on `theirs`";
+    assert!(check.stderr.contains(want), "{}", check.stderr);
+    let export = w.run(EXPORT);
+    assert_eq!(export.code, 0, "{}", export.stderr);
+    assert!(
+        export.stderr.contains("note: final_adapter was trained on another base than this one"),
+        "{}",
+        export.stderr
+    );
+}

@@ -409,6 +409,11 @@ fn generate_says_what_is_wrong_or_assumed() {
         .replace("\"model\":{\"model_name_or_path\":\"model\"", "\"model\":{\"model_name_or_path\":\"./gone\"");
     work.write("moved/run.json", elsewhere);
     work.write("recipe.toml", "[model]\n");
+    copy_dir(&work.path("final_adapter"), &work.path("rank"));
+    let mut config = work.json("rank/adapter_config.json");
+    config["r"] = json!(3);
+    work.write("rank/adapter_config.json", config.to_string());
+    work.write("lines.txt", format!("风\n\n  \n{}\n雨\n", "长".repeat(45_000)));
     for (words, want) in [
         (&["风"][..], "no model to ask\nhint: name a trained adapter with `--adapter"),
         (&["--adapter", "run", " "], "text 1 is empty\nhint: "),
@@ -420,6 +425,8 @@ fn generate_says_what_is_wrong_or_assumed() {
         (&["--adapter", "moved", "风"], "the base of moved: ./gone"),
         (&["recipe.toml", "风"], "a TOML recipe trains"),
         (&["--adapter", "nowhere", "风"], "nowhere/adapter_config.json: cannot be read"),
+        (&["--adapter", "rank", "--base", "model", "风"], "adapter_config.json: r is 3, but the matrices in"),
+        (&["--adapter", "run", "--file", "lines.txt"], "error: lines.txt:4: "),
     ] {
         let ended = work.run(&[&["generate", "device=cpu"], words].concat());
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{words:?}: {}", ended.stderr);
@@ -485,4 +492,39 @@ fn a_signal_ends_an_answer_with_its_code() {
     out.read_to_end(&mut rest).expect("the rest");
     assert_eq!(child.wait().expect("an end").code(), Some(130));
     assert_eq!(rest.last(), Some(&b'\n'));
+}
+
+#[test]
+fn blank_lines_are_left_out() {
+    let work = trained();
+    let ended = work.run_with_input(
+        &["generate", "--adapter", "run", "--json", "device=cpu", "max_new_tokens=2"],
+        "风\n\n\t\n雨\n\n",
+    );
+    assert_eq!((ended.code, ended.stdout.lines().count()), (0, 2), "{}", ended.stderr);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let work = trained();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"));
+    command.args(["generate", "--adapter", "run", "--json", "device=cpu", "max_new_tokens=2", "风", "雨"]);
+    command.current_dir(work.dir()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(0) && !said.contains("error"), "{said}");
+}
+
+#[test]
+fn a_line_that_is_not_utf8_is_said_with_a_way_out() {
+    let work = trained();
+    std::fs::write(work.path("gbk"), [0xb7, 0xe7, b'\n']).expect("a written file");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"));
+    command.args(["chat", "--adapter", "run", "device=cpu"]).current_dir(work.dir()).env("COUPLET_TRAIN_LANG", "en");
+    let ended =
+        command.stdin(std::fs::File::open(work.path("gbk")).expect("a file")).output().expect("the binary runs");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(2) && said.contains("\nhint: lines must be UTF-8"), "{said}");
 }

@@ -28,11 +28,12 @@ fn main() -> ExitCode {
     let look = cli.ui.apply(Look::detect(stderr().is_terminal(), |name| std::env::var(name).ok()));
     match commands::run(cli, look) {
         Ok(code) => ExitCode::from(code),
+        Err(err) if err.kind() == Kind::NoReader => ExitCode::SUCCESS,
         Err(err) => {
             Console::new(stderr(), look).error(&err);
             match err.kind() {
                 Kind::Input => ExitCode::from(2),
-                Kind::Run => ExitCode::from(1),
+                Kind::Run | Kind::NoReader => ExitCode::from(1),
             }
         }
     }

@@ -42,9 +42,14 @@ pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
     let moved = tuned.map_or(Ok(0.0), |tuned| proof::largest_difference(&tuned, &untuned))?;
     println!("logits    moved by up to {moved:.3} ({rows})");
     proof::refuse_motionless(moved, &args.dir)?;
-    trained[0].warn_of_another_base(&base, &mut header);
     header.rows.clear();
     console.header(&header);
+    if trained[0].is_of_another_base(&base.digest()) {
+        let (fact, _) = trained[0].another_base();
+        return Err(Error::run(format!("{}: {fact}", args.dir.display()))
+            .hint("check it over the base that it was trained on")
+            .hint_zh("请用训练它的基座来检查"));
+    }
     println!("OK");
     Ok(0)
 }

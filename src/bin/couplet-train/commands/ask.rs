@@ -54,21 +54,27 @@ pub struct Words {
 }
 
 impl Words {
-    /// Tells them apart. A text with a name and `=` at its start, or that names a config file, has to come from a file.
-    pub fn sort(words: &[String]) -> Self {
+    /// Tells them apart. A text with a name and `=` at its start, or that could name a config, has to come from a file.
+    ///
+    /// Errors: the name of a config that is not there.
+    pub fn sort(words: &[String]) -> Result<Self> {
         let mut sorted = Self::default();
         for word in words {
             let key = word.split_once('=').map(|(key, _)| key);
             let is_config = [".yaml", ".yml", ".json", ".toml"].iter().any(|end| word.ends_with(end));
             if key.is_some_and(|key| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')) {
                 sorted.overrides.push(word.clone());
-            } else if is_config && Path::new(word).is_file() {
+            } else if !is_config {
+                sorted.texts.push(word.clone());
+            } else if Path::new(word).is_file() {
                 sorted.config = Some(word.into());
             } else {
-                sorted.texts.push(word.clone());
+                return Err(Error::file(Path::new(word), "there is no such config file")
+                    .hint("check the path; a text that ends like this goes into a file (--file)")
+                    .hint_zh("请检查路径；若这是文本，请放入文件（--file）"));
             }
         }
-        sorted
+        Ok(sorted)
     }
 }
 
@@ -147,14 +153,18 @@ impl Trained {
 
     pub fn warn_of_another_base(&self, checkpoint: &Checkpoint, header: &mut Header) {
         if self.is_of_another_base(&checkpoint.digest()) {
-            let dir = self.dir.display();
-            header.notice(
-                format!(
-                    "{dir} was trained on another base: its run.json has another digest; `--base` names the right one"
-                ),
-                format!("{dir} 是在另一个基座上训练的：run.json 中的摘要不同；可用 `--base` 指定正确的基座"),
-            );
+            let (dir, (fact, fact_zh)) = (self.dir.display(), self.another_base());
+            header.notice(format!("{dir} {fact}"), format!("{dir} {fact_zh}"));
         }
+    }
+
+    /// What to say of an adapter of another base, in English and in Chinese.
+    pub fn another_base(&self) -> (String, String) {
+        let name = self.model_key("model_name_or_path").unwrap_or("?".into());
+        (
+            format!("was trained on another base than this one: on `{name}`, with the digest in its run.json"),
+            format!("是在另一个基座上训练的：`{name}`，其摘要见 run.json"),
+        )
     }
 
     fn over(&self, model: &Qwen3) -> Result<AdapterWeights> {
@@ -213,7 +223,17 @@ pub fn speaker(config: &InferenceConfig, args: &AskArgs, trained: &[Trained], he
         if let Some(receipt) = &trained.receipt {
             let place = trained.dir.join(run::RECEIPT);
             let speaker = Speaker::from_receipt(&receipt["speak"]).map_err(|err| err.at(place.display()))?;
-            if receipt["speak"]["instruction"]["shared"] == false {
+            let instruction = &receipt["speak"]["instruction"];
+            if instruction.is_null() {
+                header.notice(
+                    format!(
+                        "{}: most of its rows share no instruction; each text is asked as it stands",
+                        trained.dir.display()
+                    ),
+                    format!("{}：训练数据没有共同的指令；文本按原样提问", trained.dir.display()),
+                );
+            }
+            if instruction["shared"] == false {
                 header.notice(
                     format!(
                         "{}: its rows had several instructions; the most frequent one is used",
@@ -238,8 +258,8 @@ pub fn speaker(config: &InferenceConfig, args: &AskArgs, trained: &[Trained], he
     {
         let dir = trained.dir.display();
         header.notice(
-            format!("{dir} has no run.json: how it was asked in training is not known, see below for what is assumed"),
-            format!("{dir} 中没有 run.json：不知道训练时如何提问，所作假设见下"),
+            format!("{dir} has no run.json: how it was asked in training is not known, see above for what is assumed"),
+            format!("{dir} 中没有 run.json：不知道训练时如何提问，所作假设见上"),
         );
     }
     let mut differs = Vec::new();
@@ -373,11 +393,13 @@ mod tests {
 
     #[test]
     fn words_are_told_apart() {
-        let words = ["海内存知己", "temperature=0.7", "天=地", "no_such.yaml", "Cargo.toml"].map(String::from);
-        let sorted = Words::sort(&words);
-        assert_eq!(sorted.texts, ["海内存知己", "天=地", "no_such.yaml"]);
+        let words = ["海内存知己", "temperature=0.7", "天=地", "Cargo.toml"].map(String::from);
+        let sorted = Words::sort(&words).unwrap();
+        assert_eq!(sorted.texts, ["海内存知己", "天=地"]);
         assert_eq!(sorted.overrides, ["temperature=0.7"]);
         assert_eq!(sorted.config.as_deref(), Some(Path::new("Cargo.toml")));
+        let err = Words::sort(&["no_such.yaml".to_owned()]).unwrap_err().to_string();
+        assert_eq!(err, "no_such.yaml: there is no such config file");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::ask::{self, Asked, Words};
 use crate::args::ChatArgs;
 use couplet_train::{
     config::{self, Rules},
-    error::{Error, Result},
+    error::{Error, Result, io_reason},
     generate::{Conversation, How, Limits, TextStream, Token},
     report::{Console, Header, Lang, Look},
     signal::{Interrupts, Stop},
@@ -18,7 +18,7 @@ use std::{
 /// Talks until `exit` or the end of the input. Returns the exit code.
 pub fn run(args: &ChatArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
-    let words = Words::sort(&args.words);
+    let words = Words::sort(&args.words)?;
     if let Some(text) = words.texts.first() {
         return Err(Error::input(format!("`{text}` is neither `key=value` nor a config file"))
             .hint("chat reads its texts from the keyboard; `couplet-train generate` answers those on the command line")
@@ -64,11 +64,17 @@ pub fn run(args: &ChatArgs, look: Look) -> Result<u8> {
     let interrupted = || stop.requested().is_some();
     let how = How { sampling, limits, interrupted: &interrupted };
     for line in stdin().lock().lines() {
-        if !chat.hear(&line?, &how, &mut console)? || interrupted() {
+        if !chat.hear(&line.map_err(unreadable)?, &how, &mut console)? || interrupted() {
             break;
         }
     }
     Ok(stop.requested().map_or(0, |signal| signal.exit_code()))
+}
+
+fn unreadable(err: std::io::Error) -> Error {
+    Error::input(format!("stdin: {}", io_reason(&err)))
+        .hint("lines must be UTF-8, e.g. iconv -f GB18030 -t UTF-8 lines.txt | couplet-train chat …")
+        .hint_zh("输入应为 UTF-8，例如 iconv -f GB18030 -t UTF-8 lines.txt | couplet-train chat …")
 }
 
 struct Chat<'a> {

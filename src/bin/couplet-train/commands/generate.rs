@@ -10,7 +10,7 @@ use couplet_train::{
     dataset::template::EMPTY_THOUGHT,
     error::{Error, Result, io_reason},
     eval::couplet::{extract, judge},
-    generate::{Answer, How, Limits, TextStream, Token, generate},
+    generate::{Answer, How, Limits, TextStream, Token, generate, refuse_too_long},
     prosody::{System, Tone, characters, tone},
     report::{Console, Header, Lang, Look, text::pad},
     signal::Stop,
@@ -32,14 +32,14 @@ const LONGEST: usize = 60;
 /// Answers every text. Returns the exit code: 0, or that of a signal.
 pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
-    let words = Words::sort(&args.words);
+    let words = Words::sort(&args.words)?;
     let (config, notices) = config::inference(words.config.as_deref(), &words.overrides)?;
     if ruled::asked_for(args, &config)? {
         return ruled::run(args, &config, notices, words.texts, look);
     }
     let n = usize::from(args.n);
     let sampling = ask::sampling(&config.generation, config.llamafactory, n)?;
-    let texts = texts(args, words.texts)?;
+    let Texts { texts, places } = Texts::read(args, words.texts)?;
     let mut header = Header::default();
     let asked = ask::open(&config, &args.ask, args.compare, &mut header, &mut console)?;
     let default_tokens = if config.llamafactory { 1024 } else { MAX_NEW_TOKENS };
@@ -53,6 +53,10 @@ pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
         false => texts,
     };
     console.header(&header);
+    for (text, place) in texts.iter().zip(&places) {
+        let prompt = prompt(&asked, text, args.ask.raw).and_then(|ids| refuse_too_long(&asked.model, ids.len()));
+        prompt.map_err(|err| err.at(place))?;
+    }
 
     let stop = Stop::install()?;
     stop.defer(); // what is answered so far is shown
@@ -85,27 +89,44 @@ pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
     Ok(stop.requested().map_or(0, |signal| signal.exit_code()))
 }
 
-/// The texts to answer: those on the command line, else the lines of the file, else those of stdin.
-pub fn texts(args: &GenerateArgs, texts: Vec<String>) -> Result<Vec<String>> {
-    let from_file = match (&args.file, texts.is_empty()) {
-        (Some(_), false) => {
-            return Err(Error::input("a text and --file")
-                .hint("give the texts on the command line or in a file, not both")
-                .hint_zh("文本请写在命令行或文件中，不要同时使用"));
+/// The texts to answer, none of them blank, and where each stands.
+pub struct Texts {
+    pub texts: Vec<String>,
+    /// `text 2`, or `lines.txt:2`.
+    pub places: Vec<String>,
+}
+
+impl Texts {
+    /// Those on the command line, else the lines of the file, else those of stdin; blank lines are left out.
+    pub fn read(args: &GenerateArgs, texts: Vec<String>) -> Result<Self> {
+        let from_file = match (&args.file, texts.is_empty()) {
+            (Some(_), false) => {
+                return Err(Error::input("a text and --file")
+                    .hint("give the texts on the command line or in a file, not both")
+                    .hint_zh("文本请写在命令行或文件中，不要同时使用"));
+            }
+            (None, false) => None,
+            (Some(file), true) if file != Path::new("-") => Some(file.display().to_string()),
+            (_, true) => Some("stdin".to_owned()),
+        };
+        let (texts, places): (Vec<String>, Vec<String>) = match from_file {
+            None => (1..).zip(texts).map(|(i, text)| (text, format!("text {i}"))).unzip(),
+            Some(name) => {
+                let lines = (1..).zip(lines(&name)?).filter(|(_, line)| !line.trim().is_empty());
+                lines.map(|(i, line)| (line, format!("{name}:{i}"))).unzip()
+            }
+        };
+        match texts.iter().position(|text| text.trim().is_empty()) {
+            None if texts.is_empty() => Err(nothing("no text to answer".into())),
+            None => Ok(Self { texts, places }),
+            Some(i) => Err(nothing(format!("{} is empty", places[i]))),
         }
-        (None, false) => None,
-        (Some(file), true) if file != Path::new("-") => Some(file.display().to_string()),
-        (_, true) => Some("stdin".to_owned()),
-    };
-    let texts = match from_file {
-        None => texts,
-        Some(name) => lines(&name)?,
-    };
-    match texts.iter().position(|text| text.trim().is_empty()) {
-        None if texts.is_empty() => Err(nothing("no text to answer".into())),
-        None => Ok(texts),
-        Some(line) => Err(nothing(format!("text {} is empty", line + 1))),
     }
+}
+
+/// What is asked with `text`. Blanks around it are no part of it, unless it is to be asked as it stands.
+fn prompt(asked: &Asked, text: &str, raw: bool) -> Result<Vec<u32>> {
+    asked.speaker.prompt(&asked.tokenizer, &[], if raw { text } else { text.trim() })
 }
 
 fn nothing(fact: String) -> Error {
@@ -114,7 +135,7 @@ fn nothing(fact: String) -> Error {
         .hint_zh("couplet-train generate --adapter outputs/run \"海内存知己\"；或用 --file 或标准输入，每行一条")
 }
 
-/// The lines of a file or of stdin, blank ones at the end left out.
+/// The lines of a file or of stdin.
 fn lines(name: &str) -> Result<Vec<String>> {
     if name == "stdin" && stdin().is_terminal() {
         return Err(nothing("no text to answer".into()));
@@ -156,15 +177,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// What is asked with `text`. Blanks around it are no part of it, unless it is to be asked as it stands.
-    fn prompt(&self, text: &str) -> Result<Vec<u32>> {
-        let text = if self.raw { text } else { text.trim() };
-        self.asked.speaker.prompt(&self.asked.tokenizer, &[], text)
-    }
-
     /// One text, one answer, shown while it comes.
     fn stream(&mut self, text: &str) -> Result<()> {
-        let prompt = self.prompt(text)?;
+        let prompt = prompt(self.asked, text, self.raw)?;
         let mut stream = TextStream::new(&self.asked.tokenizer, self.skip_special);
         let mut out = stdout().lock();
         let (mut characters, mut first) = (0, None);
@@ -191,7 +206,7 @@ impl Job<'_> {
         if (self.how.interrupted)() {
             return Ok(());
         }
-        let prompts = texts.iter().map(|text| self.prompt(text)).collect::<Result<Vec<_>>>()?;
+        let prompts = texts.iter().map(|text| prompt(self.asked, text, self.raw)).collect::<Result<Vec<_>>>()?;
         let (began, mut first_token) = (self.began, self.first_token);
         let mut answered = Vec::new();
         for voice in &self.asked.voices {

@@ -2,11 +2,11 @@
 
 use super::{
     ask::{self, Asked, Voice},
-    generate::texts,
+    generate::Texts,
 };
 use crate::args::GenerateArgs;
 use couplet_train::{
-    config::{InferenceConfig, Notice, Rules},
+    config::{GenerationConfig, InferenceConfig, Notice, Rules},
     error::{Error, Result},
     eval::couplet::{CleanUpper, Note, clean_upper},
     generate::{
@@ -15,7 +15,7 @@ use couplet_train::{
         rules::{Plan, TokenTable},
         search::Beam,
     },
-    report::{Console, Header, Lang, Look, text::pad},
+    report::{Console, Header, Lang, Look, console::one_line, text::pad},
     signal::Stop,
 };
 use serde_json::json;
@@ -53,7 +53,7 @@ pub fn run(
     let mut console = Console::new(stderr(), look);
     let generation = &config.generation;
     let rules = generation.rules.unwrap_or_default();
-    let texts = texts(args, typed)?;
+    let Texts { texts, places } = Texts::read(args, typed)?;
     let mut header = Header::default();
     let asked = ask::open(config, &args.ask, args.compare, &mut header, &mut console)?;
     let table = TokenTable::new(&asked.tokenizer)?;
@@ -64,10 +64,11 @@ pub fn run(
     };
     let Weights { beta, gamma } = weights;
     header.row("rules", "规则", format!("{}; the best of {width}, beta {beta}, gamma {gamma}", rules.name()));
-    if [generation.temperature, generation.top_p].iter().any(Option::is_some) || generation.do_sample == Some(true) {
+    let idle = without_effect(generation).join(", ");
+    if !idle.is_empty() {
         header.notice(
-            "rules look for the most likely lines: nothing is sampled",
-            "有规则时取最可能的句子，不采样：temperature 等不起作用",
+            format!("rules look for the most likely lines: nothing is sampled; without effect: {idle}"),
+            format!("有规则时取最可能的句子，不采样；以下设置不起作用：{idle}"),
         );
     }
     notices.into_iter().for_each(|notice| header.notice(notice.en, notice.zh));
@@ -80,15 +81,15 @@ pub fn run(
     };
     let planned: Vec<(&str, Plan)> = uppers
         .iter()
-        .enumerate()
-        .map(|(i, upper)| {
+        .zip(&places)
+        .map(|(upper, place)| {
             let plan = Plan::new(upper, rules, args.pattern.as_deref());
-            plan.map(|plan| (upper.as_str(), plan)).map_err(|err| err.at(format!("text {}", i + 1)))
+            plan.map(|plan| (upper.as_str(), plan)).map_err(|err| err.at(place))
         })
         .collect::<Result<_>>()?;
     for (upper, plan) in &planned {
         for relaxed in plan.relaxed() {
-            let note = |chinese| format!("{upper}: {}", relaxed.text(chinese));
+            let note = |chinese| format!("{}: {}", one_line(upper), relaxed.text(chinese));
             header.notice(note(false), note(true));
         }
     }
@@ -109,6 +110,20 @@ pub fn run(
     Ok(stop.requested().map_or(0, |signal| signal.exit_code()))
 }
 
+/// Keys that are given and mean nothing where lines are searched for.
+fn without_effect(given: &GenerationConfig) -> Vec<&'static str> {
+    let keys = [
+        ("do_sample", given.do_sample == Some(true)),
+        ("temperature", given.temperature.is_some()),
+        ("top_p", given.top_p.is_some()),
+        ("top_k", given.top_k.is_some()),
+        ("repetition_penalty", given.repetition_penalty.is_some()),
+        ("max_new_tokens", given.max_new_tokens.is_some()),
+        ("seed", given.seed.is_some()),
+    ];
+    keys.into_iter().filter(|(_, is_given)| *is_given).map(|(key, _)| key).collect()
+}
+
 /// The texts as the model has learned them; what was changed, or `worth_a_note`, is said in the header.
 pub fn uppers(
     asked: &Asked,
@@ -124,7 +139,7 @@ pub fn uppers(
         if notes.is_empty() {
             continue;
         }
-        let line = format!("{}: {}", clean.text, notes.join(if chinese { "；" } else { "; " }));
+        let line = format!("{}: {}", one_line(&clean.text), notes.join(if chinese { "；" } else { "; " }));
         header.notice(line.clone(), line);
     }
     cleaned.into_iter().map(|clean| clean.text).collect()

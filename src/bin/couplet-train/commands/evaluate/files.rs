@@ -67,7 +67,7 @@ impl Place {
                 .hint_zh(format!("请换一个目录，例如 `output_dir={}`", dir.join("eval").display())));
         }
         if let Some(found) = FILES.iter().find(|name| dir.join(name).exists() && !overwrite) {
-            return Err(Error::file(dir, format!("`output_dir` holds the results of another evaluation ({found})"))
+            return Err(Error::file(dir, format!("`output_dir` holds the results of an evaluation already ({found})"))
                 .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
                 .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖"));
         }

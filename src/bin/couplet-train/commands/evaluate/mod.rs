@@ -22,7 +22,10 @@ use couplet_train::{
 use files::Results;
 use rows::Rows;
 use ruled::Ruled;
-use std::{io::stderr, time::Instant};
+use std::{
+    io::{Write, stderr, stdout},
+    time::Instant,
+};
 
 /// LlamaFactory's bound of an answer, in tokens: for its files, and for models that think first.
 const MAX_NEW_TOKENS: usize = 1024;
@@ -31,11 +34,10 @@ const MAX_NEW_TOKENS: usize = 1024;
 const RECALLED: usize = 200;
 
 /// Evaluates. The table goes to stdout. Returns the exit code: 0, or that of a signal; then nothing was written.
-#[expect(clippy::print_stdout, reason = "the result")]
 pub fn run(args: &EvaluateArgs, look: Look) -> Result<u8> {
     let began = Instant::now();
     let mut console = Console::new(stderr(), look);
-    let words = Words::sort(&args.words);
+    let words = Words::sort(&args.words)?;
     if let Some(text) = words.texts.first() {
         return Err(Error::input(format!("`{text}` is neither `key=value` nor a config file"))
             .hint("couplet-train evaluate --adapter outputs/run dataset=couplets_test")
@@ -107,7 +109,7 @@ pub fn run(args: &EvaluateArgs, look: Look) -> Result<u8> {
     if let Some(out) = &out {
         out.write(&results, &asked, &rows, &how, config.inference.generation.rules.unwrap_or_default())?;
     }
-    print!("{}", table::render(&results, look.lang));
+    stdout().write_all(table::render(&results, look.lang).as_bytes())?;
     console.line(&told(out.as_ref(), began.elapsed().as_secs_f64(), look.lang));
     Ok(0)
 }
@@ -116,9 +118,9 @@ pub fn run(args: &EvaluateArgs, look: Look) -> Result<u8> {
 fn refuse_another_base(asked: &Asked) -> Result<()> {
     let foreign = asked.trained.iter().find(|trained| trained.is_of_another_base(&asked.base_digest));
     foreign.map_or(Ok(()), |trained| {
-        let fact = "was trained on another base: its run.json has another digest";
+        let (fact, _) = trained.another_base();
         Err(Error::file(&trained.dir, fact)
-            .hint("`--base` names the right one; to try it on this one all the same, copy it without its run.json")
+            .hint("evaluate it over that one; to try it on this one all the same, copy it without its run.json")
             .hint_zh("请用 `--base` 指定正确的基座；若仍要用此基座，请复制该适配器但不带 run.json"))
     })
 }

@@ -52,6 +52,7 @@ pub enum Start {
 ///
 /// An unfinished run is continued even then: a second start of the same command must not destroy the first.
 pub fn inspect(recipe: &Recipe) -> Result<Start> {
+    refuse_no_folder(recipe)?;
     let start = what_is_there(recipe)?;
     if start != Start::AlreadyComplete {
         refuse_unwritable(&recipe.output.output_dir)?;
@@ -86,15 +87,55 @@ fn what_is_there(recipe: &Recipe) -> Result<Start> {
     match (results, receipt) {
         (None, _) => Ok(Start::Fresh),
         (Some(_), _) if overwrite => Ok(Start::Replace),
-        (Some(found), None) => {
-            Err(Error::file(dir, format!("holds another program's files ({})", found.file_name().display()))
-                .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
-                .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖"))
-        }
+        (Some(found), None) => Err(no_receipt(dir, &found.file_name().to_string_lossy())),
         (Some(_), Some(old)) => match differences(recipe, &old) {
-            diff if !diff.is_empty() => Err(another_run(dir, &diff)),
+            diff if !diff.is_empty() => Err(another_run(dir, &diff, is_same(recipe, &old))),
             _ => Ok(Start::AlreadyComplete),
         },
+    }
+}
+
+/// A checkpoint that is named must be there. The folder of this run may have been left out.
+fn refuse_no_folder(recipe: &Recipe) -> Result<()> {
+    let Resume::From(path) = &recipe.output.resume_from_checkpoint else { return Ok(()) };
+    if path.is_dir() {
+        return Ok(());
+    }
+    let (out, err) = (&recipe.output.output_dir, Error::file(path, "`resume_from_checkpoint` names no folder"));
+    Err(match out.join(path) {
+        inside if inside.is_dir() => err
+            .hint(format!("did you mean `resume_from_checkpoint={}`?", inside.display()))
+            .hint_zh(format!("是否想写 `resume_from_checkpoint={}`？", inside.display())),
+        _ => err
+            .hint("it is `true`, `false` or the folder of a checkpoint, such as outputs/run/checkpoint-200")
+            .hint_zh("可写 `true`、`false` 或检查点目录，例如 outputs/run/checkpoint-200"),
+    })
+}
+
+/// The error of results without a receipt: checkpoints are known as ours all the same, everything else may be anybody's.
+fn no_receipt(dir: &Path, found: &str) -> Error {
+    let is_ours = |path: &PathBuf| path.join("manifest.json").is_file() && path.join("state.json").is_file();
+    let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse::<u64>().ok();
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    match entries.filter(is_ours).filter_map(|path| Some((step(&path)?, path))).max() {
+        None => Error::file(dir, format!("holds another program's files ({found})"))
+            .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
+            .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖"),
+        Some((_, newest)) => {
+            let (dir_name, newest) = (dir.display(), newest.display());
+            Error::file(
+                dir,
+                format!("holds checkpoints of a run, but {RECEIPT} is missing, which says what run it was"),
+            )
+            .hint(format!(
+                "go on in another folder (`output_dir=… resume_from_checkpoint={newest}`), or replace what is in \
+                     {dir_name} with `overwrite_output_dir=true`"
+            ))
+            .hint_zh(format!(
+                "可换目录继续（`output_dir=… resume_from_checkpoint={newest}`），或用 `overwrite_output_dir=true` 覆盖 \
+                     {dir_name}"
+            ))
+        }
     }
 }
 
@@ -242,20 +283,47 @@ fn shape_of_another(recipe: &Recipe) -> &'static [&'static str] {
     if recipe.model.adapter_name_or_path.is_some() { &LORA_SHAPE } else { &[] }
 }
 
+/// Keys that ask a finished run for nothing: when it logged, evaluated and saved is past, and where it ran too.
+const PAST: [&str; 11] = [
+    "logging_steps",
+    "eval_steps",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_only_model",
+    "cache_dir",
+    "device",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+    "shared_prefix",
+];
+
 /// Keys that make it another run. Where it is written, whether it overwrites or resumes and when it pauses do not; nor does
 /// the shape of the LoRA where an adapter is continued, which has its own and keeps it.
 fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
     let same_run = ["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
     let shape = shape_of_another(recipe);
     let mut diff = recipe.diff(&receipt["config"]);
-    diff.retain(|d| !same_run.contains(&d.key.as_str()) && !shape.contains(&d.key.as_str()));
+    let another = |d: &Difference| ![&same_run[..], shape, &PAST].iter().any(|keys| keys.contains(&d.key.as_str()));
+    diff.retain(another);
     diff
 }
 
-fn another_run(dir: &Path, diff: &[Difference]) -> Error {
+/// `more`: only more is asked of the run that lies there, and it could go on.
+fn another_run(dir: &Path, diff: &[Difference], more: bool) -> Error {
     let lines: Vec<String> = diff.iter().map(|d| format!("\n  {}: {} there, {} now", d.key, d.old, d.new)).collect();
-    Error::file(dir, format!("holds the results of another config:{}", lines.concat()))
-        .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
+    let err = Error::file(dir, format!("holds the results of another config:{}", lines.concat()));
+    if more {
+        return err
+            .hint(
+                "go on with that run with `resume_from_checkpoint=true`, choose another `output_dir`, or replace it with \
+                 `overwrite_output_dir=true`",
+            )
+            .hint_zh(
+                "可用 `resume_from_checkpoint=true` 继续那次训练，或换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖",
+            );
+    }
+    err.hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
         .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖")
 }
 
@@ -342,6 +410,12 @@ mod tests {
         let other = recipe(dir.path(), "plot_loss = false");
         let err = inspect(&other).unwrap_err().to_string();
         assert!(err.ends_with("holds the results of another config:\n  plot_loss: true there, false now"), "{err}");
+        let past = recipe(dir.path(), "logging_steps = 7\nsave_steps = 7");
+        assert_eq!(inspect(&past).unwrap(), Start::AlreadyComplete, "what is past cannot be changed");
+        let longer = inspect(&recipe(dir.path(), "[train]\nmax_steps = 9")).unwrap_err();
+        assert!(longer.hint_text(false).unwrap().contains("`resume_from_checkpoint=true`"), "{longer}");
+        let seed = inspect(&recipe(dir.path(), "[train]\nseed = 7")).unwrap_err();
+        assert!(!seed.hint_text(false).unwrap().contains("resume_from_checkpoint"), "{seed}");
         let overwriting = recipe(dir.path(), "plot_loss = false\noverwrite_output_dir = true");
         assert_eq!(inspect(&overwriting).unwrap(), Start::Replace);
 
@@ -378,5 +452,41 @@ mod tests {
         std::fs::write(out.join("adapter_model.safetensors"), "x").unwrap();
         let err = inspect(&first).unwrap_err().to_string();
         assert!(err.ends_with("holds another program's files (adapter_model.safetensors)"), "{err}");
+    }
+
+    #[test]
+    fn checkpoints_without_a_receipt_are_known_as_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = recipe(dir.path(), "");
+        let out = recipe.output.output_dir.clone();
+        for (step, files) in [(5, 2), (20, 2), (100, 1)] {
+            let checkpoint = out.join(format!("checkpoint-{step}"));
+            std::fs::create_dir_all(&checkpoint).unwrap();
+            for name in ["state.json", "manifest.json"].into_iter().take(files) {
+                std::fs::write(checkpoint.join(name), "{}").unwrap();
+            }
+        }
+        let err = inspect(&recipe).unwrap_err();
+        assert!(err.to_string().ends_with("run.json is missing, which says what run it was"), "{err}");
+        for chinese in [false, true] {
+            let hint = err.hint_text(chinese).unwrap();
+            assert!(
+                hint.contains(&format!("resume_from_checkpoint={}", out.join("checkpoint-20").display())),
+                "{hint}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_named_must_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let asked = |path: &str| {
+            let recipe = recipe(dir.path(), &format!("resume_from_checkpoint = {path:?}"));
+            inspect(&recipe).unwrap_err().hint_text(false).unwrap().to_owned()
+        };
+        std::fs::create_dir_all(dir.path().join("out/checkpoint-5")).unwrap();
+        let meant = format!("`resume_from_checkpoint={}`?", dir.path().join("out/checkpoint-5").display());
+        assert!(asked("checkpoint-5").ends_with(&meant), "{}", asked("checkpoint-5"));
+        assert!(asked("maybe").starts_with("it is `true`, `false` or the folder"), "{}", asked("maybe"));
     }
 }

@@ -89,12 +89,21 @@ fn help_is_this() {
 #[test]
 fn wrong_usage_is_exit_2() {
     let folder = Workspace::new();
+    folder.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
     for (args, want) in [
         (&["--no-such-flag"][..], "unexpected argument '--no-such-flag'"),
         (&["lora_rank=8"], "no config file"),
         (&["train"], "no config file"),
         (&["-q", "-v", "recipe.toml"], "cannot be used with"),
         (&["--progress", "loud", "recipe.toml"], "invalid value 'loud'"),
+        (
+            &["genrate"],
+            "hint: did you mean `generate`? commands: train, generate, chat, evaluate, export, adapter, data;",
+        ),
+        (&["recipe.toml", "output_dir=~/zz"], "`output_dir` begins with `~`, which only a shell replaces: ~/zz"),
+        (&["data", "prepare", "pairs.txt", "--output=~/zz"], "~/zz: begins with `~`"),
+        (&["export", "export_dir=out", "export_quantization_bit=4"], "`export_quantization_bit` is not supported"),
+        (&["generate", "chat.yaml"], "chat.yaml: there is no such config file"),
         (&["data"], "Usage: couplet-train data"),
         (&["data", "prepare"], "required arguments were not provided"),
     ] {
@@ -219,6 +228,86 @@ fn a_finished_run_is_left_alone() {
     start.train(&["output_dir=out", "learning_rate=1e-3", "overwrite_output_dir=true"]);
     assert_ne!(start.adapter("out"), before[ADAPTER].0);
     assert_eq!(start.work.json("out/run.json")["config"]["train"]["learning_rate"], 0.001);
+}
+
+/// Questions without an input, each another instruction: an ordinary Alpaca set, `questions` in the folder `d`.
+fn questions(start: &QuickStart, answer: &str) -> [&'static str; 3] {
+    start.work.write("d/dataset_info.json", r#"{"questions": {"file_name": "questions.json"}}"#);
+    let rows: Vec<Value> = "春夏秋冬梅兰竹菊"
+        .chars()
+        .map(|c| json!({"instruction": format!("{c}是什么？"), "input": "", "output": format!("{c}{answer}")}))
+        .collect();
+    start.work.write("d/questions.json", json!(rows).to_string());
+    ["dataset=questions", "dataset_dir=d", "output_dir=out"]
+}
+
+#[test]
+fn a_finished_run_is_looked_at() {
+    let start = QuickStart::new();
+    let questions = |answer| questions(&start, answer);
+    let run = |more: &[&str]| start.run(&[&["dataset=questions", "dataset_dir=d", "output_dir=out"], more].concat());
+    start.train(&questions("风"));
+    let from = run(&["resume_from_checkpoint=out/checkpoint-2"]);
+    assert_eq!(from.code, 0, "{}", from.stderr);
+    assert!(from.stderr.ends_with(" To go on from out/checkpoint-2, name another output_dir.\n"), "{}", from.stderr);
+    let past = run(&["save_steps=7", "logging_steps=3"]);
+    assert!(past.code == 0 && past.stderr.contains("already complete"), "{}", past.stderr);
+    let longer = run(&["max_steps=4"]);
+    assert_eq!(longer.code, 2, "{}", longer.stderr);
+    assert!(
+        longer.stderr.contains("hint: go on with that run with `resume_from_checkpoint=true`"),
+        "{}",
+        longer.stderr
+    );
+
+    questions("雨");
+    let edited = run(&[]);
+    assert_eq!(edited.code, 2, "{}", edited.stderr);
+    assert!(edited.stderr.contains("out: holds the results of another data set"), "{}", edited.stderr);
+    std::fs::remove_dir_all(start.work.path("d")).expect("a folder");
+    let gone = run(&[]);
+    assert!(gone.code == 0 && gone.stderr.contains("already complete"), "needs no data: {}", gone.stderr);
+
+    let whole = start.adapter("out");
+    start.work.write(&format!("out/{ADAPTER}"), &whole[..whole.len() / 2]);
+    let half = run(&[]);
+    assert_eq!(half.code, 1, "{}", half.stderr);
+    assert!(half.stderr.contains("out: the run is complete, but its adapter is damaged: "), "{}", half.stderr);
+    std::fs::remove_file(start.work.path(&format!("out/{ADAPTER}"))).expect("a file");
+    assert_eq!(run(&[]).code, 1);
+}
+
+#[test]
+fn rows_without_a_common_instruction_are_asked_as_they_stand() {
+    let start = QuickStart::new();
+    start.train(&questions(&start, "风"));
+    assert_eq!(start.work.json("out/run.json")["speak"]["instruction"], Value::Null);
+    let asked = start.work.run(&["generate", "--adapter", "out", "device=cpu", "max_new_tokens=2", "松是什么？"]);
+    assert_eq!(asked.code, 0, "{}", asked.stderr);
+    assert!(asked.stderr.contains("share no instruction; each text is asked as it stands"), "{}", asked.stderr);
+    assert!(asked.stderr.contains("instruction  –\n"), "{}", asked.stderr);
+}
+
+#[test]
+fn an_early_end_is_said_everywhere() {
+    let start = QuickStart::new();
+    let choose = ["eval_strategy=steps", "eval_steps=1", "save_steps=1", "load_best_model_at_end=true"];
+    let stop = ["early_stopping_steps=1", "max_steps=60", "learning_rate=0.1", "warmup_ratio=0", "output_dir=out"];
+    let held_out = ["eval_dataset=couplets_valid"];
+    let ended = start.train(&[&choose[..], &stop, &held_out].concat());
+    let results = &start.work.json("out/run.json")["results"];
+    let (steps, best) = (&results["steps"], &results["adapter_step"]);
+    assert!(steps.as_u64() < Some(60), "it learns too well for this test: {results}");
+    assert_eq!((&results["total_steps"], &results["stopped_early"]), (&json!(60), &json!(true)));
+    assert_eq!(*best, start.work.json("out/trainer_state.json")["best_global_step"]);
+    for said in
+        [format!("; stopped early after step {steps} of 60"), format!("that of step {best}, the best (eval_loss ")]
+    {
+        assert!(ended.stderr.contains(&said), "{said}: {}", ended.stderr);
+    }
+    let card = start.work.read("out/README.md");
+    assert!(card.contains(&format!("Stopped early after step {steps} of 60: ")), "{card}");
+    assert!(card.contains(&format!("The adapter is that of step {best}, the best evaluation (`eval_loss` ")), "{card}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod chat;
 mod data;
 mod evaluate;
 mod export;
+mod finished;
 mod generate;
 mod header;
 mod inputs;
@@ -21,9 +22,10 @@ mod verdict;
 mod writing;
 
 use crate::args::{AdapterCommand, AskArgs, ChatArgs, Cli, Command, DataCommand, EvaluateArgs, ExportArgs, TrainArgs};
+use clap::CommandFactory;
 use couplet_train::{
-    config::{Purpose, purpose},
-    error::Result,
+    config::{Purpose, closest, purpose},
+    error::{Error, Result},
     report::Look,
 };
 use std::path::Path;
@@ -56,4 +58,22 @@ fn as_the_file_says(args: &TrainArgs, look: Look) -> Result<u8> {
         Some(Purpose::Export) => export::run(&ExportArgs { words, ask: AskArgs::default() }, look),
         None => train::run(args, look),
     }
+}
+
+/// The error of a word that is neither a command nor a config file.
+fn unknown_word(word: &str) -> Error {
+    let cli = Cli::command();
+    let names: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).filter(|name| *name != "help").collect();
+    let (meant, meant_zh) = match closest(word, names.iter().copied()) {
+        Some(name) => (format!("did you mean `{name}`? "), format!("是否想写 `{name}`？")),
+        None => Default::default(),
+    };
+    let (all, all_zh) = (names.join(", "), names.join("、"));
+    Error::input(format!("`{word}` is neither a command nor a config file"))
+        .hint(format!(
+            "{meant}commands: {all}; a config ends in .toml, .yaml, .yml or .json; see `couplet-train --help`"
+        ))
+        .hint_zh(format!(
+            "{meant_zh}命令有 {all_zh}；配置文件名以 .toml、.yaml、.yml 或 .json 结尾；详见 `couplet-train --help`"
+        ))
 }

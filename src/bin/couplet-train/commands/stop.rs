@@ -55,8 +55,12 @@ impl StopAt {
         console.line(&match console.look().lang {
             Lang::En if step == 0 => format!("stopped by {why} before the first step"),
             Lang::Zh if step == 0 => format!("在第 1 步之前被 {why} 停止"),
-            Lang::En if !saved => format!("stopped by {why} after step {step}, which is not saved"),
-            Lang::Zh if !saved => format!("在第 {step} 步后被 {why} 停止，未能保存"),
+            Lang::En if !saved => {
+                format!("stopped by {why} after step {step}, which is not saved (with save_only_model only its adapter is)")
+            }
+            Lang::Zh if !saved => {
+                format!("在第 {step} 步后被 {why} 停止，此步未保存（设 save_only_model 时只保存了适配器），无法从此继续")
+            }
             Lang::En if *began == Resume::Never => format!(
                 "stopped by {why} after step {step}, which is saved; without `resume_from_checkpoint=false` the command \
                  goes on from there"

@@ -2,6 +2,7 @@
 
 use super::{
     data::quoted,
+    finished,
     header::{self, Facts, device_line},
     inputs::Inputs,
     place::Place,
@@ -52,8 +53,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let stop = StopAt::new(recipe.train.max_seconds.map(|limit| (started, limit)))?;
     let out = recipe.output.output_dir.clone();
     let Some(mut place) = Place::take(&recipe, &mut console)? else {
-        console.line(&already_complete(&out, look.lang));
-        return Ok(0);
+        return finished::look_at(&recipe, &mut console);
     };
 
     // 1. Everything that can be wrong with the input, then the model and what is trained in it.
@@ -303,30 +303,12 @@ fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
     }
     match args.rest.split_first() {
         Some((word, _)) if !word.contains(['=', '.', '/']) && !Path::new(word).exists() => {
-            Err(Error::input(format!("`{word}` is neither a command nor a config file"))
-                .hint("commands: train, data; a config ends in .toml, .yaml, .yml or .json; see `couplet-train --help`")
-                .hint_zh(
-                    "命令有 train 与 data；配置文件名以 .toml、.yaml、.yml 或 .json 结尾；详见 `couplet-train --help`",
-                ))
+            Err(super::unknown_word(word))
         }
         Some((file, overrides)) if !file.contains('=') => Ok((file.into(), overrides.to_vec())),
         _ => Err(Error::input("no config file")
             .hint("couplet-train --config configs/tiny_couplets.toml")
             .hint_zh("couplet-train --config configs/tiny_couplets.toml")),
-    }
-}
-
-fn already_complete(out: &Path, lang: Lang) -> String {
-    let out = out.display();
-    match lang {
-        Lang::En => format!(
-            "{out}: this run is already complete. Train longer into another folder (num_train_epochs=…, output_dir=…), \
-             go on from its adapter (adapter_name_or_path={out}), or start over (overwrite_output_dir=true)."
-        ),
-        Lang::Zh => format!(
-            "{out}：此训练已完成。可换目录训练更久（num_train_epochs=…、output_dir=…），\
-             从其适配器继续（adapter_name_or_path={out}），或重新开始（overwrite_output_dir=true）。"
-        ),
     }
 }
 
@@ -362,6 +344,10 @@ fn measured(outcome: &Outcome, verdict: Option<&Verdict>, planned: &Planned) -> 
         },
         "results": {
             "steps": finished.map(|f| f.step),
+            "total_steps": finished.map(|f| f.total_steps),
+            "stopped_early": outcome.stopped_early().is_some(),
+            "adapter_step": outcome.adapter_step(),
+            "best_metric": outcome.chosen().map(|(_, metric)| metric),
             "train_loss": finished.map(|f| f.train_loss),
             "eval_loss_before": outcome.loss_before(),
             "eval_loss": outcome.loss_after(),
@@ -382,8 +368,12 @@ fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {
     files.sort();
     Ok(Summary {
         steps: finished.step,
+        total_steps: finished.total_steps,
+        chosen: outcome.chosen().map(|(step, metric)| (step, recipe.output.metric_for_best_model.clone(), metric)),
         seconds: finished.runtime,
-        samples_per_second: finished.samples_seen / finished.runtime,
+        // Of the steps done: LlamaFactory counts those that early stopping left out.
+        samples_per_second: finished.samples_seen * finished.step as f64
+            / (finished.total_steps as f64 * finished.runtime),
         loss_before: outcome.loss_before(),
         loss_after: outcome.loss_after(),
         train_loss: finished.train_loss,

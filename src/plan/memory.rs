@@ -21,12 +21,14 @@ pub struct Shape<'a> {
 }
 
 /// The largest micro-batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Load {
     /// Rows through the model.
     pub rows: usize,
     /// Labelled rows.
     pub labels: usize,
+    /// Rows through the model at once in an evaluation; 0: there is none.
+    pub evaluated: usize,
 }
 
 /// Bytes at the peak of a step, by part; what the process holds before the model is loaded comes on top.
@@ -42,12 +44,14 @@ pub struct Memory {
     pub activations: u64,
     /// The block at work, and the logits.
     pub working: u64,
+    /// An evaluation, which takes place where nothing is kept: the larger of both counts.
+    pub evaluation: u64,
 }
 
 impl Memory {
     /// All parts.
     pub fn total(&self) -> u64 {
-        self.weights + self.trainable + self.checkpoint + self.activations + self.working
+        self.weights + self.trainable + self.checkpoint + (self.activations + self.working).max(self.evaluation)
     }
 
     /// `weights 1.19 GB, trainable 0.10 GB, …`
@@ -58,6 +62,7 @@ impl Memory {
             ("checkpoint", self.checkpoint),
             ("activations", self.activations),
             ("working", self.working),
+            ("or evaluation", if self.evaluation > self.activations + self.working { self.evaluation } else { 0 }),
         ];
         let texts = parts.iter().filter(|(_, bytes)| *bytes > 0);
         texts.map(|(name, bytes)| format!("{name} {}", super::gigabytes(*bytes))).collect::<Vec<_>>().join(", ")
@@ -77,6 +82,7 @@ impl Shape<'_> {
             checkpoint: if self.saves { (n * 3 * 4) as u64 } else { 0 },
             activations: self.activations(load, keep) as u64,
             working: self.working(load, keep).max(self.head(load)) as u64,
+            evaluation: self.evaluation(load) as u64,
         }
     }
 
@@ -90,7 +96,7 @@ impl Shape<'_> {
     }
 
     /// Bytes kept by all blocks: all but the last on `T` rows, the last on `L` where it can.
-    fn activations(&self, Load { rows, labels }: Load, keep: Keep) -> usize {
+    fn activations(&self, Load { rows, labels, .. }: Load, keep: Keep) -> usize {
         let (c, size) = (self.model, self.dtype.size_in_bytes());
         let (d, f) = (c.hidden_size, c.intermediate_size);
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
@@ -125,6 +131,14 @@ impl Shape<'_> {
             Keep::Input => rebuilt + f + saved_values(c),
         };
         rows * (again + 2 * d + 3 * f) * size
+    }
+
+    /// Bytes of one block running forward: its lean set, what is derived from it, and its output.
+    fn evaluation(&self, Load { evaluated, .. }: Load) -> usize {
+        let c = self.model;
+        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        let derived = 2 * c.hidden_size + q + kv + c.intermediate_size;
+        evaluated * (saved_values(c) + derived + c.hidden_size) * self.dtype.size_in_bytes()
     }
 
     /// Bytes of the logits of a chunk of labelled rows, in f32 and in the dtype, and of their rows.
@@ -175,10 +189,20 @@ pub(super) mod tests {
     fn known_sizes_of_qwen3_0_6b() {
         let shape = qwen3_0_6b(DType::BF16);
         assert_eq!(shape.trainable(), 5_046_272, "rank 8 on all seven projections");
-        let memory = shape.memory(Load { rows: 243, labels: 82 }, Keep::Lean);
+        let memory = shape.memory(Load { rows: 243, labels: 82, evaluated: 0 }, Keep::Lean);
         assert_eq!(memory.weights, 2 * 596_049_920);
         assert_eq!(memory.checkpoint, 12 * 5_046_272);
-        assert_eq!(Shape { saves: false, ..shape }.memory(Load { rows: 1, labels: 1 }, Keep::Lean).checkpoint, 0);
+        assert_eq!(
+            memory.total(),
+            memory.weights + memory.trainable + memory.checkpoint + memory.activations + memory.working
+        );
+        let evaluated = shape.memory(Load { rows: 243, labels: 82, evaluated: 10_000 }, Keep::Lean);
+        assert_eq!(evaluated.evaluation, 2 * 10_000 * (14_336 + 8_192 + 1_024));
+        assert_eq!(evaluated.total() - evaluated.evaluation, memory.total() - memory.activations - memory.working);
+        assert_eq!(
+            Shape { saves: false, ..shape }.memory(Load { rows: 1, labels: 1, evaluated: 0 }, Keep::Lean).checkpoint,
+            0
+        );
     }
 
     #[test]
@@ -189,7 +213,7 @@ pub(super) mod tests {
         let ids: Vec<u32> = (1..30).collect();
         let labels: Vec<u32> = (1..30).map(|i| if i < 20 { u32::MAX } else { i }).collect();
         let batch = Batch::pack(&[(0, &ids, &labels), (1, &ids[..25], &labels[..25])], u32::MAX, true).unwrap();
-        let load = Load { rows: batch.ids.len(), labels: batch.label_rows.len() };
+        let load = Load { rows: batch.ids.len(), labels: batch.label_rows.len(), evaluated: 0 };
         for dtype in [DType::F32, DType::BF16] {
             for targets in [Projection::ALL.to_vec(), vec![Projection::VProj, Projection::DownProj]] {
                 let lora = lora(targets);

@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn blocks_keep_what_fits() {
         let shape = qwen3_0_6b(DType::BF16);
-        let load = Load { rows: 2000, labels: 300 };
+        let load = Load { rows: 2000, labels: 300, evaluated: 0 };
         let need = |keep| shape.memory(load, keep).total();
         assert!(need(Keep::Everything) > need(Keep::Lean) && need(Keep::Lean) > need(Keep::Input));
         use GradientCheckpointing::{Auto, Off, On};

@@ -56,8 +56,7 @@ impl Cut {
                 let samples = plan.samples(step, &order).indices.into_iter().map(|i| (i, &train[i]));
                 let samples: Vec<Sample> = samples.filter(|(_, row)| row.is_trainable()).collect();
                 for micro in self.micro_batches(&samples) {
-                    let shared = if self.share_prefix { prefix(&micro) } else { 0 };
-                    let rows = shared + micro.iter().map(|sample| fed(sample) - shared).sum::<usize>();
+                    let rows = self.rows_of(&micro);
                     if rows > largest.0 {
                         largest = (rows, micro);
                     }
@@ -69,8 +68,20 @@ impl Cut {
             return Ok(None);
         }
         let batch = self.pack(&samples)?;
-        let load = Load { rows: batch.ids.len(), labels: batch.label_rows.len() };
+        let load = Load { rows: batch.ids.len(), labels: batch.label_rows.len(), evaluated: 0 };
         Ok(Some((samples.iter().map(|(i, _)| *i).collect(), load)))
+    }
+
+    /// Rows of the largest micro-batch of an evaluation of `rows`.
+    pub fn largest_evaluation(self, rows: &[Example]) -> usize {
+        let samples: Vec<Sample> = rows.iter().enumerate().filter(|(_, row)| row.is_trainable()).collect();
+        self.micro_batches(&samples).iter().map(|micro| self.rows_of(micro)).max().unwrap_or(0)
+    }
+
+    /// Rows through the model.
+    fn rows_of(self, micro: &[Sample]) -> usize {
+        let shared = if self.share_prefix { prefix(micro) } else { 0 };
+        shared + micro.iter().map(|sample| fed(sample) - shared).sum::<usize>()
     }
 }
 
@@ -214,5 +225,8 @@ mod tests {
         assert_eq!(find(8, false), Some((vec![2], 8, 2)), "one at a time, the longest is the largest");
         let cut = Cut { max_rows: 8, share_prefix: true, keep: Keep::Lean };
         assert_eq!(cut.largest(&plan, &vec![plain(5, false); 6]).unwrap(), None);
+        assert_eq!(Cut { max_rows: 100, ..cut }.largest_evaluation(&rows[..3]), 3 + 4 + 8 - 2, "one row is shared");
+        assert_eq!(cut.largest_evaluation(&rows[..2]), 3 + 4 - 1);
+        assert_eq!(cut.largest_evaluation(&[]), 0);
     }
 }

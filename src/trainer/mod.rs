@@ -17,7 +17,7 @@ use crate::{
     dataset::Example,
     error::{Error, Result},
     fs::fault,
-    model::{Params, Qwen3, qwen3::DropoutPlan},
+    model::{Grads, Params, Qwen3, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
     rng::Key,
 };
@@ -160,7 +160,11 @@ impl<'a> Trainer<'a> {
     pub fn rehearse(&self, samples: &[usize]) -> Result<()> {
         let rows: Vec<(usize, &Example)> = samples.iter().map(|&i| (i, &self.train[i])).collect();
         let whole = Cut { max_rows: usize::MAX, ..self.cut };
-        step::gradient(self.model, &self.params, &rows, whole, self.dropout(), self.stop)?;
+        fault::phase("rehearse");
+        for packed in whole.batches(&rows) {
+            let (batch, _) = packed?;
+            self.model.train(&batch, &self.params, &mut Grads::new(&self.params), 1.0, (self.dropout(), whole.keep))?;
+        }
         Ok(())
     }
 

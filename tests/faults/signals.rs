@@ -41,7 +41,7 @@ fn keys(phase: &str) -> &'static [&'static str] {
 pub fn in_every_phase(suite: &Suite) -> Outcome {
     let mut cases: Vec<(&str, usize, usize)> = vec![]; // phase, how often it is reached before, signal
     // Reached once a run: the same again and again, for the sake of the places between two instructions.
-    for phase in ["tokenise", "load", "end"] {
+    for phase in ["tokenise", "load", "rehearse", "end"] {
         cases.extend(suite.thin(0..51, 3).into_iter().map(|i| (phase, 1, i % 3)));
     }
     // Before each micro-batch, of which a step has two or more.
@@ -75,7 +75,7 @@ fn one_signal(suite: &Suite, phase: &str, k: usize, signal: usize) -> Check {
     let work = Work::new(suite);
     let mut running = work.start_paused(phase, k, keys(phase))?;
     running.signal(signal);
-    if matches!(phase, "tokenise" | "load") {
+    if matches!(phase, "tokenise" | "load" | "rehearse") {
         let left = running.ends_within(1.0);
         work.release();
         let ended = running.wait();

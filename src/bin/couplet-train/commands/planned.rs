@@ -35,7 +35,8 @@ impl Planned {
             keep: Keep::Lean,
         };
         let largest = cut.largest(&StepPlan::new(inputs.data.train.len(), &recipe.train), &inputs.data.train)?;
-        let (samples, load) = largest.unwrap_or((vec![], Load { rows: 0, labels: 0 }));
+        let (samples, load) = largest.unwrap_or_default();
+        let load = Load { evaluated: cut.largest_evaluation(&inputs.data.eval), ..load };
         let saves = recipe.output.save_strategy != SaveStrategy::No;
         let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves };
         let free = machine::available_memory().filter(|_| device.is_cpu());

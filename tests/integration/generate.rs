@@ -1,6 +1,6 @@
 //! Generation. Its reference is training's forward pass over whole sequences: no cache, no batch, other products.
 
-use crate::support::{Ended, Workspace, copy_dir, fixtures, root, values};
+use crate::support::{Ended, Workspace, children_answer, copy_dir, fixtures, root, values};
 use candle_core::{DType, Device};
 use couplet_train::{
     adapter::peft,
@@ -476,6 +476,7 @@ fn chat_reads_a_pipe_and_llamafactorys_inference_config() {
 #[test]
 fn a_signal_ends_an_answer_with_its_code() {
     use std::io::Read;
+    children_answer(2);
     let tiny = root().join("data/tiny_qwen3");
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"))
         .args(["generate", "海", "device=cpu", "max_new_tokens=4000", "temperature=3", "top_k=0", "top_p=1", "--base"])

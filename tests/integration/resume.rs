@@ -1,6 +1,6 @@
 //! A run is never lost: killed or stopped anywhere, the same command ends with the same bytes as the undisturbed run.
 
-use crate::support::{Workspace, copy_dir, fixtures};
+use crate::support::{Workspace, children_answer, copy_dir, fixtures};
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
@@ -250,13 +250,7 @@ fn what_changed_is_refused_and_what_may_change_is_not() {
 /// A run with more keys that a signal has stopped, and what it said. The signal may come too late: then once more.
 #[cfg(unix)]
 pub fn stopped_by(signal: &str, code: i32, keys: &[&str]) -> (Run, String) {
-    // What a process ignores (in the background of a script, say) its children ignore too, as they should; what it handles
-    // they do not.
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    if ignored.unwrap_or(0) >> (code - 129) & 1 == 1 {
-        signal_hook::flag::register(code - 128, std::sync::Arc::default()).expect("a signal to handle");
-    }
+    children_answer(code - 128);
     for _ in 0..5 {
         let run = Run::new();
         let child = run.start(keys);

@@ -173,3 +173,14 @@ impl Workspace {
         ended
     }
 }
+
+/// Makes children of this process answer a signal as programs in the foreground do. What a process ignores (in the
+/// background of a script, say) its children ignore too, as they should; what it handles they do not.
+#[cfg(unix)]
+pub fn children_answer(signal: i32) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    if ignored.unwrap_or(0) >> (signal - 1) & 1 == 1 {
+        signal_hook::flag::register(signal, std::sync::Arc::default()).expect("a signal to handle");
+    }
+}

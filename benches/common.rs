@@ -3,30 +3,12 @@
 #![allow(dead_code, reason = "each benchmark uses some of it")]
 
 use candle_core::{DType, Device, Tensor};
-use couplet_train::{dataset::tokenizer::Tokenizer, error::Result, model::Qwen3Config, rng::Key};
+use couplet_train::{dataset::tokenizer::Tokenizer, error::Result, rng::Key};
 use std::path::Path;
 
 /// The word behind `--name` on the command line.
 pub fn option<'a>(args: &'a [String], name: &str) -> Option<&'a String> {
     args.iter().position(|a| a == name).and_then(|i| args.get(i + 1))
-}
-
-/// The geometry of Qwen3-0.6B.
-pub fn qwen3_0_6b() -> Qwen3Config {
-    Qwen3Config {
-        vocab_size: 151_936,
-        hidden_size: 1024,
-        intermediate_size: 3072,
-        num_hidden_layers: 28,
-        num_attention_heads: 16,
-        num_key_value_heads: 8,
-        head_dim: 128,
-        rms_norm_eps: 1e-6,
-        rope_theta: 1e6,
-        tie_word_embeddings: true,
-        max_position_embeddings: 40_960,
-        torch_dtype: None,
-    }
 }
 
 /// A weight as an initialiser would draw it; norms are 1.

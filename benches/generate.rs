@@ -8,12 +8,13 @@
 mod common;
 
 use candle_core::{DType, Device};
-use common::{cpu_name, load_average, peak_rss_gib, qwen3_0_6b, random_weight, round};
+use common::{cpu_name, load_average, peak_rss_gib, random_weight, round};
 use couplet_train::{
     config::{LoraConfig, Projection},
     generate::{Sampling, Session},
     kernels,
     model::{AdapterWeights, Params, Qwen3, lora::initial_values},
+    testing::qwen3_0_6b,
 };
 use std::time::Instant;
 

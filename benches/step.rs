@@ -10,7 +10,7 @@
 mod common;
 
 use candle_core::{DType, Device};
-use common::{cpu_name, load_average, peak_rss_gib, qwen3_0_6b, qwen3_tokenizer, random_weight, round};
+use common::{cpu_name, load_average, peak_rss_gib, qwen3_tokenizer, random_weight, round};
 use couplet_train::{
     config::{self, DataConfig, LoraConfig, Projection},
     dataset::{self, Example, tokenizer::Tokenizer},
@@ -18,6 +18,7 @@ use couplet_train::{
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, qwen3::Keep},
     optim::{AdamW, AdamWConfig, clip},
     plan,
+    testing::qwen3_0_6b,
     trainer::{Cut, Progress, saver::Saver, step},
 };
 use std::{

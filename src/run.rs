@@ -114,10 +114,8 @@ fn refuse_no_folder(recipe: &Recipe) -> Result<()> {
 
 /// The error of results without a receipt: checkpoints are known as ours all the same, everything else may be anybody's.
 fn no_receipt(dir: &Path, found: &str) -> Error {
-    let is_ours = |path: &PathBuf| path.join("manifest.json").is_file() && path.join("state.json").is_file();
-    let step = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse::<u64>().ok();
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    match entries.filter(is_ours).filter_map(|path| Some((step(&path)?, path))).max() {
+    let checkpoints = checkpoint::list(dir).unwrap_or_default();
+    match checkpoints.into_iter().rfind(|(_, path)| checkpoint::is_one(path)) {
         None => Error::file(dir, format!("holds another program's files ({found})"))
             .hint("choose another `output_dir`, or replace them with `overwrite_output_dir=true`")
             .hint_zh("请换一个 `output_dir`，或用 `overwrite_output_dir=true` 覆盖"),
@@ -240,8 +238,7 @@ fn is_result(name: &str) -> bool {
 ///
 /// Errors: it cannot be read, or is no JSON.
 pub fn receipt_of(dir: &Path) -> Result<Option<Value>> {
-    let is_checkpoint = dir.file_name().and_then(|name| name.to_str()).and_then(checkpoint::step_of).is_some();
-    let above = dir.parent().filter(|_| is_checkpoint).map(|parent| parent.join(RECEIPT));
+    let above = dir.parent().filter(|_| checkpoint::step_of(dir).is_some()).map(|parent| parent.join(RECEIPT));
     let Some(path) = [Some(dir.join(RECEIPT)), above].into_iter().flatten().find(|path| path.is_file()) else {
         return Ok(None);
     };

@@ -84,3 +84,21 @@ pub fn data_config() -> crate::config::DataConfig {
         default_system: None,
     }
 }
+
+/// The geometry of Qwen3-0.6B.
+pub fn qwen3_0_6b() -> crate::model::Qwen3Config {
+    crate::model::Qwen3Config {
+        vocab_size: 151_936,
+        hidden_size: 1024,
+        intermediate_size: 3072,
+        num_hidden_layers: 28,
+        num_attention_heads: 16,
+        num_key_value_heads: 8,
+        head_dim: 128,
+        rms_norm_eps: 1e-6,
+        rope_theta: 1e6,
+        tie_word_embeddings: true,
+        max_position_embeddings: 40_960,
+        torch_dtype: None,
+    }
+}

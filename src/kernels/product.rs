@@ -168,7 +168,7 @@ fn multiply(
         threads => Parallelism::Rayon(threads),
     };
     // SAFETY: both callers hand in m·n writable elements that neither operand overlaps; without `add` they are only
-    // written, never read. every element of a `Matrix` lies inside its slice.
+    // written, never read. Every element of a `Matrix` lies inside its slice.
     unsafe {
         gemm::gemm(
             m,

@@ -158,27 +158,16 @@ pub(super) fn saved_values(c: &Qwen3Config) -> usize {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::{Batch, Checkpoint, Params, Qwen3};
+    use crate::{
+        model::{Batch, Checkpoint, Params, Qwen3},
+        testing,
+    };
     use candle_core::Device;
     use std::path::Path;
 
     pub fn qwen3_0_6b(dtype: DType) -> Shape<'static> {
-        let model = Qwen3Config {
-            vocab_size: 151_936,
-            hidden_size: 1024,
-            intermediate_size: 3072,
-            num_hidden_layers: 28,
-            num_attention_heads: 16,
-            num_key_value_heads: 8,
-            head_dim: 128,
-            rms_norm_eps: 1e-6,
-            rope_theta: 1e6,
-            tie_word_embeddings: true,
-            max_position_embeddings: 40_960,
-            torch_dtype: None,
-        };
         let lora = lora(Projection::ALL.to_vec());
-        Shape { model: Box::leak(Box::new(model)), lora: Box::leak(Box::new(lora)), dtype, saves: true }
+        Shape { model: Box::leak(Box::new(testing::qwen3_0_6b())), lora: Box::leak(Box::new(lora)), dtype, saves: true }
     }
 
     fn lora(lora_target: Vec<Projection>) -> LoraConfig {

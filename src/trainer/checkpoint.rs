@@ -205,14 +205,20 @@ pub fn list(dir: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let mut found = vec![];
     for entry in entries {
         let entry = entry.map_err(unreadable)?;
-        found.extend(entry.file_name().to_str().and_then(step_of).map(|step| (step, entry.path())));
+        found.extend(step_of(entry.path()).map(|step| (step, entry.path())));
     }
     found.sort();
     Ok(found)
 }
 
-/// The step of a name as [`folder_name`] makes it; `None` for any other, such as a user's `checkpoint-keep`.
-pub fn step_of(name: &str) -> Option<usize> {
+/// Whether a run could go on from this folder, if it is sound.
+pub fn is_one(path: &Path) -> bool {
+    [MANIFEST, STATE].iter().all(|name| path.join(name).is_file())
+}
+
+/// The step of a folder named as [`folder_name`] names it; `None` for any other, such as a user's `checkpoint-keep`.
+pub fn step_of(path: impl AsRef<Path>) -> Option<usize> {
+    let name = path.as_ref().file_name()?.to_str()?;
     let step = name.strip_prefix("checkpoint-")?.parse().ok()?;
     (name == folder_name(step)).then_some(step)
 }

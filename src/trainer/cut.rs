@@ -49,17 +49,13 @@ impl Cut {
     /// The samples of a run's largest micro-batch, as indices into `train`, and its size; `None`: nothing has a label.
     pub fn largest(self, plan: &StepPlan, train: &[Example]) -> Result<Option<(Vec<usize>, Load)>> {
         let mut largest: (usize, Vec<Sample>) = (0, vec![]);
-        for epoch in 0..=plan.epoch_of(plan.total_steps.saturating_sub(1)) {
-            let order = plan.order(epoch);
-            let first = epoch * plan.steps_per_epoch;
-            for step in first..(first + plan.steps_per_epoch).min(plan.total_steps) {
-                let samples = plan.samples(step, &order).indices.into_iter().map(|i| (i, &train[i]));
-                let samples: Vec<Sample> = samples.filter(|(_, row)| row.is_trainable()).collect();
-                for micro in self.micro_batches(&samples) {
-                    let rows = self.rows_of(&micro);
-                    if rows > largest.0 {
-                        largest = (rows, micro);
-                    }
+        for (_, samples) in plan.steps() {
+            let samples = samples.indices.into_iter().map(|i| (i, &train[i]));
+            let samples: Vec<Sample> = samples.filter(|(_, row)| row.is_trainable()).collect();
+            for micro in self.micro_batches(&samples) {
+                let rows = self.rows_of(&micro);
+                if rows > largest.0 {
+                    largest = (rows, micro);
                 }
             }
         }

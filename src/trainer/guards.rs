@@ -1,7 +1,7 @@
 //! What a run refuses: to begin where nothing would be trained, to apply a gradient that is not finite, and to call it a success
 //! if nothing has moved.
 
-use super::{Trainer, step::StepGradient};
+use super::{Trainer, plan::StepSamples, step::StepGradient};
 use crate::{
     adapter::peft,
     dataset::Example,
@@ -44,23 +44,12 @@ impl Trainer<'_> {
         if self.train.iter().all(Example::is_trainable) {
             return Ok(());
         }
-        let plan = self.plan();
-        for epoch in 0..=plan.epoch_of(plan.total_steps - 1) {
-            let order = plan.order(epoch);
-            let first = epoch * plan.steps_per_epoch;
-            for step in first..(first + plan.steps_per_epoch).min(plan.total_steps) {
-                let samples = plan.samples(step, &order);
-                if !samples.indices.iter().any(|&i| self.train[i].is_trainable()) {
-                    let rows: Vec<String> =
-                        samples.indices.iter().take(8).map(|&i| self.place(&self.train[i])).collect();
-                    let rows = rows.join(", ");
-                    return Err(Error::input(format!("step {} would have no label: {rows}", step + 1))
-                        .hint("their answers were cut away; raise `cutoff_len`, or set `over_length` to `drop`")
-                        .hint_zh("这些行的答案已被截去；请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"));
-                }
-            }
-        }
-        Ok(())
+        let is_empty = |samples: &StepSamples| !samples.indices.iter().any(|&i| self.train[i].is_trainable());
+        let Some((step, samples)) = self.plan().steps().find(|(_, samples)| is_empty(samples)) else { return Ok(()) };
+        let rows: Vec<String> = samples.indices.iter().take(8).map(|&i| self.place(&self.train[i])).collect();
+        Err(Error::input(format!("step {} would have no label: {}", step + 1, rows.join(", ")))
+            .hint("their answers were cut away; raise `cutoff_len`, or set `over_length` to `drop`")
+            .hint_zh("这些行的答案已被截去；请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"))
     }
 
     /// Data set and row of an example.

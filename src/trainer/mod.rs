@@ -30,6 +30,7 @@ use progress::Evaluation;
 pub use progress::Progress;
 use saver::Saver;
 use std::time::Instant;
+use validate::HeldOut;
 
 /// Everything a run needs, ready to go.
 pub struct Trainer<'a> {
@@ -186,6 +187,12 @@ impl<'a> Trainer<'a> {
         let state = restored.restore(&mut self.params, &mut self.optim)?;
         self.progress = Progress::resumed(state);
         Ok(self.lose_unsound_best())
+    }
+
+    /// The held-out loss of the parameters as they are now, if the last evaluation was of them.
+    pub fn held_out(&self) -> Option<HeldOut> {
+        let evaluation = self.progress.evaluated.as_ref()?;
+        (evaluation.step == self.progress.step).then_some(evaluation.held_out)
     }
 
     /// What was told so far, by earlier processes too.

@@ -76,6 +76,15 @@ impl StepPlan {
         }
     }
 
+    /// Every step of the run, from 0, with its samples.
+    pub fn steps(&self) -> impl Iterator<Item = (usize, StepSamples)> {
+        (0..=self.epoch_of(self.total_steps.saturating_sub(1))).flat_map(move |epoch| {
+            let (order, first) = (self.order(epoch), epoch * self.steps_per_epoch);
+            let steps = first..(first + self.steps_per_epoch).min(self.total_steps);
+            steps.map(move |step| (step, self.samples(step, &order)))
+        })
+    }
+
     fn range(&self, step: usize) -> Range<usize> {
         let start = (step % self.steps_per_epoch) * self.samples_per_step();
         start..(start + self.samples_per_step()).min(self.samples)

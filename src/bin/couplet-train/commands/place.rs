@@ -86,9 +86,8 @@ impl Place {
                 "此处先前的训练没有留下检查点，将从第 0 步重新开始",
             );
         }
-        let is_checkpoint =
-            |path: &&PathBuf| path.file_name().and_then(|name| name.to_str()).and_then(checkpoint::step_of).is_some();
-        let (out, checkpoints) = (out.display(), self.doomed.iter().filter(is_checkpoint).count());
+        let checkpoints = self.doomed.iter().filter(|path| checkpoint::step_of(path).is_some()).count();
+        let out = out.display();
         if self.start == Start::Replace {
             header.notice(
                 format!("the earlier run in {out} is replaced: its results and {checkpoints} checkpoints are removed"),

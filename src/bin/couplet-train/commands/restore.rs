@@ -42,7 +42,7 @@ pub fn find(recipe: &Recipe, start: &Start, console: &mut Console) -> Result<Opt
 /// it gets on.
 fn from(path: &Path, recipe: &Recipe, start: &Start) -> Result<(Option<Restored>, Vec<Skipped>)> {
     let mut newer = (None, vec![]);
-    if let Some(step) = path.file_name().and_then(|name| name.to_str()).and_then(checkpoint::step_of)
+    if let Some(step) = checkpoint::step_of(path)
         && *start == Start::Unfinished
         && run::began_there(recipe)?
     {

@@ -55,11 +55,9 @@ pub fn lines(
 
 /// The likeliest tokens. `longest`: characters of the longest right answer, if any is known.
 pub fn greedy(tokenizer: &Tokenizer, longest: Option<usize>) -> How<'static> {
-    let sampling =
-        Sampling { do_sample: false, temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
     let max_new_tokens = longest.map_or(TOKENS, |characters| (3 * characters + 8).min(MOST_TOKENS));
     let stop = vec![tokenizer.end_id(), tokenizer.pad_id()];
-    How { sampling, limits: Limits { max_new_tokens, stop }, interrupted: &|| false }
+    How { sampling: Sampling::GREEDY, limits: Limits { max_new_tokens, stop }, interrupted: &|| false }
 }
 
 /// The text of an answer, without an empty thought.

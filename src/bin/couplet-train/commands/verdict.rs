@@ -5,7 +5,10 @@ use couplet_train::{
     dataset::{self, Example, Tokenizer},
     error::Result,
     report::{Score, Scores},
-    trainer::{Trainer, validate},
+    trainer::{
+        Trainer,
+        validate::{self, HeldOut},
+    },
 };
 
 /// Training rows that are scored at most: enough for a mean whose error is small beside a gap worth telling.
@@ -29,10 +32,10 @@ pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Example>>
 
 /// Σ nll / Σ labels of the trained parameters on each kind of rows. `None`: no row is held out, or the run was stopped.
 pub fn scores(trainer: &Trainer, rows: Finals) -> Result<Option<Scores>> {
+    // The final evaluation was of these parameters.
+    let Some(held_out) = trainer.held_out().map(|found| as_score(found, trainer.eval.len())) else { return Ok(None) };
     let spread = spread(rows.train, MOST_TRAINING_ROWS.min(trainer.eval.len()));
-    let (Some(train), Some(held_out)) = (score(trainer, &spread)?, score(trainer, trainer.eval)?) else {
-        return Ok(None);
-    };
+    let Some(train) = score(trainer, &spread)? else { return Ok(None) };
     Ok(Some(Scores { train, held_out, test: score(trainer, rows.test)? }))
 }
 
@@ -43,7 +46,11 @@ fn score(trainer: &Trainer, rows: &[Example]) -> Result<Option<Score>> {
     }
     let batch = trainer.config.per_device_eval_batch_size;
     let score = validate::evaluate(trainer.model, &trainer.params, rows, batch, trainer.cut, trainer.stop)?;
-    Ok(score.map(|score| Score { loss: score.loss_per_token, error: score.standard_error, rows: rows.len() }))
+    Ok(score.map(|score| as_score(score, rows.len())))
+}
+
+fn as_score(found: HeldOut, rows: usize) -> Score {
+    Score { loss: found.loss_per_token, error: found.standard_error, rows }
 }
 
 /// `n` rows at equal distances, or all.

@@ -10,6 +10,7 @@
 mod fused;
 mod tile;
 
+use super::wide::wide;
 use crate::error::Result;
 use candle_core::{D, DType, Device, Tensor};
 use half::bf16;
@@ -159,10 +160,11 @@ impl Part {
 
     /// P in f32, `[K, G·Sq, Sk]`.
     fn probabilities(&self) -> Result<Tensor> {
-        let scores = (self.q.matmul(&self.k.t()?)?.to_dtype(DType::F32)? * self.scale)?;
+        let scores = (wide(&self.q.matmul(&self.k.t()?)?)? * self.scale)?;
         let (kv, rows, seen) = scores.dims3()?;
         let (queries, _) = self.mask.dims2()?;
-        let masked = scores.reshape((kv, self.groups, queries, seen))?.broadcast_add(&self.mask)?;
+        let mask = self.mask.to_dtype(scores.dtype())?;
+        let masked = scores.reshape((kv, self.groups, queries, seen))?.broadcast_add(&mask)?;
         // Not softmax_last_dim: this one is differentiable, so the composition is its own reference in tests.
         Ok(candle_nn::ops::softmax(&masked, D::Minus1)?.reshape((kv, rows, seen))?)
     }
@@ -205,7 +207,7 @@ fn backward_composed(
         let part = Part::new(q, k, v, segments, span)?;
         let d_o = group(&d_o.narrow(0, span.queries.start, span.queries.len())?, part.groups)?;
         let p = part.probabilities()?;
-        let dp = d_o.matmul(&part.v.t()?)?.to_dtype(DType::F32)?;
+        let dp = wide(&d_o.matmul(&part.v.t()?)?)?;
         let weighted = (&p * dp)?;
         let row_sums = weighted.sum_keepdim(D::Minus1)?;
         let ds = ((weighted - p.broadcast_mul(&row_sums)?)? * part.scale)?.to_dtype(q.dtype())?;

@@ -1,6 +1,9 @@
 //! Cross entropy on labelled rows: the summed loss, and the gradient of the logits made in place.
 
-use super::cpu::{self, Element};
+use super::{
+    cpu::{self, Element},
+    wide::wide,
+};
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, D, DType, InplaceOp1, Layout, Tensor, bail};
 use half::bf16;
@@ -17,7 +20,7 @@ pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
             return Ok(losses);
         }
     }
-    let (logits, ids) = (logits.to_dtype(DType::F32)?, Tensor::new(targets, logits.device())?.unsqueeze(1)?);
+    let (logits, ids) = (wide(logits)?, Tensor::new(targets, logits.device())?.unsqueeze(1)?);
     let picked = logits.gather(&ids, D::Minus1)?.squeeze(1)?;
     Ok((logits.log_sum_exp(D::Minus1)? - picked)?)
 }
@@ -46,11 +49,11 @@ fn refuse_other_lengths(logits: &Tensor, targets: &[u32]) -> Result<()> {
 }
 
 fn composed(logits: &Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {
-    let (x, ids) = (logits.to_dtype(DType::F32)?, Tensor::new(targets, logits.device())?.unsqueeze(1)?); // ids [L, 1]
+    let (x, ids) = (wide(logits)?, Tensor::new(targets, logits.device())?.unsqueeze(1)?); // ids [L, 1]
     let lse = x.log_sum_exp(D::Minus1)?; // [L]
     let losses = (&lse - x.gather(&ids, D::Minus1)?.squeeze(1)?)?;
     let p = (x.broadcast_sub(&lse.unsqueeze(1)?)?.exp()? * scale)?;
-    let minus = (Tensor::ones(ids.shape(), DType::F32, x.device())? * -scale)?;
+    let minus = (Tensor::ones(ids.shape(), x.dtype(), x.device())? * -scale)?;
     Ok((losses, p.scatter_add(&ids, &minus, D::Minus1)?.to_dtype(logits.dtype())?))
 }
 

@@ -26,6 +26,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod row_product;
 pub mod swiglu;
+mod wide;
 
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
@@ -38,3 +39,4 @@ pub use packed::{PackedBf16, ProductPath, peak};
 pub use process::{join_pool, keep_freed_buffers};
 pub use product::{add, add_product, add_to, product, product_f32};
 pub use row_product::{add_low_rank, row_product};
+pub(crate) use wide::wide;

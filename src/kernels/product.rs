@@ -5,6 +5,7 @@ use super::{
     cpu::{self, Element},
     matrix::Matrix,
     packed::{self, is_cpu_bf16},
+    wide::wide,
 };
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, D, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, Tensor, bail};
@@ -109,7 +110,7 @@ pub fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if is_cpu_bf16(a) && is_cpu_bf16(b) {
         return packed::product_f32(a, b);
     }
-    product(&a.to_dtype(DType::F32)?, &b.to_dtype(DType::F32)?)
+    product(&wide(a)?, &wide(b)?)
 }
 
 fn is_cpu_f32(t: &Tensor) -> bool {

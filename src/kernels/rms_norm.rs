@@ -1,6 +1,9 @@
 //! RMSNorm with a frozen weight: `y = x / rms(x) · w` over the last dimension.
 
-use super::cpu::{self, Element};
+use super::{
+    cpu::{self, Element},
+    wide::wide,
+};
 use crate::error::Result;
 use candle_core::{D, DType, Device, Tensor};
 use half::bf16;
@@ -15,8 +18,7 @@ pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
             return Ok(both);
         }
     }
-    let x32 = x.to_dtype(DType::F32)?;
-    let inv_rms = ((x32.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?).recip()?; // [T, 1]
+    let inv_rms = ((wide(x)?.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?).recip()?; // [T, 1]
     Ok((rebuild_composed(x, w, &inv_rms)?, inv_rms))
 }
 
@@ -31,7 +33,7 @@ pub fn rebuild(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
 }
 
 fn rebuild_composed(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
-    Ok(x.to_dtype(DType::F32)?.broadcast_mul(inv_rms)?.to_dtype(x.dtype())?.broadcast_mul(w)?)
+    Ok(wide(x)?.broadcast_mul(inv_rms)?.to_dtype(x.dtype())?.broadcast_mul(w)?)
 }
 
 /// With x̂ = x/rms(x) and h = dy·w: `dx = (h − x̂·mean_D(h·x̂)) / rms(x)`. `w` is frozen: no ∂w. In bf16 h is rounded.
@@ -45,8 +47,8 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result
 }
 
 fn backward_composed(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
-    let h = dy.broadcast_mul(w)?.to_dtype(DType::F32)?;
-    let x_hat = x.to_dtype(DType::F32)?.broadcast_mul(inv_rms)?;
+    let h = wide(&dy.broadcast_mul(w)?)?;
+    let x_hat = wide(x)?.broadcast_mul(inv_rms)?;
     let mean = (&h * &x_hat)?.mean_keepdim(D::Minus1)?; // [T, 1]
     let dx = (h - x_hat.broadcast_mul(&mean)?)?.broadcast_mul(inv_rms)?;
     Ok(dx.to_dtype(x.dtype())?)

@@ -1,6 +1,9 @@
 //! SwiGLU: `y = silu(gate)·up`, silu(g) = g·σ(g).
 
-use super::cpu::{self, Element};
+use super::{
+    cpu::{self, Element},
+    wide::wide,
+};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
@@ -17,7 +20,7 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 /// silu in f32 with one rounding, as PyTorch and CUDA have it; candle's bf16 body on the CPU rounds three times.
 fn silu(gate: &Tensor) -> Result<Tensor> {
-    Ok(gate.to_dtype(DType::F32)?.silu()?.to_dtype(gate.dtype())?)
+    Ok(wide(gate)?.silu()?.to_dtype(gate.dtype())?)
 }
 
 /// `dy` `[T, F]` → (`dgate`, `dup`): with σ = σ(g), `dgate = dy·up·σ·(1 + g·(1 − σ))` and `dup = dy·g·σ`.
@@ -33,9 +36,9 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tens
 fn backward_composed(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
     let dup = (dy * silu(gate)?)?;
     // dsilu in f32, as PyTorch's silu_backward computes it: one rounding at the end.
-    let (dsilu, g32) = ((dy * up)?.to_dtype(DType::F32)?, gate.to_dtype(DType::F32)?);
-    let s = candle_nn::ops::sigmoid(&g32)?;
-    let slope = (&s * ((g32 * (1.0 - &s)?)? + 1.0)?)?;
+    let (dsilu, g) = (wide(&(dy * up)?)?, wide(gate)?);
+    let s = candle_nn::ops::sigmoid(&g)?;
+    let slope = (&s * ((g * (1.0 - &s)?)? + 1.0)?)?;
     Ok(((dsilu * slope)?.to_dtype(gate.dtype())?, dup))
 }
 

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::Result,
-    kernels::{FrozenWeight, add, add_product, product, product_f32},
+    kernels::{FrozenWeight, add, add_product, product, product_f32, wide},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -168,12 +168,12 @@ impl Adapter {
 
 /// `x·scale` with the scalar in f32 and one rounding: candle would round the scalar to bf16 first.
 fn scaled(x: &Tensor, scale: f64) -> Result<Tensor> {
-    Ok((x.to_dtype(DType::F32)? * scale)?.to_dtype(x.dtype())?)
+    Ok((wide(x)? * scale)?.to_dtype(x.dtype())?)
 }
 
 /// `x·mask` in f32 and one rounding, as PEFT drops out of the f32 copy of its input.
 fn masked(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-    Ok((x.to_dtype(DType::F32)? * mask)?.to_dtype(x.dtype())?)
+    Ok((wide(x)? * mask)?.to_dtype(x.dtype())?)
 }
 
 /// PEFT's start: A uniform on ±1/√in (Kaiming uniform with a = √5), B zero, so that step 0 is exactly the base model.

@@ -8,7 +8,7 @@ use crate::{
     model::{Grads, Params, Qwen3, qwen3::DropoutPlan},
     optim::clip,
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// Loss and gradient of one step, before the update.
 pub struct StepGradient {
@@ -61,10 +61,10 @@ pub fn gradient(
         }
         losses.push(model.train(&batch?.0, params, &mut grads, 1.0 / labels as f64, (dropout, cut.keep))?);
     }
-    let losses: Vec<f32> = Tensor::cat(&losses, 0)?.to_vec1()?;
+    let losses: Vec<f64> = Tensor::cat(&losses, 0)?.to_dtype(DType::F64)?.to_vec1()?;
     let flat = grads.flat(params)?;
     Ok(Some(StepGradient {
-        loss: losses.into_iter().map(f64::from).sum::<f64>() / labels as f64,
+        loss: losses.into_iter().sum::<f64>() / labels as f64,
         grad_norm: clip::grad_norm(&flat)?,
         flat,
     }))

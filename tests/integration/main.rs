@@ -23,6 +23,8 @@ mod evaluate;
 mod export;
 /// Generation: the cache, batches, forks, scores, and the two commands.
 mod generate;
+/// The cut and the shared prefix over models and samples of random shapes.
+mod geometries;
 /// Where a run begins that does not simply go on, and what it chooses in the end.
 mod going_back;
 /// What the judge says of the shipped couplets, of copies and of re-paired lines.

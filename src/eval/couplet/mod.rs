@@ -54,7 +54,7 @@ pub struct Verdict {
     pub copied: bool,
     /// 三平尾 or 三仄尾 in 下联, in the system it follows.
     pub tail: Option<Tail>,
-    /// Share of characters whose word is of the same class (词性), words as jieba cuts them, guesses included.
+    /// Share of characters whose word is of the same class (词性), words as Python's `jieba.posseg` cuts and tags them.
     pub pos: f64,
     /// Share of characters that agree in whether a word begins there (节律), cut the same way.
     pub seg: f64,

@@ -12,7 +12,7 @@ mod tile;
 
 use super::wide::wide;
 use crate::error::Result;
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use half::bf16;
 use std::ops::Range;
 
@@ -236,6 +236,7 @@ fn backward_composed(
 mod tests {
     use super::*;
     use crate::testing::{assert_close, devices, wave};
+    use candle_core::DType;
     use candle_core::Var;
 
     /// Reference: every query against every key with a dense mask, out of differentiable operations.

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// What a fused body reads and writes: f32 or bf16.
-pub(crate) trait Element: WithDType {
+pub trait Element: WithDType {
     /// The same value.
     fn widen(self) -> f32;
     /// The nearest value, ties to even.

@@ -5,7 +5,7 @@ use super::{
     wide::wide,
 };
 use crate::error::{Error, Result};
-use candle_core::{CpuStorage, D, DType, InplaceOp1, Layout, Tensor, bail};
+use candle_core::{CpuStorage, D, InplaceOp1, Layout, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -129,6 +129,7 @@ impl InplaceOp1 for InPlace<'_> {
 mod tests {
     use super::*;
     use crate::testing::{assert_close, devices, wave};
+    use candle_core::DType;
     use candle_core::{Device, Var};
 
     #[test]

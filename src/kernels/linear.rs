@@ -1,6 +1,6 @@
 //! Products with a frozen weight: `x·Wᵀ` forward, `dy·W` backward, and never a `dW`.
 
-use super::{PackedBf16, packed, product, row_product};
+use super::{PackedBf16, PackedF32, product, row_product};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
@@ -14,24 +14,22 @@ pub struct FrozenWeight {
 /// How a weight is kept.
 #[derive(Debug, Clone)]
 enum Form {
-    /// As it is: f32, or anything on a card.
+    /// As it is: anything on a card, and f64.
     Plain(Tensor),
     /// bf16 on the CPU.
-    Packed(PackedBf16),
+    Bf16(PackedBf16),
+    /// f32 on the CPU.
+    F32(PackedF32),
 }
 
-/// Bytes of bf16 that are read at a time where a weight is packed.
-const PIECE: usize = 16 << 20;
+/// Values that are read at a time where a weight is packed.
+const PIECE: usize = 8 << 20;
 
 impl FrozenWeight {
-    /// `w`: `[out, in]`, f32 or bf16.
+    /// `w`: `[out, in]`, f32 or bf16 (or f64 on the CPU).
     pub fn new(w: Tensor) -> Result<Self> {
-        if !packed::is_cpu_bf16(&w) {
-            return Ok(Self { w: Form::Plain(w) });
-        }
         let shape = w.dims2()?;
-        let w = PackedBf16::pack(shape, shape.0, |rows| Ok(w.narrow(0, rows.start, rows.len())?))?;
-        Ok(Self { w: Form::Packed(w) })
+        Self::read(shape, (w.dtype(), w.device()), || Ok(w.clone()), |rows| Ok(w.narrow(0, rows.start, rows.len())?))
     }
 
     /// `[out, in]` in `dtype` on `device`, from where it is read: `whole()` or, where a weight is packed, piece by piece
@@ -42,8 +40,10 @@ impl FrozenWeight {
         whole: impl FnOnce() -> Result<Tensor>,
         rows: impl FnMut(Range<usize>) -> Result<Tensor>,
     ) -> Result<Self> {
+        let piece = PIECE / shape.1.max(1);
         let w = match (device, dtype) {
-            (Device::Cpu, DType::BF16) => Form::Packed(PackedBf16::pack(shape, PIECE / (2 * shape.1).max(1), rows)?),
+            (Device::Cpu, DType::BF16) => Form::Bf16(PackedBf16::pack(shape, piece, rows)?),
+            (Device::Cpu, DType::F32) => Form::F32(PackedF32::pack(shape, piece, rows)?),
             _ => Form::Plain(whole()?),
         };
         Ok(Self { w })
@@ -53,7 +53,8 @@ impl FrozenWeight {
     pub fn shape(&self) -> Result<(usize, usize)> {
         match &self.w {
             Form::Plain(w) => Ok(w.dims2()?),
-            Form::Packed(w) => Ok(w.shape()),
+            Form::Bf16(w) => Ok(w.shape()),
+            Form::F32(w) => Ok(w.shape()),
         }
     }
 
@@ -61,7 +62,8 @@ impl FrozenWeight {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.w {
             Form::Plain(w) => product(x, &w.t()?),
-            Form::Packed(w) => w.forward(x),
+            Form::Bf16(w) => w.forward(x),
+            Form::F32(w) => w.forward(x),
         }
     }
 
@@ -69,7 +71,8 @@ impl FrozenWeight {
     pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
         match &self.w {
             Form::Plain(w) => row_product(x, w),
-            Form::Packed(w) => w.infer(x),
+            Form::Bf16(w) => w.infer(x),
+            Form::F32(w) => w.forward(x),
         }
     }
 
@@ -77,7 +80,8 @@ impl FrozenWeight {
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
         match &self.w {
             Form::Plain(w) => product(dy, w),
-            Form::Packed(w) => w.backward(dy),
+            Form::Bf16(w) => w.backward(dy),
+            Form::F32(w) => w.backward(dy),
         }
     }
 
@@ -85,7 +89,8 @@ impl FrozenWeight {
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match &self.w {
             Form::Plain(w) => Ok(w.index_select(ids, 0)?),
-            Form::Packed(w) => w.rows(ids),
+            Form::Bf16(w) => w.rows(ids),
+            Form::F32(w) => w.rows(ids),
         }
     }
 }
@@ -120,7 +125,7 @@ mod tests {
         let read = |rows: Range<usize>| Ok(wide.narrow(0, rows.start, rows.len())?);
         let read = FrozenWeight::read((70, 40), (DType::BF16, &Device::Cpu), || unreachable!("packed"), read)?;
         for weight in [FrozenWeight::new(w.clone())?, read] {
-            assert!(matches!(weight.w, Form::Packed(_)));
+            assert!(matches!(weight.w, Form::Bf16(_)));
             assert_eq!(weight.shape()?, (70, 40));
             let x = wave((5, 40), 0.0, &Device::Cpu)?.to_dtype(DType::BF16)?;
             let dy = wave((5, 70), 2.0, &Device::Cpu)?.to_dtype(DType::BF16)?;

@@ -4,7 +4,7 @@ use candle_core::{Layout, bail};
 
 /// A matrix of `values`, none of whose elements lies outside; strides in elements.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a, T> {
+pub struct Matrix<'a, T> {
     pub(super) values: &'a [T],
     pub(super) rows: usize,
     pub(super) columns: usize,
@@ -26,6 +26,7 @@ impl<'a, T: Copy + Default> Matrix<'a, T> {
     }
 
     /// Row-major without gaps. Panics when there are fewer values.
+    #[cfg(test)]
     pub(super) fn dense(values: &'a [T], rows: usize, columns: usize) -> Self {
         Self { values: &values[..rows * columns], rows, columns, row_stride: columns, column_stride: 1 }
     }

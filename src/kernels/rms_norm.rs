@@ -5,7 +5,7 @@ use super::{
     wide::wide,
 };
 use crate::error::Result;
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use half::bf16;
 
 /// `x` `[T, D]`, `w` `[D]` → `y` `[T, D]` in the dtype of `x`, and `1/rms` `[T, 1]` in f32.
@@ -99,6 +99,7 @@ fn backward_cpu<T: Element>(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tenso
 mod tests {
     use super::*;
     use crate::testing::{assert_close, devices, wave};
+    use candle_core::DType;
     use candle_core::Var;
 
     /// Reference: RMSNorm out of differentiable tensor ops.

@@ -5,7 +5,7 @@ use super::{
     wide::wide,
 };
 use crate::error::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use half::bf16;
 
 /// `gate`, `up` `[T, F]` → `[T, F]`. In bf16 silu(gate) is rounded before the product.
@@ -84,6 +84,7 @@ fn backward_cpu<T: Element>(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<O
 mod tests {
     use super::*;
     use crate::testing::{assert_close, devices, wave};
+    use candle_core::DType;
     use candle_core::Var;
 
     #[test]

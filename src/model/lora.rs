@@ -10,7 +10,7 @@ use crate::{
     kernels::{FrozenWeight, add, add_product, product, product_f32, wide},
     rng::Key,
 };
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 /// One of the seven projections of a block, with an adapter where the recipe asks for one.
@@ -193,6 +193,7 @@ pub fn initial_values(slot: &Slot, seed: u64) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::testing::{assert_close, wave};
+    use candle_core::DType;
     use candle_core::Var;
 
     fn lora(rank: usize, alpha: f64, dropout: f64) -> LoraConfig {

@@ -8,8 +8,9 @@
 
 use super::{
     blocked::{Kernel, put_pairs},
-    layout::{SIDE, Words, transposed},
+    layout::{SIDE, Words},
 };
+use half::bf16;
 use std::marker::PhantomData;
 
 /// The path over some registers.
@@ -42,6 +43,7 @@ const ROWS: usize = 32;
 const STEP: usize = ROWS * 16;
 
 impl<R: Registers + Sync> Kernel for Amx<R> {
+    type Weight = bf16;
     type Word = u32;
     const VALUES: usize = 2;
     const ROWS: usize = ROWS;
@@ -74,14 +76,6 @@ impl<R: Registers + Sync> Kernel for Amx<R> {
                 true => tile::<R, true>(a, b, first, c.as_mut_ptr()),
                 false => tile::<R, false>(a, b, first, c.as_mut_ptr()),
             }
-        }
-    }
-
-    fn transposed(&self, block: &[u32], out: &mut [u32]) {
-        match is_x86_feature_detected!("avx512bw") {
-            // SAFETY: the instructions are there.
-            true => unsafe { super::avx512::transposed(block, out) },
-            false => transposed(block, out),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{
     blocked::{AHEAD, Kernel, fetch_line, put_pairs},
     layout::{SIDE, Words},
 };
+use half::bf16;
 use std::{arch::x86_64::*, hint::black_box};
 
 /// The path; exists only where the CPU has the instructions.
@@ -19,6 +20,7 @@ impl Avx512Bf16 {
 }
 
 impl Kernel for Avx512Bf16 {
+    type Weight = bf16;
     type Word = u32;
     const VALUES: usize = 2;
     const ROWS: usize = ROWS;
@@ -56,11 +58,6 @@ impl Kernel for Avx512Bf16 {
         }
         // SAFETY: `new` has seen the instructions, and the lengths were checked above.
         unsafe { call!(1 2 3 4 5 6 7 8 9 10 11 12 13 14) }
-    }
-
-    fn transposed(&self, block: &[u32], out: &mut [u32]) {
-        // SAFETY: `new` has seen the instructions.
-        unsafe { transposed(block, out) }
     }
 }
 
@@ -114,9 +111,9 @@ fn bf16s(words: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// [`super::layout::transposed`] in registers: four transpositions of 8x8 corners.
+/// [`super::layout::turn_pairs`] in registers: four transpositions of 8x8 corners.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn transposed(block: &[u32], out: &mut [u32]) {
+pub(super) fn turn_pairs(block: &[u32], out: &mut [u32]) {
     assert!(block.len() >= 16 * SIDE && out.len() >= 16 * SIDE);
     // In every corner the two middle values change places.
     let swap = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
@@ -132,6 +129,32 @@ pub(super) fn transposed(block: &[u32], out: &mut [u32]) {
             for (k, t) in t.into_iter().enumerate() {
                 // SAFETY: row j + k, corners i..i + 8.
                 unsafe { _mm512_storeu_si512(out.as_mut_ptr().add((j + k) * SIDE + 2 * i).cast(), t) };
+            }
+        }
+    }
+}
+
+/// [`super::layout::turn_words`] in registers: four quarters of 8x8 corners of 2x2 words.
+#[target_feature(enable = "avx512f")]
+pub(super) fn turn_words(block: &[u32], out: &mut [u32]) {
+    assert!(block.len() >= SIDE * SIDE && out.len() >= SIDE * SIDE);
+    const ODD: u16 = 0xaaaa;
+    for i in (0..SIDE).step_by(16) {
+        for j in (0..SIDE).step_by(16) {
+            let (mut even, mut odd) = ([_mm512_setzero_si512(); 8], [_mm512_setzero_si512(); 8]);
+            for k in 0..8 {
+                // SAFETY: rows i + 2k and the next, columns j..j + 16 of the 32x32 that the assertion covers.
+                let [upper, lower] =
+                    [0, 1].map(|n| unsafe { _mm512_loadu_ps(block.as_ptr().add((i + 2 * k + n) * SIDE + j).cast()) });
+                // The corner's columns become its rows.
+                even[k] = _mm512_castps_si512(_mm512_mask_moveldup_ps(upper, ODD, lower));
+                odd[k] = _mm512_castps_si512(_mm512_mask_blend_ps(ODD, _mm512_movehdup_ps(upper), lower));
+            }
+            for (n, columns) in [even, odd].into_iter().enumerate() {
+                for (k, column) in transposed_8x8(columns).into_iter().enumerate() {
+                    // SAFETY: row j + 2k + n, columns i..i + 16.
+                    unsafe { _mm512_storeu_si512(out.as_mut_ptr().add((j + 2 * k + n) * SIDE + i).cast(), column) };
+                }
             }
         }
     }

@@ -4,7 +4,9 @@
 //! a time is in the nearest cache, while all tiles of rows pass by. An element is one sum in f32 that runs over `depth`
 //! from the first to the last: it depends neither on its row's neighbours nor on how the work is cut for the threads.
 
-use super::layout::{BLOCK, PackedBf16, SIDE, Words, word};
+#[cfg(target_arch = "x86_64")]
+use super::layout::word;
+use super::layout::{Packable, Packed, SIDE, Words};
 use crate::kernels::matrix::Matrix;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -17,7 +19,9 @@ use std::{
 
 /// One way to multiply: how operands lie, and a tile of the product.
 pub(super) trait Kernel: Sync {
-    /// Element of an operand in its tile: a pair of bf16, or one f32.
+    /// What `B` is.
+    type Weight: Packable;
+    /// Element of `A` in its tile: a pair of bf16, or one f32.
     type Word: bytemuck::Pod + Send + Sync;
     /// Values in a word.
     const VALUES: usize;
@@ -32,21 +36,21 @@ pub(super) trait Kernel: Sync {
     const FETCHES: bool;
 
     /// Writes values `32·i..` of row `row` of a tile. They take `32·ROWS/VALUES` words, one `i` after the other.
-    fn put(tile: &mut [Self::Word], row: usize, i: usize, values: &[u16; SIDE]);
+    fn put(tile: &mut [Self::Word], row: usize, i: usize, values: &[Bits<Self>; SIDE]);
 
     /// Runs a task with this thread's units in the state they need.
     fn run(&self, task: impl FnOnce());
 
-    /// A block of `B`, `[depth/2][32]` pairs, as [`Self::tile`] wants it.
-    fn right<'a>(&self, pairs: &'a [u32], scratch: &'a mut Words) -> &'a [Self::Word];
+    /// A block of `B`, `[depth][32]` values in words, as [`Self::tile`] wants it.
+    fn right<'a>(&self, words: &'a [u32], scratch: &'a mut Words) -> &'a [Self::Word];
 
     /// `C = A·B`, or `C += A·B` unless `first`. `a`: a tile's words of this depth and padding; `c`: `[ROWS][32]`, of which the first
     /// `rows` rows and `columns` columns count.
     fn tile(&self, a: &[Self::Word], b: &[Self::Word], rows: usize, columns: usize, first: bool, c: &mut [f32]);
-
-    /// [`super::layout::transposed`].
-    fn transposed(&self, block: &[u32], out: &mut [u32]);
 }
+
+/// What a kernel reads the values of `A` and `B` as.
+pub(super) type Bits<K> = <<K as Kernel>::Weight as Packable>::Bits;
 
 /// `A` in tiles of `K::ROWS` rows, its depth padded with zeros to a multiple of 32.
 pub(super) struct Left<K: Kernel> {
@@ -77,14 +81,14 @@ impl<K: Kernel> Left<K> {
         Self { words, rows, depth, kernel: PhantomData }
     }
 
-    /// Of bits of bf16.
-    pub(super) fn bf16(a: &Matrix<u16>) -> Self {
+    /// Of a matrix of the type of `B`.
+    pub(super) fn same(a: &Matrix<Bits<K>>) -> Self {
         Self::new(a.rows, a.columns, |tile, place, row| match a.row(row) {
             Some(values) => {
                 let (whole, rest) = values.as_chunks::<SIDE>();
                 whole.iter().enumerate().for_each(|(i, values)| K::put(tile, place, i, values));
                 if !rest.is_empty() {
-                    let mut last = [0; SIDE];
+                    let mut last = [Bits::<K>::default(); SIDE];
                     last[..rest.len()].copy_from_slice(rest);
                     K::put(tile, place, whole.len(), &last);
                 }
@@ -115,16 +119,16 @@ pub(super) fn put_pairs<const ROWS: usize>(tile: &mut [u32], row: usize, i: usiz
 }
 
 /// `B`.
-pub(super) enum Right<'a> {
+pub(super) enum Right<'a, T: Packable> {
     /// `Wᵀ`, whose blocks lie ready.
-    Forward(&'a PackedBf16),
-    /// `W`, whose blocks are transposed on the way.
-    Backward(&'a PackedBf16),
-    /// An ordinary matrix, of which pairs are made on the way.
-    Plain(Matrix<'a, u16>),
+    Forward(&'a Packed<T>),
+    /// `W`, whose blocks are turned around on the way.
+    Backward(&'a Packed<T>),
+    /// An ordinary matrix, of which words are made on the way.
+    Plain(Matrix<'a, T::Bits>),
 }
 
-impl Right<'_> {
+impl<T: Packable> Right<'_, T> {
     fn columns(&self) -> usize {
         match self {
             Right::Forward(w) => w.shape().0,
@@ -141,29 +145,23 @@ impl Right<'_> {
         }
     }
 
-    /// Pairs of `depth` (which begins at a multiple of 32, and whose length is a multiple of the kernel's step).
-    fn block<'a, K: Kernel>(
-        &'a self,
-        kernel: &K,
-        panel: usize,
-        depth: Range<usize>,
-        scratch: &'a mut Words,
-    ) -> &'a [u32] {
-        let len = depth.len() / 2 * SIDE;
+    /// Words of `depth` (which begins at a multiple of 32, and whose length is a multiple of the kernel's step).
+    fn block<'a>(&'a self, panel: usize, depth: Range<usize>, scratch: &'a mut Words) -> &'a [u32] {
+        let len = depth.len() / T::PER_WORD * SIDE;
         match self {
-            Right::Forward(w) => &w.panel(panel)[depth.start / 2 * SIDE..][..len],
+            Right::Forward(w) => &w.panel(panel)[depth.start / T::PER_WORD * SIDE..][..len],
             Right::Backward(w) => {
                 let blocks = depth.start / SIDE..depth.end.div_ceil(SIDE);
-                let scratch = scratch.at_least(blocks.len() * BLOCK);
-                for (block, out) in blocks.zip(scratch.chunks_exact_mut(BLOCK)) {
-                    kernel.transposed(w.block(block, panel), out);
+                let scratch = scratch.at_least(blocks.len() * T::BLOCK);
+                for (block, out) in blocks.zip(scratch.chunks_exact_mut(T::BLOCK)) {
+                    T::turn(w.block(block, panel), out);
                 }
                 &scratch[..len]
             }
             Right::Plain(b) => {
                 let scratch = scratch.at_least(len);
                 let columns = panel * SIDE..b.columns.min((panel + 1) * SIDE);
-                Arch::new().dispatch(Interleave { b, start: depth.start, columns, out: &mut *scratch });
+                Arch::new().dispatch(Lay::<T> { b, start: depth.start, columns, out: &mut *scratch });
                 scratch
             }
         }
@@ -172,16 +170,17 @@ impl Right<'_> {
     /// Asks for part `part` of `parts` of a block that will be needed next.
     #[inline(always)]
     fn fetch(&self, panel: usize, depth: &Range<usize>, part: usize, parts: usize) {
-        let lines = depth.len(); // a pair of 32 columns is two lines
+        let lines = depth.len() * 2 / T::PER_WORD; // 32 words are two lines
         let lines = lines * part / parts..lines * (part + 1) / parts;
         match self {
             Right::Forward(w) => {
-                let block = &w.panel(panel)[depth.start / 2 * SIDE..];
+                let block = &w.panel(panel)[depth.start / T::PER_WORD * SIDE..];
                 lines.for_each(|line| fetch_line(&raw const block[line * 16]));
             }
             Right::Backward(w) => {
-                for line in lines {
-                    fetch_line(&raw const w.block((depth.start + line) / SIDE, panel)[line % SIDE * 16]);
+                for word in lines.map(|line| line * 16) {
+                    let block = w.block(depth.start / SIDE + word / T::BLOCK, panel);
+                    fetch_line(&raw const block[word % T::BLOCK]);
                 }
             }
             Right::Plain(_) => {}
@@ -189,36 +188,20 @@ impl Right<'_> {
     }
 }
 
-/// Rows `start..` of `b` in pairs, `[depth/2][32]`; zeros beyond its edges.
-struct Interleave<'a> {
-    b: &'a Matrix<'a, u16>,
+/// [`Packable::lay`] compiled for this CPU.
+struct Lay<'a, T: Packable> {
+    b: &'a Matrix<'a, T::Bits>,
     start: usize,
     columns: Range<usize>,
     out: &'a mut [u32],
 }
 
-impl WithSimd for Interleave<'_> {
+impl<T: Packable> WithSimd for Lay<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self { b, start, columns, out } = self;
-        // No closures here: the vector instructions of this function do not reach into them.
-        for (i, line) in out.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-            let row = start + 2 * i;
-            if b.column_stride == 1 && row + 1 < b.rows && columns.len() == SIDE {
-                let first = &b.values[row * b.row_stride + columns.start..][..SIDE];
-                let second = &b.values[(row + 1) * b.row_stride + columns.start..][..SIDE];
-                for j in 0..SIDE {
-                    line[j] = word(first[j], second[j]);
-                }
-            } else {
-                *line = [0; SIDE];
-                for (line, column) in line.iter_mut().zip(columns.clone()) {
-                    *line = word(b.get(row, column), b.get(row + 1, column));
-                }
-            }
-        }
+        T::lay(self.b, self.start, self.columns, self.out);
     }
 }
 
@@ -331,7 +314,7 @@ pub(super) fn widened(x: u16) -> f32 {
 /// Memory of a thread, kept between products.
 #[derive(Default)]
 struct Scratch {
-    pairs: Words,
+    words: Words,
     right: Words,
     c: Words,
 }
@@ -350,7 +333,7 @@ const GROUP: usize = 8;
 /// `A·B` into `out`.
 ///
 /// Panics when the depths differ or `out` has another size.
-pub(super) fn multiply<K: Kernel>(kernel: &K, a: &Left<K>, b: &Right, out: Out) {
+pub(super) fn multiply<K: Kernel>(kernel: &K, a: &Left<K>, b: &Right<K::Weight>, out: Out) {
     let columns = b.columns();
     let (len, place) = match out {
         Out::Bf16(out) => (out.len(), Place::Bf16(out.as_mut_ptr().cast())),
@@ -385,7 +368,7 @@ pub(super) fn multiply<K: Kernel>(kernel: &K, a: &Left<K>, b: &Right, out: Out) 
 struct Task<'a, K: Kernel> {
     kernel: &'a K,
     a: &'a Left<K>,
-    b: &'a Right<'a>,
+    b: &'a Right<'a, K::Weight>,
     out: Place,
     width: usize,
     panels: Range<usize>,
@@ -404,17 +387,17 @@ impl<K: Kernel> Task<'_, K> {
         let panel_len = self.tiles.len() * K::ROWS * SIDE;
         let asks = !K::FETCHES || self.tiles.len() > 2 || matches!(self.b, Right::Backward(_));
         let words_of_a: &[K::Word] = bytemuck::cast_slice(&self.a.words);
-        let Scratch { pairs, right, c } = scratch;
+        let Scratch { words, right, c } = scratch;
         let c: &mut [f32] = bytemuck::cast_slice_mut(c.at_least(self.panels.len() * panel_len));
         for (i, &(d, panel)) in steps.iter().enumerate() {
             let c = &mut c[(panel - self.panels.start) * panel_len..][..panel_len];
-            let b = self.kernel.right(self.b.block(self.kernel, panel, range(d), pairs), right);
+            let b = self.kernel.right(self.b.block(panel, range(d), words), right);
             for (t, (tile, c)) in self.tiles.clone().zip(c.chunks_exact_mut(K::ROWS * SIDE)).enumerate() {
                 if let Some(&(d, panel)) = steps.get(i + 1).filter(|_| asks) {
                     self.b.fetch(panel, &range(d), t, self.tiles.len());
                 }
-                let words = K::ROWS * range(d).len().next_multiple_of(SIDE) / K::VALUES;
-                let a = &words_of_a[tile * Left::<K>::tile_len(depth) + K::ROWS * d / K::VALUES..][..words];
+                let len = K::ROWS * range(d).len().next_multiple_of(SIDE) / K::VALUES;
+                let a = &words_of_a[tile * Left::<K>::tile_len(depth) + K::ROWS * d / K::VALUES..][..len];
                 let rows = (self.a.rows - tile * K::ROWS).min(K::ROWS);
                 self.kernel.tile(a, b, rows, self.width - panel * SIDE, d == 0, c);
             }

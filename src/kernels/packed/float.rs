@@ -1,14 +1,17 @@
-//! f32 multiply-adds on bf16 weights that are widened exactly, a bf16 being the upper half of an f32: AVX2 or NEON
-//! through pulp, or plain code.
+//! f32 multiply-adds on the widest vectors pulp knows (AVX-512, AVX2, NEON), or plain code. bf16 weights are widened
+//! exactly, a bf16 being the upper half of an f32.
 //!
-//! A sum is one chain of multiply-adds over the depth in both kernels here, so that both give the same bits.
+//! A sum is one chain of multiply-adds over a block of the depth, and the blocks' sums are added up one after the other.
+//! All kernels here have the same blocks, so that they give the same bits.
 
 use super::{
     blocked::{AHEAD, Kernel, Left, fetch_line, widened},
-    layout::{SIDE, Words, transposed},
+    layout::{SIDE, Words},
 };
 use crate::kernels::matrix::Matrix;
+use half::bf16;
 use pulp::{Arch, Scalar, Simd, WithSimd};
+use std::marker::PhantomData;
 
 /// Which vectors.
 #[derive(Clone, Copy, PartialEq)]
@@ -29,39 +32,54 @@ impl Vectors {
     }
 }
 
-/// For many rows: a block of weights is widened once and used for all of them.
-pub(super) struct Float(pub(super) Vectors);
+/// For any number of rows of f32 weights, and for many of bf16: a block is widened once and used for all of them.
+pub(super) struct Float<T>(pub(super) Vectors, PhantomData<T>);
 
-/// For few rows, in f32: weights are widened in registers, every one read once.
+impl<T> Float<T> {
+    pub(super) fn new(vectors: Vectors) -> Self {
+        Self(vectors, PhantomData)
+    }
+}
+
+/// For few rows, in f32, of bf16 weights: they are widened in registers, every one read once.
 pub(super) struct FloatFew(pub(super) Vectors);
 
-/// Rows and columns of a tile of [`Float`]: with 8 lanes 12 of the 16 registers hold sums.
-const ROWS: usize = 6;
-const HALF: usize = SIDE / 2;
+/// Rows of a tile of [`Float`]: with AVX-512 24 of the 32 registers hold sums. Others take it in four parts.
+const ROWS: usize = 12;
 
 /// Rows of a tile of [`FloatFew`].
 pub(super) const FEW: usize = 3;
 
-impl Kernel for Float {
+/// Values of the depth in a block: 32 columns of it are half of the nearest cache.
+const DEPTH: usize = 128;
+
+/// A row's 32 values of a tile.
+type Line = [f32; SIDE];
+
+/// Blocks of 32 values of the depth become a tile's lines, its rows one after the other.
+#[inline(always)]
+fn line<const ROWS: usize>(tile: &mut [f32], row: usize, i: usize) -> &mut Line {
+    &mut tile.as_chunks_mut().0[i * ROWS + row]
+}
+
+impl Kernel for Float<bf16> {
+    type Weight = bf16;
     type Word = f32;
     const VALUES: usize = 1;
     const ROWS: usize = ROWS;
     const STEP: usize = 2;
-    const DEPTH: usize = 128;
+    const DEPTH: usize = DEPTH;
     const FETCHES: bool = false;
 
     #[inline(always)]
     fn put(tile: &mut [f32], row: usize, i: usize, values: &[u16; SIDE]) {
-        for (j, x) in values.iter().enumerate() {
-            tile[(i * SIDE + j) * ROWS + row] = widened(*x);
-        }
+        line::<ROWS>(tile, row, i).iter_mut().zip(values).for_each(|(x, value)| *x = widened(*value));
     }
 
     fn run(&self, task: impl FnOnce()) {
         task();
     }
 
-    /// Two halves of 16 columns, each `[depth][16]`.
     fn right<'a>(&self, pairs: &'a [u32], scratch: &'a mut Words) -> &'a [f32] {
         let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch.at_least(2 * pairs.len()));
         self.0.dispatch(Widen { pairs, out: &mut *scratch });
@@ -69,39 +87,38 @@ impl Kernel for Float {
     }
 
     fn tile(&self, a: &[f32], b: &[f32], rows: usize, columns: usize, first: bool, c: &mut [f32]) {
-        for (half, b) in b.chunks_exact(b.len() / 2).enumerate().take(columns.div_ceil(HALF)) {
-            let c = &mut c[half * HALF..];
-            match rows {
-                1 => self.0.dispatch(Tile::<1> { a, b, first, c }),
-                2 => self.0.dispatch(Tile::<2> { a, b, first, c }),
-                3 => self.0.dispatch(Tile::<3> { a, b, first, c }),
-                4 => self.0.dispatch(Tile::<4> { a, b, first, c }),
-                5 => self.0.dispatch(Tile::<5> { a, b, first, c }),
-                _ => self.0.dispatch(Tile::<ROWS> { a, b, first, c }),
-            }
-        }
-    }
-
-    fn transposed(&self, block: &[u32], out: &mut [u32]) {
-        self.0.dispatch(Transposed { block, out });
+        self.0.dispatch(Tile::<false> { a, b, rows, columns, first, c });
     }
 }
 
-struct Transposed<'a> {
-    block: &'a [u32],
-    out: &'a mut [u32],
-}
-
-impl WithSimd for Transposed<'_> {
-    type Output = ();
+impl Kernel for Float<f32> {
+    type Weight = f32;
+    type Word = f32;
+    const VALUES: usize = 1;
+    const ROWS: usize = ROWS;
+    const STEP: usize = 1;
+    const DEPTH: usize = DEPTH;
+    const FETCHES: bool = true;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        transposed(self.block, self.out);
+    fn put(tile: &mut [f32], row: usize, i: usize, values: &Line) {
+        *line::<ROWS>(tile, row, i) = *values;
+    }
+
+    fn run(&self, task: impl FnOnce()) {
+        task();
+    }
+
+    fn right<'a>(&self, words: &'a [u32], _: &'a mut Words) -> &'a [f32] {
+        bytemuck::cast_slice(words)
+    }
+
+    fn tile(&self, a: &[f32], b: &[f32], rows: usize, columns: usize, first: bool, c: &mut [f32]) {
+        self.0.dispatch(Tile::<true> { a, b, rows, columns, first, c });
     }
 }
 
-/// Pairs `[depth/2][32]` → two halves of 16 columns, each `[depth][16]`.
+/// Pairs `[depth/2][32]` → `[depth][32]`.
 struct Widen<'a> {
     pairs: &'a [u32],
     out: &'a mut [f32],
@@ -112,15 +129,11 @@ impl WithSimd for Widen<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (left, right) = self.out.split_at_mut(self.pairs.len());
-        for (half, out) in [left, right].into_iter().enumerate() {
-            for (pairs, out) in self.pairs.chunks_exact(SIDE).zip(out.chunks_exact_mut(SIDE)) {
-                let (first, second) = out.split_at_mut(HALF);
-                let (first, second) = (S::as_mut_simd_f32s(first).0, S::as_mut_simd_f32s(second).0);
-                let pairs = S::as_simd_u32s(&pairs[half * HALF..][..HALF]).0;
-                for ((pairs, first), second) in pairs.iter().zip(first).zip(second) {
-                    [*first, *second] = widened_pairs(simd, *pairs);
-                }
+        for (pairs, out) in self.pairs.chunks_exact(SIDE).zip(self.out.chunks_exact_mut(2 * SIDE)) {
+            let (first, second) = out.split_at_mut(SIDE);
+            let (first, second) = (S::as_mut_simd_f32s(first).0, S::as_mut_simd_f32s(second).0);
+            for ((pairs, first), second) in S::as_simd_u32s(pairs).0.iter().zip(first).zip(second) {
+                [*first, *second] = widened_pairs(simd, *pairs);
             }
         }
     }
@@ -134,66 +147,129 @@ fn widened_pairs<S: Simd>(simd: S, pairs: S::u32s) -> [S::f32s; 2] {
     [simd.transmute_f32s_u32s(first), simd.transmute_f32s_u32s(second)]
 }
 
-/// `M` rows times sixteen columns.
-struct Tile<'a, const M: usize> {
-    a: &'a [f32],     // [depth][6]
-    b: &'a [f32],     // [depth][16]
-    c: &'a mut [f32], // [6][32]
+/// Up to twelve rows times up to 32 columns.
+struct Tile<'a, const FETCHES: bool> {
+    a: &'a [f32],     // [depth/32][12][32]
+    b: &'a [f32],     // [depth][32]
+    c: &'a mut [f32], // [12][32]
+    rows: usize,
+    columns: usize,
     first: bool,
 }
 
-impl<const M: usize> WithSimd for Tile<'_, M> {
+impl<const FETCHES: bool> WithSimd for Tile<'_, FETCHES> {
     type Output = ();
 
+    /// What the lanes make of 32 columns is known when this is compiled.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // What the lanes make of 16 columns is known when this is compiled.
-        match HALF / S::F32_LANES {
-            1 => self.run::<S, 1>(simd),
-            2 => self.run::<S, 2>(simd),
-            4 => self.run::<S, 4>(simd),
-            _ => self.run::<S, 16>(simd),
+        match SIDE / S::F32_LANES {
+            2 => self.in_512_bits::<S>(simd),
+            4 => self.in_parts::<S, 4, 2>(simd),
+            8 => self.in_parts::<S, 8, 4>(simd),
+            _ => self.in_parts::<S, 32, 16>(simd),
         }
     }
 }
 
-impl<const M: usize> Tile<'_, M> {
+impl<const FETCHES: bool> Tile<'_, FETCHES> {
     #[inline(always)]
-    fn run<S: Simd, const V: usize>(self, simd: S) {
-        let mut sums = [[simd.splat_f32s(0.0); V]; M];
-        if !self.first {
-            for (sums, c) in sums.iter_mut().zip(self.c.chunks(SIDE)) {
-                sums.copy_from_slice(&S::as_simd_f32s(&c[..HALF]).0[..V]);
-            }
+    fn in_512_bits<S: Simd>(mut self, simd: S) {
+        let narrow = self.columns <= SIDE / 2;
+        macro_rules! call {
+            ($($rows:literal)*) => {
+                match (self.rows, narrow) {
+                    $(($rows, false) => self.part::<S, $rows, 2, 2>(simd, 0, 0),
+                    ($rows, true) => self.part::<S, $rows, 2, 1>(simd, 0, 0),)*
+                    _ => unreachable!("a tile has at most twelve rows"),
+                }
+            };
         }
-        let (rows, columns) = (self.a.as_chunks::<ROWS>().0, S::as_simd_f32s(self.b).0.as_chunks::<V>().0);
-        for (x, weights) in rows.iter().zip(columns) {
-            for m in 0..M {
-                let x = simd.splat_f32s(x[m]);
-                for v in 0..V {
-                    sums[m][v] = simd.mul_add_e_f32s(weights[v], x, sums[m][v]);
+        call!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    /// Halves of the columns and of the rows: twelve registers of sums with AVX2, 24 with NEON.
+    #[inline(always)]
+    fn in_parts<S: Simd, const LINE: usize, const V: usize>(mut self, simd: S) {
+        for column in (0..self.columns.min(SIDE)).step_by(SIDE / 2) {
+            let vector = column / S::F32_LANES;
+            for row in (0..self.rows).step_by(ROWS / 2) {
+                match self.rows - row {
+                    1 => self.part::<S, 1, LINE, V>(simd, row, vector),
+                    2 => self.part::<S, 2, LINE, V>(simd, row, vector),
+                    3 => self.part::<S, 3, LINE, V>(simd, row, vector),
+                    4 => self.part::<S, 4, LINE, V>(simd, row, vector),
+                    5 => self.part::<S, 5, LINE, V>(simd, row, vector),
+                    _ => self.part::<S, { ROWS / 2 }, LINE, V>(simd, row, vector),
                 }
             }
         }
-        for (sums, c) in sums.iter().zip(self.c.chunks_mut(SIDE)) {
-            S::as_mut_simd_f32s(&mut c[..HALF]).0[..V].copy_from_slice(sums);
+    }
+
+    /// `M` rows from `row` on times `V` vectors of columns from `vector` on; a line of 32 has `LINE`.
+    #[inline(always)]
+    fn part<S: Simd, const M: usize, const LINE: usize, const V: usize>(&mut self, simd: S, row: usize, vector: usize) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; M];
+        let lines = S::as_simd_f32s(self.b).0.as_chunks::<LINE>().0;
+        let tile = self.a.as_chunks::<SIDE>().0.as_chunks::<ROWS>().0;
+        let (blocks, rest) = lines.as_chunks::<SIDE>();
+        for (x, lines) in tile.iter().zip(blocks) {
+            let x: &[Line; M] = x[row..].first_chunk().expect("rows of the tile");
+            for (step, line) in lines.iter().enumerate() {
+                if FETCHES {
+                    let ahead = std::ptr::from_ref(line).cast::<u32>().wrapping_add(AHEAD);
+                    fetch_line(ahead);
+                    fetch_line(ahead.wrapping_add(16));
+                }
+                add_products(simd, x, step, line, vector, &mut sums);
+            }
+        }
+        if let Some(x) = tile.get(blocks.len()) {
+            let x: &[Line; M] = x[row..].first_chunk().expect("rows of the tile");
+            for (step, line) in rest.iter().enumerate() {
+                add_products(simd, x, step, line, vector, &mut sums);
+            }
+        }
+        let c = S::as_mut_simd_f32s(self.c).0.as_chunks_mut::<LINE>().0;
+        for (sums, c) in sums.iter().zip(&mut c[row..]) {
+            for (sum, c) in sums.iter().zip(&mut c[vector..]) {
+                *c = if self.first { *sum } else { simd.add_f32s(*c, *sum) };
+            }
+        }
+    }
+}
+
+/// `M` rows of the tile at one place of the depth times `V` vectors of its line.
+#[inline(always)]
+fn add_products<S: Simd, const M: usize, const LINE: usize, const V: usize>(
+    simd: S,
+    x: &[Line; M],
+    step: usize,
+    line: &[S::f32s; LINE],
+    vector: usize,
+    sums: &mut [[S::f32s; V]; M],
+) {
+    let weights: &[S::f32s; V] = line[vector..].first_chunk().expect("columns of the tile");
+    for m in 0..M {
+        let x = simd.splat_f32s(x[m][step]);
+        for v in 0..V {
+            sums[m][v] = simd.mul_add_e_f32s(weights[v], x, sums[m][v]);
         }
     }
 }
 
 impl Kernel for FloatFew {
+    type Weight = bf16;
     type Word = f32;
     const VALUES: usize = 1;
     const ROWS: usize = FEW;
     const STEP: usize = 2;
-    const DEPTH: usize = 256;
+    const DEPTH: usize = DEPTH;
     const FETCHES: bool = true;
 
     #[inline(always)]
     fn put(tile: &mut [f32], row: usize, i: usize, values: &[u16; SIDE]) {
-        for (j, x) in values.iter().enumerate() {
-            tile[(i * SIDE + j) * FEW + row] = widened(*x);
-        }
+        line::<FEW>(tile, row, i).iter_mut().zip(values).for_each(|(x, value)| *x = widened(*value));
     }
 
     fn run(&self, task: impl FnOnce()) {
@@ -212,15 +288,11 @@ impl Kernel for FloatFew {
             _ => self.0.dispatch(FewTile::<3> { a, b, first, c }),
         }
     }
-
-    fn transposed(&self, block: &[u32], out: &mut [u32]) {
-        self.0.dispatch(Transposed { block, out });
-    }
 }
 
 /// `M` rows times 32 columns.
 struct FewTile<'a, const M: usize> {
-    a: &'a [f32],     // [depth][3]
+    a: &'a [f32],     // [depth/32][3][32]
     b: &'a [u32],     // [depth/2][32]
     c: &'a mut [f32], // [3][32]
     first: bool,
@@ -246,36 +318,39 @@ impl<const M: usize> FewTile<'_, M> {
     #[inline(always)]
     fn run<S: Simd, const V: usize>(self, simd: S) {
         let mut sums = [[simd.splat_f32s(0.0); V]; M];
-        if !self.first {
-            for (sums, c) in sums.iter_mut().zip(self.c.chunks(SIDE)) {
-                sums.copy_from_slice(&S::as_simd_f32s(c).0[..V]);
-            }
-        }
-        let (rows, columns) = (self.a.as_chunks::<{ 2 * FEW }>().0, S::as_simd_u32s(self.b).0.as_chunks::<V>().0);
-        for (x, words) in rows.iter().zip(columns) {
-            let ahead = std::ptr::from_ref(words).cast::<u32>().wrapping_add(AHEAD);
-            fetch_line(ahead);
-            fetch_line(ahead.wrapping_add(16));
-            for v in 0..V {
-                let [first, second] = widened_pairs(simd, words[v]);
-                for m in 0..M {
-                    let sum = simd.mul_add_e_f32s(first, simd.splat_f32s(x[m]), sums[m][v]);
-                    sums[m][v] = simd.mul_add_e_f32s(second, simd.splat_f32s(x[FEW + m]), sum);
+        let lines = S::as_simd_u32s(self.b).0.as_chunks::<V>().0;
+        let tile = self.a.as_chunks::<SIDE>().0.as_chunks::<FEW>().0;
+        for (x, lines) in tile.iter().zip(lines.chunks(SIDE / 2)) {
+            for (step, words) in lines.iter().enumerate().take(SIDE / 2) {
+                let ahead = std::ptr::from_ref(words).cast::<u32>().wrapping_add(AHEAD);
+                fetch_line(ahead);
+                fetch_line(ahead.wrapping_add(16));
+                for v in 0..V {
+                    let [first, second] = widened_pairs(simd, words[v]);
+                    for m in 0..M {
+                        let sum = simd.mul_add_e_f32s(first, simd.splat_f32s(x[m][2 * step]), sums[m][v]);
+                        sums[m][v] = simd.mul_add_e_f32s(second, simd.splat_f32s(x[m][2 * step + 1]), sum);
+                    }
                 }
             }
         }
         for (sums, c) in sums.iter().zip(self.c.chunks_mut(SIDE)) {
-            S::as_mut_simd_f32s(c).0[..V].copy_from_slice(sums);
+            for (sum, c) in sums.iter().zip(S::as_mut_simd_f32s(c).0) {
+                *c = if self.first { *sum } else { simd.add_f32s(*c, *sum) };
+            }
         }
     }
 }
 
-/// `A` of f32 values in tiles of `K`.
+/// `A` of f32 values, whatever `B` is.
 pub(super) fn left<K: Kernel<Word = f32>>(a: &Matrix<f32>) -> Left<K> {
-    let depth = a.columns;
-    Left::new(a.rows, depth, |tile, place, row| {
-        for i in 0..depth.next_multiple_of(SIDE) {
-            tile[i * K::ROWS + place] = a.get(row, i);
+    Left::new(a.rows, a.columns, |tile, place, row| {
+        for (i, lines) in tile.as_chunks_mut::<SIDE>().0.chunks_exact_mut(K::ROWS).enumerate() {
+            let line = &mut lines[place];
+            match a.row(row).and_then(|values| values[i * SIDE..].first_chunk()) {
+                Some(values) => *line = *values,
+                None => line.iter_mut().enumerate().for_each(|(j, x)| *x = a.get(row, i * SIDE + j)),
+            }
         }
     })
 }

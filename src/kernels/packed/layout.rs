@@ -1,15 +1,22 @@
-//! A frozen bf16 matrix as it lies in memory: panels of 32 outputs, in which pairs of inputs stand side by side.
+//! A frozen matrix as it lies in memory: panels of 32 outputs, in which the inputs stand one after the other.
 //!
-//! `W` `[out, in]` is stored as `[out/32][in/2][32][2]`, both sizes padded with zeros to multiples of 32. A word is the
-//! pair `W[o][2i], W[o][2i+1]`: what one instruction of a matrix unit multiplies with the pair `x[2i], x[2i+1]`. For
-//! `dy·W` the pairs have to run along `out`; 32x32 blocks are transposed on the way (`transposed`).
+//! `W` `[out, in]` in f32 is stored as `[out/32][in][32]`, in bf16 as `[out/32][in/2][32][2]`, both sizes padded with zeros
+//! to multiples of 32. A word of bf16 is the pair `W[o][2i], W[o][2i+1]`: what one instruction of a matrix unit multiplies
+//! with the pair `x[2i], x[2i+1]`. For `dy·W` rows have to run along `out`; 32x32 blocks are turned around on the way.
 
-use super::with_matrix;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    kernels::{
+        cpu::{self, Element, vectorized},
+        matrix::Matrix,
+    },
+};
 use bytemuck::{Pod, Zeroable};
-use candle_core::{DType, Device, Tensor, bail};
+use candle_core::{Device, Tensor, bail};
+use half::bf16;
 use rayon::prelude::*;
 use std::{
+    marker::PhantomData,
     ops::{Deref, DerefMut, Range},
     sync::Arc,
 };
@@ -17,8 +24,96 @@ use std::{
 /// Columns of a panel, and the side of a block.
 pub(super) const SIDE: usize = 32;
 
-/// Words of a block of 32x32 values.
-pub(super) const BLOCK: usize = SIDE * SIDE / 2;
+/// What a packed matrix holds: bf16, two to a word, or f32.
+pub trait Packable: Element + Pod {
+    /// Values in a word.
+    const PER_WORD: usize;
+    /// Words of a block of 32x32 values.
+    const BLOCK: usize = SIDE * SIDE / Self::PER_WORD;
+    /// What kernels read them as.
+    type Bits: Pod + Default + Send + Sync;
+
+    /// The values of a word, the first `values.len()` of them.
+    fn take(word: u32, values: &mut [Self]);
+
+    /// Rows `start..` of some columns of `b` as `out`, `[depth/PER_WORD][32]`; zeros beyond the edges of `b`.
+    fn lay(b: &Matrix<Self::Bits>, start: usize, columns: Range<usize>, out: &mut [u32]);
+
+    /// A block `[32 inputs][32 outputs]` turned around: `[32 outputs][32 inputs]`, in words.
+    fn turn(block: &[u32], out: &mut [u32]);
+}
+
+impl Packable for bf16 {
+    const PER_WORD: usize = 2;
+    type Bits = u16;
+
+    #[inline(always)]
+    fn take(word: u32, values: &mut [bf16]) {
+        let both = [word as u16, (word >> 16) as u16];
+        values.iter_mut().zip(both).for_each(|(value, bits)| *value = bf16::from_bits(bits));
+    }
+
+    #[inline(always)]
+    fn lay(b: &Matrix<u16>, start: usize, columns: Range<usize>, out: &mut [u32]) {
+        for (i, line) in out.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+            let row = start + 2 * i;
+            if b.column_stride == 1 && row + 1 < b.rows && columns.len() == SIDE {
+                let first = &b.values[row * b.row_stride + columns.start..][..SIDE];
+                let second = &b.values[(row + 1) * b.row_stride + columns.start..][..SIDE];
+                for j in 0..SIDE {
+                    line[j] = word(first[j], second[j]);
+                }
+            } else {
+                *line = [0; SIDE];
+                for (line, column) in line.iter_mut().zip(columns.clone()) {
+                    *line = word(b.get(row, column), b.get(row + 1, column));
+                }
+            }
+        }
+    }
+
+    fn turn(block: &[u32], out: &mut [u32]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512bw") {
+            // SAFETY: the instructions are there.
+            return unsafe { super::avx512::turn_pairs(block, out) };
+        }
+        vectorized(|| turn_pairs(block, out));
+    }
+}
+
+impl Packable for f32 {
+    const PER_WORD: usize = 1;
+    type Bits = f32;
+
+    #[inline(always)]
+    fn take(word: u32, values: &mut [f32]) {
+        values[0] = f32::from_bits(word);
+    }
+
+    #[inline(always)]
+    fn lay(b: &Matrix<f32>, start: usize, columns: Range<usize>, out: &mut [u32]) {
+        let out: &mut [f32] = bytemuck::cast_slice_mut(out);
+        for (i, line) in out.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+            let row = start + i;
+            if b.column_stride == 1 && row < b.rows && columns.len() == SIDE {
+                line.copy_from_slice(&b.values[row * b.row_stride + columns.start..][..SIDE]);
+            } else {
+                *line = [0.0; SIDE];
+                line.iter_mut().zip(columns.clone()).for_each(|(value, column)| *value = b.get(row, column));
+            }
+        }
+    }
+
+    fn turn(block: &[u32], out: &mut [u32]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the instructions are there.
+            return unsafe { super::avx512::turn_words(block, out) };
+        }
+        vectorized(|| turn_words(block, out));
+    }
+}
 
 /// A cache line of words: what every vector and tile load begins on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,15 +157,22 @@ impl DerefMut for Words {
     }
 }
 
-/// A frozen matrix `W` `[out, in]` in bf16 on the CPU. Clones share the memory.
+/// A frozen matrix `W` `[out, in]` on the CPU. Clones share the memory.
 #[derive(Clone, Debug)]
-pub struct PackedBf16 {
+pub struct Packed<T> {
     words: Arc<Words>,
     out: usize,
     width: usize,
+    of: PhantomData<T>,
 }
 
-impl PackedBf16 {
+/// A frozen matrix of bf16.
+pub type PackedBf16 = Packed<bf16>;
+
+/// A frozen matrix of f32.
+pub type PackedF32 = Packed<f32>;
+
+impl<T: Packable> Packed<T> {
     /// Packs `[out, in]` out of pieces: `read(rows)` gives those rows `[rows, in]` in any float dtype, in order and once.
     ///
     /// `piece` is the number of rows asked for at a time, rounded up to whole panels. Errors: those of `read`; a piece of
@@ -80,7 +182,7 @@ impl PackedBf16 {
         piece: usize,
         mut read: impl FnMut(Range<usize>) -> Result<Tensor>,
     ) -> Result<Self> {
-        let panel = width.next_multiple_of(SIDE) / 2 * SIDE;
+        let panel = width.next_multiple_of(SIDE) / T::PER_WORD * SIDE;
         let mut words = Words::zeroed(out.div_ceil(SIDE) * panel);
         let piece = piece.next_multiple_of(SIDE).max(SIDE);
         for start in (0..out).step_by(piece) {
@@ -89,16 +191,21 @@ impl PackedBf16 {
             if values.dims() != [rows.len(), width] {
                 return Err(Error::run(format!("internal error: a piece of {:?}", values.dims())));
             }
-            let values = values.to_device(&Device::Cpu)?.to_dtype(DType::BF16)?.contiguous()?;
-            with_matrix(&values, |bits| {
-                let bits = bits.values;
-                let panels = &mut words[start / SIDE * panel..][..rows.len().div_ceil(SIDE) * panel];
-                panels.par_chunks_mut(panel).zip(bits.par_chunks(SIDE * width)).for_each(|(panel, rows)| {
-                    pack_panel(rows, width, panel);
-                });
-            })?;
+            let values = values.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.contiguous()?;
+            let values = cpu::values::<T>(&values).ok_or_else(|| Error::run("internal error: a piece elsewhere"))?;
+            let values: &[T::Bits] = bytemuck::cast_slice(&values);
+            let panels = &mut words[start / SIDE * panel..][..rows.len().div_ceil(SIDE) * panel];
+            panels.par_chunks_mut(panel).zip(values.par_chunks(SIDE * width)).for_each(|(panel, rows)| {
+                // Its transpose, one block of inputs after the other, so that a cache line is read once.
+                let outputs = rows.len() / width;
+                let turned =
+                    Matrix { values: rows, rows: width, columns: outputs, row_stride: 1, column_stride: width };
+                for (i, block) in panel.chunks_mut(T::BLOCK).enumerate() {
+                    T::lay(&turned, i * SIDE, 0..outputs, block);
+                }
+            });
         }
-        Ok(Self { words: Arc::new(words), out, width })
+        Ok(Self { words: Arc::new(words), out, width, of: PhantomData })
     }
 
     /// (out, in)
@@ -106,59 +213,42 @@ impl PackedBf16 {
         (self.out, self.width)
     }
 
-    /// Rows `ids` of `W` as bits of bf16, end to end. Errors: a row that is not there.
-    pub(super) fn gather(&self, ids: &[u32]) -> candle_core::Result<Vec<u16>> {
+    /// Rows `ids` of `W`, end to end. Errors: a row that is not there.
+    pub(super) fn gather(&self, ids: &[u32]) -> candle_core::Result<Vec<T>> {
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.out) {
             bail!("row {id} of a matrix of {} rows", self.out);
         }
-        let mut rows = vec![0; ids.len() * self.width];
+        let mut rows = vec![T::zeroed(); ids.len() * self.width];
         rows.par_chunks_mut(self.width.max(1)).zip(ids).for_each(|(row, &id)| self.copy_row(id as usize, row));
         Ok(rows)
     }
 
-    /// The whole matrix as bits of bf16, row-major.
-    pub(super) fn unpacked(&self) -> Vec<u16> {
-        let mut rows = vec![0; self.out * self.width];
+    /// The whole matrix, row-major.
+    pub(super) fn unpacked(&self) -> Vec<T> {
+        let mut rows = vec![T::zeroed(); self.out * self.width];
         rows.par_chunks_mut(self.width.max(1)).enumerate().for_each(|(id, row)| self.copy_row(id, row));
         rows
     }
 
-    fn copy_row(&self, id: usize, row: &mut [u16]) {
+    fn copy_row(&self, id: usize, row: &mut [T]) {
         let words = self.panel(id / SIDE).iter().skip(id % SIDE).step_by(SIDE);
-        for (pair, word) in row.chunks_mut(2).zip(words) {
-            pair[0] = *word as u16;
-            if let Some(second) = pair.get_mut(1) {
-                *second = (word >> 16) as u16;
-            }
-        }
+        row.chunks_mut(T::PER_WORD).zip(words).for_each(|(values, word)| T::take(*word, values));
     }
 
-    /// Pairs of inputs of a panel, padding included.
-    fn pairs(&self) -> usize {
-        self.width.next_multiple_of(SIDE) / 2
+    /// Lines of 32 words in a panel, padding included.
+    fn lines(&self) -> usize {
+        self.width.next_multiple_of(SIDE) / T::PER_WORD
     }
 
-    /// All pairs of 32 outputs, `[in/2][32]`.
+    /// All words of 32 outputs, `[in/PER_WORD][32]`.
     pub(super) fn panel(&self, panel: usize) -> &[u32] {
-        let len = self.pairs() * SIDE;
+        let len = self.lines() * SIDE;
         &self.words[panel * len..][..len]
     }
 
-    /// The block of outputs `32·panel..` and inputs `32·block..`, `[16][32]`.
+    /// The block of outputs `32·panel..` and inputs `32·block..`, `[32/PER_WORD][32]`.
     pub(super) fn block(&self, panel: usize, block: usize) -> &[u32] {
-        &self.words[(panel * self.pairs() + block * SIDE / 2) * SIDE..][..BLOCK]
-    }
-}
-
-/// Up to 32 rows of `width` values → `[width/2][32]` words. Blocks of 16 pairs, so that a cache line is read once.
-fn pack_panel(rows: &[u16], width: usize, panel: &mut [u32]) {
-    for (i, block) in panel.chunks_mut(BLOCK).enumerate() {
-        for (column, row) in rows.chunks(width).enumerate() {
-            let row = &row[(i * SIDE).min(width)..width.min((i + 1) * SIDE)];
-            for (pair, line) in row.chunks(2).zip(block.chunks_exact_mut(SIDE)) {
-                line[column] = word(pair[0], pair.get(1).copied().unwrap_or(0));
-            }
-        }
+        &self.words[panel * self.lines() * SIDE + block * T::BLOCK..][..T::BLOCK]
     }
 }
 
@@ -168,16 +258,26 @@ pub(super) fn word(first: u16, second: u16) -> u32 {
     u32::from(first) | u32::from(second) << 16
 }
 
-/// A block turned around: pairs along its inputs become pairs along its outputs, `[out/2][32 inputs]`.
+/// [`Packable::turn`] of bf16: pairs along inputs become pairs along outputs.
 ///
 /// Two neighbouring words hold a 2x2 corner. So the block is a 16x16 matrix of corners: transpose that and each corner.
 #[inline(always)]
-pub(super) fn transposed(block: &[u32], out: &mut [u32]) {
+pub(super) fn turn_pairs(block: &[u32], out: &mut [u32]) {
     for i in 0..SIDE / 2 {
         for j in 0..SIDE / 2 {
             let [first, second] = [block[i * SIDE + 2 * j], block[i * SIDE + 2 * j + 1]];
             out[j * SIDE + 2 * i] = first & 0xffff | second << 16;
             out[j * SIDE + 2 * i + 1] = first >> 16 | second & 0xffff_0000;
+        }
+    }
+}
+
+/// [`Packable::turn`] of f32.
+#[inline(always)]
+pub(super) fn turn_words(block: &[u32], out: &mut [u32]) {
+    for i in 0..SIDE {
+        for j in 0..SIDE {
+            out[j * SIDE + i] = block[i * SIDE + j];
         }
     }
 }

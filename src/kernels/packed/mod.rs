@@ -1,8 +1,9 @@
-//! Products in bf16 on the CPU's matrix units, and the frozen weights packed for them once, when a model is loaded.
+//! Products on the CPU's matrix and vector units, and the frozen weights packed for them once, when a model is loaded.
 //!
-//! Operands are bf16, every sum is taken in f32 and rounded once. Weights are kept in one packing (`layout`) that serves
-//! `x·Wᵀ`, `dy·W`, generation in f32 and the look-up of rows. `blocked` holds the loops; a file for each way to multiply
-//! a tile. Which one is used is found when the program runs, and `COUPLET_TRAIN_KERNELS` forces one, to compare results.
+//! Operands are bf16 or f32, every sum is taken in f32 and, for bf16, rounded once. Weights are kept in one packing
+//! (`layout`) that serves `x·Wᵀ`, `dy·W`, generation in f32 and the look-up of rows. `blocked` holds the loops; a file for
+//! each way to multiply a tile. Which one multiplies bf16 is found when the program runs, and `COUPLET_TRAIN_KERNELS`
+//! forces one, to compare results.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -15,15 +16,16 @@ mod peak;
 
 use crate::{
     error::{Error, Result},
-    kernels::{cpu, matrix::Matrix},
+    kernels::matrix::Matrix,
 };
-use blocked::{Kernel, Left, Out, Right};
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor, bail};
+use blocked::{Bits, Kernel, Left, Out, Right};
+use candle_core::{DType, Device, Storage, Tensor, bail};
 use float::{FEW, Float, FloatFew, Vectors};
 use half::bf16;
+use layout::Packable;
 use std::sync::OnceLock;
 
-pub use layout::PackedBf16;
+pub use layout::{Packed, PackedBf16, PackedF32};
 pub use peak::peak;
 
 /// A way to multiply in bf16.
@@ -33,7 +35,7 @@ pub enum ProductPath {
     Amx,
     /// AVX512-BF16: vectors of 16 sums.
     Avx512Bf16,
-    /// Multiply-adds in f32, AVX2 or NEON, of weights widened on the way.
+    /// Multiply-adds in f32, AVX-512, AVX2 or NEON, of weights widened on the way.
     F32,
     /// The same without vectors.
     Plain,
@@ -107,7 +109,7 @@ fn choose(asked: Option<&str>, available: &[ProductPath]) -> Result<ProductPath>
 }
 
 /// `a·b` into `out` on `path`, which has to be there.
-fn multiply(path: ProductPath, a: &Matrix<u16>, b: &Right, out: Out) {
+fn multiply(path: ProductPath, a: &Matrix<u16>, b: &Right<bf16>, out: Out) {
     let there = "only paths that are there are chosen";
     match path {
         #[cfg(target_arch = "x86_64")]
@@ -116,13 +118,18 @@ fn multiply(path: ProductPath, a: &Matrix<u16>, b: &Right, out: Out) {
         ProductPath::Avx512Bf16 => with(&avx512::Avx512Bf16::new().expect(there), a, b, out),
         #[cfg(not(target_arch = "x86_64"))]
         ProductPath::Amx | ProductPath::Avx512Bf16 => unreachable!("{there}"),
-        ProductPath::F32 => with(&Float(Vectors::Widest), a, b, out),
-        ProductPath::Plain => with(&Float(Vectors::Plain), a, b, out),
+        ProductPath::F32 => with(&Float::<bf16>::new(Vectors::Widest), a, b, out),
+        ProductPath::Plain => with(&Float::<bf16>::new(Vectors::Plain), a, b, out),
     }
 }
 
-fn with<K: Kernel>(kernel: &K, a: &Matrix<u16>, b: &Right, out: Out) {
-    blocked::multiply(kernel, &Left::bf16(a), b, out);
+fn with<K: Kernel>(kernel: &K, a: &Matrix<Bits<K>>, b: &Right<K::Weight>, out: Out) {
+    blocked::multiply(kernel, &Left::same(a), b, out);
+}
+
+/// The vectors of f32 products.
+fn vectors() -> Result<Vectors> {
+    Ok(if ProductPath::chosen()? == ProductPath::Plain { Vectors::Plain } else { Vectors::Widest })
 }
 
 /// `[rows, columns]` bf16, of which `fill` writes every element.
@@ -148,25 +155,29 @@ pub(in crate::kernels) fn is_cpu_bf16(t: &Tensor) -> bool {
     t.device().is_cpu() && t.dtype() == DType::BF16
 }
 
-/// Calls `f` with the bits of a bf16 matrix on the CPU, whatever its strides.
-fn with_matrix<T>(t: &Tensor, f: impl FnOnce(Matrix<u16>) -> T) -> Result<T> {
+/// Calls `f` with the bits of a matrix of `T` on the CPU, whatever its strides.
+fn with_matrix<T: Packable, R>(t: &Tensor, f: impl FnOnce(Matrix<T::Bits>) -> R) -> Result<R> {
     let (storage, layout) = t.storage_and_layout();
-    let Storage::Cpu(CpuStorage::BF16(values)) = &*storage else {
-        return Err(Error::run("internal error: bf16 on the CPU expected"));
+    let Storage::Cpu(storage) = &*storage else {
+        return Err(Error::run("internal error: a matrix on the CPU expected"));
     };
-    Ok(f(Matrix::new(bytemuck::cast_slice(values), layout)?))
+    Ok(f(Matrix::new(bytemuck::cast_slice(storage.as_slice::<T>()?), layout)?))
 }
 
 /// `a·b`: `a` `[m, k]`, `b` `[k, n]`, both bf16 on the CPU with any strides → `[m, n]` bf16.
 pub(in crate::kernels) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (path, shape) = (ProductPath::chosen()?, (a.dim(0)?, b.dim(1)?));
-    with_matrix(a, |a| with_matrix(b, |b| new_bf16(shape, |out| multiply(path, &a, &Right::Plain(b), out))))??
+    with_matrix::<bf16, _>(a, |a| {
+        with_matrix::<bf16, _>(b, |b| new_bf16(shape, |out| multiply(path, &a, &Right::Plain(b), out)))
+    })??
 }
 
 /// As [`product`], without rounding: `[m, n]` f32.
 pub(in crate::kernels) fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (path, shape) = (ProductPath::chosen()?, (a.dim(0)?, b.dim(1)?));
-    with_matrix(a, |a| with_matrix(b, |b| new_f32(shape, |out| multiply(path, &a, &Right::Plain(b), out))))??
+    with_matrix::<bf16, _>(a, |a| {
+        with_matrix::<bf16, _>(b, |b| new_f32(shape, |out| multiply(path, &a, &Right::Plain(b), out)))
+    })??
 }
 
 /// `y + a·b` in place of `y`, bits of bf16, `[m, n]`: the product is rounded, then the sum.
@@ -197,48 +208,63 @@ impl PackedBf16 {
     /// [`Self::forward`] on a path of [`ProductPath::available`].
     pub fn forward_on(&self, path: ProductPath, x: &Tensor) -> Result<Tensor> {
         let shape = (x.dim(0)?, self.shape().0);
-        with_matrix(x, |x| new_bf16(shape, |out| multiply(path, &x, &Right::Forward(self), out)))?
+        with_matrix::<bf16, _>(x, |x| new_bf16(shape, |out| multiply(path, &x, &Right::Forward(self), out)))?
     }
 
     /// [`Self::backward`] on a path of [`ProductPath::available`].
     pub fn backward_on(&self, path: ProductPath, dy: &Tensor) -> Result<Tensor> {
         let shape = (dy.dim(0)?, self.shape().1);
-        with_matrix(dy, |dy| new_bf16(shape, |out| multiply(path, &dy, &Right::Backward(self), out)))?
+        with_matrix::<bf16, _>(dy, |dy| new_bf16(shape, |out| multiply(path, &dy, &Right::Backward(self), out)))?
     }
 
     /// `x` `[T, in]` f32 → `x·Wᵀ` `[T, out]` f32, W widened exactly: for generation.
     ///
     /// A row gives the same bits alone and among others.
     pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
-        let vectors = if ProductPath::chosen()? == ProductPath::Plain { Vectors::Plain } else { Vectors::Widest };
-        self.infer_on(vectors, x)
+        self.infer_on(vectors()?, x)
     }
 
     fn infer_on(&self, vectors: Vectors, x: &Tensor) -> Result<Tensor> {
-        let x = x.contiguous()?;
-        let xs = cpu::f32s(&x).ok_or_else(|| Error::run("internal error: f32 on the CPU expected"))?;
-        let (rows, depth) = x.dims2()?;
-        let x = Matrix::dense(&xs, rows, depth);
-        new_f32((rows, self.shape().0), |out| {
-            let w = Right::Forward(self);
-            match rows <= FEW + 1 {
-                true => blocked::multiply(&FloatFew(vectors), &float::left(&x), &w, out),
-                false => blocked::multiply(&Float(vectors), &float::left(&x), &w, out),
-            }
-        })
+        let shape = (x.dim(0)?, self.shape().0);
+        with_matrix::<f32, _>(x, |x| {
+            new_f32(shape, |out| {
+                let w = Right::Forward(self);
+                match x.rows <= FEW + 1 {
+                    true => blocked::multiply(&FloatFew(vectors), &float::left(&x), &w, out),
+                    false => blocked::multiply(&Float::<bf16>::new(vectors), &float::left(&x), &w, out),
+                }
+            })
+        })?
+    }
+}
+
+impl PackedF32 {
+    /// `x` `[T, in]` f32 → `x·Wᵀ` `[T, out]` f32. A row gives the same bits alone and among others.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.product((x.dim(0)?, self.shape().0), x, &Right::Forward(self), vectors()?)
     }
 
-    /// Rows `ids` of `W`, `[T, in]` bf16. `ids`: `[T]` u32.
+    /// `dy` `[T, out]` f32 → `dy·W` `[T, in]` f32.
+    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        self.product((dy.dim(0)?, self.shape().1), dy, &Right::Backward(self), vectors()?)
+    }
+
+    fn product(&self, shape: (usize, usize), a: &Tensor, w: &Right<f32>, vectors: Vectors) -> Result<Tensor> {
+        with_matrix::<f32, _>(a, |a| new_f32(shape, |out| with(&Float::<f32>::new(vectors), &a, w, out)))?
+    }
+}
+
+impl<T: Packable> Packed<T> {
+    /// Rows `ids` of `W`, `[T, in]`. `ids`: `[T]` u32.
     #[expect(clippy::disallowed_methods, reason = "ids on the CPU: no device stops")]
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         let ids = ids.to_vec1::<u32>()?;
-        let values = bytemuck::cast_vec::<u16, bf16>(self.gather(&ids)?);
-        Ok(Tensor::from_vec(values, (ids.len(), self.shape().1), &Device::Cpu)?)
+        Ok(Tensor::from_vec(self.gather(&ids)?, (ids.len(), self.shape().1), &Device::Cpu)?)
     }
 
-    /// `W` `[out, in]` bf16, an ordinary tensor.
+    /// `W` `[out, in]`, an ordinary tensor.
     pub fn unpack(&self) -> Result<Tensor> {
-        Ok(Tensor::from_vec(bytemuck::cast_vec::<u16, bf16>(self.unpacked()), self.shape(), &Device::Cpu)?)
+        Ok(Tensor::from_vec(self.unpacked(), self.shape(), &Device::Cpu)?)
     }
 }
 
@@ -293,7 +319,7 @@ mod tests {
         }
     }
 
-    type Multiply = Box<dyn Fn(&Matrix<u16>, &Right, Out) + Send + Sync>;
+    type Multiply = Box<dyn Fn(&Matrix<u16>, &Right<bf16>, Out) + Send + Sync>;
 
     /// Every way to multiply that this machine can run, by name.
     fn ways() -> Vec<(String, Multiply)> {
@@ -402,41 +428,77 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_unpacks_and_gives_its_rows() {
+    fn f32_agrees_with_f64_over_odd_sizes_whatever_rows_and_threads_are_beside() {
         for (n, k) in WEIGHTS {
-            let w = bits((n, k), 1.0);
-            let packed = pack(&w, (n, k));
-            assert_eq!((packed.unpacked(), packed.shape()), (w.clone(), (n, k)));
-            let ids = [n as u32 - 1, 0, n as u32 / 2];
-            let want: Vec<u16> = ids.iter().flat_map(|&id| &w[id as usize * k..][..k]).copied().collect();
-            assert_eq!(packed.gather(&ids).unwrap(), want);
-            assert!(packed.gather(&[n as u32]).is_err());
+            let w = wave((n, k), 1.0, &Device::Cpu).unwrap();
+            let packed = PackedF32::pack((n, k), 32, |rows| Ok(w.narrow(0, rows.start, rows.len())?)).unwrap();
+            let wide = w.to_dtype(DType::F64).unwrap();
+            for rows in ROWS {
+                let (x, dy) =
+                    (wave((rows, k), 0.0, &Device::Cpu).unwrap(), wave((rows, n), 2.0, &Device::Cpu).unwrap());
+                for vectors in [Vectors::Widest, Vectors::Plain] {
+                    let both = |x: &Tensor, dy: &Tensor| {
+                        let rows = x.dim(0).unwrap();
+                        let y = packed.product((rows, n), x, &Right::Forward(&packed), vectors).unwrap();
+                        (y, packed.product((rows, k), dy, &Right::Backward(&packed), vectors).unwrap())
+                    };
+                    let (y, dx) = both(&x, &dy);
+                    let f64s = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+                    assert_close(&y, &f64s(&x).matmul(&wide.t().unwrap()).unwrap(), 1e-6 * (k as f64).sqrt());
+                    assert_close(&dx, &f64s(&dy).matmul(&wide).unwrap(), 1e-6 * (n as f64).sqrt());
+                    let one = |t: &Tensor| t.narrow(0, rows - 1, 1).unwrap();
+                    let (y_one, dx_one) = both(&one(&x), &one(&dy));
+                    assert_close(&y_one, &one(&y), 0.0);
+                    assert_close(&dx_one, &one(&dx), 0.0);
+                    let strided = |t: &Tensor| t.t().unwrap().contiguous().unwrap().t().unwrap();
+                    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+                    let (y_alone, dx_alone) = alone.install(|| both(&strided(&x), &strided(&dy)));
+                    assert_close(&y_alone, &y, 0.0);
+                    assert_close(&dx_alone, &dx, 0.0);
+                }
+            }
         }
-        let wrong = |_| wave((3, 3), 0.0, &Device::Cpu);
-        assert!(PackedBf16::pack((3, 4), 32, wrong).is_err());
+    }
+
+    #[test]
+    fn what_is_packed_unpacks_and_gives_its_rows() {
+        fn case<T: Packable>((n, k): (usize, usize)) {
+            let w = wave((n, k), 1.0, &Device::Cpu).unwrap().to_dtype(T::DTYPE).unwrap();
+            let packed = Packed::<T>::pack((n, k), 32, |rows| Ok(w.narrow(0, rows.start, rows.len())?)).unwrap();
+            assert_eq!(packed.shape(), (n, k));
+            assert_close(&packed.unpack().unwrap(), &w, 0.0);
+            let ids = Tensor::new(&[n as u32 - 1, 0, n as u32 / 2], &Device::Cpu).unwrap();
+            assert_close(&packed.rows(&ids).unwrap(), &w.index_select(&ids, 0).unwrap(), 0.0);
+            assert!(packed.gather(&[n as u32]).is_err());
+            assert!(Packed::<T>::pack((n, k + 1), 32, |_| Ok(w.clone())).is_err());
+        }
+        for shape in WEIGHTS {
+            case::<bf16>(shape);
+            case::<f32>(shape);
+        }
     }
 
     #[test]
     fn blocks_are_turned_the_same_way_by_all() {
-        let block: Vec<u32> = (0..512).map(word_at).collect();
-        let mut want = vec![0; 512];
-        layout::transposed(&block, &mut want);
-        for (j, i) in (0..32).flat_map(|j| (0..32).map(move |i| (j, i))) {
-            let value =
-                |words: &[u32], pairs: usize, side: usize| words[pairs / 2 * 32 + side] >> (pairs % 2 * 16) & 0xffff;
-            assert_eq!(value(&want, j, i), value(&block, i, j), "input {i}, output {j}");
+        fn case<T: Packable>() {
+            let block: Vec<u32> = (0..T::BLOCK as u32).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect();
+            let value = |words: &[u32], row: usize, column: usize| {
+                let mut values = [T::zeroed(); 2];
+                T::take(words[row / T::PER_WORD * 32 + column], &mut values[..T::PER_WORD]);
+                bytemuck::bytes_of(&values[row % T::PER_WORD]).to_vec()
+            };
+            let mut turned = vec![0; T::BLOCK];
+            T::turn(&block, &mut turned);
+            for (j, i) in (0..32).flat_map(|j| (0..32).map(move |i| (j, i))) {
+                assert_eq!(value(&turned, j, i), value(&block, i, j), "input {i}, output {j}");
+            }
+            let plain = if T::PER_WORD == 2 { layout::turn_pairs } else { layout::turn_words };
+            let mut slow = vec![0; T::BLOCK];
+            plain(&block, &mut slow);
+            assert_eq!(turned, slow);
         }
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512bw") {
-            let mut got = vec![0; 512];
-            // SAFETY: the instructions are there.
-            unsafe { avx512::transposed(&block, &mut got) };
-            assert_eq!(got, want);
-        }
-    }
-
-    fn word_at(i: u32) -> u32 {
-        (2 * i) | ((2 * i + 1) << 16)
+        case::<bf16>();
+        case::<f32>();
     }
 
     #[test]

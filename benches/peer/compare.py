@@ -22,7 +22,7 @@ SETTINGS = {
     "couplets-8": (["--batch", "8"], BOTH, {PYTORCH: [], CHECKPOINTED: ["--gc"]}),
     "couplets-32": (["--batch", "32"], BOTH, {PYTORCH: [], f"{PYTORCH}, 4 × 8": ["--batch", "8", "--accumulate", "4"]}),
     "rows-512": (["--batch", "2", "--rows", "512"], BOTH, {PYTORCH: []}),
-    "lf-example": (["--batch", "1", "--accumulate", "8"], ["bf16"], {CHECKPOINTED: ["--gc"]}),
+    "lf-example": (["--batch", "1", "--accumulate", "8"], BOTH, {CHECKPOINTED: ["--gc"]}),
 }
 COLUMNS = ["setting", "side", "s/step", "samples/s", "real tok/s", "fed tok/s", "padded tok/s", "label tok/s", "forward, s", "backward, s", "update, s",
            "GFLOP/step", "effective MFU", "hardware MFU", "peak memory, GiB", "couplet-train is"]
@@ -31,7 +31,7 @@ COLUMNS = ["setting", "side", "s/step", "samples/s", "real tok/s", "fed tok/s", 
 def parse_args():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--settings", default=",".join(SETTINGS), help="(default: %(default)s)")
-    p.add_argument("--dtype", choices=[*BOTH, "both"], default="both", help="(default: %(default)s; lf-example is bf16, tiny f32)")
+    p.add_argument("--dtype", choices=[*BOTH, "both"], default="both", help="(default: %(default)s; tiny is f32)")
     p.add_argument("--data", help="Alpaca file (default: data/couplets_train.json)")
     p.add_argument("--steps", type=int, default=4, help="timed steps a run (default: %(default)s)")
     p.add_argument("--warmup", type=int, default=1, help="steps before those (default: %(default)s)")
@@ -97,7 +97,7 @@ def pytorch(a, setting, dtype, options):
 def llamafactory(a, dtype, folder):
     options = [*SETTINGS["lf-example"][0], *common(a, dtype)]
     side = python("llamafactory_cli.py", options)
-    side["command"] += ["--folder", folder]  # the model is written once
+    side["command"] += ["--folder", os.path.join(folder, dtype)]  # the model is written once
     return side
 
 

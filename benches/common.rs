@@ -3,7 +3,12 @@
 #![allow(dead_code, reason = "each benchmark uses some of it")]
 
 use candle_core::{DType, Device, Tensor};
-use couplet_train::{dataset::tokenizer::Tokenizer, error::Result, rng::Key};
+use couplet_train::{
+    dataset::tokenizer::Tokenizer,
+    error::Result,
+    kernels::{ProductPath, peak},
+    rng::Key,
+};
 use std::path::Path;
 
 /// The word behind `--name` on the command line.
@@ -28,6 +33,23 @@ pub fn qwen3_tokenizer() -> Tokenizer {
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file), &mut bytes).expect("gzip");
     Tokenizer::from_bytes(&bytes).expect("a tokenizer")
+}
+
+/// The path of this CPU that multiplies in `dtype` fastest, and its FLOP per second on all threads of the pool.
+///
+/// f32 has no instruction beside the multiply-adds of vectors; a product of bf16 may take any path.
+pub fn matrix_peak(dtype: DType) -> (&'static str, f64) {
+    let paths = ProductPath::available().into_iter();
+    let paths = paths.filter(|path| dtype == DType::BF16 || [ProductPath::F32, ProductPath::Plain].contains(path));
+    let peaks = paths.map(|path| (path.name(), peak(path)));
+    peaks.max_by(|a, b| a.1.total_cmp(&b.1)).expect("every machine has the plain path")
+}
+
+/// The middle value, or the mean of both.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
 }
 
 /// To four decimals.

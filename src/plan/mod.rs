@@ -1,10 +1,13 @@
-//! What a run will need before it begins: memory by part, how many rows go through the model at once, what blocks keep.
+//! What a run will need before it begins: memory by part, how many rows go through the model at once, what blocks keep;
+//! and the arithmetic of its steps.
 //!
 //! Letters: `T` rows and `L` labelled rows of the largest micro-batch, `n` trainable parameters.
 
 mod memory;
+mod work;
 
 pub use memory::{Load, Memory, Shape};
+pub use work::Flop;
 
 use crate::{
     config::GradientCheckpointing,

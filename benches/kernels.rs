@@ -1,7 +1,8 @@
-//! Products with frozen bf16 weights beside what the machine could do at most, both measured in the same run.
+//! Products with frozen weights beside what the machine could do at most, both measured in the same run.
 //!
 //!     cargo bench --bench kernels                        every path of this CPU
-//!     cargo bench --bench kernels -- --path avx512-bf16  one path
+//!     cargo bench --bench kernels -- --path avx512-bf16  bf16 weights on one path
+//!     cargo bench --bench kernels -- --path weights-f32  f32 weights
 //!     cargo bench --bench kernels -- --model 4b --rows 256
 //!
 //! GFLOP/s of all threads (`RAYON_NUM_THREADS` limits them). The peak of a path is its multiply instruction on registers
@@ -10,9 +11,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
-    kernels::{PackedBf16, ProductPath, peak},
+    kernels::{self, Packable, Packed, PackedBf16, PackedF32, ProductPath, peak},
     rng::Key,
 };
+use half::bf16;
 use rayon::prelude::*;
 use std::{hint::black_box, time::Instant};
 
@@ -52,46 +54,76 @@ const BEYOND_CACHES: usize = 256 << 20;
 
 #[expect(clippy::print_stdout, reason = "the result")]
 fn main() {
+    kernels::keep_freed_buffers(); // as the program does
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let get = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
     let (path, model, rows) = (get("--path"), get("--model"), get("--rows"));
     let (only, bandwidth) = (get("--only"), bandwidth());
     println!("{} threads; memory reads {:.1} GB/s", rayon::current_num_threads(), bandwidth / 1e9);
-    for available in ProductPath::available().into_iter().filter(|p| path.as_ref().is_none_or(|name| p.name() == name))
-    {
-        let peak = peak(available);
-        println!("\n{}: peak {:.1} GFLOP/s", available.name(), peak / 1e9);
-        println!(
-            "| model | weight [out, in] | rows | forward | % of peak | % of limit | backward | % of peak | % of limit |"
-        );
-        println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-        for (name, shapes) in MODELS.iter().filter(|(name, _)| model.as_ref().is_none_or(|m| m == name)) {
-            for (weight, out, width) in shapes.iter().filter(|(w, ..)| only.as_ref().is_none_or(|o| o == w)) {
-                let copies = (BEYOND_CACHES / (2 * out * width)).max(1);
-                let weights: Vec<PackedBf16> = (0..copies).map(|i| random(*out, *width, i)).collect();
-                for rows in ROWS.into_iter().filter(|r| rows.as_ref().is_none_or(|n| n.parse() == Ok(*r))) {
-                    let flop = 2.0 * (rows * out * width) as f64;
-                    if flop > 5e11 || available == ProductPath::Plain && flop > 1e10 {
-                        continue;
-                    }
-                    let limit = peak.min(bandwidth * rows as f64);
-                    let (x, dy) = (activations(rows, *width), activations(rows, *out));
-                    let forward = flop / seconds(copies, |i| weights[i].forward_on(available, &x).expect("a product"));
-                    let backward =
-                        flop / seconds(copies, |i| weights[i].backward_on(available, &dy).expect("a product"));
-                    let shares = |rate: f64| {
-                        format!("{:.1} | {:.0} | {:.0}", rate / 1e9, 100.0 * rate / peak, 100.0 * rate / limit)
-                    };
-                    println!(
-                        "| {name} | {weight} [{out}, {width}] | {rows} | {} | {} |",
-                        shares(forward),
-                        shares(backward)
-                    );
+    let chosen = |name: &str| path.as_ref().is_none_or(|path| path == name);
+    let settings = Settings { model, only, rows: rows.map(|n| n.parse().expect("a number of rows")), bandwidth };
+    for path in ProductPath::available().into_iter().filter(|path| chosen(path.name())) {
+        let forward = |w: &PackedBf16, x: &Tensor| w.forward_on(path, x).expect("a product");
+        let backward = |w: &PackedBf16, dy: &Tensor| w.backward_on(path, dy).expect("a product");
+        table(path.name(), DType::BF16, path, &settings, random::<bf16>, &forward, &backward);
+    }
+    if chosen("weights-f32") {
+        let forward = |w: &PackedF32, x: &Tensor| w.forward(x).expect("a product");
+        let backward = |w: &PackedF32, dy: &Tensor| w.backward(dy).expect("a product");
+        table("weights-f32", DType::F32, ProductPath::F32, &settings, random::<f32>, &forward, &backward);
+    }
+    let model = settings.model;
+    generation(model.as_deref(), bandwidth);
+}
+
+/// What is asked for, and what the memory brings.
+struct Settings {
+    model: Option<String>,
+    only: Option<String>,
+    rows: Option<usize>,
+    bandwidth: f64,
+}
+
+/// All shapes of one path.
+#[expect(clippy::print_stdout, reason = "the result")]
+fn table<W>(
+    name: &str,
+    dtype: DType,
+    path: ProductPath,
+    settings: &Settings,
+    weight: impl Fn(usize, usize, usize) -> W,
+    forward: &dyn Fn(&W, &Tensor) -> Tensor,
+    backward: &dyn Fn(&W, &Tensor) -> Tensor,
+) {
+    let (peak, bytes) = (peak(path), dtype.size_in_bytes());
+    println!("\n{name}: peak {:.1} GFLOP/s", peak / 1e9);
+    println!(
+        "| model | weight [out, in] | rows | forward | % of peak | % of limit | backward | % of peak | % of limit |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for (model, shapes) in MODELS.iter().filter(|(name, _)| settings.model.as_ref().is_none_or(|m| m == name)) {
+        for (shape, out, width) in shapes.iter().filter(|(w, ..)| settings.only.as_ref().is_none_or(|o| o == w)) {
+            let copies = (BEYOND_CACHES / (bytes * out * width)).max(1);
+            let weights: Vec<W> = (0..copies).map(|i| weight(*out, *width, i)).collect();
+            for rows in ROWS.into_iter().filter(|r| settings.rows.is_none_or(|n| n == *r)) {
+                let flop = 2.0 * (rows * out * width) as f64;
+                if flop > 5e11 || path == ProductPath::Plain && flop > 1e10 {
+                    continue;
                 }
+                let limit = peak.min(settings.bandwidth * (2 * rows / bytes) as f64);
+                let (x, dy) = (activations(rows, *width, dtype), activations(rows, *out, dtype));
+                let forward = flop / seconds(copies, |i| forward(&weights[i], &x));
+                let backward = flop / seconds(copies, |i| backward(&weights[i], &dy));
+                let shares =
+                    |rate: f64| format!("{:.1} | {:.0} | {:.0}", rate / 1e9, 100.0 * rate / peak, 100.0 * rate / limit);
+                println!(
+                    "| {model} | {shape} [{out}, {width}] | {rows} | {} | {} |",
+                    shares(forward),
+                    shares(backward)
+                );
             }
         }
     }
-    generation(model.as_deref(), bandwidth);
 }
 
 /// The few rows of generation in f32 with bf16 weights: bytes of weights a second.
@@ -106,7 +138,7 @@ fn generation(model: Option<&str>, bandwidth: f64) {
             let copies = (BEYOND_CACHES / (2 * out * width)).max(1);
             let weights: Vec<PackedBf16> = (0..copies).map(|i| random(*out, *width, i)).collect();
             for rows in [1, 4, 16, 64, 256] {
-                let x = activations(rows, *width).to_dtype(DType::F32).expect("f32");
+                let x = activations(rows, *width, DType::F32);
                 let took = seconds(copies, |i| weights[i].infer(&x).expect("a product"));
                 let (flop, bytes) = ((2 * rows * out * width) as f64, (2 * out * width) as f64);
                 println!(
@@ -149,17 +181,16 @@ fn bandwidth() -> f64 {
     (0..5).map(|_| read()).fold(0.0, f64::max)
 }
 
-fn random(out: usize, width: usize, i: usize) -> PackedBf16 {
+fn random<T: Packable>(out: usize, width: usize, i: usize) -> Packed<T> {
     let key = Key::new(i as u64, "weight");
     // One row of numbers for all: what is multiplied does not change how long it takes.
     let row: Vec<f32> = (0..width as u64).map(|i| key.uniform(i) - 0.5).collect();
-    let row = Tensor::from_vec(row, (1, width), &Device::Cpu).and_then(|row| row.to_dtype(DType::BF16)).expect("a row");
-    PackedBf16::pack((out, width), 4096, |rows| Ok(row.broadcast_as((rows.len(), width))?.contiguous()?))
-        .expect("packed")
+    let row = Tensor::from_vec(row, (1, width), &Device::Cpu).expect("a row");
+    Packed::pack((out, width), 4096, |rows| Ok(row.broadcast_as((rows.len(), width))?.contiguous()?)).expect("packed")
 }
 
-fn activations(rows: usize, width: usize) -> Tensor {
+fn activations(rows: usize, width: usize, dtype: DType) -> Tensor {
     let key = Key::new(0, "activations");
     let values: Vec<f32> = (0..(rows * width) as u64).map(|i| key.uniform(i) - 0.5).collect();
-    Tensor::from_vec(values, (rows, width), &Device::Cpu).and_then(|x| x.to_dtype(DType::BF16)).expect("activations")
+    Tensor::from_vec(values, (rows, width), &Device::Cpu).and_then(|x| x.to_dtype(dtype)).expect("activations")
 }

@@ -35,7 +35,7 @@ pub use cpu::instruction_set;
 pub use cuda::keep_freed_memory;
 pub use linear::FrozenWeight;
 pub use ordered_product::ordered_product;
-pub use packed::{PackedBf16, PackedF32, ProductPath, peak};
+pub use packed::{Packable, Packed, PackedBf16, PackedF32, ProductPath, peak};
 pub use process::{join_pool, keep_freed_buffers};
 pub use product::{add, add_product, add_to, product, product_f32};
 pub use row_product::{add_low_rank, row_product};

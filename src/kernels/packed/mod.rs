@@ -22,10 +22,9 @@ use blocked::{Bits, Kernel, Left, Out, Right};
 use candle_core::{DType, Device, Storage, Tensor, bail};
 use float::{FEW, Float, FloatFew, Vectors};
 use half::bf16;
-use layout::Packable;
 use std::sync::OnceLock;
 
-pub use layout::{Packed, PackedBf16, PackedF32};
+pub use layout::{Packable, Packed, PackedBf16, PackedF32};
 pub use peak::peak;
 
 /// A way to multiply in bf16.

@@ -1,8 +1,7 @@
-//! Products of a few rows with a frozen f32 matrix: what generation spends its time on.
+//! Products of a few rows with an f32 matrix as it is stored: A of an adapter in generation.
 //!
-//! A step of generation multiplies one row (or a few) with every weight of the model, so it is as fast as memory. A GEMM
-//! packs its operands first, which reads and writes the weights once more. Here every weight is read once, as it is
-//! stored. (bf16 weights are packed already: `packed`.)
+//! A step of generation multiplies one row (or a few), so it is as fast as memory. A GEMM packs its operands first, which
+//! reads and writes them once more. Here every value is read once. (Frozen weights are packed already: `packed`.)
 //!
 //! A sum runs over `k` in an order that depends on nothing but the CPU's vector width. So a row gives the same bits alone
 //! and among others, and a text does not depend on the batch it is generated in.

@@ -34,11 +34,6 @@ impl Kernel for Avx512Bf16 {
     }
 
     #[inline(always)]
-    fn run(&self, task: impl FnOnce()) {
-        task();
-    }
-
-    #[inline(always)]
     fn right<'a>(&self, pairs: &'a [u32], _: &'a mut Words) -> &'a [u32] {
         pairs
     }

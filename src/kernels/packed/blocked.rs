@@ -39,7 +39,10 @@ pub(super) trait Kernel: Sync {
     fn put(tile: &mut [Self::Word], row: usize, i: usize, values: &[Bits<Self>; SIDE]);
 
     /// Runs a task with this thread's units in the state they need.
-    fn run(&self, task: impl FnOnce());
+    #[inline(always)]
+    fn run(&self, task: impl FnOnce()) {
+        task();
+    }
 
     /// A block of `B`, `[depth][32]` values in words, as [`Self::tile`] wants it.
     fn right<'a>(&self, words: &'a [u32], scratch: &'a mut Words) -> &'a [Self::Word];
@@ -66,16 +69,25 @@ impl<K: Kernel> Left<K> {
         depth.next_multiple_of(SIDE) / K::VALUES * K::ROWS
     }
 
-    /// Lays `a` into tiles; `put(tile, row of the tile, row of a)` writes one row, padding included.
+    /// Lays `a` into tiles; `put` is [`Kernel::put`], of the values of `a`.
     ///
     /// Rows that only fill the last tile hold what was there: a row of `C` depends on its own row alone.
-    pub(super) fn new(rows: usize, depth: usize, put: impl Fn(&mut [K::Word], usize, usize) + Sync) -> Self {
+    pub(super) fn of<V: Copy + Default + Sync>(
+        a: &Matrix<V>,
+        put: impl Fn(&mut [K::Word], usize, usize, &[V; SIDE]) + Sync,
+    ) -> Self {
+        let (rows, depth) = (a.rows, a.columns);
         let tile = Self::tile_len(depth);
         let mut words = LEFT.take();
         let tiles: &mut [K::Word] = bytemuck::cast_slice_mut(words.at_least(rows.div_ceil(K::ROWS) * tile));
         tiles.par_chunks_mut(tile.max(1)).enumerate().for_each(|(t, tile)| {
             for row in t * K::ROWS..rows.min((t + 1) * K::ROWS) {
-                put(tile, row - t * K::ROWS, row);
+                let place = row - t * K::ROWS;
+                let whole = a.row(row).map_or(&[][..], |values| values.as_chunks::<SIDE>().0);
+                whole.iter().enumerate().for_each(|(i, values)| put(tile, place, i, values));
+                for i in whole.len()..depth.div_ceil(SIDE) {
+                    put(tile, place, i, &std::array::from_fn(|j| a.get(row, i * SIDE + j)));
+                }
             }
         });
         Self { words, rows, depth, kernel: PhantomData }
@@ -83,22 +95,7 @@ impl<K: Kernel> Left<K> {
 
     /// Of a matrix of the type of `B`.
     pub(super) fn same(a: &Matrix<Bits<K>>) -> Self {
-        Self::new(a.rows, a.columns, |tile, place, row| match a.row(row) {
-            Some(values) => {
-                let (whole, rest) = values.as_chunks::<SIDE>();
-                whole.iter().enumerate().for_each(|(i, values)| K::put(tile, place, i, values));
-                if !rest.is_empty() {
-                    let mut last = [Bits::<K>::default(); SIDE];
-                    last[..rest.len()].copy_from_slice(rest);
-                    K::put(tile, place, whole.len(), &last);
-                }
-            }
-            None => {
-                for i in 0..a.columns.div_ceil(SIDE) {
-                    K::put(tile, place, i, &std::array::from_fn(|j| a.get(row, i * SIDE + j)));
-                }
-            }
-        })
+        Self::of(a, K::put)
     }
 }
 

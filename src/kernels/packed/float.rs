@@ -76,10 +76,6 @@ impl Kernel for Float<bf16> {
         line::<ROWS>(tile, row, i).iter_mut().zip(values).for_each(|(x, value)| *x = widened(*value));
     }
 
-    fn run(&self, task: impl FnOnce()) {
-        task();
-    }
-
     fn right<'a>(&self, pairs: &'a [u32], scratch: &'a mut Words) -> &'a [f32] {
         let scratch: &mut [f32] = bytemuck::cast_slice_mut(scratch.at_least(2 * pairs.len()));
         self.0.dispatch(Widen { pairs, out: &mut *scratch });
@@ -103,10 +99,6 @@ impl Kernel for Float<f32> {
     #[inline(always)]
     fn put(tile: &mut [f32], row: usize, i: usize, values: &Line) {
         *line::<ROWS>(tile, row, i) = *values;
-    }
-
-    fn run(&self, task: impl FnOnce()) {
-        task();
     }
 
     fn right<'a>(&self, words: &'a [u32], _: &'a mut Words) -> &'a [f32] {
@@ -272,10 +264,6 @@ impl Kernel for FloatFew {
         line::<FEW>(tile, row, i).iter_mut().zip(values).for_each(|(x, value)| *x = widened(*value));
     }
 
-    fn run(&self, task: impl FnOnce()) {
-        task();
-    }
-
     fn right<'a>(&self, pairs: &'a [u32], _: &'a mut Words) -> &'a [f32] {
         bytemuck::cast_slice(pairs)
     }
@@ -344,13 +332,5 @@ impl<const M: usize> FewTile<'_, M> {
 
 /// `A` of f32 values, whatever `B` is.
 pub(super) fn left<K: Kernel<Word = f32>>(a: &Matrix<f32>) -> Left<K> {
-    Left::new(a.rows, a.columns, |tile, place, row| {
-        for (i, lines) in tile.as_chunks_mut::<SIDE>().0.chunks_exact_mut(K::ROWS).enumerate() {
-            let line = &mut lines[place];
-            match a.row(row).and_then(|values| values[i * SIDE..].first_chunk()) {
-                Some(values) => *line = *values,
-                None => line.iter_mut().enumerate().for_each(|(j, x)| *x = a.get(row, i * SIDE + j)),
-            }
-        }
-    })
+    Left::of(a, |tile, row, i, values| tile.as_chunks_mut().0[i * K::ROWS + row] = *values)
 }

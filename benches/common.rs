@@ -9,7 +9,7 @@ use couplet_train::{
     kernels::{ProductPath, peak},
     rng::Key,
 };
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 /// The word behind `--name` on the command line.
 pub fn option<'a>(args: &'a [String], name: &str) -> Option<&'a String> {
@@ -35,15 +35,18 @@ pub fn qwen3_tokenizer() -> Tokenizer {
     Tokenizer::from_bytes(&bytes).expect("a tokenizer")
 }
 
-/// The path of this CPU that multiplies in `dtype` fastest, and its FLOP per second on all threads of the pool.
+/// The path of this CPU that multiplies in `dtype` fastest.
 ///
 /// f32 has no instruction beside the multiply-adds of vectors; a product of bf16 may take any path.
-pub fn matrix_peak(dtype: DType) -> (&'static str, f64) {
+pub fn fastest_path(dtype: DType) -> ProductPath {
     let paths = ProductPath::available().into_iter();
     let paths = paths.filter(|path| dtype == DType::BF16 || [ProductPath::F32, ProductPath::Plain].contains(path));
-    let peaks = paths.map(|path| (path.name(), peak(path)));
-    peaks.max_by(|a, b| a.1.total_cmp(&b.1)).expect("every machine has the plain path")
+    let peaks = paths.map(|path| (path, peak(path, PEAK)));
+    peaks.max_by(|a, b| a.1.total_cmp(&b.1)).expect("every machine has the plain path").0
 }
+
+/// How long a peak is measured.
+pub const PEAK: Duration = Duration::from_millis(50);
 
 /// The middle value, or the mean of both.
 pub fn median(mut values: Vec<f64>) -> f64 {

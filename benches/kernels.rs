@@ -6,17 +6,25 @@
 //!     cargo bench --bench kernels -- --model 4b --rows 256
 //!
 //! GFLOP/s of all threads (`RAYON_NUM_THREADS` limits them). The peak of a path is its multiply instruction on registers
-//! alone. A product's limit is that peak, or less where the memory cannot bring the weights fast enough. Products that would
-//! take seconds are left out.
+//! alone, measured again beside every product: on a shared host it changes from second to second. A product's limit is that
+//! peak, or less where the memory cannot bring the weights fast enough. Medians of rounds. Products that would take seconds
+//! are left out.
+
+#[path = "common.rs"]
+mod common;
 
 use candle_core::{DType, Device, Tensor};
+use common::{PEAK, median};
 use couplet_train::{
     kernels::{self, Packable, Packed, PackedBf16, PackedF32, ProductPath, peak},
     rng::Key,
 };
 use half::bf16;
 use rayon::prelude::*;
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 /// Name, out, in.
 type Weight = (&'static str, usize, usize);
@@ -48,6 +56,9 @@ const MODELS: [(&str, [Weight; 6]); 2] = [
 ];
 
 const ROWS: [usize; 4] = [1, 16, 256, 2048];
+
+/// How long calls of a round take together.
+const ROUND: Duration = Duration::from_millis(20);
 
 /// Weights are taken in turn until they are this large together, so that none comes out of a cache, as in a model.
 const BEYOND_CACHES: usize = 256 << 20;
@@ -95,8 +106,8 @@ fn table<W>(
     forward: &dyn Fn(&W, &Tensor) -> Tensor,
     backward: &dyn Fn(&W, &Tensor) -> Tensor,
 ) {
-    let (peak, bytes) = (peak(path), dtype.size_in_bytes());
-    println!("\n{name}: peak {:.1} GFLOP/s", peak / 1e9);
+    let bytes = dtype.size_in_bytes();
+    println!("\n{name}: peak {:.1} GFLOP/s", peak(path, PEAK) / 1e9);
     println!(
         "| model | weight [out, in] | rows | forward | % of peak | % of limit | backward | % of peak | % of limit |"
     );
@@ -110,17 +121,22 @@ fn table<W>(
                 if flop > 5e11 || path == ProductPath::Plain && flop > 1e10 {
                     continue;
                 }
-                let limit = peak.min(settings.bandwidth * (2 * rows / bytes) as f64);
                 let (x, dy) = (activations(rows, *width, dtype), activations(rows, *out, dtype));
-                let forward = flop / seconds(copies, |i| forward(&weights[i], &x));
-                let backward = flop / seconds(copies, |i| backward(&weights[i], &dy));
-                let shares =
-                    |rate: f64| format!("{:.1} | {:.0} | {:.0}", rate / 1e9, 100.0 * rate / peak, 100.0 * rate / limit);
-                println!(
-                    "| {model} | {shape} [{out}, {width}] | {rows} | {} | {} |",
-                    shares(forward),
-                    shares(backward)
-                );
+                let bound = settings.bandwidth * (2 * rows / bytes) as f64;
+                let measure = |call: &dyn Fn(&W) -> Tensor| {
+                    let rounds = rounds(path, copies, |i| call(&weights[i]));
+                    let median =
+                        |of: &dyn Fn(f64, f64) -> f64| median(rounds.iter().map(|(p, s)| of(*p, flop / s)).collect());
+                    let share = |limit: f64, rate: f64| 100.0 * rate / limit;
+                    format!(
+                        "{:.1} | {:.0} | {:.0}",
+                        median(&|_, rate| rate) / 1e9,
+                        median(&|peak, rate| share(peak, rate)),
+                        median(&|peak, rate| share(peak.min(bound), rate)),
+                    )
+                };
+                let (forward, backward) = (measure(&|w| forward(w, &x)), measure(&|w| backward(w, &dy)));
+                println!("| {model} | {shape} [{out}, {width}] | {rows} | {forward} | {backward} |");
             }
         }
     }
@@ -139,7 +155,8 @@ fn generation(model: Option<&str>, bandwidth: f64) {
             let weights: Vec<PackedBf16> = (0..copies).map(|i| random(*out, *width, i)).collect();
             for rows in [1, 4, 16, 64, 256] {
                 let x = activations(rows, *width, DType::F32);
-                let took = seconds(copies, |i| weights[i].infer(&x).expect("a product"));
+                let rounds = rounds(ProductPath::F32, copies, |i| weights[i].infer(&x).expect("a product"));
+                let took = median(rounds.into_iter().map(|(_, seconds)| seconds).collect());
                 let (flop, bytes) = ((2 * rows * out * width) as f64, (2 * out * width) as f64);
                 println!(
                     "| {name} | {weight} [{out}, {width}] | {rows} | {:.1} | {:.1} | {:.0} |",
@@ -152,20 +169,20 @@ fn generation(model: Option<&str>, bandwidth: f64) {
     }
 }
 
-/// The best time of a call over several rounds; call `i` takes weight `i`.
-fn seconds(copies: usize, call: impl Fn(usize) -> Tensor) -> f64 {
-    let mut best = f64::INFINITY;
-    let (began, mut i) = (Instant::now(), 0);
-    // A round of a few calls: one alone would be too short for the clock, and its best would be a lucky cache.
-    while began.elapsed().as_millis() < 400 || i < 2 {
-        let (round, mut calls) = (Instant::now(), 0);
-        while calls == 0 || round.elapsed().as_millis() < 20 {
+/// In rounds, each within a moment: FLOP per second that `path` could do, and seconds of a call; call `i` takes weight `i`.
+fn rounds(path: ProductPath, copies: usize, call: impl Fn(usize) -> Tensor) -> Vec<(f64, f64)> {
+    let mut i = 0;
+    let mut one = |least: Duration| {
+        let (began, mut calls) = (Instant::now(), 0);
+        while calls == 0 || began.elapsed() < least {
             black_box(call(i % copies));
             (i, calls) = (i + 1, calls + 1);
         }
-        best = best.min(round.elapsed().as_secs_f64() / f64::from(calls));
-    }
-    best
+        began.elapsed().as_secs_f64() / f64::from(calls)
+    };
+    one(Duration::ZERO);
+    // A round of several calls: one alone would be too short for the clock.
+    (0..15).map(|_| (peak(path, ROUND / 2), one(ROUND))).collect()
 }
 
 /// Bytes a second that all threads read together.

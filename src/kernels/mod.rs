@@ -17,6 +17,7 @@ pub mod cross_entropy;
 mod cuda;
 pub mod linear;
 mod matrix;
+pub mod norm_rope;
 pub mod ordered_product;
 pub mod packed;
 mod process;

@@ -54,10 +54,30 @@ fn backward_composed(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> R
     Ok(dx.to_dtype(x.dtype())?)
 }
 
-/// `x·inv·w`
+/// A row `x·inv·w`.
 #[inline(always)]
-fn scaled<'a, T: Element>(x: &'a [T], inv: f32, w: &'a [T]) -> impl Iterator<Item = T> + use<'a, T> {
+pub(super) fn scaled<'a, T: Element>(x: &'a [T], inv: f32, w: &'a [T]) -> impl Iterator<Item = T> + use<'a, T> {
     x.iter().zip(w).map(move |(x, w)| T::round(T::round(x.widen() * inv).widen() * w.widen()))
+}
+
+/// 1/rms of a row.
+#[inline(always)]
+pub(super) fn inverse<T: Element>(x: &[T], eps: f32) -> f32 {
+    1.0 / (cpu::dot(x, x) / x.len() as f32 + eps).sqrt()
+}
+
+/// A row of [`backward`]; `r` is its 1/rms.
+#[inline(always)]
+pub(super) fn backward_row<'a, T: Element>(
+    dy: &'a [T],
+    x: &'a [T],
+    w: &'a [T],
+    r: f32,
+) -> impl Iterator<Item = T> + use<'a, T> {
+    let h = |dy: f32, w: f32| T::round(dy * w).widen();
+    let mean = cpu::sum3(dy, w, x, |dy, w, x| h(dy, w) * x) * r / x.len() as f32;
+    let rows = dy.iter().zip(w).zip(x);
+    rows.map(move |((dy, w), x)| T::round((h(dy.widen(), w.widen()) - x.widen() * r * mean) * r))
 }
 
 fn forward_cpu<T: Element>(x: &Tensor, w: &Tensor, eps: f32) -> Result<Option<(Tensor, Tensor)>> {
@@ -65,7 +85,7 @@ fn forward_cpu<T: Element>(x: &Tensor, w: &Tensor, eps: f32) -> Result<Option<(T
     let (xs, w, (rows, width)) = (&*xs, &*w, x.dims2()?);
     let (y, inv) = cpu::rows2(rows, (width, 1), |t, y, inv| {
         let x = &xs[t * width..][..width];
-        let inv_rms = 1.0 / (cpu::dot(x, x) / width as f32 + eps).sqrt();
+        let inv_rms = inverse(x, eps);
         y.fill(scaled(x, inv_rms, w)) + inv.fill(std::iter::once(inv_rms))
     });
     let inv = Tensor::from_vec(inv, (rows, 1), &Device::Cpu)?;
@@ -86,11 +106,7 @@ fn backward_cpu<T: Element>(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tenso
     let (Some(w), Some(inv)) = (cpu::values::<T>(w), cpu::f32s(inv_rms)) else { return Ok(None) };
     let (dys, xs, w, inv, (rows, width)) = (&*dys, &*xs, &*w, &*inv, x.dims2()?);
     let dx = cpu::rows(rows, width, |t, dx| {
-        let (dy, x, r) = (&dys[t * width..][..width], &xs[t * width..][..width], inv[t]);
-        let h = |dy: f32, w: f32| T::round(dy * w).widen();
-        let mean = cpu::sum3(dy, w, x, |dy, w, x| h(dy, w) * x) * r / width as f32;
-        let rows = dy.iter().zip(w).zip(x);
-        dx.fill(rows.map(|((dy, w), x)| T::round((h(dy.widen(), w.widen()) - x.widen() * r * mean) * r)))
+        dx.fill(backward_row(&dys[t * width..][..width], &xs[t * width..][..width], w, inv[t]))
     });
     Ok(Some(Tensor::from_vec(dx, (rows, width), &Device::Cpu)?))
 }

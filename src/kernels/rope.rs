@@ -62,18 +62,26 @@ fn rotate_cpu<T: Element>(x: &Tensor, cos: &Tensor, sin: &Tensor, sign: f32) -> 
     let y = cpu::rows(rows * heads, width, |head, mut y| {
         let at = head / heads * half;
         let (c, s) = (&c[at..][..half], &s[at..][..half]);
-        let (x1, x2) = xs[head * width..][..width].split_at(half);
         let (y1, y2) = y.split_at(half);
-        y1.fill_both(
-            y2,
-            x1.iter().zip(x2).zip(c.iter().zip(s)).map(|((x1, x2), (c, s))| {
-                let (x1, x2, c, s) = (x1.widen(), x2.widen(), c.widen(), sign * s.widen());
-                let product = |a: f32, b: f32| T::round(a * b).widen();
-                (T::round(product(x1, c) - product(x2, s)), T::round(product(x2, c) + product(x1, s)))
-            }),
-        )
+        y1.fill_both(y2, turned(&xs[head * width..][..width], c, s, sign))
     });
     Ok(Some(Tensor::from_vec(y, x.shape(), &Device::Cpu)?))
+}
+
+/// One head `x`, rotated: pairs of an element of the first half and its partner in the second.
+#[inline(always)]
+pub(super) fn turned<'a, T: Element>(
+    x: &'a [T],
+    cos: &'a [T],
+    sin: &'a [T],
+    sign: f32,
+) -> impl Iterator<Item = (T, T)> + use<'a, T> {
+    let (x1, x2) = x.split_at(x.len() / 2);
+    x1.iter().zip(x2).zip(cos.iter().zip(sin)).map(move |((x1, x2), (c, s))| {
+        let (x1, x2, c, s) = (x1.widen(), x2.widen(), c.widen(), sign * s.widen());
+        let product = |a: f32, b: f32| T::round(a * b).widen();
+        (T::round(product(x1, c) - product(x2, s)), T::round(product(x2, c) + product(x1, s)))
+    })
 }
 
 #[cfg(test)]

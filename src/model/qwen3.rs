@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result},
-    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, rms_norm, rope, swiglu},
+    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, norm_rope::NormRope, rms_norm, rope, swiglu},
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -112,8 +112,8 @@ pub(super) struct PassRows {
 pub(super) struct Saved {
     x: Tensor,               // [T, D]
     inv_rms: Tensor,         // [T, 1]
-    q: (Tensor, Tensor),     // before its norm [Tq·H, E], and 1/rms
-    k: (Tensor, Tensor),     // [T·K, E]
+    q: (Tensor, Tensor),     // before its norm [Tq, H·E], and 1/rms of its heads [Tq·H, 1]
+    k: (Tensor, Tensor),     // [T, K·E]
     v: Tensor,               // [T, K, E]
     o: Tensor,               // [Tq, H·E]
     x_mid: Tensor,           // after attention [Tq, D]
@@ -411,8 +411,8 @@ impl Block {
         let (q, xa_q) = self.q_proj.forward(&rows.pick(&h)?, params, some)?;
         let (k, xa_k) = self.k_proj.forward(&h, params, all)?;
         let (v, xa_v) = self.v_proj.forward(&h, params, all)?;
-        let (q, inv_q, q_rotated) = self.norm_and_rotate(&q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
-        let (k, inv_k, k_rotated) = self.norm_and_rotate(&k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin)?;
+        let (q_rotated, inv_q) = self.q_rope(rows).forward(&q, self.eps)?;
+        let (k_rotated, inv_k) = self.k_rope(rows).forward(&k, self.eps)?;
         let v = v.reshape(((), self.kv_heads, self.head_dim))?;
         let o = attention::forward(&q_rotated, &k_rotated, &v, &rows.segments)?;
         let o = o.reshape(((), self.heads * self.head_dim))?;
@@ -481,14 +481,13 @@ impl Block {
         let d_o = needed(self.o_proj.backward(&d_mid, &o, xa_o.as_ref(), &mut pass, true)?);
         drop(o);
         let d_o = d_o.reshape(((), self.heads, self.head_dim))?;
-        let q_rotated =
-            or(derived.q_rotated, || self.rebuild_heads(&q, self.heads, &self.q_norm, &rows.cos_q, &rows.sin_q))?;
-        let k_rotated =
-            or(derived.k_rotated, || self.rebuild_heads(&k, self.kv_heads, &self.k_norm, &rows.cos, &rows.sin))?;
+        let (q_rope, k_rope) = (self.q_rope(rows), self.k_rope(rows));
+        let q_rotated = or(derived.q_rotated, || q_rope.rebuild(&q.0, &q.1))?;
+        let k_rotated = or(derived.k_rotated, || k_rope.rebuild(&k.0, &k.1))?;
         let (dq, dk, dv) = attention::backward(&d_o, &q_rotated, &k_rotated, &v, &rows.segments)?;
         drop((d_o, q_rotated, k_rotated, v));
-        let dq = self.heads_backward(&dq, &q, &self.q_norm, &rows.cos_q, &rows.sin_q)?;
-        let dk = self.heads_backward(&dk, &k, &self.k_norm, &rows.cos, &rows.sin)?;
+        let dq = q_rope.backward(&dq, &q.0, &q.1)?;
+        let dk = k_rope.backward(&dk, &k.0, &k.1)?;
         let dv = dv.reshape(((), self.kv_heads * self.head_dim))?;
         drop((q, k));
 
@@ -506,46 +505,12 @@ impl Block {
         Ok(Some(add_to(normed, &rows.spread(d_mid)?)?))
     }
 
-    /// `[T, N·E]` → the heads before their norm `[T·N, E]`, 1/rms `[T·N, 1]`, and normed and rotated `[T, N, E]`.
-    fn norm_and_rotate(
-        &self,
-        x: &Tensor,
-        heads: usize,
-        norm: &Tensor,
-        cos: &Tensor,
-        sin: &Tensor,
-    ) -> Result<(Tensor, Tensor, Tensor)> {
-        let x = x.reshape(((), self.head_dim))?;
-        let (normed, inv_rms) = rms_norm::forward(&x, norm, self.eps)?;
-        let rotated = rope::forward(&normed.reshape(((), heads, self.head_dim))?, cos, sin)?;
-        Ok((x, inv_rms, rotated))
+    fn q_rope<'a>(&'a self, rows: &'a Rows) -> NormRope<'a> {
+        NormRope { w: &self.q_norm, cos: &rows.cos_q, sin: &rows.sin_q }
     }
 
-    /// Bit for bit as [`Self::norm_and_rotate`] made them.
-    fn rebuild_heads(
-        &self,
-        (x, inv_rms): &(Tensor, Tensor),
-        heads: usize,
-        norm: &Tensor,
-        cos: &Tensor,
-        sin: &Tensor,
-    ) -> Result<Tensor> {
-        let normed = rms_norm::rebuild(x, norm, inv_rms)?;
-        rope::forward(&normed.reshape(((), heads, self.head_dim))?, cos, sin)
-    }
-
-    /// The gradient of rotated heads `[T, N, E]` → of the projection's output `[T, N·E]`.
-    fn heads_backward(
-        &self,
-        dy: &Tensor,
-        (x, inv_rms): &(Tensor, Tensor),
-        norm: &Tensor,
-        cos: &Tensor,
-        sin: &Tensor,
-    ) -> Result<Tensor> {
-        let (rows, heads, width) = dy.dims3()?;
-        let d_normed = rope::backward(dy, cos, sin)?.reshape(((), width))?;
-        Ok(rms_norm::backward(&d_normed, x, norm, inv_rms)?.reshape((rows, heads * width))?)
+    fn k_rope<'a>(&'a self, rows: &'a Rows) -> NormRope<'a> {
+        NormRope { w: &self.k_norm, cos: &rows.cos, sin: &rows.sin }
     }
 }
 

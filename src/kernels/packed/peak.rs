@@ -2,33 +2,55 @@
 
 use super::ProductPath;
 use pulp::{Arch, Scalar, Simd, WithSimd};
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    sync::Barrier,
+    time::{Duration, Instant},
+};
 
 /// Sums that are independent of one another: enough to hide the latency of one.
 const SUMS: usize = 12;
 
-/// FLOP per second of `path` on all threads of the pool together, measured for a tenth of a second.
-pub fn peak(path: ProductPath) -> f64 {
-    rayon::broadcast(|_| of_one_thread(path)).into_iter().sum()
+/// Instructions a sum between two looks at the clock: 20 to 100 µs.
+const BURST: u64 = 10_000;
+
+/// FLOP per second of `path` on all threads of the pool at the same time, over `window`.
+///
+/// Not the sum of each thread's best moment: two threads may be one core's, which then have the rate of one.
+pub fn peak(path: ProductPath, window: Duration) -> f64 {
+    let together = Barrier::new(rayon::current_num_threads());
+    let rate = |_: rayon::BroadcastContext| {
+        together.wait();
+        let (mut flop, began) = (0, Instant::now());
+        while began.elapsed() < window {
+            flop += busy(path);
+        }
+        flop as f64 / began.elapsed().as_secs_f64()
+    };
+    rayon::broadcast(rate).into_iter().sum()
 }
 
-fn of_one_thread(path: ProductPath) -> f64 {
-    let (mut best, began) = (0f64, Instant::now());
-    while began.elapsed().as_millis() < 100 {
+/// FLOP per second of `path` on this thread, the best of some bursts: in less than a millisecond which path is faster.
+pub(super) fn glimpse(path: ProductPath) -> f64 {
+    let burst = |_| {
         let began = Instant::now();
-        let flop = match path {
-            #[cfg(target_arch = "x86_64")]
-            ProductPath::Amx => super::amx::busy(100_000),
-            #[cfg(target_arch = "x86_64")]
-            ProductPath::Avx512Bf16 => super::avx512::busy(100_000),
-            #[cfg(not(target_arch = "x86_64"))]
-            ProductPath::Amx | ProductPath::Avx512Bf16 => 0,
-            ProductPath::F32 => Arch::new().dispatch(Busy),
-            ProductPath::Plain => Busy.with_simd(Scalar),
-        };
-        best = best.max(flop as f64 / began.elapsed().as_secs_f64());
+        busy(path) as f64 / began.elapsed().as_secs_f64()
+    };
+    (0..8).map(burst).fold(0.0, f64::max)
+}
+
+/// A burst of `path`; the FLOP that were.
+fn busy(path: ProductPath) -> u64 {
+    match path {
+        #[cfg(target_arch = "x86_64")]
+        ProductPath::Amx => super::amx::busy(BURST),
+        #[cfg(target_arch = "x86_64")]
+        ProductPath::Avx512Bf16 => super::avx512::busy(BURST),
+        #[cfg(not(target_arch = "x86_64"))]
+        ProductPath::Amx | ProductPath::Avx512Bf16 => unreachable!("only paths that are there are asked for"),
+        ProductPath::F32 => Arch::new().dispatch(Busy),
+        ProductPath::Plain => Busy.with_simd(Scalar),
     }
-    best
 }
 
 /// Multiply-adds of f32 vectors.
@@ -39,15 +61,14 @@ impl WithSimd for Busy {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> u64 {
-        const TIMES: u64 = 100_000;
         let (mut sums, x) = ([simd.splat_f32s(0.0); SUMS], simd.splat_f32s(black_box(0.5)));
-        for _ in 0..TIMES {
+        for _ in 0..BURST {
             for sum in &mut sums {
                 *sum = simd.mul_add_e_f32s(x, *sum, x);
             }
         }
         let total = sums.into_iter().fold(simd.splat_f32s(0.0), |total, sum| simd.add_f32s(total, sum));
         black_box(simd.reduce_sum_f32s(total));
-        TIMES * (SUMS * S::F32_LANES * 2) as u64
+        BURST * (SUMS * S::F32_LANES * 2) as u64
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     kernels::{
         FrozenWeight, add,
         cached_attention::{self, Query},
+        norm_rope::NormRope,
         rms_norm, rope, swiglu,
     },
     model::{
@@ -140,13 +141,13 @@ impl Block {
         // 1. Attention
         let h = normed(&x, &self.input_layernorm, self.eps)?;
         let k = apply(&self.k_proj, &h, Projection::KProj)?;
-        let k = self.rotated(&k, self.kv_heads, &self.k_norm, &fed.cos, &fed.sin)?;
+        let k = self.rotated(&k, &self.k_norm, &fed.cos, &fed.sin)?;
         let v = apply(&self.v_proj, &h, Projection::VProj)?.reshape(((), self.kv_heads, self.head_dim))?;
         for (sequence, &(start, n)) in fed.spans.iter().enumerate().filter(|(_, (_, n))| *n > 0) {
             cache.append(layer, sequence, &k.narrow(0, start, n)?, &v.narrow(0, start, n)?)?;
         }
         let q = apply(&self.q_proj, &pick(&h)?, Projection::QProj)?;
-        let q = self.rotated(&q, self.heads, &self.q_norm, cos, sin)?;
+        let q = self.rotated(&q, &self.q_norm, cos, sin)?;
         let o = cached_attention::forward(&q, &cache.layer(layer), queries)?;
         let o = o.reshape(((), self.heads * self.head_dim))?;
         let x = add(&pick(&x)?, &apply(&self.o_proj, &o, Projection::OProj)?)?;
@@ -159,9 +160,8 @@ impl Block {
     }
 
     /// `[T, N·E]` → normed and rotated heads `[T, N, E]`.
-    fn rotated(&self, x: &Tensor, heads: usize, norm: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-        let x = normed(&x.reshape(((), self.head_dim))?, norm, self.eps)?;
-        rope::forward(&x.reshape(((), heads, self.head_dim))?, cos, sin)
+    fn rotated(&self, x: &Tensor, norm: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        Ok(NormRope { w: &norm.to_dtype(x.dtype())?, cos, sin }.forward(x, self.eps)?.0)
     }
 }
 

@@ -146,6 +146,19 @@ impl<T: Copy> Blank<'_, T> {
         Filled(filled)
     }
 
+    /// Writes the parts of every triple into three places.
+    #[inline(always)]
+    pub(crate) fn fill_three([a, b, c]: [Self; 3], values: impl Iterator<Item = [T; 3]>) -> Filled {
+        let mut filled = 0;
+        for (((a, b), c), [x, y, z]) in a.0.iter_mut().zip(b.0).zip(c.0).zip(values) {
+            a.write(x);
+            b.write(y);
+            c.write(z);
+            filled += 3;
+        }
+        Filled(filled)
+    }
+
     /// The first `n` places, and the others.
     #[inline(always)]
     pub(crate) fn split_at(&mut self, n: usize) -> (Blank<'_, T>, Blank<'_, T>) {
@@ -198,6 +211,29 @@ pub(crate) fn rows2<A: Element, B: Element>(
         b.set_len(rows * width_b);
     }
     (a, b)
+}
+
+/// As [`rows`], with three results.
+pub(crate) fn rows3<T: Element>(
+    rows: usize,
+    width: usize,
+    f: impl Fn(usize, [Blank<T>; 3]) -> Filled + Sync,
+) -> [Vec<T>; 3] {
+    let mut all = [(); 3].map(|()| Vec::with_capacity(rows * width));
+    let per_task = (GRAIN / width.max(1)).max(1) * width;
+    let [a, b, c] = all.each_mut().map(|v| v.spare_capacity_mut()[..rows * width].par_chunks_mut(per_task));
+    a.zip(b).zip(c).enumerate().for_each(|(task, ((a, b), c))| {
+        vectorized(|| {
+            let parts = a.chunks_exact_mut(width).zip(b.chunks_exact_mut(width)).zip(c.chunks_exact_mut(width));
+            for (i, ((a, b), c)) in parts.enumerate() {
+                let Filled(n) = f(task * (per_task / width) + i, [Blank(a), Blank(b), Blank(c)]);
+                assert_eq!(n, 3 * width, "a row is not whole");
+            }
+        });
+    });
+    // SAFETY: there is a receipt for every row of all three, so all their elements are written.
+    all.iter_mut().for_each(|v| unsafe { v.set_len(rows * width) });
+    all
 }
 
 /// Runs `f` compiled for the widest vectors this CPU has.

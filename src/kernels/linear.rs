@@ -1,7 +1,12 @@
 //! Products with a frozen weight: `x·Wᵀ` forward, `dy·W` backward, and never a `dW`.
 
-use super::{PackedBf16, PackedF32, product, row_product};
-use crate::error::Result;
+use super::{
+    Packed, PackedBf16, PackedF32,
+    packed::{self, is_cpu_bf16},
+    product::{is_cpu_f32, product},
+    row_product,
+};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
 
@@ -60,11 +65,12 @@ impl FrozenWeight {
 
     /// `x` `[T, in]` → `x·Wᵀ` `[T, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.w {
-            Form::Plain(w) => product(x, &w.t()?),
-            Form::Bf16(w) => w.forward(x),
-            Form::F32(w) => w.forward(x),
-        }
+        Ok(products(x, &[Factor::Transposed(self)])?.remove(0))
+    }
+
+    /// `dy` `[T, out]` → `dx = dy·W` `[T, in]`.
+    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        Ok(products(dy, &[Factor::Frozen(self)])?.remove(0))
     }
 
     /// As [`Self::forward`] for the few rows of generation: on the CPU `x` is f32 whatever W is, elsewhere it has W's dtype.
@@ -76,13 +82,12 @@ impl FrozenWeight {
         }
     }
 
-    /// `dy` `[T, out]` → `dx = dy·W` `[T, in]`.
-    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        match &self.w {
-            Form::Plain(w) => product(dy, w),
-            Form::Bf16(w) => w.backward(dy),
-            Form::F32(w) => w.backward(dy),
-        }
+    fn bf16(&self) -> Option<&PackedBf16> {
+        if let Form::Bf16(w) = &self.w { Some(w) } else { None }
+    }
+
+    fn f32(&self) -> Option<&PackedF32> {
+        if let Form::F32(w) = &self.w { Some(w) } else { None }
     }
 
     /// Rows `ids` of `W`, `[T, in]`: the embedding look-up. `ids`: `[T]` u32.
@@ -93,6 +98,47 @@ impl FrozenWeight {
             Form::F32(w) => w.rows(ids),
         }
     }
+}
+
+/// What rows are multiplied by.
+#[derive(Debug, Clone, Copy)]
+pub enum Factor<'a> {
+    /// `Wᵀ`, as in [`FrozenWeight::forward`].
+    Transposed(&'a FrozenWeight),
+    /// `W`, as in [`FrozenWeight::backward`].
+    Frozen(&'a FrozenWeight),
+    /// A matrix of the dtype of the rows, any strides.
+    Matrix(&'a Tensor),
+}
+
+/// `x·f` for every factor `f`: `x` `[T, depth]` → `[T, columns of f]`. On the CPU the rows are laid out for the products once.
+pub fn products(x: &Tensor, factors: &[Factor]) -> Result<Vec<Tensor>> {
+    if let Some(factors) = packed_factors(factors, FrozenWeight::bf16).filter(|_| is_cpu_bf16(x)) {
+        return packed::products_bf16(x, &factors);
+    }
+    if let Some(factors) = packed_factors(factors, FrozenWeight::f32).filter(|_| is_cpu_f32(x)) {
+        return packed::products_f32(x, &factors);
+    }
+    let one = |factor: &Factor| match factor {
+        Factor::Transposed(FrozenWeight { w: Form::Plain(w) }) => product(x, &w.t()?),
+        Factor::Frozen(FrozenWeight { w: Form::Plain(w) }) => product(x, w),
+        Factor::Matrix(b) => product(x, b),
+        _ => Err(Error::run(format!("internal error: {:?} rows times a packed weight", x.dtype()))),
+    };
+    factors.iter().map(one).collect()
+}
+
+/// The factors for the packed products, where all weights are `packed` in this way.
+fn packed_factors<'a, T>(
+    factors: &[Factor<'a>],
+    packed: impl Fn(&'a FrozenWeight) -> Option<&'a Packed<T>>,
+) -> Option<Vec<packed::Factor<'a, T>>> {
+    let one = |factor: &Factor<'a>| match factor {
+        Factor::Transposed(w) => packed(w).map(packed::Factor::Transposed),
+        Factor::Frozen(w) => packed(w).map(packed::Factor::Frozen),
+        Factor::Matrix(b) => Some(packed::Factor::Matrix(b)),
+    };
+    factors.iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -112,6 +158,10 @@ mod tests {
             assert_close(&weight.forward(&x)?, &slow, 1e-6);
             let want = (slow * &dy)?.backward()?;
             assert_close(&weight.backward(&dy)?, want.get(&x).expect("x is a Var"), 1e-6);
+            let b = wave((7, 2), 3.0, &device)?;
+            let both = products(&x, &[Factor::Transposed(&weight), Factor::Matrix(&b)])?;
+            assert_close(&both[0], &weight.forward(&x)?, 0.0);
+            assert_close(&both[1], &x.matmul(&b)?, 1e-6);
             let ids = Tensor::new(&[2u32, 0, 2], &device)?;
             assert_close(&weight.rows(&ids)?, &w.index_select(&ids, 0)?, 0.0);
         }

@@ -25,6 +25,17 @@ impl<'a, T: Copy + Default> Matrix<'a, T> {
         Ok(Self { values, rows, columns, row_stride, column_stride })
     }
 
+    /// The same values with rows as columns.
+    pub(super) fn transposed(self) -> Self {
+        Self {
+            values: self.values,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+
     /// Row-major without gaps. Panics when there are fewer values.
     #[cfg(test)]
     pub(super) fn dense(values: &'a [T], rows: usize, columns: usize) -> Self {

@@ -4,7 +4,7 @@
 use super::{
     cpu::{self, Element},
     matrix::Matrix,
-    packed::{self, is_cpu_bf16},
+    packed::{self, Factor, is_cpu_bf16},
     wide::wide,
 };
 use crate::error::{Error, Result};
@@ -78,7 +78,7 @@ impl InplaceOp2 for AddTo {
 /// `a·b`: `a` `[m, k]`, `b` `[k, n]` (any strides) → `[m, n]`.
 pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if is_cpu_bf16(a) && is_cpu_bf16(b) {
-        return packed::product(a, b);
+        return Ok(packed::products_bf16(a, &[Factor::Matrix(b)])?.remove(0));
     }
     if !(is_cpu_f32(a) && is_cpu_f32(b)) {
         return Ok(a.matmul(b)?);
@@ -105,6 +105,29 @@ pub fn add_product(y: Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok((y + a.matmul(b)?)?)
 }
 
+/// Adds `a·b` to the elements of `flat` from `start` on, which are an `[m, n]` matrix, row-major: `a` `[m, k]`, `b` `[k, n]`,
+/// both f32 or both bf16, any strides. Nothing is rounded to bf16.
+///
+/// `flat`: `[len]` f32, whose memory neither `a` nor `b` shares. Nobody else may be reading it.
+pub fn add_product_at(flat: &Tensor, start: usize, a: &Tensor, b: &Tensor) -> Result<()> {
+    let shape = (a.dim(0)?, b.dim(1)?);
+    let all = |is: fn(&Tensor) -> bool| is(a) && is(b);
+    if is_cpu_f32(flat) && (all(is_cpu_f32) || all(is_cpu_bf16)) {
+        let place = flat.narrow(0, start, shape.0 * shape.1)?.reshape(shape)?;
+        return Ok(place.inplace_op3(a, b, &AddProduct)?);
+    }
+    add_at(flat, start, &product_f32(a, b)?)
+}
+
+/// Adds `x`, contiguous and of the dtype of `flat`, to the elements of `flat` from `start` on. See [`add_product_at`].
+pub fn add_at(flat: &Tensor, start: usize, x: &Tensor) -> Result<()> {
+    let (place, x) = (flat.narrow(0, start, x.elem_count())?, x.flatten_all()?);
+    if is_cpu_f32(flat) && is_cpu_f32(&x) {
+        return Ok(place.inplace_op2(&x, &AddTo)?);
+    }
+    Ok(flat.slice_set(&(place + x)?, 0, start)?)
+}
+
 /// `a·b` in f32: `a` `[m, k]`, `b` `[k, n]`, both f32 or both bf16, any strides. Nothing is rounded to bf16.
 pub fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if is_cpu_bf16(a) && is_cpu_bf16(b) {
@@ -113,7 +136,7 @@ pub fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     product(&wide(a)?, &wide(b)?)
 }
 
-fn is_cpu_f32(t: &Tensor) -> bool {
+pub(super) fn is_cpu_f32(t: &Tensor) -> bool {
     t.device().is_cpu() && t.dtype() == DType::F32
 }
 
@@ -147,7 +170,12 @@ impl InplaceOp3 for AddProduct {
                 let y = bytemuck::cast_slice_mut(&mut y[start..end]);
                 packed::add_product(y, shape, &Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?)
             }
-            _ => bail!("add_product: one dtype expected"),
+            (CpuStorage::F32(y), CpuStorage::BF16(a), CpuStorage::BF16(b)) => {
+                let (a, b): (&[u16], &[u16]) = (bytemuck::cast_slice(a), bytemuck::cast_slice(b));
+                let (a, b) = (Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?);
+                packed::add_product_f32(&mut y[start..end], shape, &a, b)
+            }
+            _ => bail!("add_product: f32 or bf16 expected"),
         }
     }
 }
@@ -233,6 +261,20 @@ mod tests {
                 assert_close(&product(&a_t, &b_t)?, &a.matmul(&b)?, 1e-5);
                 let wide = Tensor::cat(&[&a, &a], 1)?; // a view with an offset
                 assert_close(&add_product(fresh()?, &wide.narrow(1, k, k)?, &b)?, &want, 1e-5);
+            }
+            for (m, k, n) in [(1, 1, 1), (5, 3, 7), (64, 40, 8), (8, 70, 200)] {
+                for dtype in [DType::F32, DType::BF16] {
+                    let (a, b) =
+                        (wave((m, k), 0.0, &device)?.to_dtype(dtype)?, wave((k, n), 1.0, &device)?.to_dtype(dtype)?);
+                    let flat = wave((1, m * n + 5), 2.0, &device)?.flatten_all()?;
+                    let before = flat.copy()?;
+                    add_product_at(&flat, 3, &a, &b)?;
+                    let product = a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?.flatten_all()?;
+                    let want = (before.narrow(0, 3, m * n)? + &product)?;
+                    assert_close(&flat.narrow(0, 3, m * n)?, &want, 1e-5);
+                    add_at(&flat, 3, &product.neg()?)?;
+                    assert_close(&flat, &before, 1e-5); // and what is beside stays as it was
+                }
             }
             let wrong =
                 add_product(wave((2, 2), 0.0, &device)?, &wave((2, 3), 0.0, &device)?, &wave((2, 2), 0.0, &device)?);

@@ -1,7 +1,7 @@
 //! SwiGLU: `y = silu(gate)·up`, silu(g) = g·σ(g).
 
 use super::{
-    cpu::{self, Element},
+    cpu::{self, Blank, Element},
     wide::wide,
 };
 use crate::error::Result;
@@ -23,14 +23,16 @@ fn silu(gate: &Tensor) -> Result<Tensor> {
     Ok(wide(gate)?.silu()?.to_dtype(gate.dtype())?)
 }
 
-/// `dy` `[T, F]` → (`dgate`, `dup`): with σ = σ(g), `dgate = dy·up·σ·(1 + g·(1 − σ))` and `dup = dy·g·σ`.
-pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
+/// `dy` `[T, F]` → (`dgate`, `dup`, `y`): with σ = σ(g), `dgate = dy·up·σ·(1 + g·(1 − σ))` and `dup = dy·g·σ`; and what
+/// [`forward`] gave once more, bit for bit, since both need the same exponential.
+pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
     for body in [backward_cpu::<f32>, backward_cpu::<bf16>] {
-        if let Some(both) = body(dy, gate, up)? {
-            return Ok(both);
+        if let Some(all) = body(dy, gate, up)? {
+            return Ok(all);
         }
     }
-    backward_composed(dy, gate, up)
+    let (dgate, dup) = backward_composed(dy, gate, up)?;
+    Ok((dgate, dup, forward(gate, up)?))
 }
 
 fn backward_composed(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
@@ -57,27 +59,27 @@ fn forward_cpu<T: Element>(gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>>
     Ok(Some(Tensor::from_vec(y, (rows, width), &Device::Cpu)?))
 }
 
-fn backward_cpu<T: Element>(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+fn backward_cpu<T: Element>(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<Option<(Tensor, Tensor, Tensor)>> {
     let (Some(dy), Some(g), Some(u)) = (cpu::values::<T>(dy), cpu::values::<T>(gate), cpu::values::<T>(up)) else {
         return Ok(None);
     };
     let (dy, g, u) = (&*dy, &*g, &*u);
     let (rows, width) = gate.dims2()?;
-    let (dgate, dup) = cpu::rows2(rows, (width, width), |t, dgate, dup| {
+    let [dgate, dup, y] = cpu::rows3(rows, width, |t, places| {
         let at = t * width;
         let (dy, g, u) = (&dy[at..][..width], &g[at..][..width], &u[at..][..width]);
-        dgate.fill_both(
-            dup,
-            dy.iter().zip(g).zip(u).map(|((dy, g), u)| {
-                let (dy, g) = (dy.widen(), g.widen());
-                let s = 1.0 / (1.0 + cpu::exp(-g));
-                let dsilu = T::round(dy * u.widen()).widen();
-                (T::round(dsilu * (s * (1.0 + g * (1.0 - s)))), T::round(dy * T::round(g * s).widen()))
-            }),
-        )
+        let values = dy.iter().zip(g).zip(u).map(|((dy, g), u)| {
+            let (dy, g, u) = (dy.widen(), g.widen(), u.widen());
+            let denominator = 1.0 + cpu::exp(-g);
+            let s = 1.0 / denominator;
+            let dsilu = T::round(dy * u).widen();
+            let dgate = T::round(dsilu * (s * (1.0 + g * (1.0 - s))));
+            [dgate, T::round(dy * T::round(g * s).widen()), T::round(T::round(g / denominator).widen() * u)]
+        });
+        Blank::fill_three(places, values)
     });
     let tensor = |v| Tensor::from_vec(v, gate.shape(), &Device::Cpu);
-    Ok(Some((tensor(dgate)?, tensor(dup)?)))
+    Ok(Some((tensor(dgate)?, tensor(dup)?, tensor(y)?)))
 }
 
 #[cfg(test)]
@@ -97,7 +99,8 @@ mod tests {
                 let slow = (gate.silu()? * up.as_tensor())?;
                 assert_close(&forward(&gate, &up)?, &slow, 1e-6);
                 let want = (slow * &dy)?.backward()?;
-                let (dgate, dup) = backward(&dy, &gate, &up)?;
+                let (dgate, dup, y) = backward(&dy, &gate, &up)?;
+                assert_close(&y, &forward(&gate, &up)?, 0.0);
                 assert_close(&dgate, want.get(&gate).expect("a Var"), 1e-6);
                 assert_close(&dup, want.get(&up).expect("a Var"), 1e-6);
             }
@@ -113,7 +116,8 @@ mod tests {
         };
         let (gate, up, dy) = (half(0.0, 6.0)?, half(1.0, 1.0)?, half(2.0, 1.0)?);
         let y = (silu(&gate)? * &up)?;
-        let (dgate, dup) = backward(&dy, &gate, &up)?;
+        let (dgate, dup, again) = backward(&dy, &gate, &up)?;
+        assert_close(&again, &forward(&gate, &up)?, 0.0);
         let (want_gate, want_up) = backward_composed(&dy, &gate, &up)?;
         for (got, want) in [(forward(&gate, &up)?, y), (dgate, want_gate), (dup, want_up)] {
             assert_close(&got, &want, 1.0 / 128.0);

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::Result,
-    kernels::{FrozenWeight, add, add_product, product, product_f32, wide},
+    kernels::{Factor, FrozenWeight, add_product, add_to, product, product_f32, products, wide},
     rng::Key,
 };
 use candle_core::{Device, Tensor};
@@ -88,21 +88,12 @@ impl LoraLinear {
         self.adapter.is_some()
     }
 
-    /// `x`: `[T, in]` → `y` `[T, out]`, and `s·x·Aᵀ` `[T, r]`, which [`Self::backward`] needs.
-    ///
-    /// The scale sits on the rank-sized product, never on the base output.
-    pub fn forward(&self, x: &Tensor, params: &Params, dropout: Option<&Dropout>) -> Result<(Tensor, Option<Tensor>)> {
-        let y = self.base.forward(x)?;
-        let Some(adapter) = &self.adapter else { return Ok((y, None)) };
-        let x = adapter.dropped(x, dropout)?;
-        let xa = scaled(&product(&x, &params.get(adapter.a)?.t()?)?, adapter.scale)?;
-        Ok((add_product(y, &xa, &params.get(adapter.b)?.t()?)?, Some(xa)))
+    /// [`forward_all`] of one projection.
+    pub fn forward(&self, x: &Tensor, params: &Params, dropout: Option<&Dropout>) -> Result<Projected> {
+        Ok(forward_all(&[self], x, params, dropout)?.remove(0))
     }
 
-    /// `dy`: `[T, out]` → `dx` `[T, in]` (or nothing where no one needs it). Adds ∂A and ∂B into `grads`.
-    ///
-    /// With g = s·dy·B `[T, r]`: ∂B = dyᵀ·(s·x·Aᵀ), ∂A = gᵀ·x, dx = dy·W + g·A.
-    /// `x` and `xa` are forward's input and second result.
+    /// [`backward_all`] of one projection.
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -111,23 +102,148 @@ impl LoraLinear {
         pass: &mut Backward,
         need_dx: bool,
     ) -> Result<Option<Tensor>> {
-        let dx = if need_dx { Some(self.base.backward(dy)?) } else { None };
-        let (Some(adapter), Some(xa)) = (&self.adapter, xa) else { return Ok(dx) };
-        let mask = adapter.mask(x, pass.dropout)?;
-        let dropped = match &mask {
-            None => x.clone(),
-            Some(mask) => masked(x, mask)?,
+        backward_all(&[(self, dy, xa)], x, pass, need_dx)
+    }
+}
+
+/// `y` `[T, out]`, and `s·x·Aᵀ` `[T, r]` where an adapter is, which the backward pass needs.
+pub type Projected = (Tensor, Option<Tensor>);
+
+/// `x` `[T, in]` through every projection.
+///
+/// The scale sits on the rank-sized product, never on the base output. Without dropout all see the same rows, and their
+/// A's are one matrix: the rows are laid out once, and one product has all ranks.
+pub fn forward_all(
+    projections: &[&LoraLinear],
+    x: &Tensor,
+    params: &Params,
+    dropout: Option<&Dropout>,
+) -> Result<Vec<Projected>> {
+    if dropout.is_some_and(|d| d.p > 0.0) {
+        return projections.iter().map(|projection| projection.forward_dropped(x, params, dropout)).collect();
+    }
+    let a = stacked_a(projections, params)?.map(|a| a.t()).transpose()?;
+    let factors = projections.iter().map(|projection| Factor::Transposed(&projection.base));
+    let factors: Vec<Factor> = factors.chain(a.iter().map(Factor::Matrix)).collect();
+    let mut products = products(x, &factors)?;
+    let xa = if a.is_some() { products.pop() } else { None };
+    let mut ranks = 0;
+    let mut one = |(projection, y): (&&LoraLinear, Tensor)| {
+        let (Some(adapter), Some(xa)) = (&projection.adapter, &xa) else { return Ok((y, None)) };
+        let b = params.get(adapter.b)?;
+        let xa = scaled(&xa.narrow(1, ranks, b.dim(1)?)?, adapter.scale)?;
+        ranks += b.dim(1)?;
+        Ok((add_product(y, &xa, &b.t()?)?, Some(xa)))
+    };
+    projections.iter().zip(products).map(&mut one).collect()
+}
+
+/// For every projection of the same rows `x`: `dy` `[T, out]` and forward's `s·x·Aᵀ` → `dx` `[T, in]`, summed over them (or
+/// nothing where no one needs it). Adds ∂A and ∂B into the gradients.
+pub fn backward_all(
+    projections: &[(&LoraLinear, &Tensor, Option<&Tensor>)],
+    x: &Tensor,
+    pass: &mut Backward,
+    need_dx: bool,
+) -> Result<Option<Tensor>> {
+    let (dx, through) = through_all(projections, pass, need_dx)?;
+    through.add_da(x, pass)?;
+    Ok(dx)
+}
+
+/// The part of [`backward_all`] that does not need `x`: `dx` and what ∂A is made of.
+///
+/// With g = s·dy·B `[T, r]`: ∂B = dyᵀ·(s·x·Aᵀ), ∂A = gᵀ·x, dx = dy·W + g·A.
+pub fn through_all<'a>(
+    projections: &[(&'a LoraLinear, &Tensor, Option<&Tensor>)],
+    pass: &mut Backward,
+    need_dx: bool,
+) -> Result<(Option<Tensor>, Through<'a>)> {
+    let mut through = Through { adapters: vec![] };
+    let mut sum: Option<Tensor> = None;
+    for &(projection, dy, xa) in projections {
+        let b = projection.adapter.as_ref().map(|adapter| pass.params.get(adapter.b)).transpose()?;
+        let factors = need_dx.then_some(Factor::Frozen(&projection.base)).into_iter();
+        let mut products = products(dy, &factors.chain(b.iter().map(Factor::Matrix)).collect::<Vec<_>>())?;
+        if let (Some(adapter), Some(xa)) = (&projection.adapter, xa) {
+            // In f32, so that a gradient does not depend on how the rows were cut into micro-batches.
+            pass.grads.add_product(adapter.b, &dy.t()?, xa)?;
+            let g = products.pop().expect("dy·B is the last product");
+            through.adapters.push((adapter, scaled(&g, adapter.scale)?));
+        }
+        sum = match (sum, products.pop()) {
+            (Some(sum), Some(dx)) => Some(add_to(sum, &dx)?),
+            (sum, dx) => sum.or(dx),
         };
-        let g = scaled(&product(dy, &pass.params.get(adapter.b)?)?, adapter.scale)?; // [T, r]
-        // In f32, so that a gradient does not depend on how the rows were cut into micro-batches.
-        pass.grads.add(adapter.b, product_f32(&xa.t()?, dy)?.t()?.contiguous()?)?;
-        pass.grads.add(adapter.a, product_f32(&g.t()?, &dropped)?)?;
-        let Some(dx) = dx else { return Ok(None) };
-        let a = pass.params.get(adapter.a)?;
-        Ok(Some(match mask {
-            None => add_product(dx, &g, &a)?,
-            Some(mask) => add(&dx, &masked(&product(&g, &a)?, &mask)?)?,
-        }))
+    }
+    let dx = sum.map(|dx| through.add_dx(dx, pass)).transpose()?;
+    Ok((dx, through))
+}
+
+/// g = s·dy·B `[T, r]` of projections of the same rows.
+pub struct Through<'a> {
+    adapters: Vec<(&'a Adapter, Tensor)>,
+}
+
+impl Through<'_> {
+    /// `dx + Σ g·A`.
+    fn add_dx(&self, mut dx: Tensor, pass: &Backward) -> Result<Tensor> {
+        if self.adapters.is_empty() {
+            return Ok(dx);
+        }
+        if !pass.drops() {
+            let a: Result<Vec<Tensor>> = self.adapters.iter().map(|(adapter, _)| pass.params.get(adapter.a)).collect();
+            return add_product(dx, &self.stacked()?, &cat(a?, 0)?);
+        }
+        for (adapter, g) in &self.adapters {
+            let through = product(g, &pass.params.get(adapter.a)?)?;
+            dx = add_to(dx, &adapter.dropped(&through, pass.dropout)?)?;
+        }
+        Ok(dx)
+    }
+
+    /// Adds ∂A = gᵀ·x of every projection; `x` `[T, in]` are the rows they all saw.
+    pub fn add_da(&self, x: &Tensor, pass: &mut Backward) -> Result<()> {
+        if pass.drops() || self.adapters.len() == 1 {
+            for (adapter, g) in &self.adapters {
+                pass.grads.add_product(adapter.a, &g.t()?, &adapter.dropped(x, pass.dropout)?)?;
+            }
+        } else if !self.adapters.is_empty() {
+            let all = product_f32(&self.stacked()?.t()?, x)?; // [Σr, in]
+            let mut ranks = 0;
+            for (adapter, g) in &self.adapters {
+                pass.grads.add(adapter.a, &all.narrow(0, ranks, g.dim(1)?)?)?;
+                ranks += g.dim(1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `[T, Σr]`
+    fn stacked(&self) -> Result<Tensor> {
+        cat(self.adapters.iter().map(|(_, g)| g.clone()).collect(), 1)
+    }
+}
+
+/// The A's of these projections, one above the other: `[Σr, in]`.
+fn stacked_a(projections: &[&LoraLinear], params: &Params) -> Result<Option<Tensor>> {
+    let adapters = projections.iter().filter_map(|projection| projection.adapter.as_ref());
+    let a: Vec<Tensor> = adapters.map(|adapter| params.get(adapter.a)).collect::<Result<_>>()?;
+    if a.is_empty() { Ok(None) } else { cat(a, 0).map(Some) }
+}
+
+fn cat(tensors: Vec<Tensor>, dim: usize) -> Result<Tensor> {
+    if let [one] = &tensors[..] { Ok(one.clone()) } else { Ok(Tensor::cat(&tensors, dim)?) }
+}
+
+impl LoraLinear {
+    /// [`forward_all`] of one projection whose adapter sees rows of its own.
+    fn forward_dropped(&self, x: &Tensor, params: &Params, dropout: Option<&Dropout>) -> Result<Projected> {
+        let y = self.base.forward(x)?;
+        let Some(adapter) = &self.adapter else { return Ok((y, None)) };
+        let x = adapter.dropped(x, dropout)?;
+        let xa = scaled(&product(&x, &params.get(adapter.a)?.t()?)?, adapter.scale)?;
+        Ok((add_product(y, &xa, &params.get(adapter.b)?.t()?)?, Some(xa)))
     }
 }
 
@@ -139,6 +255,13 @@ pub struct Backward<'a> {
     pub grads: &'a mut Grads,
     /// The masks of the forward pass, if it had any.
     pub dropout: Option<&'a Dropout<'a>>,
+}
+
+impl Backward<'_> {
+    /// Whether every projection saw rows of its own.
+    fn drops(&self) -> bool {
+        self.dropout.is_some_and(|dropout| dropout.p > 0.0)
+    }
 }
 
 impl Adapter {
@@ -249,12 +372,12 @@ mod tests {
 
             let (y, xa) = linear.forward(&x, &params, Some(&dropout))?;
             assert_close(&y, &slow, 1e-5);
-            let mut grads = Grads::new(&params);
+            let mut grads = Grads::new(&params)?;
             let mut pass = Backward { params: &params, grads: &mut grads, dropout: Some(&dropout) };
             let dx = linear.backward(&dy, &x, xa.as_ref(), &mut pass, true)?.expect("asked for");
             assert_close(&dx, want.get(&x).expect("a Var"), 1e-5);
-            assert_close(grads.get(ids[0]).expect("∂A"), want.get(&a).expect("a Var"), 1e-5);
-            assert_close(grads.get(ids[1]).expect("∂B"), want.get(&b).expect("a Var"), 1e-5);
+            assert_close(&grads.get(ids[0])?.expect("∂A"), want.get(&a).expect("a Var"), 1e-5);
+            assert_close(&grads.get(ids[1])?.expect("∂B"), want.get(&b).expect("a Var"), 1e-5);
         }
         Ok(())
     }

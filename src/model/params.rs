@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    kernels::add_to,
+    kernels::{add_at, add_product_at},
 };
 use candle_core::{DType, Device, Tensor};
 
@@ -131,42 +131,57 @@ impl Params {
     }
 }
 
-/// Gradients of one optimizer step, summed over its micro-batches in f32.
+/// Gradients of one optimizer step, summed over its micro-batches in f32, in one flat buffer as the parameters' own.
 #[derive(Debug)]
 pub struct Grads {
-    parts: Vec<Option<Tensor>>,
+    flat: Tensor,
+    /// Of every slot: where it begins, its shape, and whether something was added.
+    slots: Vec<(usize, (usize, usize), bool)>,
 }
 
 impl Grads {
-    /// None yet, for every parameter of `params`.
-    pub fn new(params: &Params) -> Self {
-        Self { parts: vec![None; params.slots.len()] }
+    /// Zero, for every parameter of `params`.
+    pub fn new(params: &Params) -> Result<Self> {
+        let dtype = if params.compute.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let flat = Tensor::zeros(params.len(), dtype, params.flat.device())?;
+        Ok(Self { flat, slots: params.slots.iter().map(|slot| (slot.offset, slot.shape, false)).collect() })
     }
 
-    /// Adds `g` (f32, the parameter's shape), whose memory the sum may take.
-    pub fn add(&mut self, ParamId(i): ParamId, g: Tensor) -> Result<()> {
-        self.parts[i] = Some(match self.parts[i].take() {
-            None => g,
-            Some(sum) => add_to(sum, &g)?,
-        });
-        Ok(())
+    /// Adds `a·b`, of the parameter's shape; f32 or bf16 operands with any strides.
+    pub fn add_product(&mut self, id: ParamId, a: &Tensor, b: &Tensor) -> Result<()> {
+        let start = self.receives(id, (a.dim(0)?, b.dim(1)?))?;
+        add_product_at(&self.flat, start, a, b)
     }
 
-    /// The gradient of one parameter.
-    pub fn get(&self, ParamId(i): ParamId) -> Option<&Tensor> {
-        self.parts[i].as_ref()
+    /// Adds `g` (f32, contiguous, the parameter's shape).
+    pub fn add(&mut self, id: ParamId, g: &Tensor) -> Result<()> {
+        let start = self.receives(id, g.dims2()?)?;
+        add_at(&self.flat, start, g)
+    }
+
+    /// Where the parameter's gradient begins, now that something comes.
+    fn receives(&mut self, ParamId(i): ParamId, shape: (usize, usize)) -> Result<usize> {
+        let (start, own, received) = &mut self.slots[i];
+        if *own != shape {
+            return Err(Error::run(format!("internal error: a gradient of {shape:?} for a parameter of {own:?}")));
+        }
+        *received = true;
+        Ok(*start)
+    }
+
+    /// The gradient of one parameter, a view; `None` where nothing was added.
+    pub fn get(&self, ParamId(i): ParamId) -> Result<Option<Tensor>> {
+        let (start, shape, received) = self.slots[i];
+        Ok(received.then_some(self.flat.narrow(0, start, shape.0 * shape.1)?.reshape(shape)?))
     }
 
     /// All gradients in the order of [`Params::flat`], `[n]` f32.
     ///
     /// A parameter without one is an error: a cut graph must not pass as a zero gradient.
-    pub fn flat(&self, params: &Params) -> Result<Tensor> {
-        let parts: Result<Vec<Tensor>> = (self.parts.iter().zip(&params.slots))
-            .map(|(part, slot)| match part {
-                Some(g) => Ok(g.flatten_all()?),
-                None => Err(Error::run(format!("internal error: {} received no gradient", slot.name))),
-            })
-            .collect();
-        Ok(Tensor::cat(&parts?, 0)?)
+    pub fn flat(self, params: &Params) -> Result<Tensor> {
+        match self.slots.iter().zip(&params.slots).find(|((.., received), _)| !received) {
+            None => Ok(self.flat),
+            Some((_, slot)) => Err(Error::run(format!("internal error: {} received no gradient", slot.name))),
+        }
     }
 }

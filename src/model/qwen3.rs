@@ -7,7 +7,7 @@ mod infer;
 
 use super::{
     config::Qwen3Config,
-    lora::{Backward, Dropout, LoraLinear},
+    lora::{Backward, Dropout, LoraLinear, Projected, backward_all, forward_all, through_all},
     params::{Grads, Layout, Params},
     weights::Checkpoint,
 };
@@ -50,9 +50,9 @@ pub struct DropoutPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// All of it.
+    /// All of it but the SwiGLU product, which falls off in its backward pass.
     Everything,
-    /// The inputs of norms, attention and SwiGLU; norm outputs, rotated heads and the SwiGLU product are rebuilt.
+    /// The inputs of norms and attention; norm outputs and rotated heads are rebuilt.
     Lean,
     /// Its input alone; its forward pass is run a second time (activation checkpointing).
     Input,
@@ -131,7 +131,6 @@ struct Derived {
     q_rotated: Option<Tensor>, // [Tq, H, E]
     k_rotated: Option<Tensor>, // [T, K, E]
     h_mid: Option<Tensor>,     // [Tq, D]
-    product: Option<Tensor>,   // SwiGLU's [Tq, F]
 }
 
 /// What is left of a block until its backward pass.
@@ -408,9 +407,14 @@ impl Block {
 
         // 1. Attention, on normalised rows: [T, D] → [Tq, H·E]
         let (h, inv_rms) = rms_norm::forward(&x, &self.input_layernorm, self.eps)?;
-        let (q, xa_q) = self.q_proj.forward(&rows.pick(&h)?, params, some)?;
-        let (k, xa_k) = self.k_proj.forward(&h, params, all)?;
-        let (v, xa_v) = self.v_proj.forward(&h, params, all)?;
+        let [(q, xa_q), (k, xa_k), (v, xa_v)] = match &rows.selected {
+            None => projected(forward_all(&[&self.q_proj, &self.k_proj, &self.v_proj], &h, params, all)?),
+            Some(_) => {
+                let q = self.q_proj.forward(&rows.pick(&h)?, params, some)?;
+                let [k, v] = projected(forward_all(&[&self.k_proj, &self.v_proj], &h, params, all)?);
+                [q, k, v]
+            }
+        };
         let (q_rotated, inv_q) = self.q_rope(rows).forward(&q, self.eps)?;
         let (k_rotated, inv_k) = self.k_rope(rows).forward(&k, self.eps)?;
         let v = v.reshape(((), self.kv_heads, self.head_dim))?;
@@ -421,21 +425,17 @@ impl Block {
 
         // 2. MLP: [Tq, D] → [Tq, F] → [Tq, D]
         let (h_mid, inv_rms_mid) = rms_norm::forward(&x_mid, &self.post_attention_layernorm, self.eps)?;
-        let (gate, xa_gate) = self.gate_proj.forward(&h_mid, params, some)?;
-        let (up, xa_up) = self.up_proj.forward(&h_mid, params, some)?;
+        let [(gate, xa_gate), (up, xa_up)] =
+            projected(forward_all(&[&self.gate_proj, &self.up_proj], &h_mid, params, some)?);
         let product = swiglu::forward(&gate, &up)?;
         let (down, xa_down) = self.down_proj.forward(&product, params, some)?;
         let y = add_to(down, &x_mid)?;
 
         let xa = [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down];
         let derived = match keep {
-            Keep::Everything => Derived {
-                h: Some(h),
-                q_rotated: Some(q_rotated),
-                k_rotated: Some(k_rotated),
-                h_mid: Some(h_mid),
-                product: Some(product),
-            },
+            Keep::Everything => {
+                Derived { h: Some(h), q_rotated: Some(q_rotated), k_rotated: Some(k_rotated), h_mid: Some(h_mid) }
+            }
             Keep::Lean | Keep::Input => Derived::default(),
         };
         Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, xa, derived }))
@@ -459,14 +459,13 @@ impl Block {
         let [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down] = &xa;
 
         // 2. MLP
-        let product = or(derived.product, || swiglu::forward(&gate, &up))?;
-        let d_product = needed(self.down_proj.backward(&dy, &product, xa_down.as_ref(), &mut pass, true)?);
-        drop(product);
-        let (d_gate, d_up) = swiglu::backward(&d_product, &gate, &up)?;
-        drop((d_product, gate, up));
+        let (d_product, through) = through_all(&[(&self.down_proj, &dy, xa_down.as_ref())], &mut pass, true)?;
+        let (d_gate, d_up, product) = swiglu::backward(&needed(d_product), &gate, &up)?;
+        through.add_da(&product, &mut pass)?;
+        drop((product, gate, up));
         let h = or(derived.h_mid, || rms_norm::rebuild(&x_mid, &self.post_attention_layernorm, &inv_rms_mid))?;
-        let dh = needed(self.gate_proj.backward(&d_gate, &h, xa_gate.as_ref(), &mut pass, true)?);
-        let dh = add_to(dh, &needed(self.up_proj.backward(&d_up, &h, xa_up.as_ref(), &mut pass, true)?))?;
+        let both = [(&self.gate_proj, &d_gate, xa_gate.as_ref()), (&self.up_proj, &d_up, xa_up.as_ref())];
+        let dh = needed(backward_all(&both, &h, &mut pass, true)?);
         drop((d_gate, d_up, h));
         let normed = rms_norm::backward(&dh, &x_mid, &self.post_attention_layernorm, &inv_rms_mid)?;
         let d_mid = add_to(normed, &dy)?;
@@ -492,15 +491,23 @@ impl Block {
         drop((q, k));
 
         let h = or(derived.h, || rms_norm::rebuild(&x, &self.input_layernorm, &inv_rms))?;
-        let through_q = self.q_proj.backward(&dq, &rows.pick(&h)?, xa_q.as_ref(), &mut pass, need_dx)?;
+        let q = (&self.q_proj, &dq, xa_q.as_ref());
+        let (k, v) = ((&self.k_proj, &dk, xa_k.as_ref()), (&self.v_proj, &dv, xa_v.as_ref()));
         pass.dropout = all.as_ref();
-        let through_k = self.k_proj.backward(&dk, &h, xa_k.as_ref(), &mut pass, need_dx)?;
-        let through_v = self.v_proj.backward(&dv, &h, xa_v.as_ref(), &mut pass, need_dx)?;
-        let (Some(through_q), Some(through_k), Some(through_v)) = (through_q, through_k, through_v) else {
-            return Ok(None);
+        let dh = match &rows.selected {
+            None => backward_all(&[q, k, v], &h, &mut pass, need_dx)?,
+            Some(_) => {
+                let dh = backward_all(&[k, v], &h, &mut pass, need_dx)?;
+                pass.dropout = some.as_ref();
+                let through_q = backward_all(&[q], &rows.pick(&h)?, &mut pass, need_dx)?;
+                match (dh, through_q) {
+                    (Some(dh), Some(through_q)) => Some(add_to(rows.spread(through_q)?, &dh)?),
+                    _ => None,
+                }
+            }
         };
+        let Some(dh) = dh else { return Ok(None) };
         drop((dq, dk, dv, h));
-        let dh = add_to(add_to(rows.spread(through_q)?, &through_k)?, &through_v)?;
         let normed = rms_norm::backward(&dh, &x, &self.input_layernorm, &inv_rms)?;
         Ok(Some(add_to(normed, &rows.spread(d_mid)?)?))
     }
@@ -535,7 +542,7 @@ impl Saved {
             tensors.extend(self.xa.iter().flatten());
         }
         let d = &self.derived;
-        tensors.extend([&d.h, &d.q_rotated, &d.k_rotated, &d.h_mid, &d.product].into_iter().flatten());
+        tensors.extend([&d.h, &d.q_rotated, &d.k_rotated, &d.h_mid].into_iter().flatten());
         tensors.iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
     }
 }
@@ -549,9 +556,14 @@ fn keyed(plan: Option<DropoutPlan>, rows: &[(u64, u32)]) -> Option<Dropout<'_>> 
     plan.map(|DropoutPlan { p, key }| Dropout { p, key, rows })
 }
 
-/// The input gradient of a projection that was asked for it.
+/// The input gradient of projections that were asked for it.
 fn needed(dx: Option<Tensor>) -> Tensor {
-    dx.expect("LoraLinear::backward returns dx when need_dx is set")
+    dx.expect("backward_all returns dx when need_dx is set")
+}
+
+/// What `N` projections gave.
+fn projected<const N: usize>(all: Vec<Projected>) -> [Projected; N] {
+    all.try_into().unwrap_or_else(|_| unreachable!("forward_all gives one for every projection"))
 }
 
 impl Batch {

@@ -113,12 +113,12 @@ impl Shape<'_> {
             (2 * q + d + 2 * f + self.lora.lora_rank * adapters_on_queries) * size + 4 * (1 + c.num_attention_heads);
         if keep == Keep::Everything {
             by_row += (d + kv) * size; // h, rotated k
-            by_query += (q + d + f) * size; // rotated q, h_mid, SwiGLU's product
+            by_query += (q + d) * size; // rotated q, h_mid
         }
         (c.num_hidden_layers - 1) * rows * (by_row + by_query) + rows * by_row + labels * by_query
     }
 
-    /// Bytes of one block running backward: five gradients or products of the MLP's width, and what is rebuilt.
+    /// Bytes of one block running backward: four gradients or products of the MLP's width, and what is rebuilt.
     fn working(&self, Load { rows, .. }: Load, keep: Keep) -> usize {
         let (c, size) = (self.model, self.dtype.size_in_bytes());
         let (d, f) = (c.hidden_size, c.intermediate_size);
@@ -126,11 +126,11 @@ impl Shape<'_> {
         let rebuilt = 2 * d + q + kv;
         let again = match keep {
             Keep::Everything => 0,
-            Keep::Lean => rebuilt + f,
+            Keep::Lean => rebuilt,
             // The whole set of the block that is run again.
-            Keep::Input => rebuilt + f + saved_values(c),
+            Keep::Input => rebuilt + saved_values(c),
         };
-        rows * (again + 2 * d + 3 * f) * size
+        rows * (again + 2 * d + 4 * f) * size
     }
 
     /// Bytes of one block running forward: its lean set, what is derived from it, and its output.

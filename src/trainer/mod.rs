@@ -164,7 +164,13 @@ impl<'a> Trainer<'a> {
         fault::phase("rehearse");
         for packed in whole.batches(&rows) {
             let (batch, _) = packed?;
-            self.model.train(&batch, &self.params, &mut Grads::new(&self.params), 1.0, (self.dropout(), whole.keep))?;
+            self.model.train(
+                &batch,
+                &self.params,
+                &mut Grads::new(&self.params)?,
+                1.0,
+                (self.dropout(), whole.keep),
+            )?;
         }
         Ok(())
     }

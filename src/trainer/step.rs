@@ -52,7 +52,7 @@ pub fn gradient(
             .hint("raise `cutoff_len`, or set `over_length` to `drop`")
             .hint_zh("请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"));
     }
-    let mut grads = Grads::new(params);
+    let mut grads = Grads::new(params)?;
     let mut losses = Vec::new();
     for batch in cut.batches(&supervised) {
         fault::phase("train");

@@ -8,6 +8,7 @@
 use super::layout::word;
 use super::layout::{Packable, Packed, SIDE, Words};
 use crate::kernels::matrix::Matrix;
+use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::{
@@ -126,7 +127,7 @@ pub(super) enum Right<'a, T: Packable> {
 }
 
 impl<T: Packable> Right<'_, T> {
-    fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         match self {
             Right::Forward(w) => w.shape().0,
             Right::Backward(w) => w.shape().1,
@@ -221,11 +222,15 @@ pub(super) fn fetch_line(address: *const u32) {
 /// Where `C` goes, row-major.
 pub(super) enum Out<'a> {
     /// Rounded to bf16.
-    Bf16(&'a mut [MaybeUninit<u16>]),
+    Bf16(&'a mut [MaybeUninit<bf16>]),
     /// Rounded to bf16 and then added to bf16, rounded again.
     AddBf16(&'a mut [u16]),
     /// In f32.
     F32(&'a mut [MaybeUninit<f32>]),
+    /// Added to f32.
+    AddF32(&'a mut [f32]),
+    /// Added to f32 that lies column by column.
+    AddF32Transposed(&'a mut [f32]),
 }
 
 /// [`Out`] for tasks that own rectangles of it.
@@ -234,6 +239,7 @@ enum Place {
     Bf16(*mut u16),
     AddBf16(*mut u16),
     F32(*mut f32),
+    AddF32(*mut f32),
 }
 
 // SAFETY: every task writes the elements of its own rows and columns only, and `multiply` outlives all tasks.
@@ -248,6 +254,8 @@ struct Store<'a> {
     at: usize,
     /// Elements between rows.
     stride: usize,
+    /// Elements between columns, for [`Place::AddF32`]; else 1.
+    column_stride: usize,
     columns: usize,
     c: &'a [f32], // [rows][32]
 }
@@ -260,8 +268,8 @@ impl WithSimd for Store<'_> {
         // No closures here: the vector instructions of this function do not reach into them.
         for (row, c) in self.c.as_chunks::<SIDE>().0.iter().enumerate() {
             let at = self.at + row * self.stride;
-            // SAFETY: who made this has seen that the rows lie inside the output and belong to this task alone; what
-            // `AddBf16` reads was initialised.
+            // SAFETY: who made this has seen that the rows lie inside the output and belong to this task alone; what is
+            // added to was initialised.
             unsafe {
                 match self.place {
                     Place::Bf16(out) if self.columns == SIDE => {
@@ -285,6 +293,11 @@ impl WithSimd for Store<'_> {
                         for (j, c) in c.iter().enumerate().take(self.columns) {
                             let out = out.add(at + j);
                             *out = rounded(widened(*out) + widened(rounded(*c)));
+                        }
+                    }
+                    Place::AddF32(out) => {
+                        for (j, c) in c.iter().enumerate().take(self.columns) {
+                            *out.add(at + j * self.column_stride) += *c;
                         }
                     }
                     Place::F32(out) => std::ptr::copy_nonoverlapping(c.as_ptr(), out.add(at), self.columns),
@@ -332,10 +345,13 @@ const GROUP: usize = 8;
 /// Panics when the depths differ or `out` has another size.
 pub(super) fn multiply<K: Kernel>(kernel: &K, a: &Left<K>, b: &Right<K::Weight>, out: Out) {
     let columns = b.columns();
-    let (len, place) = match out {
-        Out::Bf16(out) => (out.len(), Place::Bf16(out.as_mut_ptr().cast())),
-        Out::AddBf16(out) => (out.len(), Place::AddBf16(out.as_mut_ptr())),
-        Out::F32(out) => (out.len(), Place::F32(out.as_mut_ptr().cast())),
+    let rows = (columns, 1);
+    let (len, place, strides) = match out {
+        Out::Bf16(out) => (out.len(), Place::Bf16(out.as_mut_ptr().cast()), rows),
+        Out::AddBf16(out) => (out.len(), Place::AddBf16(out.as_mut_ptr()), rows),
+        Out::F32(out) => (out.len(), Place::F32(out.as_mut_ptr().cast()), rows),
+        Out::AddF32(out) => (out.len(), Place::AddF32(out.as_mut_ptr()), rows),
+        Out::AddF32Transposed(out) => (out.len(), Place::AddF32(out.as_mut_ptr()), (1, a.rows)),
     };
     assert_eq!((a.depth, len), (b.depth(), a.rows * columns), "[{}, {}]·[_, {columns}]", a.rows, a.depth);
     let (tiles, panels) = (a.rows.div_ceil(K::ROWS), columns.div_ceil(SIDE));
@@ -353,6 +369,7 @@ pub(super) fn multiply<K: Kernel>(kernel: &K, a: &Left<K>, b: &Right<K::Weight>,
             a,
             b,
             out: place,
+            strides,
             width: columns,
             panels: group_at..panels.min(group_at + group),
             tiles: chunk_at..tiles.min(chunk_at + chunk),
@@ -367,6 +384,8 @@ struct Task<'a, K: Kernel> {
     a: &'a Left<K>,
     b: &'a Right<'a, K::Weight>,
     out: Place,
+    /// Of the output's rows and columns.
+    strides: (usize, usize),
     width: usize,
     panels: Range<usize>,
     tiles: Range<usize>,
@@ -410,8 +429,9 @@ impl<K: Kernel> Task<'_, K> {
         let rows = first..self.a.rows.min(self.tiles.end * K::ROWS);
         let columns = (self.width - panel * SIDE).min(SIDE);
         let c = &c[..rows.len() * SIDE];
-        let at = rows.start * self.width + panel * SIDE;
+        let (stride, column_stride) = self.strides;
+        let at = rows.start * stride + panel * SIDE * column_stride;
         // `multiply` has checked the size of the output, and no other task has these rows of this panel.
-        Arch::new().dispatch(Store { place: self.out, at, stride: self.width, columns, c });
+        Arch::new().dispatch(Store { place: self.out, at, stride, column_stride, columns, c });
     }
 }

@@ -16,13 +16,13 @@ mod peak;
 
 use crate::{
     error::{Error, Result},
-    kernels::matrix::Matrix,
+    kernels::{cpu::Element, matrix::Matrix},
 };
 use blocked::{Bits, Kernel, Left, Out, Right};
-use candle_core::{DType, Device, Storage, Tensor, bail};
+use candle_core::{DType, Device, Layout, Storage, StorageRef, Tensor, bail};
 use float::{FEW, Float, FloatFew, Vectors};
 use half::bf16;
-use std::sync::OnceLock;
+use std::{mem::MaybeUninit, sync::OnceLock};
 
 pub use layout::{Packable, Packed, PackedBf16, PackedF32};
 pub use peak::peak;
@@ -112,23 +112,25 @@ fn choose(asked: Option<&str>, available: &[ProductPath], speed: impl Fn(Product
     }
 }
 
-/// `a·b` into `out` on `path`, which has to be there.
-fn multiply(path: ProductPath, a: &Matrix<u16>, b: &Right<bf16>, out: Out) {
+/// `a·b` into `out` on `path`, which has to be there, for every (b, out).
+fn multiply(path: ProductPath, a: &Matrix<u16>, work: Vec<(Right<bf16>, Out)>) {
     let there = "only paths that are there are chosen";
     match path {
         #[cfg(target_arch = "x86_64")]
-        ProductPath::Amx => with(&amx::Amx::new().expect(there), a, b, out),
+        ProductPath::Amx => with(&amx::Amx::new().expect(there), a, work),
         #[cfg(target_arch = "x86_64")]
-        ProductPath::Avx512Bf16 => with(&avx512::Avx512Bf16::new().expect(there), a, b, out),
+        ProductPath::Avx512Bf16 => with(&avx512::Avx512Bf16::new().expect(there), a, work),
         #[cfg(not(target_arch = "x86_64"))]
         ProductPath::Amx | ProductPath::Avx512Bf16 => unreachable!("{there}"),
-        ProductPath::F32 => with(&Float::<bf16>::new(Vectors::Widest), a, b, out),
-        ProductPath::Plain => with(&Float::<bf16>::new(Vectors::Plain), a, b, out),
+        ProductPath::F32 => with(&Float::<bf16>::new(Vectors::Widest), a, work),
+        ProductPath::Plain => with(&Float::<bf16>::new(Vectors::Plain), a, work),
     }
 }
 
-fn with<K: Kernel>(kernel: &K, a: &Matrix<Bits<K>>, b: &Right<K::Weight>, out: Out) {
-    blocked::multiply(kernel, &Left::same(a), b, out);
+/// Lays `a` out once.
+fn with<K: Kernel>(kernel: &K, a: &Matrix<Bits<K>>, work: Vec<(Right<K::Weight>, Out)>) {
+    let a = Left::same(a);
+    work.into_iter().for_each(|(b, out)| blocked::multiply(kernel, &a, &b, out));
 }
 
 /// The vectors of f32 products.
@@ -136,22 +138,40 @@ fn vectors() -> Result<Vectors> {
     Ok(if ProductPath::chosen()? == ProductPath::Plain { Vectors::Plain } else { Vectors::Widest })
 }
 
-/// `[rows, columns]` bf16, of which `fill` writes every element.
-fn new_bf16((rows, columns): (usize, usize), fill: impl FnOnce(Out)) -> Result<Tensor> {
-    let mut values: Vec<u16> = Vec::with_capacity(rows * columns);
-    fill(Out::Bf16(&mut values.spare_capacity_mut()[..rows * columns]));
-    // SAFETY: the product has written every element.
-    unsafe { values.set_len(rows * columns) };
-    Ok(Tensor::from_vec(bytemuck::cast_vec::<u16, bf16>(values), (rows, columns), &Device::Cpu)?)
+/// What a product is written as.
+trait Written: Element {
+    fn out(place: &mut [MaybeUninit<Self>]) -> Out<'_>;
 }
 
-/// `[rows, columns]` f32, of which `fill` writes every element.
-fn new_f32((rows, columns): (usize, usize), fill: impl FnOnce(Out)) -> Result<Tensor> {
-    let mut values: Vec<f32> = Vec::with_capacity(rows * columns);
-    fill(Out::F32(&mut values.spare_capacity_mut()[..rows * columns]));
-    // SAFETY: the product has written every element.
-    unsafe { values.set_len(rows * columns) };
-    Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
+impl Written for bf16 {
+    fn out(place: &mut [MaybeUninit<Self>]) -> Out<'_> {
+        Out::Bf16(place)
+    }
+}
+
+impl Written for f32 {
+    fn out(place: &mut [MaybeUninit<Self>]) -> Out<'_> {
+        Out::F32(place)
+    }
+}
+
+/// `[rows, columns[i]]` each, of which `fill` writes every element.
+fn new_all<E: Written>(rows: usize, columns: &[usize], fill: impl FnOnce(Vec<Out>)) -> Result<Vec<Tensor>> {
+    let mut values: Vec<Vec<E>> = columns.iter().map(|n| Vec::with_capacity(rows * n)).collect();
+    let places = values.iter_mut().zip(columns);
+    fill(places.map(|(values, n)| E::out(&mut values.spare_capacity_mut()[..rows * n])).collect());
+    let tensor = |(mut values, n): (Vec<E>, &usize)| {
+        // SAFETY: the product has written every element.
+        unsafe { values.set_len(rows * n) };
+        Ok(Tensor::from_vec(values, (rows, *n), &Device::Cpu)?)
+    };
+    values.into_iter().zip(columns).map(tensor).collect()
+}
+
+/// `[rows, columns]`, of which `fill` writes every element.
+fn new<E: Written>((rows, columns): (usize, usize), fill: impl FnOnce(Out)) -> Result<Tensor> {
+    let mut one = new_all::<E>(rows, &[columns], |mut outs| fill(outs.remove(0)))?;
+    Ok(one.remove(0))
 }
 
 /// Whether `t` is what these products are for.
@@ -159,66 +179,115 @@ pub(in crate::kernels) fn is_cpu_bf16(t: &Tensor) -> bool {
     t.device().is_cpu() && t.dtype() == DType::BF16
 }
 
-/// Calls `f` with the bits of a matrix of `T` on the CPU, whatever its strides.
-fn with_matrix<T: Packable, R>(t: &Tensor, f: impl FnOnce(Matrix<T::Bits>) -> R) -> Result<R> {
-    let (storage, layout) = t.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
+/// The bits of a matrix of `T` on the CPU, whatever its strides.
+fn bits<'a, T: Packable>((storage, layout): &'a (StorageRef, &Layout)) -> Result<Matrix<'a, T::Bits>> {
+    let Storage::Cpu(storage) = &**storage else {
         return Err(Error::run("internal error: a matrix on the CPU expected"));
     };
-    Ok(f(Matrix::new(bytemuck::cast_slice(storage.as_slice::<T>()?), layout)?))
+    Ok(Matrix::new(bytemuck::cast_slice(storage.as_slice::<T>()?), layout)?)
 }
 
-/// `a·b`: `a` `[m, k]`, `b` `[k, n]`, both bf16 on the CPU with any strides → `[m, n]` bf16.
-pub(in crate::kernels) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let (path, shape) = (ProductPath::chosen()?, (a.dim(0)?, b.dim(1)?));
-    with_matrix::<bf16, _>(a, |a| {
-        with_matrix::<bf16, _>(b, |b| new_bf16(shape, |out| multiply(path, &a, &Right::Plain(b), out)))
-    })??
+/// What rows are multiplied by.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) enum Factor<'a, T> {
+    /// `Wᵀ`.
+    Transposed(&'a Packed<T>),
+    /// `W`.
+    Frozen(&'a Packed<T>),
+    /// Any strides; of `T` on the CPU.
+    Matrix(&'a Tensor),
 }
 
-/// As [`product`], without rounding: `[m, n]` f32.
+/// `x·f` for every factor `f`, `x` `[T, depth]` bf16 on the CPU with any strides → `[T, columns of f]` bf16.
+pub(in crate::kernels) fn products_bf16(x: &Tensor, factors: &[Factor<bf16>]) -> Result<Vec<Tensor>> {
+    let path = ProductPath::chosen()?;
+    products::<bf16, bf16>(x, factors, |x, work| multiply(path, x, work))
+}
+
+/// As [`products_bf16`], in f32. A row gives the same bits alone and among others.
+pub(in crate::kernels) fn products_f32(x: &Tensor, factors: &[Factor<f32>]) -> Result<Vec<Tensor>> {
+    let kernel = Float::<f32>::new(vectors()?);
+    products::<f32, f32>(x, factors, |x, work| with(&kernel, x, work))
+}
+
+/// The products, written as `E`.
+fn products<T: Packable, E: Written>(
+    x: &Tensor,
+    factors: &[Factor<T>],
+    multiply: impl FnOnce(&Matrix<T::Bits>, Vec<(Right<T>, Out)>),
+) -> Result<Vec<Tensor>> {
+    let tensors = factors.iter().map(|factor| if let Factor::Matrix(b) = factor { Some(*b) } else { None });
+    let storages: Vec<_> = tensors.map(|b| b.map(Tensor::storage_and_layout)).collect();
+    let rights: Result<Vec<Right<T>>> = factors
+        .iter()
+        .zip(&storages)
+        .map(|(factor, storage)| match (factor, storage) {
+            (Factor::Transposed(w), _) => Ok(Right::Forward(w)),
+            (Factor::Frozen(w), _) => Ok(Right::Backward(w)),
+            (Factor::Matrix(_), Some(storage)) => Ok(Right::Plain(bits::<T>(storage)?)),
+            (Factor::Matrix(_), None) => unreachable!("every matrix has its storage"),
+        })
+        .collect();
+    let (rights, x) = (rights?, x.storage_and_layout());
+    let x = bits::<T>(&x)?;
+    let columns: Vec<usize> = rights.iter().map(Right::columns).collect();
+    new_all::<E>(x.rows, &columns, |outs| multiply(&x, rights.into_iter().zip(outs).collect()))
+}
+
+/// `a·b` without rounding: `a` `[m, k]`, `b` `[k, n]`, both bf16 on the CPU with any strides → `[m, n]` f32.
 pub(in crate::kernels) fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let (path, shape) = (ProductPath::chosen()?, (a.dim(0)?, b.dim(1)?));
-    with_matrix::<bf16, _>(a, |a| {
-        with_matrix::<bf16, _>(b, |b| new_f32(shape, |out| multiply(path, &a, &Right::Plain(b), out)))
-    })??
+    let path = ProductPath::chosen()?;
+    Ok(products::<bf16, f32>(a, &[Factor::Matrix(b)], |a, work| multiply(path, a, work))?.remove(0))
 }
 
 /// `y + a·b` in place of `y`, bits of bf16, `[m, n]`: the product is rounded, then the sum.
 pub(in crate::kernels) fn add_product(
     y: &mut [u16],
-    (m, n): (usize, usize),
+    shape: (usize, usize),
     a: &Matrix<u16>,
     b: Matrix<u16>,
 ) -> candle_core::Result<()> {
+    check(shape, a, &b)?;
+    let path = ProductPath::chosen().map_err(candle_core::Error::wrap)?;
+    multiply(path, a, vec![(Right::Plain(b), Out::AddBf16(y))]);
+    Ok(())
+}
+
+/// `y + a·b` in place of `y`, `[m, n]` f32, of which nothing is rounded.
+pub(in crate::kernels) fn add_product_f32(
+    y: &mut [f32],
+    shape: (usize, usize),
+    a: &Matrix<u16>,
+    b: Matrix<u16>,
+) -> candle_core::Result<()> {
+    check(shape, a, &b)?;
+    let path = ProductPath::chosen().map_err(candle_core::Error::wrap)?;
+    // A tile has a dozen rows and 32 columns: the narrow side of a rank-sized product is the one of rows.
+    match shape.1 < shape.0 {
+        true => multiply(path, &b.transposed(), vec![(Right::Plain(a.transposed()), Out::AddF32Transposed(y))]),
+        false => multiply(path, a, vec![(Right::Plain(b), Out::AddF32(y))]),
+    }
+    Ok(())
+}
+
+fn check((m, n): (usize, usize), a: &Matrix<u16>, b: &Matrix<u16>) -> candle_core::Result<()> {
     if (m, n) != (a.rows, b.columns) || a.columns != b.rows {
         bail!("product: [{m}, {n}] = [{}, {}]·[{}, {}]", a.rows, a.columns, b.rows, b.columns);
     }
-    multiply(ProductPath::chosen().map_err(candle_core::Error::wrap)?, a, &Right::Plain(b), Out::AddBf16(y));
     Ok(())
 }
 
 impl PackedBf16 {
-    /// `x` `[T, in]` bf16 → `x·Wᵀ` `[T, out]` bf16.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_on(ProductPath::chosen()?, x)
-    }
-
-    /// `dy` `[T, out]` bf16 → `dy·W` `[T, in]` bf16.
-    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        self.backward_on(ProductPath::chosen()?, dy)
-    }
-
-    /// [`Self::forward`] on a path of [`ProductPath::available`].
+    /// `x` `[T, in]` bf16 → `x·Wᵀ` `[T, out]` bf16, on a path of [`ProductPath::available`].
     pub fn forward_on(&self, path: ProductPath, x: &Tensor) -> Result<Tensor> {
-        let shape = (x.dim(0)?, self.shape().0);
-        with_matrix::<bf16, _>(x, |x| new_bf16(shape, |out| multiply(path, &x, &Right::Forward(self), out)))?
+        let factor = [Factor::Transposed(self)];
+        Ok(products::<bf16, bf16>(x, &factor, |x, work| multiply(path, x, work))?.remove(0))
     }
 
-    /// [`Self::backward`] on a path of [`ProductPath::available`].
+    /// `dy` `[T, out]` bf16 → `dy·W` `[T, in]` bf16, on a path of [`ProductPath::available`].
     pub fn backward_on(&self, path: ProductPath, dy: &Tensor) -> Result<Tensor> {
-        let shape = (dy.dim(0)?, self.shape().1);
-        with_matrix::<bf16, _>(dy, |dy| new_bf16(shape, |out| multiply(path, &dy, &Right::Backward(self), out)))?
+        let factor = [Factor::Frozen(self)];
+        Ok(products::<bf16, bf16>(dy, &factor, |dy, work| multiply(path, dy, work))?.remove(0))
     }
 
     /// `x` `[T, in]` f32 → `x·Wᵀ` `[T, out]` f32, W widened exactly: for generation.
@@ -229,32 +298,27 @@ impl PackedBf16 {
     }
 
     fn infer_on(&self, vectors: Vectors, x: &Tensor) -> Result<Tensor> {
-        let shape = (x.dim(0)?, self.shape().0);
-        with_matrix::<f32, _>(x, |x| {
-            new_f32(shape, |out| {
-                let w = Right::Forward(self);
-                match x.rows <= FEW + 1 {
-                    true => blocked::multiply(&FloatFew(vectors), &float::left(&x), &w, out),
-                    false => blocked::multiply(&Float::<bf16>::new(vectors), &float::left(&x), &w, out),
-                }
-            })
-        })?
+        let x = x.storage_and_layout();
+        let x = bits::<f32>(&x)?;
+        new::<f32>((x.rows, self.shape().0), |out| {
+            let w = Right::Forward(self);
+            match x.rows <= FEW + 1 {
+                true => blocked::multiply(&FloatFew(vectors), &float::left(&x), &w, out),
+                false => blocked::multiply(&Float::<bf16>::new(vectors), &float::left(&x), &w, out),
+            }
+        })
     }
 }
 
 impl PackedF32 {
     /// `x` `[T, in]` f32 → `x·Wᵀ` `[T, out]` f32. A row gives the same bits alone and among others.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.product((x.dim(0)?, self.shape().0), x, &Right::Forward(self), vectors()?)
+        Ok(products_f32(x, &[Factor::Transposed(self)])?.remove(0))
     }
 
     /// `dy` `[T, out]` f32 → `dy·W` `[T, in]` f32.
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        self.product((dy.dim(0)?, self.shape().1), dy, &Right::Backward(self), vectors()?)
-    }
-
-    fn product(&self, shape: (usize, usize), a: &Tensor, w: &Right<f32>, vectors: Vectors) -> Result<Tensor> {
-        with_matrix::<f32, _>(a, |a| new_f32(shape, |out| with(&Float::<f32>::new(vectors), &a, w, out)))?
+        Ok(products_f32(dy, &[Factor::Frozen(self)])?.remove(0))
     }
 }
 
@@ -323,17 +387,17 @@ mod tests {
         }
     }
 
-    type Multiply = Box<dyn Fn(&Matrix<u16>, &Right<bf16>, Out) + Send + Sync>;
+    type Multiply = Box<dyn Fn(&Matrix<u16>, Vec<(Right<bf16>, Out)>) + Send + Sync>;
 
     /// Every way to multiply that this machine can run, by name.
     fn ways() -> Vec<(String, Multiply)> {
         let mut ways: Vec<(String, Multiply)> = vec![];
         let asked = std::env::var(VARIABLE).is_ok_and(|path| path == "amx");
         for path in ProductPath::available().into_iter().filter(|path| asked || *path != ProductPath::Amx) {
-            ways.push((path.name().into(), Box::new(move |a, b, out| multiply(path, a, b, out))));
+            ways.push((path.name().into(), Box::new(move |a, work| multiply(path, a, work))));
         }
         #[cfg(target_arch = "x86_64")]
-        ways.push(("a model of amx".into(), Box::new(|a, b, out| with(&amx::Amx::modelled(), a, b, out))));
+        ways.push(("a model of amx".into(), Box::new(|a, work| with(&amx::Amx::modelled(), a, work))));
         ways
     }
 
@@ -354,9 +418,10 @@ mod tests {
                 let (forward, backward) = (slow(&x, &w_t), slow(&dy, &w));
                 for (name, multiply) in ways() {
                     let what = format!("{name}, {rows} rows, W [{n}, {k}]");
-                    let got = new_bf16((rows, n), |out| multiply(&x, &Right::Forward(&packed), out)).unwrap();
+                    let got = new::<bf16>((rows, n), |out| multiply(&x, vec![(Right::Forward(&packed), out)])).unwrap();
                     assert_rounded(&got, &forward, &format!("forward on {what}"));
-                    let got = new_bf16((rows, k), |out| multiply(&dy, &Right::Backward(&packed), out)).unwrap();
+                    let got =
+                        new::<bf16>((rows, k), |out| multiply(&dy, vec![(Right::Backward(&packed), out)])).unwrap();
                     assert_rounded(&got, &backward, &format!("backward on {what}"));
                 }
             }
@@ -376,14 +441,22 @@ mod tests {
             for (name, multiply) in ways() {
                 let what = format!("{name}, [{m}, {k}]·[{k}, {n}]");
                 for (a, b) in as_.iter().flat_map(|a| bs.iter().map(move |b| (a, b))) {
-                    let product = new_bf16((m, n), |out| multiply(a, &Right::Plain(*b), out)).unwrap();
+                    let product = new::<bf16>((m, n), |out| multiply(a, vec![(Right::Plain(*b), out)])).unwrap();
                     assert_rounded(&product, &want, &what);
-                    let exact = new_f32((m, n), |out| multiply(a, &Right::Plain(*b), out)).unwrap();
+                    let exact = new::<f32>((m, n), |out| multiply(a, vec![(Right::Plain(*b), out)])).unwrap();
                     for (got, (want, size)) in values(&exact).into_iter().zip(&want) {
                         assert!((got - want).abs() <= size * 1e-6, "{what} in f32: got {got}, want {want}");
                     }
                     let mut sum = y.clone();
-                    multiply(a, &Right::Plain(*b), Out::AddBf16(&mut sum));
+                    multiply(a, vec![(Right::Plain(*b), Out::AddBf16(&mut sum))]);
+                    let base = values(&exact).into_iter().map(|x| x as f32);
+                    let mut sums = vec![0.5f32; m * n];
+                    multiply(a, vec![(Right::Plain(*b), Out::AddF32(&mut sums))]);
+                    assert_eq!(sums, base.clone().map(|x| 0.5 + x).collect::<Vec<_>>(), "{what}: added");
+                    let mut sums = vec![0.5f32; m * n];
+                    multiply(a, vec![(Right::Plain(*b), Out::AddF32Transposed(&mut sums))]);
+                    let turned: Vec<f32> = (0..m * n).map(|i| sums[i % n * m + i / n]).collect();
+                    assert_eq!(turned, base.map(|x| 0.5 + x).collect::<Vec<_>>(), "{what}: added by columns");
                     for ((got, y), product) in sum.iter().zip(&y).zip(values(&product)) {
                         assert_eq!(*got, rounded(widened(*y) + product as f32), "{what}: the rounded sum");
                     }
@@ -400,9 +473,9 @@ mod tests {
         for (_, multiply) in ways() {
             let both = || {
                 let x = Matrix::dense(&x, rows, k);
-                let y = new_f32((rows, n), |out| multiply(&x, &Right::Forward(&packed), out)).unwrap();
+                let y = new::<f32>((rows, n), |out| multiply(&x, vec![(Right::Forward(&packed), out)])).unwrap();
                 let dy = Matrix::dense(&dy, rows, n);
-                (y, new_f32((rows, k), |out| multiply(&dy, &Right::Backward(&packed), out)).unwrap())
+                (y, new::<f32>((rows, k), |out| multiply(&dy, vec![(Right::Backward(&packed), out)])).unwrap())
             };
             let want = both();
             for threads in [1, 2, 4] {
@@ -441,10 +514,12 @@ mod tests {
                 let (x, dy) =
                     (wave((rows, k), 0.0, &Device::Cpu).unwrap(), wave((rows, n), 2.0, &Device::Cpu).unwrap());
                 for vectors in [Vectors::Widest, Vectors::Plain] {
+                    let kernel = Float::<f32>::new(vectors);
+                    let one = |a: &Tensor, factor| {
+                        products::<f32, f32>(a, &[factor], |a, work| with(&kernel, a, work)).unwrap().remove(0)
+                    };
                     let both = |x: &Tensor, dy: &Tensor| {
-                        let rows = x.dim(0).unwrap();
-                        let y = packed.product((rows, n), x, &Right::Forward(&packed), vectors).unwrap();
-                        (y, packed.product((rows, k), dy, &Right::Backward(&packed), vectors).unwrap())
+                        (one(x, Factor::Transposed(&packed)), one(dy, Factor::Frozen(&packed)))
                     };
                     let (y, dx) = both(&x, &dy);
                     let f64s = |t: &Tensor| t.to_dtype(DType::F64).unwrap();

@@ -19,6 +19,9 @@ use std::path::Path;
 /// Rows that are looked at.
 const ROWS: usize = 8;
 
+/// Logits that are looked at: some tens of MB, so that a proof does not take more memory than the training before it.
+const POSITIONS: usize = 16;
+
 /// Couplets of our own, for adapters whose data is not here.
 const SAMPLES: [(&str, &str); 4] = [
     ("春风送暖千山绿", "旭日增辉万里红"),
@@ -32,7 +35,11 @@ pub fn batch_of<'a>(held_out: &'a [Example], train: &'a [Example]) -> Result<Bat
     let rows = if held_out.iter().any(Example::is_trainable) { held_out } else { train };
     let rows = rows.iter().filter(|row| row.is_trainable()).take(ROWS).enumerate();
     let rows: Vec<_> = rows.map(|(i, row)| (i as u64, row.input_ids.as_slice(), row.labels.as_slice())).collect();
-    Batch::pack(&rows, IGNORE, false)
+    let mut batch = Batch::pack(&rows, IGNORE, false)?;
+    let every = batch.label_rows.len().div_ceil(POSITIONS);
+    batch.label_rows = batch.label_rows.into_iter().step_by(every).collect();
+    batch.targets = batch.targets.into_iter().step_by(every).collect();
+    Ok(batch)
 }
 
 /// Rows of the data that the adapter was trained on, if it can still be read, else couplets of our own; and what they are.

@@ -10,7 +10,7 @@
 mod fused;
 mod tile;
 
-use super::wide::wide;
+use super::wide::{nearest, wide};
 use crate::error::Result;
 use candle_core::{D, Device, Tensor};
 use half::bf16;
@@ -221,13 +221,13 @@ fn backward_composed(
             let (pk, pv) = (dk.narrow(0, 0, span.prefix)?, dv.narrow(0, 0, span.prefix)?);
             d_prefix = Some(match d_prefix {
                 None => (pk, pv),
-                Some((k, v)) => ((k + pk)?, (v + pv)?),
+                Some((k, v)) => (nearest(Tensor::add, &k, &pk)?, nearest(Tensor::add, &v, &pv)?),
             });
         }
     }
     if let Some((pk, pv)) = d_prefix {
-        dks[0] = (&dks[0] + pk)?;
-        dvs[0] = (&dvs[0] + pv)?;
+        dks[0] = nearest(Tensor::add, &dks[0], &pk)?;
+        dvs[0] = nearest(Tensor::add, &dvs[0], &pv)?;
     }
     Ok((Tensor::cat(&dqs, 0)?, Tensor::cat(&dks, 0)?, Tensor::cat(&dvs, 0)?))
 }

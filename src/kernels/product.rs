@@ -5,7 +5,7 @@ use super::{
     cpu::{self, Element},
     matrix::Matrix,
     packed::{self, Factor, is_cpu_bf16},
-    wide::wide,
+    wide::{nearest, wide},
 };
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, D, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, Tensor, bail};
@@ -19,7 +19,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             return Ok(sum);
         }
     }
-    Ok((a + b)?)
+    nearest(Tensor::add, a, b)
 }
 
 fn add_cpu<T: Element>(a: &Tensor, b: &Tensor) -> Result<Option<Tensor>> {
@@ -102,7 +102,7 @@ pub fn add_product(y: Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         y.inplace_op3(a, b, &AddProduct)?;
         return Ok(y);
     }
-    Ok((y + a.matmul(b)?)?)
+    nearest(Tensor::add, &y, &a.matmul(b)?)
 }
 
 /// Adds `a·b` to the elements of `flat` from `start` on, which are an `[m, n]` matrix, row-major: `a` `[m, k]`, `b` `[k, n]`,
@@ -237,8 +237,11 @@ mod tests {
                 assert_close(&add(&a, &b)?, &(&a + &b)?, 0.0);
                 assert_close(&add_to(a.copy()?, &b)?, &(&a + &b)?, 0.0);
                 let (half_a, half_b) = (a.to_dtype(DType::BF16)?, b.to_dtype(DType::BF16)?);
-                assert_close(&add(&half_a, &half_b)?, &(&half_a + &half_b)?, 0.0);
-                assert_close(&add_to(half_a.copy()?, &half_b)?, &(&half_a + &half_b)?, 0.0);
+                let rounded_sum = (wide(&half_a)? + wide(&half_b)?)?.to_dtype(DType::BF16)?;
+                assert_close(&add(&half_a, &half_b)?, &rounded_sum, 0.0);
+                assert_close(&add_to(half_a.copy()?, &half_b)?, &rounded_sum, 0.0);
+                let half_strided = half_a.t()?.contiguous()?.t()?;
+                assert_close(&add(&half_strided, &half_b)?, &rounded_sum, 0.0);
                 let (strided, b) = (wave((n, m), 0.0, &device)?.t()?, wave((m, n), 1.0, &device)?);
                 assert_close(&add(&strided, &b)?, &(&strided + &b)?, 0.0);
             }

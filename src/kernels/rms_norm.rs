@@ -2,7 +2,7 @@
 
 use super::{
     cpu::{self, Element},
-    wide::wide,
+    wide::{nearest, wide},
 };
 use crate::error::Result;
 use candle_core::{D, Device, Tensor};
@@ -33,7 +33,7 @@ pub fn rebuild(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
 }
 
 fn rebuild_composed(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
-    Ok(wide(x)?.broadcast_mul(inv_rms)?.to_dtype(x.dtype())?.broadcast_mul(w)?)
+    nearest(Tensor::broadcast_mul, &wide(x)?.broadcast_mul(inv_rms)?.to_dtype(x.dtype())?, w)
 }
 
 /// With x̂ = x/rms(x) and h = dy·w: `dx = (h − x̂·mean_D(h·x̂)) / rms(x)`. `w` is frozen: no ∂w. In bf16 h is rounded.
@@ -47,7 +47,7 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result
 }
 
 fn backward_composed(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
-    let h = wide(&dy.broadcast_mul(w)?)?;
+    let h = wide(&nearest(Tensor::broadcast_mul, dy, w)?)?;
     let x_hat = wide(x)?.broadcast_mul(inv_rms)?;
     let mean = (&h * &x_hat)?.mean_keepdim(D::Minus1)?; // [T, 1]
     let dx = (h - x_hat.broadcast_mul(&mean)?)?.broadcast_mul(inv_rms)?;
@@ -151,7 +151,7 @@ mod tests {
             let w = half(wave((1, width), 1.0, &Device::Cpu)?.squeeze(0)?)?;
             let (y, inv_rms) = forward(&x, &w, 1e-6)?;
             let normed = half(x.to_dtype(DType::F32)?.broadcast_mul(&inv_rms)?)?;
-            assert_close(&y, &normed.broadcast_mul(&w)?, 0.0);
+            assert_close(&y, &nearest(Tensor::broadcast_mul, &normed, &w)?, 0.0);
             assert_close(&rebuild(&x, &w, &inv_rms)?, &y, 0.0);
             // Its mean is summed in another order, so one rounding of the last step may differ.
             let want = backward_composed(&dy, &x, &w, &inv_rms)?;

@@ -1,6 +1,9 @@
 //! Rotary position embedding, Qwen3's layout: the first half of a head is rotated against the second.
 
-use super::cpu::{self, Element};
+use super::{
+    cpu::{self, Element},
+    wide::nearest,
+};
 use crate::error::Result;
 use candle_core::{D, DType, Device, Tensor};
 use half::bf16;
@@ -47,8 +50,9 @@ fn rotate_composed(x: &Tensor, cos: &Tensor, sin: &Tensor, sign: f32) -> Result<
     let half = x.dim(D::Minus1)? / 2;
     let (c, s) = (cos.unsqueeze(1)?, (sin.unsqueeze(1)? * f64::from(sign))?);
     let (x1, x2) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-    let y1 = (x1.broadcast_mul(&c)? - x2.broadcast_mul(&s)?)?;
-    let y2 = (x2.broadcast_mul(&c)? + x1.broadcast_mul(&s)?)?;
+    let product = |a, b| nearest(Tensor::broadcast_mul, a, b);
+    let y1 = nearest(Tensor::sub, &product(&x1, &c)?, &product(&x2, &s)?)?;
+    let y2 = nearest(Tensor::add, &product(&x2, &c)?, &product(&x1, &s)?)?;
     Ok(Tensor::cat(&[y1, y2], D::Minus1)?)
 }
 

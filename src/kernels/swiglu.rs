@@ -2,7 +2,7 @@
 
 use super::{
     cpu::{self, Blank, Element},
-    wide::wide,
+    wide::{nearest, wide},
 };
 use crate::error::Result;
 use candle_core::{Device, Tensor};
@@ -15,7 +15,7 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
             return Ok(y);
         }
     }
-    Ok((silu(gate)? * up)?)
+    nearest(Tensor::mul, &silu(gate)?, up)
 }
 
 /// silu in f32 with one rounding, as PyTorch and CUDA have it; candle's bf16 body on the CPU rounds three times.
@@ -36,9 +36,9 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tens
 }
 
 fn backward_composed(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor)> {
-    let dup = (dy * silu(gate)?)?;
+    let dup = nearest(Tensor::mul, dy, &silu(gate)?)?;
     // dsilu in f32, as PyTorch's silu_backward computes it: one rounding at the end.
-    let (dsilu, g) = (wide(&(dy * up)?)?, wide(gate)?);
+    let (dsilu, g) = (wide(&nearest(Tensor::mul, dy, up)?)?, wide(gate)?);
     let s = candle_nn::ops::sigmoid(&g)?;
     let slope = (&s * ((g * (1.0 - &s)?)? + 1.0)?)?;
     Ok(((dsilu * slope)?.to_dtype(gate.dtype())?, dup))
@@ -115,7 +115,7 @@ mod tests {
             Ok((wave((40, 67), phase, &Device::Cpu)? * scale)?.to_dtype(DType::BF16)?)
         };
         let (gate, up, dy) = (half(0.0, 6.0)?, half(1.0, 1.0)?, half(2.0, 1.0)?);
-        let y = (silu(&gate)? * &up)?;
+        let y = nearest(Tensor::mul, &silu(&gate)?, &up)?;
         let (dgate, dup, again) = backward(&dy, &gate, &up)?;
         assert_close(&again, &forward(&gate, &up)?, 0.0);
         let (want_gate, want_up) = backward_composed(&dy, &gate, &up)?;

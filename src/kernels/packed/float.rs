@@ -47,8 +47,8 @@ pub(super) struct FloatFew(pub(super) Vectors);
 /// Rows of a tile of [`Float`]: with AVX-512 24 of the 32 registers hold sums. Others take it in four parts.
 const ROWS: usize = 12;
 
-/// Rows of a tile of [`FloatFew`].
-pub(super) const FEW: usize = 3;
+/// Rows of a tile of [`FloatFew`]: with NEON three rows of 32 sums and what they are made of are more than its 32 registers.
+pub(super) const FEW: usize = if cfg!(target_arch = "aarch64") { 2 } else { 3 };
 
 /// Values of the depth in a block: 32 columns of it are half of the nearest cache.
 const DEPTH: usize = 128;
@@ -273,16 +273,16 @@ impl Kernel for FloatFew {
         match rows {
             1 => self.0.dispatch(FewTile::<1> { a, b, first, c }),
             2 => self.0.dispatch(FewTile::<2> { a, b, first, c }),
-            _ => self.0.dispatch(FewTile::<3> { a, b, first, c }),
+            _ => self.0.dispatch(FewTile::<FEW> { a, b, first, c }),
         }
     }
 }
 
 /// `M` rows times 32 columns.
 struct FewTile<'a, const M: usize> {
-    a: &'a [f32],     // [depth/32][3][32]
+    a: &'a [f32],     // [depth/32][FEW][32]
     b: &'a [u32],     // [depth/2][32]
-    c: &'a mut [f32], // [3][32]
+    c: &'a mut [f32], // [FEW][32]
     first: bool,
 }
 

@@ -181,7 +181,7 @@ def page(a, results, commands):
     mine = [(dtype, run) for (_, dtype), done in results.items() for run in done[OURS]]
     peaks = {}
     for dtype, run in mine:
-        peaks[dtype] = max(peaks.get(dtype, (0, "")), (run["peak_gflop_s"], run["peak_path"]))
+        peaks.setdefault(dtype, []).append((run["peak_gflop_s"], run["peak_path"]))
     versions = {name: run[name] for run in runs for name in ("torch", "transformers", "peft", "llamafactory") if name in run}
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -190,12 +190,13 @@ def page(a, results, commands):
         f"{datetime.date.today()}, {os.cpu_count()} processors of `{runs[0]['cpu']}`, {memory:.0f} GiB, load {min(loads)} to {max(loads)} at the ends of the runs.",
         f"couplet-train {commit}; {', '.join(f'{name} {version}' for name, version in versions.items())}.",
         f"{a.rounds} rounds in turn, {a.steps} timed steps each; medians of the rounds. Peaks, measured in the same runs: "
-        + ", ".join(f"{dtype} {peak:,.0f} GFLOP/s (path `{path}`)" for dtype, (peak, path) in peaks.items()) + ".", "",
+        + ", ".join(f"{dtype} {min(every)[0]:,.0f} to {max(every)[0]:,.0f} GFLOP/s (path `{every[0][1]}`)" for dtype, every in peaks.items()) + ".", "",
         f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS),
     ]
     for (setting, dtype), done in results.items():
         for name, side in done.items():
-            lines.append(f"| {' | '.join([f'{setting}, {dtype}', name, *cells(side, peaks[dtype][0], done[OURS])])} |")
+            peak = statistics.median(run["peak_gflop_s"] for run in done[OURS])
+            lines.append(f"| {' | '.join([f'{setting}, {dtype}', name, *cells(side, peak, done[OURS])])} |")
     lines += ["", "What couplet-train executes, by part:", ""]
     for (setting, dtype), done in results.items():
         flop = done[OURS][0]["gflop_step"]

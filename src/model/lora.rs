@@ -162,10 +162,11 @@ pub fn through_all<'a>(
     let mut through = Through { adapters: vec![] };
     let mut sum: Option<Tensor> = None;
     for &(projection, dy, xa) in projections {
-        let b = projection.adapter.as_ref().map(|adapter| pass.params.get(adapter.b)).transpose()?;
+        let adapter = projection.adapter.as_ref().zip(xa);
+        let b = adapter.map(|(adapter, _)| pass.params.get(adapter.b)).transpose()?;
         let factors = need_dx.then_some(Factor::Frozen(&projection.base)).into_iter();
         let mut products = products(dy, &factors.chain(b.iter().map(Factor::Matrix)).collect::<Vec<_>>())?;
-        if let (Some(adapter), Some(xa)) = (&projection.adapter, xa) {
+        if let Some((adapter, xa)) = adapter {
             // In f32, so that a gradient does not depend on how the rows were cut into micro-batches.
             pass.grads.add_product(adapter.b, &dy.t()?, xa)?;
             let g = products.pop().expect("dy·B is the last product");
@@ -378,6 +379,56 @@ mod tests {
             assert_close(&dx, want.get(&x).expect("a Var"), 1e-5);
             assert_close(&grads.get(ids[0])?.expect("∂A"), want.get(&a).expect("a Var"), 1e-5);
             assert_close(&grads.get(ids[1])?.expect("∂B"), want.get(&b).expect("a Var"), 1e-5);
+        }
+        Ok(())
+    }
+
+    /// Two with an adapter and one without, of different widths.
+    #[test]
+    fn projections_of_the_same_rows_give_together_what_each_gives_alone() -> Result<()> {
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5), (DType::BF16, 2.0 / 256.0)] {
+            let config = LoraConfig { lora_target: vec![Projection::QProj, Projection::VProj], ..lora(3, 5.0, 0.0) };
+            let of = |t: Tensor| t.to_dtype(dtype);
+            let mut layout = Layout::default();
+            let linears: Result<Vec<LoraLinear>> =
+                [(Projection::QProj, 6), (Projection::KProj, 40), (Projection::VProj, 5)]
+                    .into_iter()
+                    .map(|(projection, out)| {
+                        let w = FrozenWeight::new(of(wave((out, 10), out as f64, &Device::Cpu)?)?)?;
+                        LoraLinear::new(w, 0, projection, &config, &mut layout)
+                    })
+                    .collect();
+            let params = Params::new(layout, dtype, &Device::Cpu, |slot| {
+                Ok(wave(slot.shape, slot.range().start as f64, &Device::Cpu)?.flatten_all()?.to_vec1()?)
+            })?;
+            let (linears, x) = (linears?, of(wave((4, 10), 2.0, &Device::Cpu)?)?);
+            let linears: Vec<&LoraLinear> = linears.iter().collect();
+
+            let together = forward_all(&linears, &x, &params, None)?;
+            let mut alone = vec![];
+            for (linear, (y, xa)) in linears.iter().zip(&together) {
+                let (want, want_xa) = linear.forward(&x, &params, None)?;
+                assert_close(y, &want, tolerance);
+                assert_eq!((xa.is_some(), want_xa.is_some()), (linear.is_trained(), linear.is_trained()));
+                alone.push((of(wave((4, want.dim(1)?), 7.0, &Device::Cpu)?)?, want_xa));
+            }
+            let mut grads = [Grads::new(&params)?, Grads::new(&params)?];
+            let [one, all] = &mut grads;
+            let mut pass = Backward { params: &params, grads: one, dropout: None };
+            let mut want: Option<Tensor> = None;
+            for (linear, (dy, xa)) in linears.iter().zip(&alone) {
+                let dx = linear.backward(dy, &x, xa.as_ref(), &mut pass, true)?.expect("asked for");
+                want = Some(match want {
+                    None => dx,
+                    Some(sum) => (sum + dx)?,
+                });
+            }
+            let parts: Vec<_> = linears.iter().zip(&alone).map(|(l, (dy, xa))| (*l, dy, xa.as_ref())).collect();
+            let mut pass = Backward { params: &params, grads: all, dropout: None };
+            let dx = backward_all(&parts, &x, &mut pass, true)?.expect("asked for");
+            assert_close(&dx, &want.expect("three"), 8.0 * tolerance);
+            let [one, all] = grads.map(|grads| grads.flat(&params));
+            assert_close(&all?, &one?, tolerance);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ pub mod attention;
 pub mod cached_attention;
 mod cpu;
 pub mod cross_entropy;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", all(test, feature = "cuda-host")))]
 mod cuda;
 pub mod linear;
 mod matrix;

@@ -4,8 +4,58 @@
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/kernels/cuda");
+    #[cfg(feature = "cuda")]
+    device::compile();
     #[cfg(feature = "cuda-host")]
     host();
+}
+
+#[cfg(feature = "cuda")]
+mod device {
+    use std::{
+        env, fs,
+        path::{Path, PathBuf},
+        process::Command,
+    };
+
+    /// One `<name>.fatbin` in `OUT_DIR` for every `.cu` file. `.ci/check_kernels` has the same flags.
+    pub fn compile() {
+        for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+            println!("cargo::rerun-if-env-changed={name}");
+        }
+        let (nvcc, out) = (nvcc(), PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to")));
+        let files = fs::read_dir("src/kernels/cuda").expect("the folder of the kernels");
+        let files = files.map(|file| file.expect("a file of it").path());
+        for source in files.filter(|path| path.extension().is_some_and(|e| e == "cu")) {
+            one(&nvcc, &source, &out);
+        }
+    }
+
+    fn nvcc() -> PathBuf {
+        let home = || env::var_os("CUDA_HOME").or_else(|| env::var_os("CUDA_PATH"));
+        let in_home = || home().map(|home| Path::new(&home).join("bin/nvcc")).filter(|nvcc| nvcc.exists());
+        env::var_os("NVCC").map(PathBuf::from).or_else(in_home).unwrap_or_else(|| "nvcc".into())
+    }
+
+    fn one(nvcc: &Path, source: &Path, out: &Path) {
+        let mut command = Command::new(nvcc);
+        // Without -fmad=false nvcc would join products and sums, and the host harness would prove other sums than these.
+        command.args(["-std=c++17", "-O3", "-fmad=false", "-fatbin"]);
+        // Code for A100 and its kin (8.x), and for H100 and H200; PTX for whatever comes after.
+        for target in ["compute_80,code=sm_80", "compute_90,code=sm_90", "compute_80,code=compute_80"] {
+            command.arg("-gencode").arg(format!("arch={target}"));
+        }
+        let name = source.file_stem().expect("a file's name");
+        command.arg("-o").arg(out.join(name).with_extension("fatbin")).arg(source);
+        match command.status() {
+            Ok(status) if status.success() => {}
+            Ok(status) => panic!("{command:?}: {status}"),
+            Err(why) => panic!(
+                "{}: {why}. The feature `cuda` needs the CUDA toolkit, 13.0; CUDA_HOME or NVCC says where it is",
+                nvcc.display()
+            ),
+        }
+    }
 }
 
 /// `libcuda_host.a`: the harness with every kernel in it.

@@ -4,15 +4,22 @@
 //! under the feature `cuda-host` the tests hand the same launches to a harness that runs the same sources on the CPU.
 
 mod adamw;
+mod attention;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod device;
 #[cfg(all(test, feature = "cuda-host"))]
 mod host;
 mod launch;
 #[cfg(feature = "cuda")]
 mod memory;
 mod norm_rope;
+#[cfg(feature = "cuda")]
+mod ops;
 mod rms_norm;
 mod swiglu;
 
 #[cfg(feature = "cuda")]
 pub use memory::keep_freed_memory;
+#[cfg(feature = "cuda")]
+pub(super) use ops::*;

@@ -32,6 +32,8 @@ constexpr int WIDE = 16 / sizeof(T);
 #ifdef __CUDACC__
 
 #define DEVICE __device__ __forceinline__
+// Before a loop whose counter picks registers.
+#define UNROLL _Pragma("unroll")
 
 // A kernel of at most `threads` threads a block: KERNEL(name, threads, (parameters)) { body }
 #define KERNEL(name, threads, parameters) extern "C" __global__ void __launch_bounds__(threads) name parameters
@@ -108,6 +110,33 @@ DEVICE Vec<T, N> load_shared(const T* from) {
 template <class T, int N>
 DEVICE void store_shared(T* to, Vec<T, N> v) {
     store(to, v);
+}
+
+// D = A·B + C, bf16 in, f32 out: A 16x16, B 16x8, C and D 16x8, spread over the warp as PTX says for mma.m16n8k16.
+DEVICE void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Four 8x8 matrices of bf16: lane l points to row l % 8 of matrix l / 8, 16 bytes. Lane l gets of every matrix the pair l % 4
+// of row l / 4.
+DEVICE void load_matrices(uint32_t (&m)[4], const bf16* row) {
+    const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+// The same of the transposed matrices.
+DEVICE void load_matrices_transposed(uint32_t (&m)[4], const bf16* row) {
+    const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(at)
+                 : "memory");
 }
 
 #else

@@ -19,7 +19,8 @@ impl Address {
 pub(super) struct Argument {
     /// Little endian, as on every machine with CUDA: a parameter of 4 bytes is the first 4.
     pub words: [u64; 4],
-    /// Bytes of the parameter.
+    /// Bytes of the parameter. The driver takes as many as the kernel declares; the host harness compares.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the host harness"))]
     pub size: u64,
 }
 
@@ -100,7 +101,8 @@ impl Launch {
 
     /// What a kernel has to be allowed before a block of it may have this much dynamic shared memory; 0: nothing.
     pub fn shared_to_allow(&self) -> u32 {
-        const FREE: u32 = 48 * 1024;
+        // 48 KB are free, static ones included; of these no kernel has more than 8.
+        const FREE: u32 = 40 * 1024;
         if self.shared_bytes > FREE { self.shared_bytes } else { 0 }
     }
 }

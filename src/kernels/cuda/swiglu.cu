@@ -6,8 +6,6 @@
 
 namespace {
 
-DEVICE float sigmoid(float g) { return 1.0f / (1.0f + expf(-g)); }
-
 // Calls f(first element, whether N of them are there) once a thread; elements one by one at the end of the tensor.
 template <int N, class One, class Many>
 DEVICE void elements(uint64_t n, Many many, One one) {
@@ -30,19 +28,21 @@ DEVICE void forward_at(const T* gate, const T* up, T* y, uint64_t i) {
     store(y + i, out);
 }
 
-// With σ = σ(g): dgate = dy·up·σ·(1 + g·(1 − σ)), dup = dy·g·σ.
+// With σ = σ(g): dgate = dy·up·σ·(1 + g·(1 − σ)), dup = dy·g·σ; and y once more, the bits of the forward.
 template <class T, int N>
-DEVICE void backward_at(const T* dy, const T* gate, const T* up, T* dgate, T* dup, uint64_t i) {
+DEVICE void backward_at(const T* dy, const T* gate, const T* up, T* dgate, T* dup, T* y, uint64_t i) {
     const Vec<T, N> d = load<N>(dy + i), g = load<N>(gate + i), u = load<N>(up + i);
-    Vec<T, N> dg, du;
+    Vec<T, N> dg, du, out;
     for (int j = 0; j < N; ++j) {
-        const float x = widen(g.at[j]), dyj = widen(d.at[j]), s = sigmoid(x);
-        const float dsilu = rounded<T>(dyj * widen(u.at[j]));
-        dg.at[j] = round_to<T>(dsilu * (s * (1.0f + x * (1.0f - s))));
+        const float x = widen(g.at[j]), dyj = widen(d.at[j]), uj = widen(u.at[j]), e = 1.0f + expf(-x);
+        const float s = 1.0f / e;
+        dg.at[j] = round_to<T>(rounded<T>(dyj * uj) * (s * (1.0f + x * (1.0f - s))));
         du.at[j] = round_to<T>(dyj * rounded<T>(x * s));
+        out.at[j] = round_to<T>(rounded<T>(x / e) * uj);
     }
     store(dgate + i, dg);
     store(dup + i, du);
+    store(y + i, out);
 }
 
 }  // namespace
@@ -55,10 +55,10 @@ DEVICE void backward_at(const T* dy, const T* gate, const T* up, T* dgate, T* du
             n, [&](uint64_t i) { forward_at<T, N>(gate, up, y, i); },                                                   \
             [&](uint64_t i) { forward_at<T, 1>(gate, up, y, i); });                                                     \
     }                                                                                                                   \
-    KERNEL(swiglu_backward_##name, 256, (const T* dy, const T* gate, const T* up, T* dgate, T* dup, uint64_t n)) {      \
+    KERNEL(swiglu_backward_##name, 256, (const T* dy, const T* gate, const T* up, T* dgate, T* dup, T* y, uint64_t n)) {  \
         elements<N>(                                                                                                    \
-            n, [&](uint64_t i) { backward_at<T, N>(dy, gate, up, dgate, dup, i); },                                     \
-            [&](uint64_t i) { backward_at<T, 1>(dy, gate, up, dgate, dup, i); });                                       \
+            n, [&](uint64_t i) { backward_at<T, N>(dy, gate, up, dgate, dup, y, i); },                                    \
+            [&](uint64_t i) { backward_at<T, 1>(dy, gate, up, dgate, dup, y, i); });                                      \
     }
 
 SWIGLU(f32, float, 1)

@@ -18,9 +18,9 @@ impl Elements {
         self.launch("forward", &[gate, up, y])
     }
 
-    /// `dy`, `gate`, `up` → `dgate`, `dup`. These may lie where `gate` and `up` do.
-    pub fn backward(&self, [dy, gate, up]: [Address; 3], [dgate, dup]: [Address; 2]) -> Launch {
-        self.launch("backward", &[dy, gate, up, dgate, dup])
+    /// `dy`, `gate`, `up` → `dgate`, `dup`, and `y` once more. These may lie where `gate`, `up` and `dy` do.
+    pub fn backward(&self, [dy, gate, up]: [Address; 3], [dgate, dup, y]: [Address; 3]) -> Launch {
+        self.launch("backward", &[dy, gate, up, dgate, dup, y])
     }
 
     fn launch(&self, kernel: &str, addresses: &[Address]) -> Launch {
@@ -78,19 +78,22 @@ mod tests {
         for dtype in [DType::F32, DType::BF16] {
             for shape in SHAPES {
                 let [dy, gate, up] = operands(dtype, shape)?;
-                let (want_gate, want_up) = swiglu::backward(&dy, &gate, &up)?;
+                let want = swiglu::backward(&dy, &gate, &up)?;
                 let of = Elements { real: Real::of(dtype), n: gate.elem_count() };
                 for in_place in [false, true] {
-                    let mut d = Buffer::input(&dy);
-                    let [mut g, mut u] = [&gate, &up].map(Buffer::in_out);
-                    let [mut dg, mut du] = [(); 2].map(|()| Buffer::output(dtype, of.n));
-                    let to = if in_place { [g.at(), u.at()] } else { [dg.at(), du.at()] };
-                    let launch = of.backward([d.at(), g.at(), u.at()], to);
-                    run(&[launch], &mut [&mut d, &mut g, &mut u, &mut dg, &mut du])
-                        .unwrap_or_else(|wrong| panic!("{of:?}: {wrong}"));
-                    let [dg, du] = if in_place { [g, u] } else { [dg, du] };
-                    assert_same(&dg.tensor(dtype, shape), &want_gate, 2e-6);
-                    assert_same(&du.tensor(dtype, shape), &want_up, 2e-6);
+                    let mut operands = [&dy, &gate, &up].map(Buffer::in_out);
+                    let mut results = [(); 3].map(|()| Buffer::output(dtype, of.n));
+                    let [d, g, u] = operands.each_ref().map(Buffer::at);
+                    let to = if in_place { [g, u, d] } else { results.each_ref().map(Buffer::at) };
+                    let launch = of.backward([d, g, u], to);
+                    let mut buffers: Vec<&mut Buffer> = operands.iter_mut().chain(&mut results).collect();
+                    run(&[launch], &mut buffers).unwrap_or_else(|wrong| panic!("{of:?}: {wrong}"));
+                    let [d, g, u] = operands;
+                    let got = if in_place { [g, u, d] } else { results };
+                    for (got, want) in got.iter().zip([&want.0, &want.1, &want.2]) {
+                        assert_same(&got.tensor(dtype, shape), want, 2e-6);
+                    }
+                    assert_same(&got[2].tensor(dtype, shape), &forward(&gate, &up).0, 0.0);
                 }
             }
         }

@@ -168,7 +168,7 @@ struct Machine {
     std::vector<Shadow> shadow;
     std::vector<Region> regions;  // dynamic first
     std::map<std::tuple<std::string_view, int, size_t>, size_t> statics;
-    size_t static_used = 0;
+    size_t static_used = 0, static_bytes = 0;
     bool failed = false;
     char message[1024];
 
@@ -453,7 +453,7 @@ void run_block() {
     m.block_epoch = 1;
     m.warp_epoch.assign((m.threads + WARP - 1) / WARP, 1);
     m.statics.clear();
-    m.static_used = 0;
+    m.static_used = m.static_bytes = 0;
     m.regions.assign(1, {GUARD, m.launch->shared_bytes});
     for (unsigned t = 0; t < m.threads; ++t)
         prepare(m.fibers[t], {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y});
@@ -608,6 +608,11 @@ void* static_shared(size_t bytes, Site site) {
     if (found != m.statics.end()) return m.shared + base + found->second;
     const size_t at = (m.static_used + 15) / 16 * 16;
     if (at + bytes + GUARD > STATIC_SHARED) fail(site, "more static shared memory than the harness holds");
+    m.static_bytes += bytes;
+    // The two kinds of shared memory share the 48 KB that every kernel has.
+    if (m.launch->shared_bytes + m.static_bytes > (m.launch->shared_allowed ? MOST_SHARED : FREE_SHARED))
+        fail(site, "%u bytes of dynamic and %zu of static shared memory are more than allowed", m.launch->shared_bytes,
+             m.static_bytes);
     m.static_used = at + bytes + GUARD;
     m.statics[key] = at;
     m.regions.push_back({base + at, bytes});

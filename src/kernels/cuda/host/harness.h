@@ -10,6 +10,7 @@
 #include <utility>
 
 #define DEVICE inline
+#define UNROLL
 #define __restrict__ __restrict
 
 struct dim3 {
@@ -231,4 +232,21 @@ template <class T, int N>
 inline void store_shared(SharedPtr<T> to, Vec<T, N> v, harness::Site site = harness::Site::here()) {
     harness::shared_access(to.at, sizeof v, true, site);
     memcpy(to.at, &v, sizeof v);
+}
+
+inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                         harness::Site site = harness::Site::here()) {
+    harness::Matrix data{a, b, c};
+    harness::together(harness::Together::Matrix, 0xffffffffu, &data, site);
+}
+
+inline void load_matrices(uint32_t (&m)[4], SharedPtr<bf16> row, harness::Site site = harness::Site::here()) {
+    harness::LoadMatrix data{row.at, m};
+    harness::together(harness::Together::LoadMatrix, 0xffffffffu, &data, site);
+}
+
+inline void load_matrices_transposed(uint32_t (&m)[4], SharedPtr<bf16> row,
+                                     harness::Site site = harness::Site::here()) {
+    harness::LoadMatrix data{row.at, m};
+    harness::together(harness::Together::LoadMatrixTransposed, 0xffffffffu, &data, site);
 }

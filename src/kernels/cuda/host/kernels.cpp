@@ -19,3 +19,6 @@ namespace of_cross_entropy {
 namespace of_adamw {
 #include "../adamw.cu"
 }
+namespace of_attention {
+#include "../attention.cu"
+}

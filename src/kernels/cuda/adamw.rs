@@ -57,7 +57,7 @@ mod tests {
         error::Result,
         kernels::{
             adamw_step,
-            cuda::host::{Buffer, run, wave},
+            cuda::host::{Buffer, run, run_counted, wave},
             reduce,
         },
     };
@@ -88,7 +88,8 @@ mod tests {
                 let to = if in_place { [&x, &m, &v] } else { [&new_x, &new_m, &new_v] }.map(|b| b.at());
                 let launch = update([x.at(), g.at(), m.at(), v.at()], to, factor.at(), &step, n);
                 let mut buffers = [&mut x, &mut g, &mut m, &mut v, &mut new_x, &mut new_m, &mut new_v, &mut factor];
-                let counted = run(&[launch], &mut buffers).unwrap_or_else(|wrong| panic!("{n} values: {wrong}"));
+                let counted =
+                    run_counted(&[launch], &mut buffers).unwrap_or_else(|wrong| panic!("{n} values: {wrong}"));
                 let got = if in_place { [x, m, v] } else { [new_x, new_m, new_v] };
                 for (got, want) in got.iter().zip([&want.0, &want.1, &want.2]) {
                     crate::testing::assert_close(&got.tensor(DType::F32, n), want, 0.0);

@@ -150,7 +150,7 @@ mod tests {
         error::Result,
         kernels::{
             attention,
-            cuda::host::{Buffer, Counters, run, wave},
+            cuda::host::{Buffer, Counters, run_both, wave},
         },
     };
     use candle_core::{DType, Tensor};
@@ -208,18 +208,19 @@ mod tests {
             Attention { lists: &self.lists, at, heads: self.heads, kv_heads: self.kv_heads, width: self.width }
         }
 
-        fn forward(&self) -> (Tensor, Counters) {
+        fn forward(&self, count: bool) -> (Tensor, Counters) {
             let mut lists = self.lists();
             let [mut q, mut k, mut v] = [&self.q, &self.k, &self.v].map(Buffer::input);
             let mut o = Buffer::output(DType::BF16, self.q.elem_count());
             let launch = self.attention(&lists).forward([q.at(), k.at(), v.at()], o.at());
             let mut buffers = vec![&mut q, &mut k, &mut v, &mut o];
             buffers.extend(&mut lists);
-            let counters = run(&[launch], &mut buffers).unwrap_or_else(|wrong| panic!("{}: {wrong}", self.name()));
+            let counters =
+                run_both(&[launch], &mut buffers, count).unwrap_or_else(|wrong| panic!("{}: {wrong}", self.name()));
             (o.tensor(DType::BF16, self.q.shape()), counters)
         }
 
-        fn backward(&self) -> ([Tensor; 3], Counters) {
+        fn backward(&self, count: bool) -> ([Tensor; 3], Counters) {
             let mut lists = self.lists();
             let mut inputs = [&self.d_o, &self.q, &self.k, &self.v].map(Buffer::input);
             let like = [&self.q, &self.k, &self.v];
@@ -234,7 +235,8 @@ mod tests {
             );
             let buffers = inputs.iter_mut().chain(&mut outputs).chain(&mut between).chain(&mut lists);
             let mut buffers: Vec<&mut Buffer> = buffers.collect();
-            let counters = run(&launches, &mut buffers).unwrap_or_else(|wrong| panic!("{}: {wrong}", self.name()));
+            let counters =
+                run_both(&launches, &mut buffers, count).unwrap_or_else(|wrong| panic!("{}: {wrong}", self.name()));
             let [dq, dk, dv] = outputs;
             let tensor = |b: Buffer, like: &Tensor| b.tensor(DType::BF16, like.shape());
             ([tensor(dq, &self.q), tensor(dk, &self.k), tensor(dv, &self.v)], counters)
@@ -267,9 +269,9 @@ mod tests {
                 }
                 let Case { q, k, v, d_o, segments, .. } = &case;
                 let name = case.name();
-                assert_close(&case.forward().0, &attention::forward(q, k, v, segments)?, &name)?;
+                assert_close(&case.forward(false).0, &attention::forward(q, k, v, segments)?, &name)?;
                 let (dq, dk, dv) = attention::backward(d_o, q, k, v, segments)?;
-                for (got, want) in case.backward().0.iter().zip([dq, dk, dv]) {
+                for (got, want) in case.backward(false).0.iter().zip([dq, dk, dv]) {
                     assert_close(got, &want, &name)?;
                 }
             }
@@ -286,9 +288,9 @@ mod tests {
             let steps = |n: u32| (n as usize).div_ceil(STEP);
             let of_queries: usize = case.lists.queries.iter().map(|list| steps(list[5])).sum();
             let of_keys: usize = case.lists.keys.iter().map(|list| steps(list[4] - list[3])).sum();
-            let (_, forward) = case.forward();
+            let (_, forward) = case.forward(true);
             assert_eq!(forward.matrix_products as usize, of_queries * 2 * product, "S and P·V");
-            let (_, backward) = case.backward();
+            let (_, backward) = case.backward(true);
             // Queries: S and dP twice, and dS·K. Keys: S, dP, Pᵀ·dO and dSᵀ·Q.
             assert_eq!(backward.matrix_products as usize, (of_queries * 5 + of_keys * 4) * product);
             for counted in [forward, backward] {

@@ -39,7 +39,7 @@ mod tests {
         error::Result,
         kernels::{
             cross_entropy,
-            cuda::host::{Buffer, Counters, assert_same, run, wave},
+            cuda::host::{Buffer, Counters, assert_same, run, run_counted, wave},
         },
     };
     use candle_core::{DType, Tensor};
@@ -62,8 +62,8 @@ mod tests {
         let (mut x, mut ids) = (Buffer::in_out(logits), Buffer::of_u32(targets));
         let mut losses = Buffer::output(DType::F32, rows);
         let launch = of.nll_and_grad(x.at(), ids.at(), losses.at(), scale);
-        let counters =
-            run(&[launch], &mut [&mut x, &mut ids, &mut losses]).unwrap_or_else(|wrong| panic!("{of:?}: {wrong}"));
+        let counters = run_counted(&[launch], &mut [&mut x, &mut ids, &mut losses])
+            .unwrap_or_else(|wrong| panic!("{of:?}: {wrong}"));
         (losses.tensor(DType::F32, rows), x.tensor(logits.dtype(), (rows, width)), counters)
     }
 

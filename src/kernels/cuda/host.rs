@@ -174,18 +174,28 @@ fn has_registers(each: u32, threads: u32) -> bool {
 
 /// Runs `launches` one after the other in both schedules, which must leave the same bytes in every buffer. `Err`: what is
 /// wrong with the kernel or its launch.
-pub(super) fn run(launches: &[Launch], buffers: &mut [&mut Buffer]) -> Result<Counters, String> {
+pub(super) fn run(launches: &[Launch], buffers: &mut [&mut Buffer]) -> Result<(), String> {
+    run_both(launches, buffers, false).map(drop)
+}
+
+/// [`run`], and what one schedule cost.
+pub(super) fn run_counted(launches: &[Launch], buffers: &mut [&mut Buffer]) -> Result<Counters, String> {
+    run_both(launches, buffers, true)
+}
+
+/// The same; counted or not.
+pub(super) fn run_both(launches: &[Launch], buffers: &mut [&mut Buffer], count: bool) -> Result<Counters, String> {
     let before: Vec<Vec<u8>> = buffers.iter().map(|b| b.data().to_vec()).collect();
     let mut counters = Counters::default();
     for launch in launches {
-        counters += run_one(launch, buffers, false)?;
+        counters += run_one(launch, buffers, false, count)?;
     }
     let forwards: Vec<Vec<u8>> = buffers.iter().map(|b| b.data().to_vec()).collect();
     for (buffer, before) in buffers.iter_mut().zip(&before) {
         buffer.data_mut().copy_from_slice(before);
     }
     for launch in launches {
-        run_one(launch, buffers, true)?;
+        run_one(launch, buffers, true, false)?;
     }
     match buffers.iter().zip(&forwards).position(|(b, forwards)| b.data() != forwards) {
         None => Ok(counters),
@@ -193,7 +203,7 @@ pub(super) fn run(launches: &[Launch], buffers: &mut [&mut Buffer]) -> Result<Co
     }
 }
 
-fn run_one(launch: &Launch, buffers: &mut [&mut Buffer], backwards: bool) -> Result<Counters, String> {
+fn run_one(launch: &Launch, buffers: &mut [&mut Buffer], backwards: bool, count: bool) -> Result<Counters, String> {
     let threads = launch.block.iter().product();
     if let Some(&each) = registers().get(launch.kernel.as_str()).filter(|each| !has_registers(**each, threads)) {
         return Err(format!("{}: {threads} threads of {each} registers are more than 65,536", launch.kernel));
@@ -219,7 +229,7 @@ fn run_one(launch: &Launch, buffers: &mut [&mut Buffer], backwards: bool) -> Res
         buffers: raw_buffers.as_ptr(),
         n_buffers: raw_buffers.len() as u64,
         backwards: backwards.into(),
-        count: (!backwards).into(),
+        count: count.into(),
     };
     let (mut counters, mut message) = (Counters::default(), [0u8; 1024]);
     // SAFETY: every pointer of `raw` outlives the call; the structs have the layout of harness.cpp; the kernel touches the
@@ -276,7 +286,7 @@ mod tests {
         let mut arguments: Vec<Argument> = vec![input.at().into(), output.at().into()];
         arguments.extend(more);
         let launch = Launch::rows("mutants", name.into(), 1, threads, arguments);
-        let counters = run(&[launch], &mut [&mut input, &mut output]);
+        let counters = run_counted(&[launch], &mut [&mut input, &mut output]);
         let values = |t: Tensor| t.to_vec1::<f32>().expect("f32");
         (counters, values(x), values(output.tensor(DType::F32, 64)))
     }
@@ -307,7 +317,7 @@ mod tests {
             let (mut input, mut output) = (Buffer::input(&x), Buffer::output(DType::F32, 32));
             let arguments = [input.at().into(), output.at().into(), stride.into()];
             let launch = Launch::rows("mutants", "strided".into(), 1, 32, arguments);
-            let counters = run(&[launch], &mut [&mut input, &mut output]).expect("nothing is wrong with it");
+            let counters = run_counted(&[launch], &mut [&mut input, &mut output]).expect("nothing is wrong with it");
             assert_eq!(counters.load_sectors, sectors, "stride {stride}");
             assert_eq!((counters.load_ideal, counters.store_sectors), (4, 4));
             assert_eq!(counters.shared_wavefronts, 2 * wavefronts, "stride {stride}: one write, one read");

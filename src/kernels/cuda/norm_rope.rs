@@ -50,7 +50,7 @@ mod tests {
     use crate::{
         error::Result,
         kernels::{
-            cuda::host::{Buffer, Counters, assert_same, run, wave},
+            cuda::host::{Buffer, Counters, assert_same, run, run_counted, wave},
             rms_norm, rope,
         },
     };
@@ -101,7 +101,8 @@ mod tests {
                 self.of.forward([x.at(), w.at(), cos.at(), sin.at(), of_saved], [y.at(), inv.at()], EPS as f32);
             let mut buffers = vec![&mut x, &mut w, &mut cos, &mut sin, &mut y, &mut inv];
             buffers.extend(given.as_mut());
-            let counters = run(&[launch], &mut buffers).unwrap_or_else(|wrong| panic!("{:?}: {wrong}", self.of));
+            let counters =
+                run_counted(&[launch], &mut buffers).unwrap_or_else(|wrong| panic!("{:?}: {wrong}", self.of));
             (y.tensor(self.dtype, (rows, heads, width)), inv.tensor(DType::F32, (rows * heads, 1)), counters)
         }
     }

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use crate::kernels::{
         add,
-        cuda::host::{Buffer, assert_same, run, wave},
+        cuda::host::{Buffer, assert_same, run, run_counted, wave},
         rms_norm,
     };
     use candle_core::{DType, Tensor};
@@ -150,7 +150,7 @@ mod tests {
         let (mut y, mut inv) = (Buffer::output(DType::BF16, rows * width), Buffer::output(DType::F32, rows));
         let launch = of.forward([x.at(), Address::NULL, w.at(), Address::NULL], [y.at(), inv.at()], 1e-6);
         assert_eq!(launch.block, [320, 1, 1], "two accesses for each of 320 threads");
-        let counted = run(&[launch], &mut [&mut x, &mut w, &mut y, &mut inv]).expect("a right launch");
+        let counted = run_counted(&[launch], &mut [&mut x, &mut w, &mut y, &mut inv]).expect("a right launch");
         let row = (width * 2 / 32) as u64;
         assert_eq!((counted.load_sectors, counted.load_ideal), (2 * 3 * row, 2 * 3 * row), "x twice, w once");
         assert_eq!((counted.store_sectors, counted.store_ideal), (2 * row + 2, 2 * row + 2), "y and 1/rms");

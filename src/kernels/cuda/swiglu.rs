@@ -38,7 +38,7 @@ mod tests {
     use crate::{
         error::Result,
         kernels::{
-            cuda::host::{Buffer, Counters, assert_same, run, wave},
+            cuda::host::{Buffer, Counters, assert_same, run, run_counted, wave},
             swiglu,
         },
     };
@@ -58,7 +58,8 @@ mod tests {
         let [mut g, mut u] = [gate, up].map(Buffer::input);
         let mut y = Buffer::output(gate.dtype(), of.n);
         let launch = of.forward([g.at(), u.at()], y.at());
-        let counters = run(&[launch], &mut [&mut g, &mut u, &mut y]).unwrap_or_else(|wrong| panic!("{of:?}: {wrong}"));
+        let counters =
+            run_counted(&[launch], &mut [&mut g, &mut u, &mut y]).unwrap_or_else(|wrong| panic!("{of:?}: {wrong}"));
         (y.tensor(gate.dtype(), gate.shape()), counters)
     }
 

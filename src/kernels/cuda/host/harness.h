@@ -14,10 +14,11 @@
 #define __restrict__ __restrict
 
 struct dim3 {
-    unsigned x = 1, y = 1, z = 1;
+    unsigned x, y, z;
 };
 
-extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+// __thread and not thread_local: without a constructor to think of, a read is one instruction.
+extern __thread dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace harness {
 

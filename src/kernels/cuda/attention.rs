@@ -153,7 +153,7 @@ mod tests {
             cuda::host::{Buffer, Counters, run_both, wave},
         },
     };
-    use candle_core::{DType, Tensor};
+    use candle_core::{DType, Device, Tensor};
 
     /// Prefix, lengths, heads, key/value heads, width: one row, one head, groups of 1, 2, 3, 4, 5 and 8 heads, prefixes of 0,
     /// 1, 29 and more than a tile, samples of a tile and one more, many samples.
@@ -192,9 +192,13 @@ mod tests {
             let segments = if some { all.select(&asking) } else { all };
             let queries = segments.queries();
             let kv = |phase| wave((rows, kv_heads, width), phase, DType::BF16);
+            // Later keys are longer, so that the largest score of a row keeps growing from step to step.
+            let lengths: Vec<f32> = (0..rows).map(|t| 0.25 + 3.0 * t as f32 / rows as f32).collect();
+            let lengths = Tensor::from_vec(lengths, (rows, 1, 1), &Device::Cpu).and_then(|t| t.to_dtype(DType::BF16));
+            let k = kv(1.0).broadcast_mul(&lengths.expect("a ramp")).expect("[T, K, E]");
             let of_queries = |phase| wave((queries, heads, width), phase, DType::BF16);
             let lists = Lists::new(&segments, heads / kv_heads);
-            let (q, k, v, d_o) = (of_queries(0.0), kv(1.0), kv(2.0), of_queries(5.0));
+            let (q, v, d_o) = (of_queries(0.0), kv(2.0), of_queries(5.0));
             Self { segments, lists, heads, kv_heads, width, q, k, v, d_o }
         }
 

@@ -296,3 +296,102 @@ pub(in crate::kernels) fn attention_backward(
     device::run(&card, &of.backward(operands, [to_q, to_k, to_v], [to_sums, to_dots, to_parts]))?;
     Ok(Some((dq, dk, dv)))
 }
+
+/// On a card, where there is one, what the CPU computes, and the same bytes twice. What proves the kernels without a card is
+/// the host harness.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        kernels::{self, attention, cross_entropy, rms_norm, rope, swiglu},
+        testing::{assert_close, devices, wave},
+    };
+
+    fn tensor(device: &Device, dtype: DType, shape: impl Into<candle_core::Shape>, phase: f64) -> Result<Tensor> {
+        Ok(wave(shape, phase, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    fn same_on_every_device(op: fn(&Device, DType) -> Result<Vec<Tensor>>) -> Result<()> {
+        for device in devices() {
+            for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 1.0 / 32.0)] {
+                let (want, got, again) = (op(&Device::Cpu, dtype)?, op(&device, dtype)?, op(&device, dtype)?);
+                for ((want, got), again) in want.iter().zip(&got).zip(&again) {
+                    assert_close(&got.to_device(&Device::Cpu)?, want, tolerance);
+                    assert_close(again, got, 0.0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn norm_of_rows() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let of = |phase| tensor(device, dtype, (37, 5120), phase);
+            let (x, dy, w) = (of(0.0)?, of(5.0)?, tensor(device, dtype, 5120, 1.0)?);
+            let (y, inv) = rms_norm::forward(&x, &w, 1e-6)?;
+            Ok(vec![y, rms_norm::rebuild(&x, &w, &inv)?, rms_norm::backward(&dy, &x, &w, &inv)?, inv])
+        })
+    }
+
+    #[test]
+    fn norm_and_rotation_of_heads() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let (cos, sin) = rope::tables(&[0, 1, 2, 40, 41], 128, 1e6, dtype, device)?;
+            let (x, w) = (tensor(device, dtype, (5, 8 * 128), 0.0)?, tensor(device, dtype, 128, 1.0)?);
+            let by = NormRope { w: &w, cos: &cos, sin: &sin };
+            let (y, inv) = by.forward(&x, 1e-6)?;
+            let dx = by.backward(&tensor(device, dtype, (5, 8, 128), 5.0)?, &x, &inv)?;
+            Ok(vec![y, by.rebuild(&x, &inv)?, dx, inv])
+        })
+    }
+
+    #[test]
+    fn activation() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let of = |phase| tensor(device, dtype, (11, 3071), phase);
+            let (dgate, dup) = swiglu::backward(&of(5.0)?, &of(0.0)?, &of(1.0)?)?;
+            Ok(vec![swiglu::forward(&of(0.0)?, &of(1.0)?)?, dgate, dup])
+        })
+    }
+
+    #[test]
+    fn loss() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let logits = || tensor(device, dtype, (3, 151_936), 0.0);
+            let targets = [0, 77, 151_935];
+            let (losses, grad) = cross_entropy::nll_and_grad(logits()?, &targets, 0.3)?;
+            Ok(vec![cross_entropy::nll(&logits()?, &targets)?, losses, grad])
+        })
+    }
+
+    #[test]
+    fn update() -> Result<()> {
+        same_on_every_device(|device, _| {
+            let of = |phase| tensor(device, DType::F32, 100_003, phase);
+            let step = AdamWStep {
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                decay: 0.999,
+                step_size: 0.01,
+                root_correction: 0.5,
+                grad_factor: 0.7,
+            };
+            let (x, m, v) = kernels::adamw_step(&of(0.0)?, &of(1.0)?, &of(2.0)?, &of(3.0)?.sqr()?, &step)?;
+            let squares = kernels::reduce::sum_of_squares(&x)?.to_dtype(DType::F32)?;
+            Ok(vec![x, m, v, squares])
+        })
+    }
+
+    #[test]
+    fn packed_attention() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let segments = Segments::new(29, &[28; 40]);
+            let of = |heads, phase| tensor(device, dtype, (29 + 28 * 40, heads, 128), phase);
+            let (q, k, v) = (of(10, 0.0)?, of(2, 1.0)?, of(2, 2.0)?);
+            let (dq, dk, dv) = attention::backward(&of(10, 5.0)?, &q, &k, &v, &segments)?;
+            Ok(vec![attention::forward(&q, &k, &v, &segments)?, dq, dk, dv])
+        })
+    }
+}

@@ -350,8 +350,8 @@ mod tests {
     fn activation() -> Result<()> {
         same_on_every_device(|device, dtype| {
             let of = |phase| tensor(device, dtype, (11, 3071), phase);
-            let (dgate, dup) = swiglu::backward(&of(5.0)?, &of(0.0)?, &of(1.0)?)?;
-            Ok(vec![swiglu::forward(&of(0.0)?, &of(1.0)?)?, dgate, dup])
+            let (dgate, dup, y) = swiglu::backward(&of(5.0)?, &of(0.0)?, &of(1.0)?)?;
+            Ok(vec![swiglu::forward(&of(0.0)?, &of(1.0)?)?, dgate, dup, y])
         })
     }
 

@@ -1,7 +1,7 @@
 //! Launches of `attention.cu`, and the lists that tell its blocks who sees whom.
 
 use super::launch::{Address, Argument, Launch, narrow};
-use crate::kernels::Segments;
+use crate::kernels::attention::{Segments, Span};
 use std::ops::Range;
 
 /// Rows of a block's own tile and rows of the other operand at a time; as in `attention.cu`.
@@ -32,43 +32,46 @@ pub(super) struct Lists {
 impl Lists {
     /// For `groups` query heads to a key/value head. Rows of a span are its queries times its heads.
     pub fn new(segments: &Segments, groups: usize) -> Self {
-        let spans = &segments.spans;
-        let shared = spans.iter().map(|span| span.prefix).max().unwrap_or(0);
-        let (mut queries, mut keys) = (vec![], vec![]);
-        for span in spans {
+        let prefix = segments.spans.iter().map(|span| span.prefix).max().unwrap_or(0);
+        // The prefix is the first span; beside its own queries all that stand behind them look at its keys.
+        let behind = if prefix > 0 { segments.spans[0].queries.end..segments.queries() } else { 0..0 };
+        let parts_each = 1 + (behind.len() * groups).div_ceil(ROWS_OF_A_PART);
+        let mut lists = Self { queries: vec![], keys: vec![], prefix, parts_each };
+        for (i, span) in segments.spans.iter().enumerate() {
             let own = &segments.own[span.queries.clone()];
-            for first in (0..own.len() * groups).step_by(ROWS) {
-                let rows = ROWS.min(own.len() * groups - first);
-                let visible = span.prefix + own[(first + rows - 1) / groups] as usize + 1;
-                queries.push([span.prefix, span.keys.start, span.queries.start, first, rows, visible].map(narrow));
-            }
-        }
-        // The prefix's keys are those of the first span; who looks at them beside it are all queries behind its own.
-        let behind = if shared > 0 { spans[0].queries.end..segments.queries() } else { 0..0 };
-        let rows_behind = behind.len() * groups;
-        let parts_each = 1 + rows_behind.div_ceil(ROWS_OF_A_PART);
-        for (i, span) in spans.iter().enumerate() {
-            let own = &segments.own[span.queries.clone()];
+            lists.add_queries(span, own, groups);
             for place in (0..span.keys.len()).step_by(ROWS) {
-                let count = ROWS.min(span.keys.len() - place);
-                let (first_key, in_prefix) = (span.keys.start + place, shared > 0 && i == 0);
+                let keys = span.keys.start + place..span.keys.end.min(span.keys.start + place + ROWS);
                 let looking = own.partition_point(|&o| (o as usize) < place) * groups..own.len() * groups;
-                let part = place / ROWS * parts_each;
-                let mut push = |queries: usize, rows: Range<usize>, place: u32, part: u32| {
-                    let [first_key, count, queries, start, end] =
-                        [first_key, count, queries, rows.start, rows.end].map(narrow);
-                    keys.push([first_key, count, queries, start, end, place, part]);
-                };
-                push(span.queries.start, looking, narrow(place), if in_prefix { narrow(part) } else { NO_PART });
+                let in_prefix = prefix > 0 && i == 0;
+                let part = narrow(place / ROWS * parts_each);
+                let to = if in_prefix { part } else { NO_PART };
+                lists.add_keys(keys.clone(), span.queries.start, looking, narrow(place), to);
                 if in_prefix {
-                    for (n, start) in (0..rows_behind).step_by(ROWS_OF_A_PART).enumerate() {
-                        let rows = start..rows_behind.min(start + ROWS_OF_A_PART);
-                        push(behind.start, rows, EVERY, narrow(part + 1 + n));
+                    let all = behind.len() * groups;
+                    for (part, start) in (part + 1..).zip((0..all).step_by(ROWS_OF_A_PART)) {
+                        lists.add_keys(keys.clone(), behind.start, start..all.min(start + ROWS_OF_A_PART), EVERY, part);
                     }
                 }
             }
         }
-        Self { queries, keys, prefix: shared, parts_each }
+        lists
+    }
+
+    /// The blocks of a span's queries, whose places among its keys are `own`.
+    fn add_queries(&mut self, span: &Span, own: &[u32], groups: usize) {
+        let all = own.len() * groups;
+        for first in (0..all).step_by(ROWS) {
+            let rows = ROWS.min(all - first);
+            let visible = span.prefix + own[(first + rows - 1) / groups] as usize + 1;
+            self.queries.push([span.prefix, span.keys.start, span.queries.start, first, rows, visible].map(narrow));
+        }
+    }
+
+    /// One block of keys, and which rows look at it, counted from query `queries` on.
+    fn add_keys(&mut self, keys: Range<usize>, queries: usize, rows: Range<usize>, place: u32, part: u32) {
+        let [first, count, queries, start, end] = [keys.start, keys.len(), queries, rows.start, rows.end].map(narrow);
+        self.keys.push([first, count, queries, start, end, place, part]);
     }
 
     /// f32 values that the parts of the prefix's sums take.

@@ -32,6 +32,10 @@ pub fn adamw_step(x: &Tensor, g: &Tensor, m: &Tensor, v: &Tensor, s: &AdamWStep)
         let tensor = |data: Vec<f32>| Tensor::from_vec(data, n, &Device::Cpu);
         return Ok((tensor(x)?, tensor(m)?, tensor(v)?));
     }
+    #[cfg(feature = "cuda")]
+    if let Some(all) = super::cuda::adamw_step([x, g, m, v], s)? {
+        return Ok(all);
+    }
     composed(x, g, m, v, s)
 }
 

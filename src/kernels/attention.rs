@@ -19,20 +19,20 @@ use std::ops::Range;
 /// Who sees whom among the rows of a micro-batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segments {
-    spans: Vec<Span>,
+    pub(super) spans: Vec<Span>,
     /// For every query row: its index among the own keys of its span; it sees that key and all earlier ones.
-    own: Vec<u32>,
+    pub(super) own: Vec<u32>,
 }
 
 /// One sample (or the shared prefix itself).
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Span {
+pub(super) struct Span {
     /// Rows of the prefix that every query of this span sees: `0..prefix`.
-    prefix: usize,
+    pub(super) prefix: usize,
     /// Its own key rows.
-    keys: Range<usize>,
+    pub(super) keys: Range<usize>,
     /// Its query rows. All of `keys` in every layer but the last.
-    queries: Range<usize>,
+    pub(super) queries: Range<usize>,
 }
 
 impl Segments {
@@ -91,6 +91,10 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments) -> Resul
             return Ok(o);
         }
     }
+    #[cfg(feature = "cuda")]
+    if let Some(o) = super::cuda::attention_forward(q, k, v, segments)? {
+        return Ok(o);
+    }
     forward_composed(q, k, v, segments)
 }
 
@@ -122,6 +126,10 @@ pub fn backward(
         if let Some(all) = body(d_o, q, k, v, segments)? {
             return Ok(all);
         }
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(all) = super::cuda::attention_backward(d_o, q, k, v, segments)? {
+        return Ok(all);
     }
     backward_composed(d_o, q, k, v, segments)
 }

@@ -20,6 +20,10 @@ pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
             return Ok(losses);
         }
     }
+    #[cfg(feature = "cuda")]
+    if let Some(losses) = super::cuda::nll(logits, targets)? {
+        return Ok(losses);
+    }
     let (logits, ids) = (wide(logits)?, Tensor::new(targets, logits.device())?.unsqueeze(1)?);
     let picked = logits.gather(&ids, D::Minus1)?.squeeze(1)?;
     Ok((logits.log_sum_exp(D::Minus1)? - picked)?)
@@ -27,7 +31,7 @@ pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
 
 /// [`nll`], and `∂(scale·Σ nll)/∂logits = scale·(softmax − onehot)`, computed in f32, in the dtype of `logits`.
 ///
-/// `logits` is consumed: on the CPU its memory becomes the gradient.
+/// `logits` is consumed: its memory becomes the gradient, where a fused body is there.
 pub fn nll_and_grad(logits: Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {
     refuse_other_lengths(&logits, targets)?;
     if cpu::is_plain(&logits) {
@@ -35,6 +39,10 @@ pub fn nll_and_grad(logits: Tensor, targets: &[u32], scale: f64) -> Result<(Tens
         logits.inplace_op1(&op)?;
         let losses = op.losses.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         return Ok((Tensor::new(losses, logits.device())?, logits));
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(losses) = super::cuda::nll_and_grad(&logits, targets, scale as f32)? {
+        return Ok((losses, logits));
     }
     composed(&logits, targets, scale)
 }

@@ -1,30 +1,25 @@
-//! What a CUDA device needs once, before the first tensor.
+//! Kernels for CUDA: the `.cu` files beside each other in `cuda/`, what each is launched with, and what runs them.
+//!
+//! Every kernel has one `.rs` file beside its `.cu` file. It describes the launches; `device` carries them out on a card, and
+//! under the feature `cuda-host` the tests hand the same launches to a harness that runs the same sources on the CPU.
 
-use crate::error::{Error, Result};
-use candle_core::{Device, cuda_backend::cudarc::driver::sys};
+mod adamw;
+mod attention;
+mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(all(test, feature = "cuda-host"))]
+mod host;
+mod launch;
+#[cfg(feature = "cuda")]
+mod memory;
+mod norm_rope;
+#[cfg(feature = "cuda")]
+mod ops;
+mod rms_norm;
+mod swiglu;
 
-/// Keeps freed memory in the stream-ordered pool instead of handing it back at every synchronisation.
-///
-/// The pool's release threshold is 0 by default, so that each step would allocate its memory from the driver anew.
-pub fn keep_freed_memory(device: &Device) -> Result<()> {
-    let Device::Cuda(cuda) = device else { return Ok(()) };
-    let ordinal = cuda.cuda_stream().context().ordinal() as sys::CUdevice;
-    let mut pool: sys::CUmemoryPool = std::ptr::null_mut();
-    let mut threshold = u64::MAX;
-    // SAFETY: the context of `ordinal` is alive (`device` holds it); both pointers live through the calls and have the
-    // types the driver documents for them (a pool handle; a u64 for the release threshold).
-    let status = unsafe {
-        match sys::cuDeviceGetDefaultMemPool(&mut pool, ordinal) {
-            sys::CUresult::CUDA_SUCCESS => sys::cuMemPoolSetAttribute(
-                pool,
-                sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-                (&raw mut threshold).cast(),
-            ),
-            failed => failed,
-        }
-    };
-    match status {
-        sys::CUresult::CUDA_SUCCESS => Ok(()),
-        failed => Err(Error::run(format!("cannot set the memory pool's release threshold: {failed:?}"))),
-    }
-}
+#[cfg(feature = "cuda")]
+pub use memory::keep_freed_memory;
+#[cfg(feature = "cuda")]
+pub(super) use ops::*;

@@ -2,8 +2,8 @@
 //!
 //! candle's autograd is not used for training: it keeps every intermediate, computes a gradient for every frozen weight,
 //! and its fused operations cut the graph silently. Each file here holds one operation: a body of candle operations that
-//! runs on any device and in any float type, where it pays a fused body for f32 and bf16 on the CPU, and the comparison of
-//! both with candle's autograd.
+//! runs on any device and in any float type, where it pays a fused body for f32 and bf16 on the CPU and one for CUDA (`cuda`
+//! has its kernels), and the comparison of both with candle's autograd.
 //!
 //! Letters: `T` rows (tokens), `D` hidden size, `H` query heads, `K` key/value heads, `E` head dim, `F` MLP width,
 //! `V` vocabulary, `R` LoRA rank, `L` labelled rows.
@@ -13,7 +13,7 @@ pub mod attention;
 pub mod cached_attention;
 mod cpu;
 pub mod cross_entropy;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", all(test, feature = "cuda-host")))]
 mod cuda;
 pub mod linear;
 mod matrix;

@@ -30,6 +30,10 @@ impl NormRope<'_> {
         if let Some(heads) = Heads::<bf16>::new(x, self)? {
             return heads.forward(eps as f32);
         }
+        #[cfg(feature = "cuda")]
+        if let Some(both) = super::cuda::norm_rope_forward(x, self, None, eps)? {
+            return Ok(both);
+        }
         let (heads, shape) = self.heads(x)?;
         let (normed, inv_rms) = rms_norm::forward(&heads, self.w, eps)?;
         Ok((rope::forward(&normed.reshape(shape)?, self.cos, self.sin)?, inv_rms))
@@ -43,6 +47,10 @@ impl NormRope<'_> {
         if let (Some(heads), Some(inv)) = (Heads::<bf16>::new(x, self)?, cpu::f32s(inv_rms)) {
             return heads.rebuild(&inv);
         }
+        #[cfg(feature = "cuda")]
+        if let Some((y, _)) = super::cuda::norm_rope_forward(x, self, Some(inv_rms), 0.0)? {
+            return Ok(y);
+        }
         let (heads, shape) = self.heads(x)?;
         rope::forward(&rms_norm::rebuild(&heads, self.w, inv_rms)?.reshape(shape)?, self.cos, self.sin)
     }
@@ -55,6 +63,10 @@ impl NormRope<'_> {
         }
         if let (Some(heads), Some(dy), Some(inv)) = (Heads::<bf16>::new(x, self)?, cpu::values(dy), &inv) {
             return heads.backward(&dy, inv);
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(dx) = super::cuda::norm_rope_backward(dy, x, self, inv_rms)? {
+            return Ok(dx);
         }
         let (heads, _) = self.heads(x)?;
         let d_normed = rope::backward(dy, self.cos, self.sin)?.reshape(heads.shape())?;

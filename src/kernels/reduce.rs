@@ -5,7 +5,7 @@ use crate::error::Result;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-/// Σ xᵢ² as a scalar tensor (f64 on the CPU, f32 elsewhere). `x`: `[n]` f32.
+/// Σ xᵢ² as a scalar tensor (f64 where a fused body is there, else f32). `x`: `[n]` f32.
 ///
 /// On the CPU fixed blocks are summed in f32 and the blocks in f64, so the result depends on no thread count.
 pub fn sum_of_squares(x: &Tensor) -> Result<Tensor> {
@@ -14,6 +14,10 @@ pub fn sum_of_squares(x: &Tensor) -> Result<Tensor> {
         let blocks: Vec<f64> =
             values.par_chunks(BLOCK).map(|block| cpu::vectorized(|| f64::from(cpu::dot(block, block)))).collect();
         return Ok(Tensor::new(blocks.iter().sum::<f64>(), x.device())?);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(sum) = super::cuda::sum_of_squares(x)? {
+        return Ok(sum);
     }
     // Rows first: one sum over everything would be a single block on CUDA, slow and imprecise.
     let squares = x.to_dtype(DType::F32)?.sqr()?;

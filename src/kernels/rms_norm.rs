@@ -18,6 +18,10 @@ pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
             return Ok(both);
         }
     }
+    #[cfg(feature = "cuda")]
+    if let Some(both) = super::cuda::rms_norm_forward(x, w, eps)? {
+        return Ok(both);
+    }
     let inv_rms = ((wide(x)?.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?).recip()?; // [T, 1]
     Ok((rebuild_composed(x, w, &inv_rms)?, inv_rms))
 }
@@ -28,6 +32,10 @@ pub fn rebuild(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {
         if let Some(y) = body(x, w, inv_rms)? {
             return Ok(y);
         }
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::cuda::rms_norm_rebuild(x, w, inv_rms)? {
+        return Ok(y);
     }
     rebuild_composed(x, w, inv_rms)
 }
@@ -42,6 +50,10 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result
         if let Some(dx) = body(dy, x, w, inv_rms)? {
             return Ok(dx);
         }
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(dx) = super::cuda::rms_norm_backward(dy, x, w, inv_rms)? {
+        return Ok(dx);
     }
     backward_composed(dy, x, w, inv_rms)
 }

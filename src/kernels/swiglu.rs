@@ -15,6 +15,10 @@ pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
             return Ok(y);
         }
     }
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::cuda::swiglu_forward(gate, up)? {
+        return Ok(y);
+    }
     nearest(Tensor::mul, &silu(gate)?, up)
 }
 
@@ -30,6 +34,10 @@ pub fn backward(dy: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tens
         if let Some(all) = body(dy, gate, up)? {
             return Ok(all);
         }
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(all) = super::cuda::swiglu_backward(dy, gate, up)? {
+        return Ok(all);
     }
     let (dgate, dup) = backward_composed(dy, gate, up)?;
     Ok((dgate, dup, forward(gate, up)?))

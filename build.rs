@@ -1,0 +1,76 @@
+//! Compiles the kernels of `src/kernels/cuda`: with nvcc under the feature `cuda`, with a C++ compiler, to be run and checked
+//! on the CPU, under `cuda-host`. Without these features there is nothing to do.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/kernels/cuda");
+    #[cfg(feature = "cuda")]
+    device::compile();
+    #[cfg(feature = "cuda-host")]
+    host();
+}
+
+#[cfg(feature = "cuda")]
+mod device {
+    use std::{
+        env, fs,
+        path::{Path, PathBuf},
+        process::Command,
+    };
+
+    /// One `<name>.fatbin` in `OUT_DIR` for every `.cu` file. `.ci/check_kernels` has the same flags.
+    pub fn compile() {
+        for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+            println!("cargo::rerun-if-env-changed={name}");
+        }
+        let (nvcc, out) = (nvcc(), PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to")));
+        let files = fs::read_dir("src/kernels/cuda").expect("the folder of the kernels");
+        let files = files.map(|file| file.expect("a file of it").path());
+        for source in files.filter(|path| path.extension().is_some_and(|e| e == "cu")) {
+            one(&nvcc, &source, &out);
+        }
+    }
+
+    fn nvcc() -> PathBuf {
+        let home = || env::var_os("CUDA_HOME").or_else(|| env::var_os("CUDA_PATH"));
+        let in_home = || home().map(|home| Path::new(&home).join("bin/nvcc")).filter(|nvcc| nvcc.exists());
+        env::var_os("NVCC").map(PathBuf::from).or_else(in_home).unwrap_or_else(|| "nvcc".into())
+    }
+
+    fn one(nvcc: &Path, source: &Path, out: &Path) {
+        let mut command = Command::new(nvcc);
+        // Without -fmad=false nvcc would join products and sums, and the host harness would prove other sums than these.
+        command.args(["-std=c++17", "-O3", "-fmad=false", "-fatbin"]);
+        // Code for A100 and its kin (8.x), and for H100 and H200; PTX for whatever comes after.
+        for target in ["compute_80,code=sm_80", "compute_90,code=sm_90", "compute_80,code=compute_80"] {
+            command.arg("-gencode").arg(format!("arch={target}"));
+        }
+        let name = source.file_stem().expect("a file's name");
+        command.arg("-o").arg(out.join(name).with_extension("fatbin")).arg(source);
+        match command.status() {
+            Ok(status) if status.success() => {}
+            Ok(status) => panic!("{command:?}: {status}"),
+            Err(why) => panic!(
+                "{}: {why}. The feature `cuda` needs the CUDA toolkit, 13.0; CUDA_HOME or NVCC says where it is",
+                nvcc.display()
+            ),
+        }
+    }
+}
+
+/// `libcuda_host.a`: the harness with every kernel in it.
+#[cfg(feature = "cuda-host")]
+fn host() {
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        // As nvcc's -fmad=false: a product and a sum are one operation only where a kernel says fmaf.
+        .flag("-ffp-contract=off")
+        // Vectors of elements are read from and written to arrays of elements.
+        .flag("-fno-strict-aliasing")
+        // GCC 12 for aarch64 breaks down vectorising the cross entropy, and fibers gain nothing by it.
+        .flag("-fno-tree-vectorize")
+        .file("src/kernels/cuda/host/kernels.cpp")
+        .compile("cuda_host");
+}

@@ -1,0 +1,397 @@
+//! The kernels as functions of tensors. Each returns `None` where its tensors are not what the kernel is written for: f32 or
+//! bf16 throughout, contiguous, on a card.
+
+use super::{
+    adamw,
+    attention::{Attention, Lists},
+    cross_entropy,
+    device::{self, input, inputs, output, place},
+    launch::Address,
+    norm_rope, rms_norm, swiglu,
+};
+use crate::{
+    error::Result,
+    kernels::{AdamWStep, Segments, norm_rope::NormRope},
+};
+use candle_core::{
+    CpuStorage, CudaStorage, DType, Device, DeviceLocation, InplaceOp1, Layout, Tensor, backend::BackendStorage, bail,
+};
+use std::sync::{Arc, Mutex};
+
+/// As `rms_norm::forward`.
+pub(in crate::kernels) fn rms_norm_forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<Option<(Tensor, Tensor)>> {
+    let (Some((card, real)), Some([xs, ws])) = (place(x), inputs([x, w], x.dtype())) else { return Ok(None) };
+    let (rows, width) = x.dims2()?;
+    let (y, to_y) = output(&card, x.dtype(), (rows, width))?;
+    let (inv, to_inv) = output(&card, DType::F32, (rows, 1))?;
+    let of = rms_norm::Rows { real, rows, width };
+    let operands = [xs.at(), Address::NULL, ws.at(), Address::NULL];
+    device::run(&card, &[of.forward(operands, [to_y, to_inv], eps as f32)])?;
+    Ok(Some((y, inv)))
+}
+
+/// As `rms_norm::rebuild`.
+pub(in crate::kernels) fn rms_norm_rebuild(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Option<Tensor>> {
+    let (Some((card, real)), Some([xs, ws])) = (place(x), inputs([x, w], x.dtype())) else { return Ok(None) };
+    let Some(inv) = input(inv_rms, DType::F32) else { return Ok(None) };
+    let (rows, width) = x.dims2()?;
+    let (y, to_y) = output(&card, x.dtype(), (rows, width))?;
+    let of = rms_norm::Rows { real, rows, width };
+    device::run(&card, &[of.rebuild([xs.at(), ws.at(), inv.at()], to_y)])?;
+    Ok(Some(y))
+}
+
+/// As `rms_norm::backward`.
+pub(in crate::kernels) fn rms_norm_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    inv_rms: &Tensor,
+) -> Result<Option<Tensor>> {
+    let (Some((card, real)), Some([dys, xs, ws])) = (place(x), inputs([dy, x, w], x.dtype())) else { return Ok(None) };
+    let Some(inv) = input(inv_rms, DType::F32) else { return Ok(None) };
+    let (rows, width) = x.dims2()?;
+    let (dx, to_dx) = output(&card, x.dtype(), (rows, width))?;
+    let of = rms_norm::Rows { real, rows, width };
+    device::run(&card, &[of.backward([dys.at(), xs.at(), ws.at(), inv.at(), Address::NULL], to_dx)])?;
+    Ok(Some(dx))
+}
+
+/// As `NormRope::forward`, or with the saved 1/rms as `NormRope::rebuild` and that 1/rms.
+pub(in crate::kernels) fn norm_rope_forward(
+    x: &Tensor,
+    by: NormRope,
+    saved: Option<&Tensor>,
+    eps: f64,
+) -> Result<Option<(Tensor, Tensor)>> {
+    let Some((card, real)) = place(x) else { return Ok(None) };
+    let Some([xs, w, cos, sin]) = inputs([x, by.w, by.cos, by.sin], x.dtype()) else { return Ok(None) };
+    let ((rows, all), width) = (x.dims2()?, by.w.dim(0)?);
+    let of = norm_rope::Heads { real, rows, heads: all / width, width };
+    let (y, to_y) = output(&card, x.dtype(), (rows, of.heads, width))?;
+    let (inv, from, to) = match saved {
+        None => {
+            let (inv, to) = output(&card, DType::F32, (rows * of.heads, 1))?;
+            (inv, Address::NULL, to)
+        }
+        Some(saved) => {
+            let Some(from) = input(saved, DType::F32) else { return Ok(None) };
+            (saved.clone(), from.at(), Address::NULL)
+        }
+    };
+    device::run(&card, &[of.forward([xs.at(), w.at(), cos.at(), sin.at(), from], [to_y, to], eps as f32)])?;
+    Ok(Some((y, inv)))
+}
+
+/// As `NormRope::backward`.
+pub(in crate::kernels) fn norm_rope_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    by: NormRope,
+    inv_rms: &Tensor,
+) -> Result<Option<Tensor>> {
+    let (Some((card, real)), Some(inv)) = (place(x), input(inv_rms, DType::F32)) else { return Ok(None) };
+    let Some([dys, xs, w, cos, sin]) = inputs([dy, x, by.w, by.cos, by.sin], x.dtype()) else { return Ok(None) };
+    let ((rows, all), width) = (x.dims2()?, by.w.dim(0)?);
+    let of = norm_rope::Heads { real, rows, heads: all / width, width };
+    let (dx, to_dx) = output(&card, x.dtype(), (rows, all))?;
+    let operands = [dys.at(), xs.at(), w.at(), cos.at(), sin.at(), inv.at()];
+    device::run(&card, &[of.backward(operands, to_dx)])?;
+    Ok(Some(dx))
+}
+
+/// As `swiglu::forward`.
+pub(in crate::kernels) fn swiglu_forward(gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>> {
+    let Some((card, real)) = place(gate) else { return Ok(None) };
+    let Some([g, u]) = inputs([gate, up], gate.dtype()) else { return Ok(None) };
+    let (y, to_y) = output(&card, gate.dtype(), gate.shape())?;
+    let of = swiglu::Elements { real, n: gate.elem_count() };
+    device::run(&card, &[of.forward([g.at(), u.at()], to_y)])?;
+    Ok(Some(y))
+}
+
+/// As `swiglu::backward`.
+pub(in crate::kernels) fn swiglu_backward(
+    dy: &Tensor,
+    gate: &Tensor,
+    up: &Tensor,
+) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+    let Some((card, real)) = place(gate) else { return Ok(None) };
+    let Some([d, g, u]) = inputs([dy, gate, up], gate.dtype()) else { return Ok(None) };
+    let of = swiglu::Elements { real, n: gate.elem_count() };
+    let result = || output(&card, gate.dtype(), gate.shape());
+    let [(dgate, to_gate), (dup, to_up), (y, to_y)] = [result()?, result()?, result()?];
+    device::run(&card, &[of.backward([d.at(), g.at(), u.at()], [to_gate, to_up, to_y])])?;
+    Ok(Some((dgate, dup, y)))
+}
+
+/// As `cross_entropy::nll`.
+pub(in crate::kernels) fn nll(logits: &Tensor, targets: &[u32]) -> Result<Option<Tensor>> {
+    let (Some((card, real)), Some(x)) = (place(logits), input(logits, logits.dtype())) else { return Ok(None) };
+    let (rows, width) = logits.dims2()?;
+    let targets = Tensor::new(targets, logits.device())?;
+    let Some(ids) = input(&targets, DType::U32) else { return Ok(None) };
+    let (losses, to) = output(&card, DType::F32, rows)?;
+    let of = cross_entropy::Logits { real, rows, width };
+    device::run(&card, &[of.nll(x.at(), ids.at(), to)])?;
+    Ok(Some(losses))
+}
+
+/// As `cross_entropy::nll_and_grad`: the losses; `logits` becomes its gradient.
+pub(in crate::kernels) fn nll_and_grad(logits: &Tensor, targets: &[u32], scale: f32) -> Result<Option<Tensor>> {
+    if place(logits).is_none() || !logits.is_contiguous() {
+        return Ok(None);
+    }
+    let targets = Tensor::new(targets, logits.device())?;
+    let op = NllAndGrad { targets, scale, losses: Mutex::new(None) };
+    logits.inplace_op1(&op)?;
+    Ok(op.losses.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
+}
+
+struct NllAndGrad {
+    targets: Tensor,
+    scale: f32,
+    losses: Mutex<Option<Tensor>>,
+}
+
+impl NllAndGrad {
+    fn run(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<Tensor> {
+        let (rows, width) = layout.shape().dims2()?;
+        let (real, logits) = device::in_place(storage, layout)?;
+        let card = storage.device().clone();
+        let ids = input(&self.targets, DType::U32).expect("made on this card, of u32");
+        let (losses, to) = output(&card, DType::F32, rows)?;
+        let of = cross_entropy::Logits { real, rows, width };
+        device::run(&card, &[of.nll_and_grad(logits, ids.at(), to, self.scale)])?;
+        Ok(losses)
+    }
+}
+
+impl InplaceOp1 for NllAndGrad {
+    fn name(&self) -> &'static str {
+        "nll_and_grad"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> candle_core::Result<()> {
+        bail!("nll_and_grad: logits on a card expected")
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
+        let losses = self.run(storage, layout).map_err(candle_core::Error::wrap)?;
+        *self.losses.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(losses);
+        Ok(())
+    }
+}
+
+/// As `adamw_step`: new parameters and moments in one launch.
+pub(in crate::kernels) fn adamw_step(
+    [x, g, m, v]: [&Tensor; 4],
+    step: &AdamWStep,
+) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+    let (Some((card, _)), Some(operands)) = (place(x), inputs([x, g, m, v], DType::F32)) else { return Ok(None) };
+    let operands = operands.each_ref().map(|operand| operand.at());
+    if !operands.iter().all(|a| a.is_wide()) {
+        return Ok(None);
+    }
+    let n = x.elem_count();
+    let factor = Tensor::new(&[step.grad_factor as f32], x.device())?;
+    let at_factor = input(&factor, DType::F32).expect("made on this card, of f32");
+    let [new_x, new_m, new_v] =
+        [output(&card, DType::F32, n)?, output(&card, DType::F32, n)?, output(&card, DType::F32, n)?];
+    let launch = adamw::update(operands, [new_x.1, new_m.1, new_v.1], at_factor.at(), step, n);
+    device::run(&card, &[launch])?;
+    Ok(Some((new_x.0, new_m.0, new_v.0)))
+}
+
+/// As `reduce::sum_of_squares`: a scalar in f64.
+pub(in crate::kernels) fn sum_of_squares(x: &Tensor) -> Result<Option<Tensor>> {
+    let (Some((card, _)), Some(xs)) = (place(x), input(x, DType::F32)) else { return Ok(None) };
+    let n = x.elem_count();
+    if n == 0 || !xs.at().is_wide() {
+        return Ok(None);
+    }
+    let (_sums, to_sums) = output(&card, DType::F64, adamw::partial_sums(n))?;
+    let (total, to_total) = output(&card, DType::F64, ())?;
+    let (_factor, to_factor) = output(&card, DType::F32, ())?;
+    device::run(&card, &adamw::norm(xs.at(), to_sums, [to_total, to_factor], n, 0.0))?;
+    Ok(Some(total))
+}
+
+/// [`Lists`] of a micro-batch in the memory of a card.
+struct Placed {
+    segments: Segments,
+    groups: usize,
+    card: DeviceLocation,
+    lists: Lists,
+    /// Blocks of queries, blocks of keys, own places.
+    tensors: [Tensor; 3],
+}
+
+/// Lists of the latest micro-batches: every layer of a micro-batch asks for the same, the last one for others.
+static PLACED: Mutex<Vec<Arc<Placed>>> = Mutex::new(vec![]);
+
+fn lists(segments: &Segments, groups: usize, device: &Device) -> Result<Arc<Placed>> {
+    const KEPT: usize = 4;
+    let mut kept = PLACED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let same = |p: &Arc<Placed>| p.groups == groups && p.card == device.location() && p.segments == *segments;
+    if let Some(found) = kept.iter().find(|placed| same(placed)) {
+        return Ok(found.clone());
+    }
+    let lists = Lists::new(segments, groups);
+    let tensor = |list: &[u32]| Tensor::new(list, device);
+    let tensors = [tensor(&lists.queries.concat())?, tensor(&lists.keys.concat())?, tensor(&segments.own)?];
+    let placed = Arc::new(Placed { segments: segments.clone(), groups, card: device.location(), lists, tensors });
+    kept.truncate(KEPT - 1);
+    kept.insert(0, placed.clone());
+    Ok(placed)
+}
+
+/// As `attention::forward`, for bf16 and heads of 64 or 128.
+pub(in crate::kernels) fn attention_forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+) -> Result<Option<Tensor>> {
+    let (Some((card, _)), Some(operands)) = (place(q), inputs([q, k, v], DType::BF16)) else { return Ok(None) };
+    let ((_, heads, width), kv_heads) = (q.dims3()?, k.dim(1)?);
+    if !Attention::is_for(width) || segments.queries() == 0 {
+        return Ok(None);
+    }
+    let placed = lists(segments, heads / kv_heads, q.device())?;
+    let held = inputs(placed.tensors.each_ref(), DType::U32).expect("made on this card, of u32");
+    let (o, to_o) = output(&card, DType::BF16, q.shape())?;
+    let at = held.each_ref().map(|list| list.at());
+    let of = Attention { lists: &placed.lists, at, heads, kv_heads, width };
+    device::run(&card, &[of.forward(operands.each_ref().map(|t| t.at()), to_o)])?;
+    Ok(Some(o))
+}
+
+/// As `attention::backward`, for bf16 and heads of 64 or 128.
+pub(in crate::kernels) fn attention_backward(
+    d_o: &Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+    let (Some((card, _)), Some(operands)) = (place(q), inputs([d_o, q, k, v], DType::BF16)) else { return Ok(None) };
+    let ((queries, heads, width), kv_heads) = (q.dims3()?, k.dim(1)?);
+    if !Attention::is_for(width) || segments.queries() == 0 {
+        return Ok(None);
+    }
+    let placed = lists(segments, heads / kv_heads, q.device())?;
+    let held = inputs(placed.tensors.each_ref(), DType::U32).expect("made on this card, of u32");
+    let [(dq, to_q), (dk, to_k), (dv, to_v)] = [
+        output(&card, DType::BF16, q.shape())?,
+        output(&card, DType::BF16, k.shape())?,
+        output(&card, DType::BF16, v.shape())?,
+    ];
+    let at = held.each_ref().map(|list| list.at());
+    let of = Attention { lists: &placed.lists, at, heads, kv_heads, width };
+    let (_log_sums, to_sums) = output(&card, DType::F32, queries * heads)?;
+    let (_dots, to_dots) = output(&card, DType::F32, queries * heads)?;
+    let (_parts, to_parts) = output(&card, DType::F32, placed.lists.room_for_parts(kv_heads, width).max(1))?;
+    let operands = operands.each_ref().map(|t| t.at());
+    device::run(&card, &of.backward(operands, [to_q, to_k, to_v], [to_sums, to_dots, to_parts]))?;
+    Ok(Some((dq, dk, dv)))
+}
+
+/// On a card, where there is one, what the CPU computes, and the same bytes twice. What proves the kernels without a card is
+/// the host harness.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        kernels::{self, attention, cross_entropy, rms_norm, rope, swiglu},
+        testing::{assert_close, devices, wave},
+    };
+
+    fn tensor(device: &Device, dtype: DType, shape: impl Into<candle_core::Shape>, phase: f64) -> Result<Tensor> {
+        Ok(wave(shape, phase, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    fn same_on_every_device(op: fn(&Device, DType) -> Result<Vec<Tensor>>) -> Result<()> {
+        for device in devices() {
+            for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 1.0 / 32.0)] {
+                let (want, got, again) = (op(&Device::Cpu, dtype)?, op(&device, dtype)?, op(&device, dtype)?);
+                for ((want, got), again) in want.iter().zip(&got).zip(&again) {
+                    assert_close(&got.to_device(&Device::Cpu)?, want, tolerance);
+                    assert_close(again, got, 0.0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn norm_of_rows() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let of = |phase| tensor(device, dtype, (37, 5120), phase);
+            let (x, dy, w) = (of(0.0)?, of(5.0)?, tensor(device, dtype, 5120, 1.0)?);
+            let (y, inv) = rms_norm::forward(&x, &w, 1e-6)?;
+            Ok(vec![y, rms_norm::rebuild(&x, &w, &inv)?, rms_norm::backward(&dy, &x, &w, &inv)?, inv])
+        })
+    }
+
+    #[test]
+    fn norm_and_rotation_of_heads() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let (cos, sin) = rope::tables(&[0, 1, 2, 40, 41], 128, 1e6, dtype, device)?;
+            let (x, w) = (tensor(device, dtype, (5, 8 * 128), 0.0)?, tensor(device, dtype, 128, 1.0)?);
+            let by = NormRope { w: &w, cos: &cos, sin: &sin };
+            let (y, inv) = by.forward(&x, 1e-6)?;
+            let dx = by.backward(&tensor(device, dtype, (5, 8, 128), 5.0)?, &x, &inv)?;
+            Ok(vec![y, by.rebuild(&x, &inv)?, dx, inv])
+        })
+    }
+
+    #[test]
+    fn activation() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let of = |phase| tensor(device, dtype, (11, 3071), phase);
+            let (dgate, dup, y) = swiglu::backward(&of(5.0)?, &of(0.0)?, &of(1.0)?)?;
+            Ok(vec![swiglu::forward(&of(0.0)?, &of(1.0)?)?, dgate, dup, y])
+        })
+    }
+
+    #[test]
+    fn loss() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let logits = || tensor(device, dtype, (3, 151_936), 0.0);
+            let targets = [0, 77, 151_935];
+            let (losses, grad) = cross_entropy::nll_and_grad(logits()?, &targets, 0.3)?;
+            Ok(vec![cross_entropy::nll(&logits()?, &targets)?, losses, grad])
+        })
+    }
+
+    #[test]
+    fn update() -> Result<()> {
+        same_on_every_device(|device, _| {
+            let of = |phase| tensor(device, DType::F32, 100_003, phase);
+            let step = AdamWStep {
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                decay: 0.999,
+                step_size: 0.01,
+                root_correction: 0.5,
+                grad_factor: 0.7,
+            };
+            let (x, m, v) = kernels::adamw_step(&of(0.0)?, &of(1.0)?, &of(2.0)?, &of(3.0)?.sqr()?, &step)?;
+            let squares = kernels::reduce::sum_of_squares(&x)?.to_dtype(DType::F32)?;
+            Ok(vec![x, m, v, squares])
+        })
+    }
+
+    #[test]
+    fn packed_attention() -> Result<()> {
+        same_on_every_device(|device, dtype| {
+            let segments = Segments::new(29, &[28; 40]);
+            let of = |heads, phase| tensor(device, dtype, (29 + 28 * 40, heads, 128), phase);
+            let (q, k, v) = (of(10, 0.0)?, of(2, 1.0)?, of(2, 2.0)?);
+            let (dq, dk, dv) = attention::backward(&of(10, 5.0)?, &q, &k, &v, &segments)?;
+            Ok(vec![attention::forward(&q, &k, &v, &segments)?, dq, dk, dv])
+        })
+    }
+}

@@ -34,7 +34,10 @@ mod device {
     fn nvcc() -> PathBuf {
         let home = || env::var_os("CUDA_HOME").or_else(|| env::var_os("CUDA_PATH"));
         let in_home = || home().map(|home| Path::new(&home).join("bin/nvcc")).filter(|nvcc| nvcc.exists());
-        env::var_os("NVCC").map(PathBuf::from).or_else(in_home).unwrap_or_else(|| "nvcc".into())
+        let usual = || Some(PathBuf::from("/usr/local/cuda/bin/nvcc")).filter(|nvcc| nvcc.exists());
+        let found = env::var_os("NVCC").map(PathBuf::from).or_else(in_home);
+        let in_path = || Command::new("nvcc").arg("--version").output().is_ok().then(|| PathBuf::from("nvcc"));
+        found.or_else(in_path).or_else(usual).unwrap_or_else(|| "nvcc".into())
     }
 
     fn one(nvcc: &Path, source: &Path, out: &Path) {

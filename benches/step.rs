@@ -16,7 +16,7 @@ use common::{PEAK, cpu_name, fastest_path, load_average, median, peak_rss_gib, q
 use couplet_train::{
     config::{self, DataConfig, LoraConfig, Projection},
     dataset::{self, Example, IGNORE, Origin, tokenizer::Tokenizer},
-    kernels::{self, peak},
+    kernels::{self, ProductPath, peak},
     model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, qwen3::Keep},
     optim::{AdamW, AdamWConfig, clip},
     plan::{self, Flop, Shape},
@@ -224,7 +224,7 @@ fn run(options: &Options) {
             "projections": gflop_step(work.executed.projections), "adapters": gflop_step(work.executed.adapters),
             "head": gflop_step(work.executed.head), "attention": gflop_step(work.executed.attention),
         },
-        "peak_gflop_s": round(peak / 1e9), "peak_path": path.name(),
+        "peak_gflop_s": round(peak / 1e9), "peak_path": path.name(), "path": ProductPath::chosen().expect("a path").name(),
         "mfu_effective": utilisation(work.useful.total()), "mfu_hardware": utilisation(work.executed.total()),
         "peak_rss_gib": peak_rss, "micro_batch_tokens": budget, "shared_prefix": options.share_prefix,
         "keep": options.keep, "threads": rayon::current_num_threads(), "cpu": cpu_name(), "load1": load_average(),

@@ -113,6 +113,9 @@ pub enum Factor<'a> {
 
 /// `x·f` for every factor `f`: `x` `[T, depth]` → `[T, columns of f]`. On the CPU the rows are laid out for the products once.
 pub fn products(x: &Tensor, factors: &[Factor]) -> Result<Vec<Tensor>> {
+    if factors.is_empty() {
+        return Ok(vec![]);
+    }
     if let Some(factors) = packed_factors(factors, FrozenWeight::bf16).filter(|_| is_cpu_bf16(x)) {
         return packed::products_bf16(x, &factors);
     }

@@ -98,7 +98,10 @@ impl<'a, T: Element> Heads<'a, T> {
         let ((rows, width), e) = (x.dims2()?, by.w.dim(0)?);
         let (Some(x), Some(w)) = (cpu::values(x), cpu::values(by.w)) else { return Ok(None) };
         let (Some(cos), Some(sin)) = (cpu::values(by.cos), cpu::values(by.sin)) else { return Ok(None) };
-        Ok((e <= WIDEST).then_some(Self { x, w, cos, sin, shape: (rows, width / e, e) }))
+        // What does not fit is composed, which says what is wrong.
+        let fits = e <= WIDEST && e % 2 == 0 && width % e == 0;
+        let fits = fits && cos.len() == rows * e / 2 && sin.len() == cos.len();
+        Ok(fits.then_some(Self { x, w, cos, sin, shape: (rows, width / e, e) }))
     }
 
     fn forward(&self, eps: f32) -> Result<(Tensor, Tensor)> {

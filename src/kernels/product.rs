@@ -160,7 +160,7 @@ impl InplaceOp3 for AddProduct {
             bail!("add_product: the sum must be contiguous");
         };
         let shape = y_layout.shape().dims2()?;
-        // Candle holds a write lock on `y`, so `a` and `b` cannot alias it.
+        // Candle holds a write lock on `y`: an `a` or `b` of the same memory would wait for it for ever.
         match (y, a, b) {
             (CpuStorage::F32(y), CpuStorage::F32(a), CpuStorage::F32(b)) => {
                 multiply(y[start..end].as_mut_ptr(), shape, true, Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?)

@@ -169,8 +169,9 @@ pub fn through_all<'a>(
         if let Some((adapter, xa)) = adapter {
             // In f32, so that a gradient does not depend on how the rows were cut into micro-batches.
             pass.grads.add_product(adapter.b, &dy.t()?, xa)?;
-            let g = products.pop().expect("dy·B is the last product");
-            through.adapters.push((adapter, scaled(&g, adapter.scale)?));
+            let g = scaled(&products.pop().expect("dy·B is the last product"), adapter.scale)?;
+            let mask = adapter.mask((dy.dim(0)?, projection.base.shape()?.1), dy.device(), pass.dropout)?;
+            through.adapters.push(Update { adapter, g, mask });
         }
         sum = match (sum, products.pop()) {
             (Some(sum), Some(dx)) => Some(add_to(sum, &dx)?),
@@ -181,9 +182,17 @@ pub fn through_all<'a>(
     Ok((dx, through))
 }
 
-/// g = s·dy·B `[T, r]` of projections of the same rows.
+/// What gradients go through in projections of the same rows: their updates.
 pub struct Through<'a> {
-    adapters: Vec<(&'a Adapter, Tensor)>,
+    adapters: Vec<Update<'a>>,
+}
+
+struct Update<'a> {
+    adapter: &'a Adapter,
+    /// s·dy·B `[T, r]`
+    g: Tensor,
+    /// Of the rows A saw, under dropout.
+    mask: Option<Tensor>,
 }
 
 impl Through<'_> {
@@ -192,27 +201,26 @@ impl Through<'_> {
         if self.adapters.is_empty() {
             return Ok(dx);
         }
-        if !pass.drops() {
-            let a: Result<Vec<Tensor>> = self.adapters.iter().map(|(adapter, _)| pass.params.get(adapter.a)).collect();
+        if !self.drops() {
+            let a: Result<Vec<Tensor>> = self.adapters.iter().map(|update| pass.params.get(update.adapter.a)).collect();
             return add_product(dx, &self.stacked()?, &cat(a?, 0)?);
         }
-        for (adapter, g) in &self.adapters {
-            let through = product(g, &pass.params.get(adapter.a)?)?;
-            dx = add_to(dx, &adapter.dropped(&through, pass.dropout)?)?;
+        for Update { adapter, g, mask } in &self.adapters {
+            dx = add_to(dx, &dropped(&product(g, &pass.params.get(adapter.a)?)?, mask.as_ref())?)?;
         }
         Ok(dx)
     }
 
     /// Adds ∂A = gᵀ·x of every projection; `x` `[T, in]` are the rows they all saw.
     pub fn add_da(&self, x: &Tensor, pass: &mut Backward) -> Result<()> {
-        if pass.drops() || self.adapters.len() == 1 {
-            for (adapter, g) in &self.adapters {
-                pass.grads.add_product(adapter.a, &g.t()?, &adapter.dropped(x, pass.dropout)?)?;
+        if self.drops() || self.adapters.len() == 1 {
+            for Update { adapter, g, mask } in &self.adapters {
+                pass.grads.add_product(adapter.a, &g.t()?, &dropped(x, mask.as_ref())?)?;
             }
         } else if !self.adapters.is_empty() {
             let all = product_f32(&self.stacked()?.t()?, x)?; // [Σr, in]
             let mut ranks = 0;
-            for (adapter, g) in &self.adapters {
+            for Update { adapter, g, .. } in &self.adapters {
                 pass.grads.add(adapter.a, &all.narrow(0, ranks, g.dim(1)?)?)?;
                 ranks += g.dim(1)?;
             }
@@ -220,9 +228,14 @@ impl Through<'_> {
         Ok(())
     }
 
+    /// Whether every projection saw rows of its own.
+    fn drops(&self) -> bool {
+        self.adapters.iter().any(|update| update.mask.is_some())
+    }
+
     /// `[T, Σr]`
     fn stacked(&self) -> Result<Tensor> {
-        cat(self.adapters.iter().map(|(_, g)| g.clone()).collect(), 1)
+        cat(self.adapters.iter().map(|update| update.g.clone()).collect(), 1)
     }
 }
 
@@ -242,7 +255,7 @@ impl LoraLinear {
     fn forward_dropped(&self, x: &Tensor, params: &Params, dropout: Option<&Dropout>) -> Result<Projected> {
         let y = self.base.forward(x)?;
         let Some(adapter) = &self.adapter else { return Ok((y, None)) };
-        let x = adapter.dropped(x, dropout)?;
+        let x = dropped(x, adapter.mask(x.dims2()?, x.device(), dropout)?.as_ref())?;
         let xa = scaled(&product(&x, &params.get(adapter.a)?.t()?)?, adapter.scale)?;
         Ok((add_product(y, &xa, &params.get(adapter.b)?.t()?)?, Some(xa)))
     }
@@ -258,25 +271,15 @@ pub struct Backward<'a> {
     pub dropout: Option<&'a Dropout<'a>>,
 }
 
-impl Backward<'_> {
-    /// Whether every projection saw rows of its own.
-    fn drops(&self) -> bool {
-        self.dropout.is_some_and(|dropout| dropout.p > 0.0)
-    }
-}
-
 impl Adapter {
-    fn dropped(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Tensor> {
-        Ok(match self.mask(x, dropout)? {
-            None => x.clone(),
-            Some(mask) => masked(x, &mask)?,
-        })
-    }
-
     /// `[T, in]` f32 of 0 and 1/(1−p). Independent per projection, as PEFT's are.
-    fn mask(&self, x: &Tensor, dropout: Option<&Dropout>) -> Result<Option<Tensor>> {
+    fn mask(
+        &self,
+        (rows, width): (usize, usize),
+        device: &Device,
+        dropout: Option<&Dropout>,
+    ) -> Result<Option<Tensor>> {
         let Some(dropout) = dropout.filter(|d| d.p > 0.0) else { return Ok(None) };
-        let (rows, width) = x.dims2()?;
         assert_eq!(rows, dropout.rows.len(), "a dropout key for every row");
         let (p, keep) = (dropout.p as f32, (1.0 / (1.0 - dropout.p)) as f32);
         let mut mask = vec![0f32; rows * width];
@@ -286,7 +289,7 @@ impl Adapter {
                 *m = if key.uniform(i as u64) < p { 0.0 } else { keep };
             }
         });
-        Ok(Some(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?.to_device(x.device())?))
+        Ok(Some(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?.to_device(device)?))
     }
 }
 
@@ -296,8 +299,11 @@ fn scaled(x: &Tensor, scale: f64) -> Result<Tensor> {
 }
 
 /// `x·mask` in f32 and one rounding, as PEFT drops out of the f32 copy of its input.
-fn masked(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-    Ok((wide(x)? * mask)?.to_dtype(x.dtype())?)
+fn dropped(x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    Ok(match mask {
+        None => x.clone(),
+        Some(mask) => (wide(x)? * mask)?.to_dtype(x.dtype())?,
+    })
 }
 
 /// PEFT's start: A uniform on ±1/√in (Kaiming uniform with a = √5), B zero, so that step 0 is exactly the base model.
@@ -364,7 +370,7 @@ mod tests {
             let rows = [(0, 0), (0, 1), (7, 0), (7, 1)];
             let dropout = Dropout { p, key: Key::new(1, "dropout"), rows: &rows };
             let adapter = linear.adapter.as_ref().expect("targeted");
-            let dropped = match adapter.mask(&x, Some(&dropout))? {
+            let dropped = match adapter.mask((4, 10), &Device::Cpu, Some(&dropout))? {
                 Some(mask) => (x.as_tensor() * mask)?,
                 None => x.as_tensor().clone(),
             };
@@ -387,49 +393,63 @@ mod tests {
     #[test]
     fn projections_of_the_same_rows_give_together_what_each_gives_alone() -> Result<()> {
         for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 1e-5), (DType::BF16, 2.0 / 256.0)] {
-            let config = LoraConfig { lora_target: vec![Projection::QProj, Projection::VProj], ..lora(3, 5.0, 0.0) };
-            let of = |t: Tensor| t.to_dtype(dtype);
-            let mut layout = Layout::default();
-            let linears: Result<Vec<LoraLinear>> =
-                [(Projection::QProj, 6), (Projection::KProj, 40), (Projection::VProj, 5)]
-                    .into_iter()
-                    .map(|(projection, out)| {
-                        let w = FrozenWeight::new(of(wave((out, 10), out as f64, &Device::Cpu)?)?)?;
-                        LoraLinear::new(w, 0, projection, &config, &mut layout)
-                    })
-                    .collect();
-            let params = Params::new(layout, dtype, &Device::Cpu, |slot| {
-                Ok(wave(slot.shape, slot.range().start as f64, &Device::Cpu)?.flatten_all()?.to_vec1()?)
-            })?;
-            let (linears, x) = (linears?, of(wave((4, 10), 2.0, &Device::Cpu)?)?);
-            let linears: Vec<&LoraLinear> = linears.iter().collect();
-
-            let together = forward_all(&linears, &x, &params, None)?;
-            let mut alone = vec![];
-            for (linear, (y, xa)) in linears.iter().zip(&together) {
-                let (want, want_xa) = linear.forward(&x, &params, None)?;
-                assert_close(y, &want, tolerance);
-                assert_eq!((xa.is_some(), want_xa.is_some()), (linear.is_trained(), linear.is_trained()));
-                alone.push((of(wave((4, want.dim(1)?), 7.0, &Device::Cpu)?)?, want_xa));
+            for (p, need_dx) in [(0.0, true), (0.0, false), (0.4, true), (0.4, false)] {
+                if (dtype, p > 0.0) == (DType::F64, true) {
+                    continue; // masks are f32
+                }
+                together_and_alone(dtype, tolerance, p, need_dx)?;
             }
-            let mut grads = [Grads::new(&params)?, Grads::new(&params)?];
-            let [one, all] = &mut grads;
-            let mut pass = Backward { params: &params, grads: one, dropout: None };
-            let mut want: Option<Tensor> = None;
-            for (linear, (dy, xa)) in linears.iter().zip(&alone) {
-                let dx = linear.backward(dy, &x, xa.as_ref(), &mut pass, true)?.expect("asked for");
-                want = Some(match want {
-                    None => dx,
-                    Some(sum) => (sum + dx)?,
-                });
-            }
-            let parts: Vec<_> = linears.iter().zip(&alone).map(|(l, (dy, xa))| (*l, dy, xa.as_ref())).collect();
-            let mut pass = Backward { params: &params, grads: all, dropout: None };
-            let dx = backward_all(&parts, &x, &mut pass, true)?.expect("asked for");
-            assert_close(&dx, &want.expect("three"), 8.0 * tolerance);
-            let [one, all] = grads.map(|grads| grads.flat(&params));
-            assert_close(&all?, &one?, tolerance);
         }
+        Ok(())
+    }
+
+    fn together_and_alone(dtype: DType, tolerance: f64, p: f64, need_dx: bool) -> Result<()> {
+        let config = LoraConfig { lora_target: vec![Projection::QProj, Projection::VProj], ..lora(3, 5.0, p) };
+        let of = |t: Tensor| t.to_dtype(dtype);
+        let mut layout = Layout::default();
+        let linears: Result<Vec<LoraLinear>> =
+            [(Projection::QProj, 6), (Projection::KProj, 40), (Projection::VProj, 5)]
+                .into_iter()
+                .map(|(projection, out)| {
+                    let w = FrozenWeight::new(of(wave((out, 10), out as f64, &Device::Cpu)?)?)?;
+                    LoraLinear::new(w, 0, projection, &config, &mut layout)
+                })
+                .collect();
+        let params = Params::new(layout, dtype, &Device::Cpu, |slot| {
+            Ok(wave(slot.shape, slot.range().start as f64, &Device::Cpu)?.flatten_all()?.to_vec1()?)
+        })?;
+        let (linears, x) = (linears?, of(wave((4, 10), 2.0, &Device::Cpu)?)?);
+        let linears: Vec<&LoraLinear> = linears.iter().collect();
+        let rows = [(0, 0), (0, 1), (7, 0), (7, 1)];
+        let dropout = Dropout { p, key: Key::new(1, "dropout"), rows: &rows };
+        let dropout = Some(&dropout);
+
+        let together = forward_all(&linears, &x, &params, dropout)?;
+        let mut alone = vec![];
+        for (linear, (y, xa)) in linears.iter().zip(&together) {
+            let (want, want_xa) = linear.forward(&x, &params, dropout)?;
+            assert_close(y, &want, tolerance);
+            assert_eq!((xa.is_some(), want_xa.is_some()), (linear.is_trained(), linear.is_trained()));
+            alone.push((of(wave((4, want.dim(1)?), 7.0, &Device::Cpu)?)?, want_xa));
+        }
+        let (mut one, mut all) = (Grads::new(&params)?, Grads::new(&params)?);
+        let mut pass = Backward { params: &params, grads: &mut one, dropout };
+        let mut want: Option<Tensor> = None;
+        for (linear, (dy, xa)) in linears.iter().zip(&alone) {
+            let dx = linear.backward(dy, &x, xa.as_ref(), &mut pass, need_dx)?;
+            want = match (want, dx) {
+                (Some(sum), Some(dx)) => Some((sum + dx)?),
+                (sum, dx) => sum.or(dx),
+            };
+        }
+        let parts: Vec<_> = linears.iter().zip(&alone).map(|(l, (dy, xa))| (*l, dy, xa.as_ref())).collect();
+        let mut pass = Backward { params: &params, grads: &mut all, dropout };
+        let dx = backward_all(&parts, &x, &mut pass, need_dx)?;
+        assert_eq!((dx.is_some(), want.is_some()), (need_dx, need_dx));
+        if let (Some(dx), Some(want)) = (dx, want) {
+            assert_close(&dx, &want, 8.0 * tolerance);
+        }
+        assert_close(&all.flat(&params)?, &one.flat(&params)?, tolerance);
         Ok(())
     }
 
@@ -439,8 +459,7 @@ mod tests {
         let adapter = linear.adapter.as_ref().expect("targeted");
         let key = Key::new(1, "dropout");
         let mask = |rows: &[(u64, u32)]| -> Result<Tensor> {
-            let x = Tensor::ones((rows.len(), 1000), DType::F32, &Device::Cpu)?;
-            Ok(adapter.mask(&x, Some(&Dropout { p: 0.5, key, rows }))?.expect("p > 0"))
+            Ok(adapter.mask((rows.len(), 1000), &Device::Cpu, Some(&Dropout { p: 0.5, key, rows }))?.expect("p > 0"))
         };
         let both = mask(&[(3, 0), (3, 1)])?;
         assert_close(&both.narrow(0, 1, 1)?, &mask(&[(3, 1)])?, 0.0);

@@ -169,13 +169,13 @@ impl Grads {
         Ok(*start)
     }
 
-    /// The gradient of one parameter, a view; `None` where nothing was added.
+    /// The gradient of one parameter so far, a view that later sums change; `None` where nothing was added.
     pub fn get(&self, ParamId(i): ParamId) -> Result<Option<Tensor>> {
         let (start, shape, received) = self.slots[i];
         Ok(received.then_some(self.flat.narrow(0, start, shape.0 * shape.1)?.reshape(shape)?))
     }
 
-    /// All gradients in the order of [`Params::flat`], `[n]` f32.
+    /// All gradients in the order of [`Params::flat`], `[n]` f32 (f64 where the model computes in it).
     ///
     /// A parameter without one is an error: a cut graph must not pass as a zero gradient.
     pub fn flat(self, params: &Params) -> Result<Tensor> {

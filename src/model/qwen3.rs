@@ -50,9 +50,9 @@ pub struct DropoutPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// All of it but the SwiGLU product, which falls off in its backward pass.
+    /// All of it but the SwiGLU product, which its backward pass gives again.
     Everything,
-    /// The inputs of norms and attention; norm outputs and rotated heads are rebuilt.
+    /// The inputs of norms, attention and SwiGLU; norm outputs and rotated heads are rebuilt.
     Lean,
     /// Its input alone; its forward pass is run a second time (activation checkpointing).
     Input,

@@ -354,6 +354,8 @@ pub(super) fn multiply<K: Kernel>(kernel: &K, a: &Left<K>, b: &Right<K::Weight>,
         Out::AddF32Transposed(out) => (out.len(), Place::AddF32(out.as_mut_ptr()), (1, a.rows)),
     };
     assert_eq!((a.depth, len), (b.depth(), a.rows * columns), "[{}, {}]·[_, {columns}]", a.rows, a.depth);
+    // Nothing would be written.
+    assert!(a.depth > 0 || len == 0, "a product over an inner dimension of 0");
     let (tiles, panels) = (a.rows.div_ceil(K::ROWS), columns.div_ceil(SIDE));
     let threads = rayon::current_num_threads();
     // Neither number changes a result: an element is computed the same way in any task.

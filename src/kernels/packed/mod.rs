@@ -83,19 +83,22 @@ impl ProductPath {
             return Ok(*path);
         }
         let asked = std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned());
-        let path = choose(asked.as_deref(), &ProductPath::available(), peak::glimpse)?;
+        let path = choose(asked.as_deref(), &ProductPath::available(), peak::fastest)?;
         Ok(*CHOSEN.get_or_init(|| path))
     }
 }
 
-/// The path that was asked for, or the one with the highest `speed`.
-fn choose(asked: Option<&str>, available: &[ProductPath], speed: impl Fn(ProductPath) -> f64) -> Result<ProductPath> {
+/// The path that was asked for, or the `fastest`.
+fn choose(
+    asked: Option<&str>,
+    available: &[ProductPath],
+    fastest: impl Fn(&[ProductPath]) -> Option<ProductPath>,
+) -> Result<ProductPath> {
     let Some(asked) = asked else {
         // `amx` has not run on a real CPU yet: only where it is asked for. `avx512-bf16` multiplies twice as fast as `f32`
-        // on Zen 4 and half as fast on Sapphire Rapids, so CPU and instruction set do not tell.
-        let proven = available.iter().copied().filter(|path| *path != ProductPath::Amx);
-        let fastest = proven.map(|path| (path, speed(path))).max_by(|a, b| a.1.total_cmp(&b.1));
-        return Ok(fastest.map_or(ProductPath::Plain, |(path, _)| path));
+        // on Zen 4 and half as fast on Sapphire Rapids, so CPU and instruction set do not tell. `plain` cannot win.
+        let vectors = [ProductPath::Avx512Bf16, ProductPath::F32].into_iter().filter(|path| available.contains(path));
+        return Ok(fastest(&vectors.collect::<Vec<_>>()).unwrap_or(ProductPath::Plain));
     };
     let names = |paths: &[ProductPath]| paths.iter().map(|path| path.name()).collect::<Vec<_>>().join(", ");
     let refused = |fact: String| {
@@ -583,18 +586,18 @@ mod tests {
     #[test]
     fn the_fastest_path_is_taken_and_another_forced_by_name_or_refused() {
         let here = [ProductPath::Avx512Bf16, ProductPath::F32, ProductPath::Plain];
-        let speeds = |bf16: f64| move |path| if path == ProductPath::Avx512Bf16 { bf16 } else { 2.0 };
-        assert_eq!(choose(None, &here, speeds(4.0)).unwrap(), ProductPath::Avx512Bf16);
-        assert_eq!(choose(None, &here[..2], speeds(1.0)).unwrap(), ProductPath::F32);
+        let last = |paths: &[ProductPath]| paths.last().copied();
+        assert_eq!(choose(None, &here, last).unwrap(), ProductPath::F32, "plain does not take part");
+        assert_eq!(choose(None, &here, |paths| paths.first().copied()).unwrap(), ProductPath::Avx512Bf16);
         let with_amx = [ProductPath::Amx, ProductPath::Plain];
-        assert_eq!(choose(None, &with_amx, speeds(1.0)).unwrap(), ProductPath::Plain, "only where it is asked for");
+        assert_eq!(choose(None, &with_amx, last).unwrap(), ProductPath::Plain, "amx only where it is asked for");
         assert_eq!(choose(Some("plain"), &here, |_| unreachable!("forced")).unwrap(), ProductPath::Plain);
         for (asked, want) in [
             ("amx", "COUPLET_TRAIN_KERNELS=amx: this CPU or operating system does not have it"),
             ("", "COUPLET_TRAIN_KERNELS=: one of amx, avx512-bf16, f32, plain was expected"),
             ("AVX2", "COUPLET_TRAIN_KERNELS=AVX2: one of amx, avx512-bf16, f32, plain was expected"),
         ] {
-            assert_eq!(choose(Some(asked), &here, |_| 1.0).unwrap_err().to_string(), want);
+            assert_eq!(choose(Some(asked), &here, last).unwrap_err().to_string(), want);
         }
     }
 

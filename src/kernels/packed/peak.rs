@@ -4,7 +4,7 @@ use super::ProductPath;
 use pulp::{Arch, Scalar, Simd, WithSimd};
 use std::{
     hint::black_box,
-    sync::Barrier,
+    sync::{Barrier, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,9 @@ const BURST: u64 = 10_000;
 ///
 /// Not the sum of each thread's best moment: two threads may be one core's, which then have the rate of one.
 pub fn peak(path: ProductPath, window: Duration) -> f64 {
+    // Two at once would wait for threads that the other holds.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let together = Barrier::new(rayon::current_num_threads());
     let rate = |_: rayon::BroadcastContext| {
         together.wait();
@@ -31,13 +34,18 @@ pub fn peak(path: ProductPath, window: Duration) -> f64 {
     rayon::broadcast(rate).into_iter().sum()
 }
 
-/// FLOP per second of `path` on this thread, the best of some bursts: in less than a millisecond which path is faster.
-pub(super) fn glimpse(path: ProductPath) -> f64 {
-    let burst = |_| {
-        let began = Instant::now();
-        busy(path) as f64 / began.elapsed().as_secs_f64()
-    };
-    (0..8).map(burst).fold(0.0, f64::max)
+/// The fastest of `paths` on this thread: the best of some bursts each, taken in turn, so that all meet the same moments.
+/// A millisecond or two.
+pub(super) fn fastest(paths: &[ProductPath]) -> Option<ProductPath> {
+    let mut best = vec![0f64; paths.len()];
+    for _ in 0..8 {
+        for (best, path) in best.iter_mut().zip(paths) {
+            let began = Instant::now();
+            *best = best.max(busy(*path) as f64 / began.elapsed().as_secs_f64());
+        }
+    }
+    let all = paths.iter().copied().zip(best);
+    all.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(path, _)| path)
 }
 
 /// A burst of `path`; the FLOP that were.

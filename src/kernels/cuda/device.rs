@@ -75,10 +75,18 @@ struct Bytes([u64; 4]);
 // SAFETY: plain numbers, read by the driver and by nobody else.
 unsafe impl DeviceRepr for Bytes {}
 
+#[cfg(test)]
+thread_local! {
+    /// Launches of this thread so far.
+    pub(super) static LAUNCHED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Queues `launches` on the stream of `device`, one after the other.
 ///
 /// Errors: the driver refuses the code or a launch. What a kernel does wrong shows at a later synchronisation.
 pub(super) fn run(device: &CudaDevice, launches: &[Launch]) -> Result<()> {
+    #[cfg(test)]
+    LAUNCHED.set(LAUNCHED.get() + launches.len());
     launches.iter().filter(|launch| launch.grid[0] > 0).try_for_each(|launch| {
         let failed = |why: DriverError| Error::run(format!("kernel {} cannot be launched: {why}", launch.kernel));
         let mut loaded = LOADED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -116,7 +124,7 @@ pub(super) fn input(t: &Tensor, dtype: DType) -> Option<Input<'_>> {
     let (start, _) = layout.contiguous_offsets()?;
     let Storage::Cuda(cuda) = &*storage else { return None };
     let stream = cuda.device.cuda_stream();
-    // The address outlives the guard that comes with it: all work is queued on this one stream, in order.
+    // The address outlives the guard that comes with it: work of one thread is queued on one stream, in order.
     let base = match (&cuda.slice, dtype) {
         (CudaStorageSlice::F32(slice), DType::F32) => slice.device_ptr(&stream).0,
         (CudaStorageSlice::BF16(slice), DType::BF16) => slice.device_ptr(&stream).0,

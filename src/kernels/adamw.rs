@@ -81,6 +81,22 @@ fn fused(x: &[f32], g: &[f32], m: &[f32], v: &[f32], s: &AdamWStep) -> (Vec<f32>
 }
 
 #[cfg(test)]
+impl AdamWStep {
+    /// One with no part that could fall out unseen.
+    pub(crate) fn example() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            decay: 0.999,
+            step_size: 0.01,
+            root_correction: 0.5,
+            grad_factor: 0.7,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{assert_close, wave};
@@ -89,15 +105,7 @@ mod tests {
     fn the_fused_body_equals_the_composition() -> Result<()> {
         let n = 40_000;
         let flat = |phase| -> Result<Tensor> { Ok(wave((n, 1), phase, &Device::Cpu)?.flatten_all()?) };
-        let s = AdamWStep {
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            decay: 0.999,
-            step_size: 0.01,
-            root_correction: 0.5,
-            grad_factor: 0.7,
-        };
+        let s = AdamWStep::example();
         let (x, g, m, v) = (flat(0.0)?, flat(1.0)?, flat(2.0)?, flat(3.0)?.sqr()?);
         let (fast, slow) = (adamw_step(&x, &g, &m, &v, &s)?, composed(&x, &g, &m, &v, &s)?);
         for (fast, slow) in [(fast.0, slow.0), (fast.1, slow.1), (fast.2, slow.2)] {

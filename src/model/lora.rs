@@ -122,7 +122,8 @@ pub fn forward_all(
     if dropout.is_some_and(|d| d.p > 0.0) {
         return projections.iter().map(|projection| projection.forward_dropped(x, params, dropout)).collect();
     }
-    let a = stacked_a(projections, params)?.map(|a| a.t()).transpose()?;
+    let adapters = projections.iter().filter_map(|projection| projection.adapter.as_ref());
+    let a = stacked_a(adapters, params)?.map(|a| a.t()).transpose()?;
     let factors = projections.iter().map(|projection| Factor::Transposed(&projection.base));
     let factors: Vec<Factor> = factors.chain(a.iter().map(Factor::Matrix)).collect();
     let mut products = products(x, &factors)?;
@@ -159,7 +160,7 @@ pub fn through_all<'a>(
     pass: &mut Backward,
     need_dx: bool,
 ) -> Result<(Option<Tensor>, Through<'a>)> {
-    let mut through = Through { adapters: vec![] };
+    let mut through = Through { adapters: vec![], stacked: None };
     let mut sum: Option<Tensor> = None;
     for &(projection, dy, xa) in projections {
         let adapter = projection.adapter.as_ref().zip(xa);
@@ -178,6 +179,9 @@ pub fn through_all<'a>(
             (sum, dx) => sum.or(dx),
         };
     }
+    if !through.adapters.is_empty() && through.adapters.iter().all(|update| update.mask.is_none()) {
+        through.stacked = Some(cat(through.adapters.iter().map(|update| update.g.clone()).collect(), 1)?);
+    }
     let dx = sum.map(|dx| through.add_dx(dx, pass)).transpose()?;
     Ok((dx, through))
 }
@@ -185,6 +189,8 @@ pub fn through_all<'a>(
 /// What gradients go through in projections of the same rows: their updates.
 pub struct Through<'a> {
     adapters: Vec<Update<'a>>,
+    /// All g side by side, `[T, Σr]`, where all adapters saw the same rows.
+    stacked: Option<Tensor>,
 }
 
 struct Update<'a> {
@@ -198,12 +204,9 @@ struct Update<'a> {
 impl Through<'_> {
     /// `dx + Σ g·A`.
     fn add_dx(&self, mut dx: Tensor, pass: &Backward) -> Result<Tensor> {
-        if self.adapters.is_empty() {
-            return Ok(dx);
-        }
-        if !self.drops() {
-            let a: Result<Vec<Tensor>> = self.adapters.iter().map(|update| pass.params.get(update.adapter.a)).collect();
-            return add_product(dx, &self.stacked()?, &cat(a?, 0)?);
+        if let Some(g) = &self.stacked {
+            let a = stacked_a(self.adapters.iter().map(|update| update.adapter), pass.params)?;
+            return add_product(dx, g, &a.expect("g is stacked where adapters are"));
         }
         for Update { adapter, g, mask } in &self.adapters {
             dx = add_to(dx, &dropped(&product(g, &pass.params.get(adapter.a)?)?, mask.as_ref())?)?;
@@ -213,35 +216,24 @@ impl Through<'_> {
 
     /// Adds ∂A = gᵀ·x of every projection; `x` `[T, in]` are the rows they all saw.
     pub fn add_da(&self, x: &Tensor, pass: &mut Backward) -> Result<()> {
-        if self.drops() || self.adapters.len() == 1 {
+        let Some(g) = self.stacked.as_ref().filter(|_| self.adapters.len() > 1) else {
             for Update { adapter, g, mask } in &self.adapters {
                 pass.grads.add_product(adapter.a, &g.t()?, &dropped(x, mask.as_ref())?)?;
             }
-        } else if !self.adapters.is_empty() {
-            let all = product_f32(&self.stacked()?.t()?, x)?; // [Σr, in]
-            let mut ranks = 0;
-            for Update { adapter, g, .. } in &self.adapters {
-                pass.grads.add(adapter.a, &all.narrow(0, ranks, g.dim(1)?)?)?;
-                ranks += g.dim(1)?;
-            }
+            return Ok(());
+        };
+        let all = product_f32(&g.t()?, x)?; // [Σr, in]
+        let mut ranks = 0;
+        for Update { adapter, g, .. } in &self.adapters {
+            pass.grads.add(adapter.a, &all.narrow(0, ranks, g.dim(1)?)?)?;
+            ranks += g.dim(1)?;
         }
         Ok(())
     }
-
-    /// Whether every projection saw rows of its own.
-    fn drops(&self) -> bool {
-        self.adapters.iter().any(|update| update.mask.is_some())
-    }
-
-    /// `[T, Σr]`
-    fn stacked(&self) -> Result<Tensor> {
-        cat(self.adapters.iter().map(|update| update.g.clone()).collect(), 1)
-    }
 }
 
-/// The A's of these projections, one above the other: `[Σr, in]`.
-fn stacked_a(projections: &[&LoraLinear], params: &Params) -> Result<Option<Tensor>> {
-    let adapters = projections.iter().filter_map(|projection| projection.adapter.as_ref());
+/// The A's of projections of the same rows, one above the other: `[Σr, in]`.
+fn stacked_a<'a>(adapters: impl Iterator<Item = &'a Adapter>, params: &Params) -> Result<Option<Tensor>> {
     let a: Vec<Tensor> = adapters.map(|adapter| params.get(adapter.a)).collect::<Result<_>>()?;
     if a.is_empty() { Ok(None) } else { cat(a, 0).map(Some) }
 }

@@ -67,15 +67,7 @@ mod tests {
 
     #[test]
     fn the_update_has_the_bits_of_the_cpu_also_in_place() -> Result<()> {
-        let step = AdamWStep {
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            decay: 0.999,
-            step_size: 0.01,
-            root_correction: 0.5,
-            grad_factor: 0.7,
-        };
+        let step = AdamWStep::example();
         for n in LENGTHS {
             let [x, g, m] = [0.0, 1.0, 2.0].map(|phase| wave(n, phase, DType::F32));
             let v = wave(n, 3.0, DType::F32).sqr()?;

@@ -406,15 +406,7 @@ mod tests {
     fn update() -> Result<()> {
         same_on_every_device(&BOTH, |device, _| {
             let of = |phase| tensor(device, DType::F32, 100_003, phase);
-            let step = AdamWStep {
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                decay: 0.999,
-                step_size: 0.01,
-                root_correction: 0.5,
-                grad_factor: 0.7,
-            };
+            let step = AdamWStep::example();
             let (x, m, v) = kernels::adamw_step(&of(0.0)?, &of(1.0)?, &of(2.0)?, &of(3.0)?.sqr()?, &step)?;
             let squares = kernels::reduce::sum_of_squares(&x)?.to_dtype(DType::F32)?;
             Ok(vec![x, m, v, squares])

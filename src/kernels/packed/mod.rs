@@ -250,8 +250,7 @@ pub(in crate::kernels) fn add_product(
     a: &Matrix<u16>,
     b: Matrix<u16>,
 ) -> candle_core::Result<()> {
-    check(shape, a, &b)?;
-    let path = ProductPath::chosen().map_err(candle_core::Error::wrap)?;
+    let path = path_of(shape, a, &b)?;
     multiply(path, a, vec![(Right::Plain(b), Out::AddBf16(y))]);
     Ok(())
 }
@@ -263,8 +262,7 @@ pub(in crate::kernels) fn add_product_f32(
     a: &Matrix<u16>,
     b: Matrix<u16>,
 ) -> candle_core::Result<()> {
-    check(shape, a, &b)?;
-    let path = ProductPath::chosen().map_err(candle_core::Error::wrap)?;
+    let path = path_of(shape, a, &b)?;
     // A tile has a dozen rows and 32 columns: the narrow side of a rank-sized product is the one of rows.
     match shape.1 < shape.0 {
         true => multiply(path, &b.transposed(), vec![(Right::Plain(a.transposed()), Out::AddF32Transposed(y))]),
@@ -273,11 +271,12 @@ pub(in crate::kernels) fn add_product_f32(
     Ok(())
 }
 
-fn check((m, n): (usize, usize), a: &Matrix<u16>, b: &Matrix<u16>) -> candle_core::Result<()> {
+/// The path for `a·b`. Errors: it is not `[m, n]`.
+fn path_of((m, n): (usize, usize), a: &Matrix<u16>, b: &Matrix<u16>) -> candle_core::Result<ProductPath> {
     if (m, n) != (a.rows, b.columns) || a.columns != b.rows {
         bail!("product: [{m}, {n}] = [{}, {}]·[{}, {}]", a.rows, a.columns, b.rows, b.columns);
     }
-    Ok(())
+    ProductPath::chosen().map_err(candle_core::Error::wrap)
 }
 
 impl PackedBf16 {

@@ -162,6 +162,9 @@ mod tests {
         let (len, kv, width) = k.dims3()?;
         let block = |t: &Tensor, start: usize| -> Result<Tensor> {
             let part = t.narrow(0, start, BLOCK.min(len - start))?;
+            if part.dim(0)? == BLOCK {
+                return Ok(part);
+            }
             let rest = Tensor::zeros((BLOCK - part.dim(0)?, kv, width), DType::F32, t.device())?;
             Ok(Tensor::cat(&[part, rest], 0)?)
         };

@@ -8,6 +8,8 @@ mod attention;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod device;
+#[cfg(feature = "cuda")]
+mod gemm;
 #[cfg(all(test, feature = "cuda-host"))]
 mod host;
 mod launch;
@@ -19,6 +21,8 @@ mod ops;
 mod rms_norm;
 mod swiglu;
 
+#[cfg(feature = "cuda")]
+pub(super) use gemm::{add_product, product};
 #[cfg(feature = "cuda")]
 pub use memory::keep_freed_memory;
 #[cfg(feature = "cuda")]

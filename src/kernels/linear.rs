@@ -3,7 +3,7 @@
 use super::{
     Packed, PackedBf16, PackedF32,
     packed::{self, is_cpu_bf16},
-    product::{is_cpu_f32, product},
+    product::{add_product, add_to, is_cpu_f32, product, scaled, scaled_product},
     row_product,
 };
 use crate::error::{Error, Result};
@@ -73,6 +73,20 @@ impl FrozenWeight {
         Ok(products(dy, &[Factor::Frozen(self)])?.remove(0))
     }
 
+    /// Whether [`Self::add_backward`] is one pass: where products are cuBLAS's. On the CPU it is better to lay the rows of dy
+    /// out once for all their [`products`] and to add afterwards.
+    pub fn adds_while_multiplying(&self) -> bool {
+        matches!(self.w, Form::Plain(_))
+    }
+
+    /// `sum + dy·W`, see [`Self::backward`]. `sum` is consumed.
+    pub fn add_backward(&self, sum: Tensor, dy: &Tensor) -> Result<Tensor> {
+        match &self.w {
+            Form::Plain(w) => add_product(sum, dy, w),
+            _ => add_to(sum, &self.backward(dy)?),
+        }
+    }
+
     /// As [`Self::forward`] for the few rows of generation: on the CPU `x` is f32 whatever W is, elsewhere it has W's dtype.
     pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
         match &self.w {
@@ -107,8 +121,8 @@ pub enum Factor<'a> {
     Transposed(&'a FrozenWeight),
     /// `W`, as in [`FrozenWeight::backward`].
     Frozen(&'a FrozenWeight),
-    /// A matrix of the dtype of the rows, any strides.
-    Matrix(&'a Tensor),
+    /// A matrix of the dtype of the rows, any strides, and what the product is multiplied by.
+    Scaled(&'a Tensor, f64),
 }
 
 /// `x·f` for every factor `f`: `x` `[T, depth]` → `[T, columns of f]`. On the CPU the rows are laid out for the products once.
@@ -116,16 +130,16 @@ pub fn products(x: &Tensor, factors: &[Factor]) -> Result<Vec<Tensor>> {
     if factors.is_empty() {
         return Ok(vec![]);
     }
-    if let Some(factors) = packed_factors(factors, FrozenWeight::bf16).filter(|_| is_cpu_bf16(x)) {
-        return packed::products_bf16(x, &factors);
+    if let Some(packed) = packed_factors(factors, FrozenWeight::bf16).filter(|_| is_cpu_bf16(x)) {
+        return rescaled(packed::products_bf16(x, &packed)?, factors);
     }
-    if let Some(factors) = packed_factors(factors, FrozenWeight::f32).filter(|_| is_cpu_f32(x)) {
-        return packed::products_f32(x, &factors);
+    if let Some(packed) = packed_factors(factors, FrozenWeight::f32).filter(|_| is_cpu_f32(x)) {
+        return rescaled(packed::products_f32(x, &packed)?, factors);
     }
     let one = |factor: &Factor| match factor {
         Factor::Transposed(FrozenWeight { w: Form::Plain(w) }) => product(x, &w.t()?),
         Factor::Frozen(FrozenWeight { w: Form::Plain(w) }) => product(x, w),
-        Factor::Matrix(b) => product(x, b),
+        Factor::Scaled(b, scale) => scaled_product(x, b, *scale),
         _ => Err(Error::run(format!("internal error: {:?} rows times a packed weight", x.dtype()))),
     };
     factors.iter().map(one).collect()
@@ -139,9 +153,18 @@ fn packed_factors<'a, T>(
     let one = |factor: &Factor<'a>| match factor {
         Factor::Transposed(w) => packed(w).map(packed::Factor::Transposed),
         Factor::Frozen(w) => packed(w).map(packed::Factor::Frozen),
-        Factor::Matrix(b) => Some(packed::Factor::Matrix(b)),
+        Factor::Scaled(b, _) => Some(packed::Factor::Matrix(b)),
     };
     factors.iter().map(one).collect()
+}
+
+/// The products of packed weights know of no scale.
+fn rescaled(products: Vec<Tensor>, factors: &[Factor]) -> Result<Vec<Tensor>> {
+    let one = |(product, factor): (Tensor, &Factor)| match factor {
+        Factor::Scaled(_, scale) => scaled(&product, *scale),
+        _ => Ok(product),
+    };
+    products.into_iter().zip(factors).map(one).collect()
 }
 
 #[cfg(test)]
@@ -162,9 +185,9 @@ mod tests {
             let want = (slow * &dy)?.backward()?;
             assert_close(&weight.backward(&dy)?, want.get(&x).expect("x is a Var"), 1e-6);
             let b = wave((7, 2), 3.0, &device)?;
-            let both = products(&x, &[Factor::Transposed(&weight), Factor::Matrix(&b)])?;
+            let both = products(&x, &[Factor::Transposed(&weight), Factor::Scaled(&b, 0.3)])?;
             assert_close(&both[0], &weight.forward(&x)?, 0.0);
-            assert_close(&both[1], &x.matmul(&b)?, 1e-6);
+            assert_close(&both[1], &(x.matmul(&b)? * 0.3)?, 1e-6);
             let ids = Tensor::new(&[2u32, 0, 2], &device)?;
             assert_close(&weight.rows(&ids)?, &w.index_select(&ids, 0)?, 0.0);
         }

@@ -202,16 +202,22 @@ mod tests {
                     let (cos, sin) = rope::tables(positions, e, 1e4, dtype, &device)?;
                     let by = NormRope { w: &w, cos: &cos, sin: &sin };
 
+                    // A card sums a row of the norm with a block, and a head with a warp: in another order.
+                    let tolerance = match (device.is_cpu(), dtype) {
+                        (true, _) => 0.0,
+                        (false, DType::BF16) => 1.0 / 64.0,
+                        (false, _) => 2e-6,
+                    };
                     let (y, inv_rms) = by.forward(&x, eps)?;
                     let heads = x.reshape(((), e))?;
                     let (normed, want_inv) = rms_norm::forward(&heads, &w, eps)?;
                     let want = rope::forward(&normed.reshape((t, n, e))?, &cos, &sin)?;
-                    assert_close(&y, &want, 0.0);
-                    assert_close(&inv_rms, &want_inv, 0.0);
-                    assert_close(&by.rebuild(&x, &inv_rms)?, &want, 0.0);
+                    assert_close(&y, &want, tolerance);
+                    assert_close(&inv_rms, &want_inv, tolerance);
+                    assert_close(&by.rebuild(&x, &inv_rms)?, &y, 0.0);
                     let d_normed = rope::backward(&dy, &cos, &sin)?.reshape(((), e))?;
                     let want = rms_norm::backward(&d_normed, &heads, &w, &inv_rms)?;
-                    assert_close(&by.backward(&dy, &x, &inv_rms)?, &want.reshape((t, n * e))?, 0.0);
+                    assert_close(&by.backward(&dy, &x, &inv_rms)?, &want.reshape((t, n * e))?, tolerance);
                 }
             }
         }

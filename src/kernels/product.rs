@@ -95,10 +95,23 @@ pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(out, (m, n), &Device::Cpu)?)
 }
 
-/// `y + a·b`: `y` `[m, n]`, `a` `[m, k]`, `b` `[k, n]` (any strides). `y` is consumed: on the CPU its memory becomes the sum.
+/// `scale·a·b`: `a` `[m, k]`, `b` `[k, n]`, any strides. On the CPU the product is rounded before it is scaled.
+pub fn scaled_product(a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::cuda::product(a, b, scale, a.dtype())? {
+        return Ok(y);
+    }
+    scaled(&product(a, b)?, scale)
+}
+
+/// `x·scale` with the scalar in f32 and one rounding: candle would round the scalar to bf16 first.
+pub(super) fn scaled(x: &Tensor, scale: f64) -> Result<Tensor> {
+    Ok((wide(x)? * scale)?.to_dtype(x.dtype())?)
+}
+
+/// `y + a·b`: `y` `[m, n]`, `a` `[m, k]`, `b` `[k, n]` (any strides). `y` is consumed: its memory becomes the sum.
 pub fn add_product(y: Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let all = |is: fn(&Tensor) -> bool| is(&y) && is(a) && is(b);
-    if y.is_contiguous() && (all(is_cpu_f32) || all(is_cpu_bf16)) {
+    if y.is_contiguous() && y.dtype() == a.dtype() && adds_in_place(&y, a, b) {
         y.inplace_op3(a, b, &AddProduct)?;
         return Ok(y);
     }
@@ -111,12 +124,19 @@ pub fn add_product(y: Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// `flat`: `[len]` f32, whose memory neither `a` nor `b` shares. Nobody else may be reading it.
 pub fn add_product_at(flat: &Tensor, start: usize, a: &Tensor, b: &Tensor) -> Result<()> {
     let shape = (a.dim(0)?, b.dim(1)?);
-    let all = |is: fn(&Tensor) -> bool| is(a) && is(b);
-    if is_cpu_f32(flat) && (all(is_cpu_f32) || all(is_cpu_bf16)) {
+    if flat.dtype() == DType::F32 && adds_in_place(flat, a, b) {
         let place = flat.narrow(0, start, shape.0 * shape.1)?.reshape(shape)?;
         return Ok(place.inplace_op3(a, b, &AddProduct)?);
     }
     add_at(flat, start, &product_f32(a, b)?)
+}
+
+/// Whether [`AddProduct`] has a body for these, `y` contiguous.
+fn adds_in_place(y: &Tensor, a: &Tensor, b: &Tensor) -> bool {
+    let here = y.device().is_cpu() || (cfg!(feature = "cuda") && y.device().is_cuda());
+    let dtypes = [y, a, b].map(Tensor::dtype);
+    use DType::{BF16, F32};
+    here && matches!(dtypes, [F32, F32, F32] | [BF16, BF16, BF16] | [F32, BF16, BF16])
 }
 
 /// Adds `x`, contiguous and of the dtype of `flat`, to the elements of `flat` from `start` on. See [`add_product_at`].
@@ -132,6 +152,10 @@ pub fn add_at(flat: &Tensor, start: usize, x: &Tensor) -> Result<()> {
 pub fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if is_cpu_bf16(a) && is_cpu_bf16(b) {
         return packed::product_f32(a, b);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(y) = super::cuda::product(a, b, 1.0, DType::F32)? {
+        return Ok(y);
     }
     product(&wide(a)?, &wide(b)?)
 }
@@ -177,6 +201,19 @@ impl InplaceOp3 for AddProduct {
             }
             _ => bail!("add_product: f32 or bf16 expected"),
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        y: &mut candle_core::CudaStorage,
+        y_layout: &Layout,
+        a: &candle_core::CudaStorage,
+        a_layout: &Layout,
+        b: &candle_core::CudaStorage,
+        b_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        super::cuda::add_product((y, y_layout), (a, a_layout), (b, b_layout)).map_err(candle_core::Error::wrap)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     cpu::{self, Element},
+    product::add_to,
     wide::{nearest, wide},
 };
 use crate::error::Result;
@@ -24,6 +25,17 @@ pub fn forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     }
     let inv_rms = ((wide(x)?.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?).recip()?; // [T, 1]
     Ok((rebuild_composed(x, w, &inv_rms)?, inv_rms))
+}
+
+/// [`forward`] of `x + more`: that sum first. `x` is consumed: on the CPU its memory becomes the sum.
+pub fn forward_sum(x: Tensor, more: &Tensor, w: &Tensor, eps: f64) -> Result<(Tensor, (Tensor, Tensor))> {
+    #[cfg(feature = "cuda")]
+    if let Some(all) = super::cuda::rms_norm_forward_sum(&x, more, w, eps)? {
+        return Ok(all);
+    }
+    let sum = add_to(x, more)?;
+    let normed = forward(&sum, w, eps)?;
+    Ok((sum, normed))
 }
 
 /// Rebuilds `y` from the saved `1/rms`, bit for bit as [`forward`] made it.
@@ -52,10 +64,19 @@ pub fn backward(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result
         }
     }
     #[cfg(feature = "cuda")]
-    if let Some(dx) = super::cuda::rms_norm_backward(dy, x, w, inv_rms)? {
+    if let Some(dx) = super::cuda::rms_norm_backward(dy, x, w, inv_rms, None)? {
         return Ok(dx);
     }
     backward_composed(dy, x, w, inv_rms)
+}
+
+/// [`backward`], and `past` `[T, D]` added: the gradient that goes past the norm.
+pub fn backward_sum(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor, past: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(dx) = super::cuda::rms_norm_backward(dy, x, w, inv_rms, Some(past))? {
+        return Ok(dx);
+    }
+    add_to(backward(dy, x, w, inv_rms)?, past)
 }
 
 fn backward_composed(dy: &Tensor, x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Tensor> {

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::Result,
-    kernels::{Factor, FrozenWeight, add_product, add_to, product, product_f32, products, wide},
+    kernels::{Factor, FrozenWeight, add_product, add_to, product, product_f32, products, scaled_product, wide},
     rng::Key,
 };
 use candle_core::{Device, Tensor};
@@ -124,15 +124,16 @@ pub fn forward_all(
     }
     let adapters = projections.iter().filter_map(|projection| projection.adapter.as_ref());
     let a = stacked_a(adapters, params)?.map(|a| a.t()).transpose()?;
+    let scale = projections.iter().find_map(|projection| projection.adapter.as_ref()).map_or(1.0, |one| one.scale);
     let factors = projections.iter().map(|projection| Factor::Transposed(&projection.base));
-    let factors: Vec<Factor> = factors.chain(a.iter().map(Factor::Matrix)).collect();
+    let factors: Vec<Factor> = factors.chain(a.iter().map(|a| Factor::Scaled(a, scale))).collect();
     let mut products = products(x, &factors)?;
     let xa = if a.is_some() { products.pop() } else { None };
     let mut ranks = 0;
     let mut one = |(projection, y): (&&LoraLinear, Tensor)| {
         let (Some(adapter), Some(xa)) = (&projection.adapter, &xa) else { return Ok((y, None)) };
         let b = params.get(adapter.b)?;
-        let xa = scaled(&xa.narrow(1, ranks, b.dim(1)?)?, adapter.scale)?;
+        let xa = xa.narrow(1, ranks, b.dim(1)?)?;
         ranks += b.dim(1)?;
         Ok((add_product(y, &xa, &b.t()?)?, Some(xa)))
     };
@@ -165,16 +166,19 @@ pub fn through_all<'a>(
     for &(projection, dy, xa) in projections {
         let adapter = projection.adapter.as_ref().zip(xa);
         let b = adapter.map(|(adapter, _)| pass.params.get(adapter.b)).transpose()?;
-        let factors = need_dx.then_some(Factor::Frozen(&projection.base)).into_iter();
-        let mut products = products(dy, &factors.chain(b.iter().map(Factor::Matrix)).collect::<Vec<_>>())?;
+        let added = sum.is_some() && projection.base.adds_while_multiplying();
+        let factors = (need_dx && !added).then_some(Factor::Frozen(&projection.base)).into_iter();
+        let b = b.as_ref().zip(adapter).map(|(b, (adapter, _))| Factor::Scaled(b, adapter.scale));
+        let mut products = products(dy, &factors.chain(b).collect::<Vec<_>>())?;
         if let Some((adapter, xa)) = adapter {
             // In f32, so that a gradient does not depend on how the rows were cut into micro-batches.
             pass.grads.add_product(adapter.b, &dy.t()?, xa)?;
-            let g = scaled(&products.pop().expect("dy·B is the last product"), adapter.scale)?;
+            let g = products.pop().expect("s·dy·B is the last product");
             let mask = adapter.mask((dy.dim(0)?, projection.base.shape()?.1), dy.device(), pass.dropout)?;
             through.adapters.push(Update { adapter, g, mask });
         }
         sum = match (sum, products.pop()) {
+            (Some(sum), None) if added => Some(projection.base.add_backward(sum, dy)?),
             (Some(sum), Some(dx)) => Some(add_to(sum, &dx)?),
             (sum, dx) => sum.or(dx),
         };
@@ -248,7 +252,7 @@ impl LoraLinear {
         let y = self.base.forward(x)?;
         let Some(adapter) = &self.adapter else { return Ok((y, None)) };
         let x = dropped(x, adapter.mask(x.dims2()?, x.device(), dropout)?.as_ref())?;
-        let xa = scaled(&product(&x, &params.get(adapter.a)?.t()?)?, adapter.scale)?;
+        let xa = scaled_product(&x, &params.get(adapter.a)?.t()?, adapter.scale)?;
         Ok((add_product(y, &xa, &params.get(adapter.b)?.t()?)?, Some(xa)))
     }
 }
@@ -283,11 +287,6 @@ impl Adapter {
         });
         Ok(Some(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?.to_device(device)?))
     }
-}
-
-/// `x·scale` with the scalar in f32 and one rounding: candle would round the scalar to bf16 first.
-fn scaled(x: &Tensor, scale: f64) -> Result<Tensor> {
-    Ok((wide(x)? * scale)?.to_dtype(x.dtype())?)
 }
 
 /// `x·mask` in f32 and one rounding, as PEFT drops out of the f32 copy of its input.

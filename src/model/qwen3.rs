@@ -421,10 +421,10 @@ impl Block {
         let o = attention::forward(&q_rotated, &k_rotated, &v, &rows.segments)?;
         let o = o.reshape(((), self.heads * self.head_dim))?;
         let (attended, xa_o) = self.o_proj.forward(&o, params, some)?;
-        let x_mid = add_to(attended, &rows.pick(&x)?)?;
 
         // 2. MLP: [Tq, D] → [Tq, F] → [Tq, D]
-        let (h_mid, inv_rms_mid) = rms_norm::forward(&x_mid, &self.post_attention_layernorm, self.eps)?;
+        let (x_mid, (h_mid, inv_rms_mid)) =
+            rms_norm::forward_sum(attended, &rows.pick(&x)?, &self.post_attention_layernorm, self.eps)?;
         let [(gate, xa_gate), (up, xa_up)] =
             projected(forward_all(&[&self.gate_proj, &self.up_proj], &h_mid, params, some)?);
         let product = swiglu::forward(&gate, &up)?;
@@ -467,8 +467,7 @@ impl Block {
         let both = [(&self.gate_proj, &d_gate, xa_gate.as_ref()), (&self.up_proj, &d_up, xa_up.as_ref())];
         let dh = needed(backward_all(&both, &h, &mut pass, true)?);
         drop((d_gate, d_up, h));
-        let normed = rms_norm::backward(&dh, &x_mid, &self.post_attention_layernorm, &inv_rms_mid)?;
-        let d_mid = add_to(normed, &dy)?;
+        let d_mid = rms_norm::backward_sum(&dh, &x_mid, &self.post_attention_layernorm, &inv_rms_mid, &dy)?;
         drop((dy, dh, x_mid));
         let attention_is_trained =
             [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].iter().any(|p| p.is_trained());
@@ -508,8 +507,7 @@ impl Block {
         };
         let Some(dh) = dh else { return Ok(None) };
         drop((dq, dk, dv, h));
-        let normed = rms_norm::backward(&dh, &x, &self.input_layernorm, &inv_rms)?;
-        Ok(Some(add_to(normed, &rows.spread(d_mid)?)?))
+        Ok(Some(rms_norm::backward_sum(&dh, &x, &self.input_layernorm, &inv_rms, &rows.spread(d_mid)?)?))
     }
 
     fn q_rope<'a>(&'a self, rows: &'a Rows) -> NormRope<'a> {

@@ -30,6 +30,25 @@ pub(in crate::kernels) fn rms_norm_forward(x: &Tensor, w: &Tensor, eps: f64) -> 
     Ok(Some((y, inv)))
 }
 
+/// As `rms_norm::forward_sum`.
+pub(in crate::kernels) fn rms_norm_forward_sum(
+    x: &Tensor,
+    more: &Tensor,
+    w: &Tensor,
+    eps: f64,
+) -> Result<Option<(Tensor, (Tensor, Tensor))>> {
+    let (Some((card, real)), Some([xs, others, ws])) = (place(x), inputs([x, more, w], x.dtype())) else {
+        return Ok(None);
+    };
+    let (rows, width) = x.dims2()?;
+    let [(sum, to_sum), (y, to_y)] = [output(&card, x.dtype(), x.shape())?, output(&card, x.dtype(), x.shape())?];
+    let (inv, to_inv) = output(&card, DType::F32, (rows, 1))?;
+    let of = rms_norm::Rows { real, rows, width };
+    let operands = [xs.at(), others.at(), ws.at(), to_sum];
+    device::run(&card, &[of.forward(operands, [to_y, to_inv], eps as f32)])?;
+    Ok(Some((sum, (y, inv))))
+}
+
 /// As `rms_norm::rebuild`.
 pub(in crate::kernels) fn rms_norm_rebuild(x: &Tensor, w: &Tensor, inv_rms: &Tensor) -> Result<Option<Tensor>> {
     let (Some((card, real)), Some([xs, ws])) = (place(x), inputs([x, w], x.dtype())) else { return Ok(None) };
@@ -41,19 +60,25 @@ pub(in crate::kernels) fn rms_norm_rebuild(x: &Tensor, w: &Tensor, inv_rms: &Ten
     Ok(Some(y))
 }
 
-/// As `rms_norm::backward`.
+/// As `rms_norm::backward`, or with a gradient past the norm as `rms_norm::backward_sum`.
 pub(in crate::kernels) fn rms_norm_backward(
     dy: &Tensor,
     x: &Tensor,
     w: &Tensor,
     inv_rms: &Tensor,
+    past: Option<&Tensor>,
 ) -> Result<Option<Tensor>> {
     let (Some((card, real)), Some([dys, xs, ws])) = (place(x), inputs([dy, x, w], x.dtype())) else { return Ok(None) };
     let Some(inv) = input(inv_rms, DType::F32) else { return Ok(None) };
+    let past = match past.map(|past| input(past, x.dtype())) {
+        Some(None) => return Ok(None),
+        known => known.flatten(),
+    };
+    let at_past = past.as_ref().map_or(Address::NULL, |past| past.at());
     let (rows, width) = x.dims2()?;
     let (dx, to_dx) = output(&card, x.dtype(), (rows, width))?;
     let of = rms_norm::Rows { real, rows, width };
-    device::run(&card, &[of.backward([dys.at(), xs.at(), ws.at(), inv.at(), Address::NULL], to_dx)])?;
+    device::run(&card, &[of.backward([dys.at(), xs.at(), ws.at(), inv.at(), at_past], to_dx)])?;
     Ok(Some(dx))
 }
 

@@ -36,12 +36,12 @@ pub fn inspect(adapter: &Existing, config: &Qwen3Config) -> Result<Proof> {
     let mut proof = Proof { tensors: layout.slots().len(), updates: vec![], zero: vec![] };
     for projection in adapter.lora.lora_target.iter().copied() {
         let mut squared = 0.0;
-        let of_projection = |pair: &&[Slot]| pair[0].name.contains(&format!(".{}.lora_", projection.path()));
-        for pair in layout.slots().chunks(2).filter(of_projection) {
-            let (a, b) = (finite(adapter, &pair[0])?, finite(adapter, &pair[1])?);
+        let of_projection = |(a, _): &(&Slot, &Slot)| a.name.contains(&format!(".{}.lora_", projection.path()));
+        for (slot_a, slot_b) in layout.pairs().filter(of_projection) {
+            let (a, b) = (finite(adapter, slot_a)?, finite(adapter, slot_b)?);
             let norm = squared_norm_of_product(&a, &b, adapter.lora.lora_rank);
             if norm == 0.0 {
-                proof.zero.push(pair[1].name.trim_end_matches(".lora_B").to_owned());
+                proof.zero.push(slot_b.name.trim_end_matches(".lora_B").to_owned());
             }
             squared += norm;
         }

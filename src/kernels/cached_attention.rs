@@ -196,7 +196,9 @@ mod tests {
                 assert_close(&composed(&q, &blocks, &queries)?, &want, 1e-5);
                 for (t, query) in queries.iter().enumerate() {
                     let alone = forward(&q.narrow(0, t, 1)?, &blocks, &[*query])?;
-                    assert_close(&alone, &forward(&q, &blocks, &queries)?.narrow(0, t, 1)?, 0.0);
+                    // A card's products are summed in an order that depends on their shapes.
+                    let tolerance = if device.is_cpu() { 0.0 } else { 1e-6 };
+                    assert_close(&alone, &forward(&q, &blocks, &queries)?.narrow(0, t, 1)?, tolerance);
                 }
             }
         }

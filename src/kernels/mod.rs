@@ -38,6 +38,6 @@ pub use linear::{Factor, FrozenWeight, products};
 pub use ordered_product::ordered_product;
 pub use packed::{Packable, Packed, PackedBf16, PackedF32, ProductPath, peak};
 pub use process::{join_pool, keep_freed_buffers};
-pub use product::{add, add_at, add_product, add_product_at, add_to, product, product_f32, scaled_product};
+pub use product::{add, add_product, add_product_at, add_to, product, scaled_product};
 pub use row_product::{add_low_rank, row_product};
 pub(crate) use wide::wide;

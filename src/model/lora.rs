@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::Result,
-    kernels::{Factor, FrozenWeight, add_product, add_to, product, product_f32, products, scaled_product, wide},
+    kernels::{Factor, FrozenWeight, add_product, add_to, product, products, scaled_product, wide},
     rng::Key,
 };
 use candle_core::{Device, Tensor};
@@ -172,7 +172,7 @@ pub fn through_all<'a>(
         let mut products = products(dy, &factors.chain(b).collect::<Vec<_>>())?;
         if let Some((adapter, xa)) = adapter {
             // In f32, so that a gradient does not depend on how the rows were cut into micro-batches.
-            pass.grads.add_product(adapter.b, &dy.t()?, xa)?;
+            pass.grads.add_product(&[adapter.b], &dy.t()?, xa)?;
             let g = products.pop().expect("s·dy·B is the last product");
             let mask = adapter.mask((dy.dim(0)?, projection.base.shape()?.1), dy.device(), pass.dropout)?;
             through.adapters.push(Update { adapter, g, mask });
@@ -220,26 +220,21 @@ impl Through<'_> {
 
     /// Adds ∂A = gᵀ·x of every projection; `x` `[T, in]` are the rows they all saw.
     pub fn add_da(&self, x: &Tensor, pass: &mut Backward) -> Result<()> {
-        let Some(g) = self.stacked.as_ref().filter(|_| self.adapters.len() > 1) else {
-            for Update { adapter, g, mask } in &self.adapters {
-                pass.grads.add_product(adapter.a, &g.t()?, &dropped(x, mask.as_ref())?)?;
-            }
-            return Ok(());
-        };
-        let all = product_f32(&g.t()?, x)?; // [Σr, in]
-        let mut ranks = 0;
-        for Update { adapter, g, .. } in &self.adapters {
-            pass.grads.add(adapter.a, &all.narrow(0, ranks, g.dim(1)?)?)?;
-            ranks += g.dim(1)?;
+        if let Some(g) = &self.stacked {
+            let ids: Vec<ParamId> = self.adapters.iter().map(|update| update.adapter.a).collect();
+            return pass.grads.add_product(&ids, &g.t()?, x);
+        }
+        for Update { adapter, g, mask } in &self.adapters {
+            pass.grads.add_product(&[adapter.a], &g.t()?, &dropped(x, mask.as_ref())?)?;
         }
         Ok(())
     }
 }
 
-/// The A's of projections of the same rows, one above the other: `[Σr, in]`.
+/// The A's of projections of the same rows, one above the other: a view `[Σr, in]`.
 fn stacked_a<'a>(adapters: impl Iterator<Item = &'a Adapter>, params: &Params) -> Result<Option<Tensor>> {
-    let a: Vec<Tensor> = adapters.map(|adapter| params.get(adapter.a)).collect::<Result<_>>()?;
-    if a.is_empty() { Ok(None) } else { cat(a, 0).map(Some) }
+    let ids: Vec<ParamId> = adapters.map(|adapter| adapter.a).collect();
+    if ids.is_empty() { Ok(None) } else { params.stacked(&ids).map(Some) }
 }
 
 fn cat(tensors: Vec<Tensor>, dim: usize) -> Result<Tensor> {

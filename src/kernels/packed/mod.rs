@@ -204,17 +204,16 @@ pub(in crate::kernels) enum Factor<'a, T> {
 /// `x·f` for every factor `f`, `x` `[T, depth]` bf16 on the CPU with any strides → `[T, columns of f]` bf16.
 pub(in crate::kernels) fn products_bf16(x: &Tensor, factors: &[Factor<bf16>]) -> Result<Vec<Tensor>> {
     let path = ProductPath::chosen()?;
-    products::<bf16, bf16>(x, factors, |x, work| multiply(path, x, work))
+    products::<bf16>(x, factors, |x, work| multiply(path, x, work))
 }
 
 /// As [`products_bf16`], in f32. A row gives the same bits alone and among others.
 pub(in crate::kernels) fn products_f32(x: &Tensor, factors: &[Factor<f32>]) -> Result<Vec<Tensor>> {
     let kernel = Float::<f32>::new(vectors()?);
-    products::<f32, f32>(x, factors, |x, work| with(&kernel, x, work))
+    products::<f32>(x, factors, |x, work| with(&kernel, x, work))
 }
 
-/// The products, written as `E`.
-fn products<T: Packable, E: Written>(
+fn products<T: Packable + Written>(
     x: &Tensor,
     factors: &[Factor<T>],
     multiply: impl FnOnce(&Matrix<T::Bits>, Vec<(Right<T>, Out)>),
@@ -234,13 +233,7 @@ fn products<T: Packable, E: Written>(
     let (rights, x) = (rights?, x.storage_and_layout());
     let x = bits::<T>(&x)?;
     let columns: Vec<usize> = rights.iter().map(Right::columns).collect();
-    new_all::<E>(x.rows, &columns, |outs| multiply(&x, rights.into_iter().zip(outs).collect()))
-}
-
-/// `a·b` without rounding: `a` `[m, k]`, `b` `[k, n]`, both bf16 on the CPU with any strides → `[m, n]` f32.
-pub(in crate::kernels) fn product_f32(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let path = ProductPath::chosen()?;
-    Ok(products::<bf16, f32>(a, &[Factor::Matrix(b)], |a, work| multiply(path, a, work))?.remove(0))
+    new_all::<T>(x.rows, &columns, |outs| multiply(&x, rights.into_iter().zip(outs).collect()))
 }
 
 /// `y + a·b` in place of `y`, bits of bf16, `[m, n]`: the product is rounded, then the sum.
@@ -283,13 +276,13 @@ impl PackedBf16 {
     /// `x` `[T, in]` bf16 → `x·Wᵀ` `[T, out]` bf16, on a path of [`ProductPath::available`].
     pub fn forward_on(&self, path: ProductPath, x: &Tensor) -> Result<Tensor> {
         let factor = [Factor::Transposed(self)];
-        Ok(products::<bf16, bf16>(x, &factor, |x, work| multiply(path, x, work))?.remove(0))
+        Ok(products::<bf16>(x, &factor, |x, work| multiply(path, x, work))?.remove(0))
     }
 
     /// `dy` `[T, out]` bf16 → `dy·W` `[T, in]` bf16, on a path of [`ProductPath::available`].
     pub fn backward_on(&self, path: ProductPath, dy: &Tensor) -> Result<Tensor> {
         let factor = [Factor::Frozen(self)];
-        Ok(products::<bf16, bf16>(dy, &factor, |dy, work| multiply(path, dy, work))?.remove(0))
+        Ok(products::<bf16>(dy, &factor, |dy, work| multiply(path, dy, work))?.remove(0))
     }
 
     /// `x` `[T, in]` f32 → `x·Wᵀ` `[T, out]` f32, W widened exactly: for generation.
@@ -518,7 +511,7 @@ mod tests {
                 for vectors in [Vectors::Widest, Vectors::Plain] {
                     let kernel = Float::<f32>::new(vectors);
                     let one = |a: &Tensor, factor| {
-                        products::<f32, f32>(a, &[factor], |a, work| with(&kernel, a, work)).unwrap().remove(0)
+                        products::<f32>(a, &[factor], |a, work| with(&kernel, a, work)).unwrap().remove(0)
                     };
                     let both = |x: &Tensor, dy: &Tensor| {
                         (one(x, Factor::Transposed(&packed)), one(dy, Factor::Frozen(&packed)))

@@ -3,7 +3,12 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/kernels/cuda");
+    for file in std::fs::read_dir("src/kernels/cuda").into_iter().flatten().flatten() {
+        if file.path().extension().is_some_and(|e| e == "cu" || e == "cuh") {
+            println!("cargo::rerun-if-changed={}", file.path().display());
+        }
+    }
+    println!("cargo::rerun-if-changed=src/kernels/cuda/host");
     #[cfg(feature = "cuda")]
     device::compile();
     #[cfg(feature = "cuda-host")]

@@ -70,6 +70,12 @@ impl Segments {
         self.own.len()
     }
 
+    /// Key rows.
+    #[cfg(feature = "cuda")]
+    pub(super) fn keys(&self) -> usize {
+        self.spans.iter().map(|span| span.keys.end).max().unwrap_or(0)
+    }
+
     fn mask(&self, span: &Span, device: &Device) -> Result<Tensor> {
         let width = span.prefix + span.keys.len();
         let rows = &self.own[span.queries.clone()];

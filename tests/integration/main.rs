@@ -11,6 +11,9 @@
 mod architecture;
 /// Whatever can be wrong with the input, and what the user is told.
 mod bad_input;
+/// The whole program on a card.
+#[cfg(feature = "cuda")]
+mod card;
 /// What the binary does on the command line.
 mod cli;
 /// Ids, labels and row order against LlamaFactory's own.

@@ -8,8 +8,11 @@ use std::ops::Range;
 const ROWS: usize = 64;
 const STEP: usize = 32;
 const THREADS: usize = 128;
-/// Rows of queries that one block adds up for the keys of the prefix: 16 steps, so that many blocks share the work.
-const ROWS_OF_A_PART: usize = 16 * STEP;
+/// Rows of queries that one block adds up for the keys of the prefix, at least: 16 steps, so that many blocks share the work.
+const LEAST_OF_A_PART: usize = 16 * STEP;
+/// Blocks that share the work on the prefix, for each key/value head, before their parts grow instead: with the 8 heads of
+/// Qwen3 eight to each of an H200's 132 SMs. It bounds the memory of the sums in parts.
+const MOST_PARTS: usize = 128;
 /// All rows of queries see all keys of the block.
 const EVERY: u32 = u32::MAX;
 /// The result is written as it is, not as a part of a sum.
@@ -35,7 +38,10 @@ impl Lists {
         let prefix = segments.spans.iter().map(|span| span.prefix).max().unwrap_or(0);
         // The prefix is the first span; beside its own queries all that stand behind them look at its keys.
         let behind = if prefix > 0 { segments.spans[0].queries.end..segments.queries() } else { 0..0 };
-        let parts_each = 1 + (behind.len() * groups).div_ceil(ROWS_OF_A_PART);
+        let all_behind = behind.len() * groups;
+        let most = (MOST_PARTS / prefix.div_ceil(ROWS).max(1)).max(1);
+        let of_a_part = all_behind.div_ceil(most).next_multiple_of(STEP).max(LEAST_OF_A_PART);
+        let parts_each = 1 + all_behind.div_ceil(of_a_part);
         let mut lists = Self { queries: vec![], keys: vec![], prefix, parts_each };
         for (i, span) in segments.spans.iter().enumerate() {
             let own = &segments.own[span.queries.clone()];
@@ -48,9 +54,9 @@ impl Lists {
                 let to = if in_prefix { part } else { NO_PART };
                 lists.add_keys(keys.clone(), span.queries.start, looking, narrow(place), to);
                 if in_prefix {
-                    let all = behind.len() * groups;
-                    for (part, start) in (part + 1..).zip((0..all).step_by(ROWS_OF_A_PART)) {
-                        lists.add_keys(keys.clone(), behind.start, start..all.min(start + ROWS_OF_A_PART), EVERY, part);
+                    for (part, start) in (part + 1..).zip((0..all_behind).step_by(of_a_part)) {
+                        let rows = start..all_behind.min(start + of_a_part);
+                        lists.add_keys(keys.clone(), behind.start, rows, EVERY, part);
                     }
                 }
             }
@@ -304,6 +310,19 @@ mod tests {
                 assert!(counted.shared_wavefronts * 4 <= counted.shared_ideal * 5, "bank conflicts: {counted:?}");
                 assert!(counted.load_sectors * 4 <= counted.load_ideal * 5, "scattered loads: {counted:?}");
             }
+        }
+    }
+
+    /// A long prefix before many rows: 2,000 and 6,000 of Qwen3-14B, five query heads to a key/value head.
+    #[test]
+    fn sums_in_parts_take_little_memory_whatever_the_prefix() {
+        for (prefix, rows) in [(29, 883), (29, 60_000), (2000, 6000), (8000, 8000)] {
+            let lists = Lists::new(&Segments::new(prefix, &vec![50; rows / 50]), 5);
+            let tiles = prefix.div_ceil(ROWS);
+            assert!(tiles * (lists.parts_each - 1) <= MOST_PARTS.max(tiles), "{prefix}, {rows}");
+            assert!(lists.parts_each > 2 || tiles * 2 > MOST_PARTS || rows < 1000, "work is shared: {prefix}, {rows}");
+            let bytes = lists.room_for_parts(8, 128) * 4;
+            assert!(bytes <= (MOST_PARTS + 2 * tiles) * ROWS * 8 * 2 * 128 * 4, "{prefix}, {rows}: {bytes}");
         }
     }
 

@@ -1,7 +1,8 @@
 // Cross entropy of labelled rows, and the gradient of the logits in their place: one block a row of V logits.
 //
 // The first pass keeps a maximum and Σ exp(x − maximum) a thread, both at once (online softmax), so a row is read twice in
-// all; at V = 151,936 in bf16 the second time mostly from L2: 132 rows of 300 KB are 40 of its 50 MB on an H100.
+// all; at V = 151,936 in bf16 the second time mostly from L2: two blocks of 1,024 threads fit an SM, and the 264 rows of
+// 300 KB that are under way on an H100 are 80 MB, of which its L2 holds 50.
 
 #include "common.cuh"
 

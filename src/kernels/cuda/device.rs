@@ -109,12 +109,24 @@ pub(super) fn run(device: &CudaDevice, launches: &[Launch]) -> Result<()> {
 /// A tensor that a launch reads, locked until it is queued.
 pub(super) struct Input<'a> {
     at: Address,
+    elements: usize,
     _held: StorageRef<'a>,
 }
 
 impl Input<'_> {
     pub fn at(&self) -> Address {
         self.at
+    }
+}
+
+/// Kernels read as many elements as their launch says, whatever an operand has: each must have so many.
+pub(super) fn sizes<const N: usize>(kernel: &str, operands: [(&Input, usize); N]) -> Result<()> {
+    match operands.iter().position(|(operand, want)| operand.elements != *want) {
+        None => Ok(()),
+        Some(i) => {
+            let (got, want) = (operands[i].0.elements, operands[i].1);
+            Err(Error::run(format!("internal error: {kernel}: operand {i} has {got} elements, not {want}")))
+        }
     }
 }
 
@@ -132,7 +144,7 @@ pub(super) fn input(t: &Tensor, dtype: DType) -> Option<Input<'_>> {
         _ => return None,
     };
     let at = Address(base + (start * dtype.size_in_bytes()) as u64);
-    Some(Input { at, _held: storage })
+    Some(Input { at, elements: layout.shape().elem_count(), _held: storage })
 }
 
 /// All of `ts` as [`input`].

@@ -5,12 +5,12 @@ use super::{
     adamw,
     attention::{Attention, Lists},
     cross_entropy,
-    device::{self, input, inputs, output, place},
+    device::{self, input, inputs, output, place, sizes},
     launch::Address,
     norm_rope, rms_norm, swiglu,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     kernels::{AdamWStep, Segments, norm_rope::NormRope},
 };
 use candle_core::{
@@ -22,6 +22,7 @@ use std::{cell::RefCell, rc::Rc, sync::Mutex};
 pub(in crate::kernels) fn rms_norm_forward(x: &Tensor, w: &Tensor, eps: f64) -> Result<Option<(Tensor, Tensor)>> {
     let (Some((card, real)), Some([xs, ws])) = (place(x), inputs([x, w], x.dtype())) else { return Ok(None) };
     let (rows, width) = x.dims2()?;
+    sizes("rms_norm", [(&ws, width)])?;
     let (y, to_y) = output(&card, x.dtype(), (rows, width))?;
     let (inv, to_inv) = output(&card, DType::F32, (rows, 1))?;
     let of = rms_norm::Rows { real, rows, width };
@@ -41,6 +42,7 @@ pub(in crate::kernels) fn rms_norm_forward_sum(
         return Ok(None);
     };
     let (rows, width) = x.dims2()?;
+    sizes("rms_norm", [(&others, rows * width), (&ws, width)])?;
     let [(sum, to_sum), (y, to_y)] = [output(&card, x.dtype(), x.shape())?, output(&card, x.dtype(), x.shape())?];
     let (inv, to_inv) = output(&card, DType::F32, (rows, 1))?;
     let of = rms_norm::Rows { real, rows, width };
@@ -54,6 +56,7 @@ pub(in crate::kernels) fn rms_norm_rebuild(x: &Tensor, w: &Tensor, inv_rms: &Ten
     let (Some((card, real)), Some([xs, ws])) = (place(x), inputs([x, w], x.dtype())) else { return Ok(None) };
     let Some(inv) = input(inv_rms, DType::F32) else { return Ok(None) };
     let (rows, width) = x.dims2()?;
+    sizes("rms_norm", [(&ws, width), (&inv, rows)])?;
     let (y, to_y) = output(&card, x.dtype(), (rows, width))?;
     let of = rms_norm::Rows { real, rows, width };
     device::run(&card, &[of.rebuild([xs.at(), ws.at(), inv.at()], to_y)])?;
@@ -76,6 +79,10 @@ pub(in crate::kernels) fn rms_norm_backward(
     };
     let at_past = past.as_ref().map_or(Address::NULL, |past| past.at());
     let (rows, width) = x.dims2()?;
+    sizes("rms_norm", [(&dys, rows * width), (&ws, width), (&inv, rows)])?;
+    if let Some(past) = &past {
+        sizes("rms_norm", [(past, rows * width)])?;
+    }
     let (dx, to_dx) = output(&card, x.dtype(), (rows, width))?;
     let of = rms_norm::Rows { real, rows, width };
     device::run(&card, &[of.backward([dys.at(), xs.at(), ws.at(), inv.at(), at_past], to_dx)])?;
@@ -93,6 +100,7 @@ pub(in crate::kernels) fn norm_rope_forward(
     let Some([xs, w, cos, sin]) = inputs([x, by.w, by.cos, by.sin], x.dtype()) else { return Ok(None) };
     let ((rows, all), width) = (x.dims2()?, by.w.dim(0)?);
     let of = norm_rope::Heads { real, rows, heads: all / width, width };
+    sizes("norm_rope", [(&xs, rows * of.heads * width), (&cos, rows * width / 2), (&sin, rows * width / 2)])?;
     let (y, to_y) = output(&card, x.dtype(), (rows, of.heads, width))?;
     let (inv, from, to) = match saved {
         None => {
@@ -101,6 +109,7 @@ pub(in crate::kernels) fn norm_rope_forward(
         }
         Some(saved) => {
             let Some(from) = input(saved, DType::F32) else { return Ok(None) };
+            sizes("norm_rope", [(&from, rows * of.heads)])?;
             (saved.clone(), from.at(), Address::NULL)
         }
     };
@@ -119,6 +128,8 @@ pub(in crate::kernels) fn norm_rope_backward(
     let Some([dys, xs, w, cos, sin]) = inputs([dy, x, by.w, by.cos, by.sin], x.dtype()) else { return Ok(None) };
     let ((rows, all), width) = (x.dims2()?, by.w.dim(0)?);
     let of = norm_rope::Heads { real, rows, heads: all / width, width };
+    let (values, angles) = (rows * of.heads * width, rows * width / 2);
+    sizes("norm_rope", [(&dys, values), (&xs, values), (&cos, angles), (&sin, angles), (&inv, rows * of.heads)])?;
     let (dx, to_dx) = output(&card, x.dtype(), (rows, all))?;
     let operands = [dys.at(), xs.at(), w.at(), cos.at(), sin.at(), inv.at()];
     device::run(&card, &[of.backward(operands, to_dx)])?;
@@ -129,8 +140,9 @@ pub(in crate::kernels) fn norm_rope_backward(
 pub(in crate::kernels) fn swiglu_forward(gate: &Tensor, up: &Tensor) -> Result<Option<Tensor>> {
     let Some((card, real)) = place(gate) else { return Ok(None) };
     let Some([g, u]) = inputs([gate, up], gate.dtype()) else { return Ok(None) };
-    let (y, to_y) = output(&card, gate.dtype(), gate.shape())?;
     let of = swiglu::Elements { real, n: gate.elem_count() };
+    sizes("swiglu", [(&u, of.n)])?;
+    let (y, to_y) = output(&card, gate.dtype(), gate.shape())?;
     device::run(&card, &[of.forward([g.at(), u.at()], to_y)])?;
     Ok(Some(y))
 }
@@ -144,6 +156,7 @@ pub(in crate::kernels) fn swiglu_backward(
     let Some((card, real)) = place(gate) else { return Ok(None) };
     let Some([d, g, u]) = inputs([dy, gate, up], gate.dtype()) else { return Ok(None) };
     let of = swiglu::Elements { real, n: gate.elem_count() };
+    sizes("swiglu", [(&d, of.n), (&u, of.n)])?;
     let result = || output(&card, gate.dtype(), gate.shape());
     let [(dgate, to_gate), (dup, to_up), (y, to_y)] = [result()?, result()?, result()?];
     device::run(&card, &[of.backward([d.at(), g.at(), u.at()], [to_gate, to_up, to_y])])?;
@@ -154,8 +167,8 @@ pub(in crate::kernels) fn swiglu_backward(
 pub(in crate::kernels) fn nll(logits: &Tensor, targets: &[u32]) -> Result<Option<Tensor>> {
     let (Some((card, real)), Some(x)) = (place(logits), input(logits, logits.dtype())) else { return Ok(None) };
     let (rows, width) = logits.dims2()?;
-    let targets = Tensor::new(targets, logits.device())?;
-    let Some(ids) = input(&targets, DType::U32) else { return Ok(None) };
+    let targets = uploaded(targets, (rows, width), logits.device())?;
+    let ids = input(&targets, DType::U32).expect("made on this card, of u32");
     let (losses, to) = output(&card, DType::F32, rows)?;
     let of = cross_entropy::Logits { real, rows, width };
     device::run(&card, &[of.nll(x.at(), ids.at(), to)])?;
@@ -167,10 +180,21 @@ pub(in crate::kernels) fn nll_and_grad(logits: &Tensor, targets: &[u32], scale: 
     if place(logits).is_none() || !logits.is_contiguous() {
         return Ok(None);
     }
-    let targets = Tensor::new(targets, logits.device())?;
+    let targets = uploaded(targets, logits.dims2()?, logits.device())?;
     let op = NllAndGrad { targets, scale, losses: Mutex::new(None) };
     logits.inplace_op1(&op)?;
     Ok(op.losses.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
+}
+
+/// One target a row of logits, each one of its columns: the kernel reads where they say.
+fn uploaded(targets: &[u32], (rows, width): (usize, usize), device: &Device) -> Result<Tensor> {
+    if targets.len() != rows || targets.iter().any(|&target| target as usize >= width) {
+        let count = targets.len();
+        return Err(Error::run(format!(
+            "internal error: {count} targets for {rows} rows, or one beyond {width} logits"
+        )));
+    }
+    Ok(Tensor::new(targets, device)?)
 }
 
 struct NllAndGrad {
@@ -214,11 +238,12 @@ pub(in crate::kernels) fn adamw_step(
     step: &AdamWStep,
 ) -> Result<Option<(Tensor, Tensor, Tensor)>> {
     let (Some((card, _)), Some(operands)) = (place(x), inputs([x, g, m, v], DType::F32)) else { return Ok(None) };
+    let n = x.elem_count();
+    sizes("adamw", operands.each_ref().map(|operand| (operand, n)))?;
     let operands = operands.each_ref().map(|operand| operand.at());
     if !operands.iter().all(|a| a.is_wide()) {
         return Ok(None);
     }
-    let n = x.elem_count();
     let factor = Tensor::new(&[step.grad_factor as f32], x.device())?;
     let at_factor = input(&factor, DType::F32).expect("made on this card, of f32");
     let [new_x, new_m, new_v] =
@@ -297,6 +322,8 @@ pub(in crate::kernels) fn attention_forward(
     if !Attention::is_for(width) || segments.queries() == 0 || !aligned {
         return Ok(None);
     }
+    let (keys, queries) = (segments.keys() * kv_heads * width, segments.queries() * heads * width);
+    sizes("attention", [(&operands[0], queries), (&operands[1], keys), (&operands[2], keys)])?;
     let placed = lists(segments, heads / kv_heads, q.device())?;
     let held = inputs(placed.tensors.each_ref(), DType::U32).expect("made on this card, of u32");
     let (o, to_o) = output(&card, DType::BF16, q.shape())?;
@@ -321,6 +348,9 @@ pub(in crate::kernels) fn attention_backward(
     if !Attention::is_for(width) || segments.queries() == 0 || !aligned {
         return Ok(None);
     }
+    let (of_keys, of_queries) = (segments.keys() * kv_heads * width, segments.queries() * heads * width);
+    let [d_os, qs, ks, vs] = &operands;
+    sizes("attention", [(d_os, of_queries), (qs, of_queries), (ks, of_keys), (vs, of_keys)])?;
     let placed = lists(segments, heads / kv_heads, q.device())?;
     let held = inputs(placed.tensors.each_ref(), DType::U32).expect("made on this card, of u32");
     let [(dq, to_q), (dk, to_k), (dv, to_v)] = [

@@ -5,7 +5,7 @@ use super::{
     wide::wide,
 };
 use crate::error::{Error, Result};
-use candle_core::{CpuStorage, D, InplaceOp1, Layout, Tensor, bail};
+use candle_core::{CpuStorage, D, Device, InplaceOp1, Layout, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -29,22 +29,58 @@ pub fn nll(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     Ok((logits.log_sum_exp(D::Minus1)? - picked)?)
 }
 
+/// The target of a row that only fills up a micro-batch: it has neither loss nor gradient.
+pub const NO_TARGET: u32 = u32::MAX;
+
+/// What labelled rows are trained towards, and the factor on their gradient; on a card also there.
+#[derive(Debug, Clone)]
+pub struct Labels {
+    targets: Vec<u32>,
+    scale: f64,
+    /// `[L]` u32 and `[1]` f32.
+    placed: Option<(Tensor, Tensor)>,
+}
+
+impl Labels {
+    /// `targets`: `L` token ids, or [`NO_TARGET`].
+    pub fn new(targets: &[u32], scale: f64, device: &Device) -> Result<Self> {
+        let placed = match device.is_cuda() && !targets.is_empty() {
+            true => Some((Tensor::new(targets, device)?, Tensor::new(&[scale as f32], device)?)),
+            false => None,
+        };
+        Ok(Self { targets: targets.to_vec(), scale, placed })
+    }
+
+    /// Those of `len` rows from `start` on.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        let placed = self.placed.as_ref().map(|(ids, scale)| Ok::<_, Error>((ids.narrow(0, start, len)?, scale.clone())));
+        Ok(Self { targets: self.targets[start..start + len].to_vec(), scale: self.scale, placed: placed.transpose()? })
+    }
+
+    /// What there is of them on a card.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.placed.iter().flat_map(|(ids, scale)| [ids, scale])
+    }
+}
+
 /// [`nll`], and `∂(scale·Σ nll)/∂logits = scale·(softmax − onehot)`, computed in f32, in the dtype of `logits`.
 ///
 /// `logits` is consumed: its memory becomes the gradient, where a fused body is there.
-pub fn nll_and_grad(logits: Tensor, targets: &[u32], scale: f64) -> Result<(Tensor, Tensor)> {
+pub fn nll_and_grad(logits: Tensor, labels: &Labels) -> Result<(Tensor, Tensor)> {
+    let Labels { targets, scale, placed } = labels;
     refuse_other_lengths(&logits, targets)?;
     if cpu::is_plain(&logits) {
-        let op = InPlace { targets, scale: scale as f32, losses: Mutex::new(vec![0.0; targets.len()]) };
+        let op = InPlace { targets, scale: *scale as f32, losses: Mutex::new(vec![0.0; targets.len()]) };
         logits.inplace_op1(&op)?;
         let losses = op.losses.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         return Ok((Tensor::new(losses, logits.device())?, logits));
     }
     #[cfg(feature = "cuda")]
-    if let Some(losses) = super::cuda::nll_and_grad(&logits, targets, scale as f32)? {
+    if let Some(losses) = super::cuda::nll_and_grad(&logits, targets, placed.as_ref())? {
         return Ok((losses, logits));
     }
-    composed(&logits, targets, scale)
+    let _on_a_card_alone = placed;
+    composed(&logits, targets, *scale)
 }
 
 fn refuse_other_lengths(logits: &Tensor, targets: &[u32]) -> Result<()> {
@@ -103,6 +139,10 @@ impl InPlace<'_> {
         let rows = logits.par_chunks_exact_mut(width).zip(self.targets).zip(losses.par_iter_mut());
         rows.for_each(|((row, &target), loss)| {
             cpu::vectorized(|| {
+                if target == NO_TARGET {
+                    row.fill(T::round(0.0));
+                    return;
+                }
                 let (max, right) = (cpu::max(row), row[target as usize].widen());
                 let sum = exp_sum(row, max);
                 *loss = max + sum.ln() - right;
@@ -137,7 +177,7 @@ impl InplaceOp1 for InPlace<'_> {
 mod tests {
     use super::*;
     use crate::testing::{assert_close, devices, wave};
-    use candle_core::DType;
+    use candle_core::{DType, Device};
     use candle_core::{Device, Var};
 
     #[test]
@@ -149,7 +189,7 @@ mod tests {
                 let ids = Tensor::new(targets.as_slice(), &device)?;
                 let mean = candle_nn::loss::cross_entropy(&logits, &ids)?;
                 let want = mean.backward()?;
-                let (losses, grad) = nll_and_grad((logits.as_tensor() + 0.0)?, &targets, 1.0 / rows as f64)?;
+                let (losses, grad) = nll_and_grad((logits.as_tensor() + 0.0)?, &Labels::new(&targets, 1.0 / rows as f64, &device)?)?;
                 assert_close(&losses.mean(0)?, &mean, 1e-6);
                 assert_close(&grad, want.get(&logits).expect("a Var"), 1e-6);
                 assert_close(&nll(&logits, &targets)?, &losses, 1e-6);
@@ -162,21 +202,30 @@ mod tests {
     fn the_fused_body_equals_the_composition_and_nan_is_not_hidden() -> Result<()> {
         let logits = (wave((4, 700), 0.0, &Device::Cpu)? * 9.0)?;
         let targets = [0u32, 699, 3, 350];
+        let labels = Labels::new(&targets, 0.25, &Device::Cpu)?;
         let (want_losses, want_grad) = composed(&logits, &targets, 0.25)?;
-        let (losses, grad) = nll_and_grad(logits, &targets, 0.25)?;
+        let (losses, grad) = nll_and_grad(logits, &labels)?;
         assert_close(&losses, &want_losses, 1e-6);
         assert_close(&grad, &want_grad, 1e-7);
 
         // bf16 logits: the numbers of their f32 copy, and its gradient rounded once.
         let half = (wave((4, 700), 1.0, &Device::Cpu)? * 9.0)?.to_dtype(DType::BF16)?;
-        let (want_losses, want_grad) = nll_and_grad(half.to_dtype(DType::F32)?, &targets, 0.25)?;
+        let (want_losses, want_grad) = nll_and_grad(half.to_dtype(DType::F32)?, &labels)?;
         assert_close(&nll(&half, &targets)?, &want_losses, 0.0);
-        let (losses, grad) = nll_and_grad(half, &targets, 0.25)?;
+        let (losses, grad) = nll_and_grad(half, &labels)?;
         assert_close(&losses, &want_losses, 0.0);
         assert_close(&grad, &want_grad.to_dtype(DType::BF16)?, 0.0);
 
+        let (losses, grad) = nll_and_grad(
+            wave((2, 700), 0.0, &Device::Cpu)?,
+            &Labels::new(&[3, NO_TARGET], 0.25, &Device::Cpu)?,
+        )?;
+        assert!(losses.get(0)?.to_scalar::<f32>()? > 0.0);
+        assert_close(&losses.narrow(0, 1, 1)?, &Tensor::zeros(1, DType::F32, &Device::Cpu)?, 0.0);
+        assert_close(&grad.narrow(0, 1, 1)?, &Tensor::zeros((1, 700), DType::F32, &Device::Cpu)?, 0.0);
+
         let bad = Tensor::new(&[[1f32, f32::NAN, 2.0]], &Device::Cpu)?;
-        let (losses, _) = nll_and_grad(bad, &[0], 1.0)?;
+        let (losses, _) = nll_and_grad(bad, &Labels::new(&[0], 1.0, &Device::Cpu)?)?;
         assert!(losses.to_vec1::<f32>()?[0].is_nan());
         Ok(())
     }

@@ -8,6 +8,9 @@
 
 namespace {
 
+// The target of a row that only fills up a micro-batch.
+constexpr uint32_t NONE = 0xffffffffu;
+
 // Σ exp(x − most) over some logits. Empty: most = −∞, sum = 0.
 struct ExpSum {
     float most, sum;
@@ -61,12 +64,18 @@ DEVICE void nll(const T* __restrict__ logits, const uint32_t* __restrict__ targe
     if (threadIdx.x == 0) store(losses + blockIdx.x, all.most + logf(all.sum) - widen(load(row + load(targets + blockIdx.x))));
 }
 
-// ∂(scale·Σ nll)/∂logits = scale·(softmax − onehot)
+// ∂(scale·Σ nll)/∂logits = scale·(softmax − onehot). A row whose target is NONE has neither loss nor gradient.
 template <class T, int N>
 DEVICE void nll_and_grad(T* logits, const uint32_t* __restrict__ targets, float* __restrict__ losses, unsigned width,
-                         float scale) {
+                         const float* __restrict__ scales) {
     T* const row = logits + size_t{blockIdx.x} * width;
     const unsigned target = load(targets + blockIdx.x);
+    if (target == NONE) {
+        for (unsigned i = threadIdx.x * N; i < width; i += blockDim.x * N) store(row + i, Vec<T, N>{});
+        if (threadIdx.x == 0) store(losses + blockIdx.x, 0.0f);
+        return;
+    }
+    const float scale = load(scales);
     const float right = widen(load(row + target));  // of_row's barrier stands between this and the writing below
     const ExpSum all = of_row<T, N>(row, width);
     const float factor = scale / all.sum;
@@ -88,8 +97,8 @@ DEVICE void nll_and_grad(T* logits, const uint32_t* __restrict__ targets, float*
         nll<T, N>(logits, targets, losses, width);                                                                   \
     }                                                                                                                \
     KERNEL(cross_entropy_grad_##name, 1024,                                                                          \
-           (T* logits, const uint32_t* targets, float* losses, unsigned width, float scale)) {                       \
-        nll_and_grad<T, N>(logits, targets, losses, width, scale);                                                   \
+           (T* logits, const uint32_t* targets, float* losses, unsigned width, const float* scales)) {               \
+        nll_and_grad<T, N>(logits, targets, losses, width, scales);                                                  \
     }
 
 CROSS_ENTROPY(f32, float, 1)

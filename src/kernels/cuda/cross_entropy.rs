@@ -18,8 +18,9 @@ impl Logits {
         Launch::rows("cross_entropy", kernel, self.rows, threads, arguments)
     }
 
-    /// As [`Self::nll`], and `logits` becomes `scale·(softmax − onehot)`.
-    pub fn nll_and_grad(&self, logits: Address, targets: Address, losses: Address, scale: f32) -> Launch {
+    /// As [`Self::nll`], and `logits` becomes `scale·(softmax − onehot)`; `scale`: one f32. A row whose target is
+    /// [`NO_TARGET`](crate::kernels::cross_entropy::NO_TARGET) has neither loss nor gradient.
+    pub fn nll_and_grad(&self, logits: Address, targets: Address, losses: Address, scale: Address) -> Launch {
         let arguments = [logits.into(), targets.into(), losses.into(), narrow(self.width).into(), scale.into()];
         let (kernel, threads) = self.named("grad", logits);
         Launch::rows("cross_entropy", kernel, self.rows, threads, arguments)
@@ -38,11 +39,11 @@ mod tests {
     use crate::{
         error::Result,
         kernels::{
-            cross_entropy,
+            cross_entropy::{self, Labels},
             cuda::host::{Buffer, Counters, assert_same, run, run_counted, wave},
         },
     };
-    use candle_core::{DType, Tensor};
+    use candle_core::{DType, Device, Tensor};
 
     /// (rows, V): one logit, odd vocabularies, fewer logits than threads, Qwen3's.
     const SHAPES: [(usize, usize); 7] = [(1, 1), (3, 2), (4, 31), (5, 1000), (2, 8193), (3, 16_384), (2, 151_936)];
@@ -61,8 +62,9 @@ mod tests {
         let of = Logits { real: Real::of(logits.dtype()), rows, width };
         let (mut x, mut ids) = (Buffer::in_out(logits), Buffer::of_u32(targets));
         let mut losses = Buffer::output(DType::F32, rows);
-        let launch = of.nll_and_grad(x.at(), ids.at(), losses.at(), scale);
-        let counters = run_counted(&[launch], &mut [&mut x, &mut ids, &mut losses])
+        let mut scale = Buffer::input(&Tensor::new(&[scale], &Device::Cpu).expect("a tensor"));
+        let launch = of.nll_and_grad(x.at(), ids.at(), losses.at(), scale.at());
+        let counters = run_counted(&[launch], &mut [&mut x, &mut ids, &mut losses, &mut scale])
             .unwrap_or_else(|wrong| panic!("{of:?}: {wrong}"));
         (losses.tensor(DType::F32, rows), x.tensor(logits.dtype(), (rows, width)), counters)
     }
@@ -74,9 +76,13 @@ mod tests {
                 let (logits, targets) = operands(dtype, shape)?;
                 let (losses, grad, _) = nll_and_grad(&logits, &targets, 0.37);
                 let own = logits.copy()?; // consumed
-                let (want, want_grad) = cross_entropy::nll_and_grad(own, &targets, 0.37)?;
+                let (want, want_grad) = cross_entropy::nll_and_grad(own, &Labels::new(&targets, 0.37, &Device::Cpu)?)?;
                 crate::testing::assert_close(&losses, &want, 2e-6);
                 assert_same(&grad, &want_grad, 2e-6);
+                let none = vec![cross_entropy::NO_TARGET; shape.0];
+                let (losses, grad, _) = nll_and_grad(&logits, &none, 0.37);
+                crate::testing::assert_close(&losses, &losses.zeros_like()?, 0.0);
+                crate::testing::assert_close(&grad, &grad.zeros_like()?, 0.0);
             }
         }
         Ok(())
@@ -105,7 +111,7 @@ mod tests {
         let width = 3000;
         let mut row = vec![f32::NEG_INFINITY; width];
         (row[1500], row[2999]) = (1.0, 2.0);
-        let (losses, grad, _) = nll_and_grad(&Tensor::new(row, &candle_core::Device::Cpu)?.unsqueeze(0)?, &[2999], 1.0);
+        let (losses, grad, _) = nll_and_grad(&Tensor::new(row, &Device::Cpu)?.unsqueeze(0)?, &[2999], 1.0);
         let grad = grad.flatten_all()?.to_vec1::<f32>()?;
         let p = 1.0 / (1.0 + 1f32.exp());
         assert!((losses.to_vec1::<f32>()?[0] + (1.0 - p).ln()).abs() < 1e-6);
@@ -119,7 +125,7 @@ mod tests {
         let (logits, targets) = operands(DType::BF16, (2, 151_936))?;
         let (.., counted) = nll_and_grad(&logits, &targets, 1.0);
         let row = 151_936 * 2 / 32;
-        let single = 2 * 2 * 32; // a row's target and its logit, one sector each, for each of 32 warps
+        let single = 2 * 3 * 32; // a row's target, its logit and the scale, one sector each, for each of 32 warps
         assert_eq!((counted.load_sectors, counted.load_ideal), (2 * 2 * row + single, 2 * 2 * row + single));
         assert_eq!((counted.store_sectors, counted.store_ideal), (2 * row + 2, 2 * row + 2));
         Ok(())

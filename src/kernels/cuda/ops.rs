@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    kernels::{AdamWStep, Segments, norm_rope::NormRope},
+    kernels::{AdamWStep, Segments, cross_entropy::NO_TARGET, norm_rope::NormRope},
 };
 use candle_core::{
     CpuStorage, CudaStorage, DType, Device, DeviceLocation, InplaceOp1, Layout, Tensor, backend::BackendStorage, bail,
@@ -167,7 +167,8 @@ pub(in crate::kernels) fn swiglu_backward(
 pub(in crate::kernels) fn nll(logits: &Tensor, targets: &[u32]) -> Result<Option<Tensor>> {
     let (Some((card, real)), Some(x)) = (place(logits), input(logits, logits.dtype())) else { return Ok(None) };
     let (rows, width) = logits.dims2()?;
-    let targets = uploaded(targets, (rows, width), logits.device())?;
+    refuse_beyond(targets, (rows, width))?;
+    let targets = Tensor::new(targets, logits.device())?;
     let ids = input(&targets, DType::U32).expect("made on this card, of u32");
     let (losses, to) = output(&card, DType::F32, rows)?;
     let of = cross_entropy::Logits { real, rows, width };
@@ -175,48 +176,57 @@ pub(in crate::kernels) fn nll(logits: &Tensor, targets: &[u32]) -> Result<Option
     Ok(Some(losses))
 }
 
-/// As `cross_entropy::nll_and_grad`: the losses; `logits` becomes its gradient.
-pub(in crate::kernels) fn nll_and_grad(logits: &Tensor, targets: &[u32], scale: f32) -> Result<Option<Tensor>> {
+/// As `cross_entropy::nll_and_grad`, of labels that are on the card, `[L]` u32 and `[1]` f32: the losses; `logits` becomes its
+/// gradient.
+pub(in crate::kernels) fn nll_and_grad(
+    logits: &Tensor,
+    targets: &[u32],
+    placed: Option<&(Tensor, Tensor)>,
+) -> Result<Option<Tensor>> {
+    let Some((ids, scale)) = placed else { return Ok(None) };
     if place(logits).is_none() || !logits.is_contiguous() {
         return Ok(None);
     }
-    let targets = uploaded(targets, logits.dims2()?, logits.device())?;
-    let op = NllAndGrad { targets, scale, losses: Mutex::new(None) };
+    let (rows, width) = logits.dims2()?;
+    refuse_beyond(targets, (rows, width))?;
+    sizes("cross_entropy", [(&input(ids, DType::U32).ok_or_else(|| Error::run("internal error: ids of u32"))?, rows)])?;
+    let op = NllAndGrad { ids, scale, losses: Mutex::new(None) };
     logits.inplace_op1(&op)?;
     Ok(op.losses.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
-/// One target a row of logits, each one of its columns: the kernel reads where they say.
-fn uploaded(targets: &[u32], (rows, width): (usize, usize), device: &Device) -> Result<Tensor> {
-    if targets.len() != rows || targets.iter().any(|&target| target as usize >= width) {
+/// One target a row of logits, each one of its columns or none: the kernel reads where they say.
+fn refuse_beyond(targets: &[u32], (rows, width): (usize, usize)) -> Result<()> {
+    let beyond = |&target: &u32| target as usize >= width && target != NO_TARGET;
+    if targets.len() != rows || targets.iter().any(beyond) {
         let count = targets.len();
-        return Err(Error::run(format!(
-            "internal error: {count} targets for {rows} rows, or one beyond {width} logits"
-        )));
+        return Err(Error::run(format!("internal error: {count} targets for {rows} rows, or one beyond {width} logits")));
     }
-    Ok(Tensor::new(targets, device)?)
+    Ok(())
 }
 
-struct NllAndGrad {
-    targets: Tensor,
-    scale: f32,
+struct NllAndGrad<'a> {
+    ids: &'a Tensor,
+    scale: &'a Tensor,
     losses: Mutex<Option<Tensor>>,
 }
 
-impl NllAndGrad {
+impl NllAndGrad<'_> {
     fn run(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<Tensor> {
         let (rows, width) = layout.shape().dims2()?;
         let (real, logits) = device::in_place(storage, layout)?;
         let card = storage.device().clone();
-        let ids = input(&self.targets, DType::U32).expect("made on this card, of u32");
+        let (Some(ids), Some(scale)) = (input(self.ids, DType::U32), input(self.scale, DType::F32)) else {
+            return Err(Error::run("internal error: labels on the card expected"));
+        };
         let (losses, to) = output(&card, DType::F32, rows)?;
         let of = cross_entropy::Logits { real, rows, width };
-        device::run(&card, &[of.nll_and_grad(logits, ids.at(), to, self.scale)])?;
+        device::run(&card, &[of.nll_and_grad(logits, ids.at(), to, scale.at())])?;
         Ok(losses)
     }
 }
 
-impl InplaceOp1 for NllAndGrad {
+impl InplaceOp1 for NllAndGrad<'_> {
     fn name(&self) -> &'static str {
         "nll_and_grad"
     }

@@ -26,7 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("eval", &["config", "dataset", "error", "generate", "model", "prosody", "rng"]),
     ("run", &["config", "error", "fs", "trainer"]),
     ("report", &["config", "error", "fs", "trainer"]),
-    ("testing", &["config", "error", "model"]),
+    ("testing", &["config", "error", "kernels", "model"]),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

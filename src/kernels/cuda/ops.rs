@@ -14,7 +14,9 @@ use crate::{
     kernels::{AdamWStep, Segments, norm_rope::NormRope},
 };
 use candle_core::{
-    CpuStorage, CudaStorage, DType, Device, DeviceLocation, InplaceOp1, Layout, Tensor, backend::BackendStorage, bail,
+    CpuStorage, CudaDevice, CudaStorage, DType, Device, InplaceOp1, Layout, Tensor,
+    backend::{BackendDevice, BackendStorage},
+    bail,
 };
 use std::{cell::RefCell, rc::Rc, sync::Mutex};
 
@@ -164,7 +166,11 @@ pub(in crate::kernels) fn nll(logits: &Tensor, targets: &[u32]) -> Result<Option
 
 /// As `cross_entropy::nll_and_grad`: the losses; `logits` becomes its gradient.
 pub(in crate::kernels) fn nll_and_grad(logits: &Tensor, targets: &[u32], scale: f32) -> Result<Option<Tensor>> {
-    if place(logits).is_none() || !logits.is_contiguous() {
+    if place(logits).is_none() {
+        return Ok(None);
+    }
+    if !logits.is_contiguous() {
+        device::decline("nll_and_grad: not contiguous".into());
         return Ok(None);
     }
     let targets = Tensor::new(targets, logits.device())?;
@@ -216,6 +222,7 @@ pub(in crate::kernels) fn adamw_step(
     let (Some((card, _)), Some(operands)) = (place(x), inputs([x, g, m, v], DType::F32)) else { return Ok(None) };
     let operands = operands.each_ref().map(|operand| operand.at());
     if !operands.iter().all(|a| a.is_wide()) {
+        device::decline("adamw: not aligned to 16 bytes".into());
         return Ok(None);
     }
     let n = x.elem_count();
@@ -232,7 +239,11 @@ pub(in crate::kernels) fn adamw_step(
 pub(in crate::kernels) fn sum_of_squares(x: &Tensor) -> Result<Option<Tensor>> {
     let (Some((card, _)), Some(xs)) = (place(x), input(x, DType::F32)) else { return Ok(None) };
     let n = x.elem_count();
-    if n == 0 || !xs.at().is_wide() {
+    if n == 0 {
+        return Ok(None);
+    }
+    if !xs.at().is_wide() {
+        device::decline("sum_of_squares: not aligned to 16 bytes".into());
         return Ok(None);
     }
     let (_sums, to_sums) = output(&card, DType::F64, adamw::partial_sums(n))?;
@@ -246,7 +257,7 @@ pub(in crate::kernels) fn sum_of_squares(x: &Tensor) -> Result<Option<Tensor>> {
 struct Placed {
     segments: Segments,
     groups: usize,
-    card: DeviceLocation,
+    card: CudaDevice,
     lists: Lists,
     /// Blocks of queries, blocks of keys, own places.
     tensors: [Tensor; 3],
@@ -256,17 +267,17 @@ struct Placed {
 const KEPT: usize = 64;
 
 thread_local! {
-    /// The lists last used come first: every layer asks for the same, the last one for others. Of this thread, because each
-    /// thread has a stream of its own, and what one has queued another must not read.
+    /// The lists last used come first: every layer asks for the same, the last one for others. Of this thread: nobody waits.
     static PLACED: RefCell<Vec<Rc<Placed>>> = const { RefCell::new(vec![]) };
 }
 
-fn lists(segments: &Segments, groups: usize, device: &Device) -> Result<Rc<Placed>> {
+fn lists(segments: &Segments, groups: usize, card: &CudaDevice) -> Result<Rc<Placed>> {
     PLACED.with_borrow_mut(|kept| {
-        let same = |p: &Rc<Placed>| p.groups == groups && p.card == device.location() && p.segments == *segments;
+        // Of the same opening of a card: another one has another stream, which does not wait for what this one has queued.
+        let same = |p: &Rc<Placed>| p.groups == groups && p.card.same_device(card) && p.segments == *segments;
         let placed = match kept.iter().position(same) {
             Some(found) => kept.remove(found),
-            None => Rc::new(Placed::new(segments, groups, device)?),
+            None => Rc::new(Placed::new(segments, groups, card)?),
         };
         kept.truncate(KEPT - 1);
         kept.insert(0, placed.clone());
@@ -275,11 +286,11 @@ fn lists(segments: &Segments, groups: usize, device: &Device) -> Result<Rc<Place
 }
 
 impl Placed {
-    fn new(segments: &Segments, groups: usize, device: &Device) -> Result<Self> {
-        let lists = Lists::new(segments, groups);
-        let tensor = |list: &[u32]| Tensor::new(list, device);
+    fn new(segments: &Segments, groups: usize, card: &CudaDevice) -> Result<Self> {
+        let (lists, device) = (Lists::new(segments, groups), Device::Cuda(card.clone()));
+        let tensor = |list: &[u32]| Tensor::new(list, &device);
         let tensors = [tensor(&lists.queries.concat())?, tensor(&lists.keys.concat())?, tensor(&segments.own)?];
-        Ok(Self { segments: segments.clone(), groups, card: device.location(), lists, tensors })
+        Ok(Self { segments: segments.clone(), groups, card: card.clone(), lists, tensors })
     }
 }
 
@@ -294,10 +305,14 @@ pub(in crate::kernels) fn attention_forward(
     let ((_, heads, width), kv_heads) = (q.dims3()?, k.dim(1)?);
     // Rows are read sixteen bytes at a time.
     let aligned = operands.iter().all(|t| t.at().is_wide());
-    if !Attention::is_for(width) || segments.queries() == 0 || !aligned {
+    if segments.queries() == 0 {
         return Ok(None);
     }
-    let placed = lists(segments, heads / kv_heads, q.device())?;
+    if !Attention::is_for(width) || !aligned {
+        device::decline(format!("attention: heads of {width}, aligned to 16 bytes: {aligned}"));
+        return Ok(None);
+    }
+    let placed = lists(segments, heads / kv_heads, &card)?;
     let held = inputs(placed.tensors.each_ref(), DType::U32).expect("made on this card, of u32");
     let (o, to_o) = output(&card, DType::BF16, q.shape())?;
     let at = held.each_ref().map(|list| list.at());
@@ -318,10 +333,14 @@ pub(in crate::kernels) fn attention_backward(
     let ((queries, heads, width), kv_heads) = (q.dims3()?, k.dim(1)?);
     // Rows are read sixteen bytes at a time.
     let aligned = operands.iter().all(|t| t.at().is_wide());
-    if !Attention::is_for(width) || segments.queries() == 0 || !aligned {
+    if segments.queries() == 0 {
         return Ok(None);
     }
-    let placed = lists(segments, heads / kv_heads, q.device())?;
+    if !Attention::is_for(width) || !aligned {
+        device::decline(format!("attention: heads of {width}, aligned to 16 bytes: {aligned}"));
+        return Ok(None);
+    }
+    let placed = lists(segments, heads / kv_heads, &card)?;
     let held = inputs(placed.tensors.each_ref(), DType::U32).expect("made on this card, of u32");
     let [(dq, to_q), (dk, to_k), (dv, to_v)] = [
         output(&card, DType::BF16, q.shape())?,

@@ -26,7 +26,7 @@ pub struct Planned {
 impl Planned {
     /// Errors: it does not fit into the memory that is free.
     pub fn new(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
-        let (model, dtype, device) = (&inputs.model_config, inputs.dtype, &inputs.device);
+        let (model, dtype, device) = (&inputs.model_config, inputs.dtype, &inputs.opened.device);
         let by_size = || plan::micro_batch_rows(model, dtype, device);
         let cut = Cut {
             max_rows: recipe.train.micro_batch_tokens.unwrap_or_else(by_size),

@@ -162,7 +162,7 @@ impl Loading {
     fn load(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
         fault::phase("load");
         let checkpoint = Checkpoint::open(&inputs.model_dir)?;
-        let (dtype, device) = (inputs.dtype, &inputs.device);
+        let (dtype, device) = (inputs.dtype, &inputs.opened.device);
         let (model, layout) = Qwen3::load(&inputs.model_config, &checkpoint, &recipe.lora, dtype, device)?;
         let initial = |slot: &Slot| match &inputs.existing {
             Some(existing) => existing.values(slot),
@@ -210,7 +210,7 @@ fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Tr
     let facts = Facts {
         model_dir: &inputs.model_dir,
         model: &inputs.model_config,
-        device: &inputs.device,
+        opened: &inputs.opened,
         dtype: inputs.dtype,
         params: &trainer.params,
         data: &inputs.data.summary,
@@ -229,6 +229,7 @@ fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Tr
     for notice in notices {
         header.notice(notice.en, notice.zh);
     }
+    header::passed_over(&mut header, &inputs.opened);
     if inputs.existing.is_some() && inputs.asked != recipe.lora {
         header.notice(
             "rank, alpha, dropout and targets are those of `adapter_name_or_path`, not of the config",
@@ -321,7 +322,7 @@ fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> V
             "tokenizer": inputs.tokenizer.digest(),
             "binary": machine::binary_digest(),
         },
-        "device": device_line(&inputs.device, inputs.dtype),
+        "device": device_line(&inputs.opened, inputs.dtype),
         "speak": {
             "template": recipe.data.template,
             "enable_thinking": recipe.data.enable_thinking,

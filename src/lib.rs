@@ -61,7 +61,7 @@
 //! | [`optim`] | config, error, kernels | AdamW, clipping, learning rate |
 //! | [`adapter`] | config, error, fs, kernels, model | PEFT adapter directories: read, written, proven, merged |
 //! | [`generate`] | config, dataset, error, kernels, model, prosody, rng | prompts as training made them, sampling, rules, scoring, ranking |
-//! | [`plan`] | config, error, model | memory by part, rows at once, what blocks keep: said before the run and held to; arithmetic of a step |
+//! | [`plan`] | config, error, kernels, model | memory by part, rows at once, what blocks keep: said before the run and held to; arithmetic of a step |
 //! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, plan, rng | the loop; prints nothing, emits [`trainer::event`]s |
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
 //! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |

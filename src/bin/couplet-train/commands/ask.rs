@@ -12,6 +12,7 @@ use couplet_train::{
     generate::{Limits, Sampling, Speaker},
     hub::{self, HubEnv},
     model::{AdapterWeights, Checkpoint, Params, Qwen3, Qwen3Config},
+    plan::{Part, explained},
     report::{Console, Header, Lang},
     run,
 };
@@ -120,7 +121,8 @@ pub fn open(
         lora_target: vec![],
         use_rslora: false,
     };
-    let (model, _) = Qwen3::load(&geometry, &checkpoint, &no_adapter, dtype, &opened.device)?;
+    let loaded = Qwen3::load(&geometry, &checkpoint, &no_adapter, dtype, &opened.device);
+    let (model, _) = loaded.map_err(|err| explained(err, Part::Weights(dtype)))?;
     let mut voices = Vec::new();
     if compare || trained.is_empty() {
         voices.push(Voice { name: console.look().lang.pick("base", "基座").to_owned(), adapter: None });

@@ -16,6 +16,10 @@ pub enum Kind {
     NoReader,
 }
 
+/// How CUDA's libraries say that there is no more memory.
+const OUT_OF_MEMORY: [&str; 3] =
+    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "CURAND_STATUS_ALLOCATION_FAILED"];
+
 /// An error with a message (place and fact) and, where there is one, a hint (the way out).
 #[derive(Debug)]
 pub struct Error {
@@ -62,6 +66,12 @@ impl Error {
         self
     }
 
+    /// Puts `more` behind the message: `message; more`.
+    pub fn and(mut self, more: impl fmt::Display) -> Self {
+        self.message = format!("{}; {more}", self.message);
+        self
+    }
+
     /// The same error, met after the first step: the run failed.
     pub fn in_run(mut self) -> Self {
         self.kind = Kind::Run;
@@ -77,6 +87,11 @@ impl Error {
     /// Whether the input or the run is at fault.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether the memory of a card is used up: the name that CUDA has for it. What is there of the run is sound then.
+    pub fn out_of_memory(&self) -> Option<&'static str> {
+        OUT_OF_MEMORY.into_iter().find(|name| self.message.contains(name))
     }
 
     /// The hint in the language asked for, falling back to English.
@@ -104,9 +119,18 @@ impl std::error::Error for Error {}
 
 impl From<candle_core::Error> for Error {
     fn from(err: candle_core::Error) -> Self {
-        // candle appends a backtrace where RUST_BACKTRACE is set; the first line is the fact.
+        // candle appends a backtrace where RUST_BACKTRACE is set; the first line is the fact, unless it is only the context of
+        // one that says what users can do something about.
         let text = err.to_string();
-        Self::run(format!("tensor operation failed: {}", text.lines().next().unwrap_or_default()))
+        let is_short = |line: &&str| OUT_OF_MEMORY.iter().any(|name| line.contains(name));
+        let fact = text.lines().find(is_short).or(text.lines().next()).unwrap_or_default();
+        let failed = Self::run(format!("tensor operation failed: {fact}"));
+        match failed.out_of_memory() {
+            None => failed,
+            Some(_) => failed
+                .hint("the card's memory is used up: fewer rows at once need less; `nvidia-smi` shows who else uses it")
+                .hint_zh("显存已用尽：请减少同时处理的行数；`nvidia-smi` 可查看还有谁在使用该显卡"),
+        }
     }
 }
 
@@ -114,5 +138,31 @@ impl From<std::io::Error> for Error {
     fn from(err: std::io::Error) -> Self {
         let kind = if err.kind() == std::io::ErrorKind::BrokenPipe { Kind::NoReader } else { Kind::Run };
         Self { kind, ..Self::run(io_reason(&err)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_without_memory_is_known_by_any_of_its_names() {
+        for (text, want) in [
+            (
+                "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")\n   0: a backtrace",
+                Some("CUDA_ERROR_OUT_OF_MEMORY"),
+            ),
+            ("loading a tensor\nCublasError(CUBLAS_STATUS_ALLOC_FAILED)", Some("CUBLAS_STATUS_ALLOC_FAILED")),
+            ("CurandError(CURAND_STATUS_ALLOCATION_FAILED)", Some("CURAND_STATUS_ALLOCATION_FAILED")),
+            ("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")", None),
+        ] {
+            let err = Error::from(candle_core::Error::Msg(text.into()));
+            assert_eq!(err.out_of_memory(), want, "{err}");
+            assert_eq!(
+                (err.hint_text(false).is_some(), err.hint_text(true).is_some()),
+                (want.is_some(), want.is_some())
+            );
+            assert!(!err.to_string().contains('\n'), "one line: {err}");
+        }
     }
 }

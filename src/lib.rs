@@ -56,18 +56,18 @@
 //! | [`hub`] | config, error, fs | a model name → a folder: local, Hugging Face cache, download |
 //! | [`dataset`] | config, error, fs, rng | everything about text; knows no tensor |
 //! | [`kernels`] | error | forward and backward of each operation; the only home of `unsafe` |
-//! | [`device`] | config, error, kernels | CPU or CUDA |
+//! | [`device`] | config, error, kernels | the CPU or a card: which, and why not |
 //! | [`model`] | config, error, fs, kernels, rng | Qwen3 with LoRA: mathematics and its weights |
 //! | [`optim`] | config, error, kernels | AdamW, clipping, learning rate |
 //! | [`adapter`] | config, error, fs, kernels, model | PEFT adapter directories: read, written, proven, merged |
 //! | [`generate`] | config, dataset, error, kernels, model, prosody, rng | prompts as training made them, sampling, rules, scoring, ranking |
-//! | [`plan`] | config, error, model | memory by part, rows at once, what blocks keep: said before the run and held to; arithmetic of a step |
+//! | [`plan`] | config, error, kernels, model | memory by part, rows at once, what blocks keep: said before the run and held to; arithmetic of a step |
 //! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, plan, rng | the loop; prints nothing, emits [`trainer::event`]s |
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
 //! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |
 //! | [`eval`] | config, dataset, error, generate, model, prosody, rng | couplets judged, with reasons and intervals; BLEU and ROUGE; a model over held-out rows |
 //! | [`run`] | config, error, fs, trainer | the output directory and its receipt, `run.json` |
-//! | `testing` | config, error, model | helpers of tests; any room's tests may use it |
+//! | `testing` | config, error, kernels, model | helpers of tests; any room's tests may use it |
 //!
 //! Nothing but the binary imports clap, and nothing but the binary and [`report::console`] prints.
 

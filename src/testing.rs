@@ -1,6 +1,6 @@
 //! Shared test helpers. Waves instead of random numbers: candle's CPU generator takes no seed.
 
-use crate::error::Result;
+use crate::{error::Result, kernels};
 use candle_core::{DType, Device, Shape, Tensor};
 
 /// sin(phase), sin(phase + 1.3), …: uneven values in [-1, 1], f32.
@@ -12,7 +12,7 @@ pub fn wave(shape: impl Into<Shape>, phase: f64, device: &Device) -> Result<Tens
 
 /// Every device of this machine and build: the CPU always, CUDA where both the feature and a card are there.
 pub fn devices() -> Vec<Device> {
-    let cuda = candle_core::utils::cuda_is_available().then(|| Device::new_cuda(0).expect("a CUDA device"));
+    let cuda = kernels::built().map(|_| kernels::open_card(0).expect("a CUDA device"));
     std::iter::once(Device::Cpu).chain(cuda).collect()
 }
 

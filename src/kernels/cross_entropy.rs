@@ -53,7 +53,8 @@ impl Labels {
 
     /// Those of `len` rows from `start` on.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
-        let placed = self.placed.as_ref().map(|(ids, scale)| Ok::<_, Error>((ids.narrow(0, start, len)?, scale.clone())));
+        let placed =
+            self.placed.as_ref().map(|(ids, scale)| Ok::<_, Error>((ids.narrow(0, start, len)?, scale.clone())));
         Ok(Self { targets: self.targets[start..start + len].to_vec(), scale: self.scale, placed: placed.transpose()? })
     }
 
@@ -189,7 +190,8 @@ mod tests {
                 let ids = Tensor::new(targets.as_slice(), &device)?;
                 let mean = candle_nn::loss::cross_entropy(&logits, &ids)?;
                 let want = mean.backward()?;
-                let (losses, grad) = nll_and_grad((logits.as_tensor() + 0.0)?, &Labels::new(&targets, 1.0 / rows as f64, &device)?)?;
+                let (losses, grad) =
+                    nll_and_grad((logits.as_tensor() + 0.0)?, &Labels::new(&targets, 1.0 / rows as f64, &device)?)?;
                 assert_close(&losses.mean(0)?, &mean, 1e-6);
                 assert_close(&grad, want.get(&logits).expect("a Var"), 1e-6);
                 assert_close(&nll(&logits, &targets)?, &losses, 1e-6);
@@ -216,10 +218,8 @@ mod tests {
         assert_close(&losses, &want_losses, 0.0);
         assert_close(&grad, &want_grad.to_dtype(DType::BF16)?, 0.0);
 
-        let (losses, grad) = nll_and_grad(
-            wave((2, 700), 0.0, &Device::Cpu)?,
-            &Labels::new(&[3, NO_TARGET], 0.25, &Device::Cpu)?,
-        )?;
+        let (losses, grad) =
+            nll_and_grad(wave((2, 700), 0.0, &Device::Cpu)?, &Labels::new(&[3, NO_TARGET], 0.25, &Device::Cpu)?)?;
         assert!(losses.get(0)?.to_scalar::<f32>()? > 0.0);
         assert_close(&losses.narrow(0, 1, 1)?, &Tensor::zeros(1, DType::F32, &Device::Cpu)?, 0.0);
         assert_close(&grad.narrow(0, 1, 1)?, &Tensor::zeros((1, 700), DType::F32, &Device::Cpu)?, 0.0);

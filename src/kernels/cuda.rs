@@ -5,6 +5,8 @@
 
 mod adamw;
 mod attention;
+#[cfg(feature = "cuda")]
+mod cards;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod device;
@@ -22,8 +24,12 @@ mod rms_norm;
 mod swiglu;
 
 #[cfg(feature = "cuda")]
+pub use cards::{built, driver, open_card};
+#[cfg(feature = "cuda")]
+pub use device::declined;
+#[cfg(feature = "cuda")]
 pub(super) use gemm::{add_product, product};
 #[cfg(feature = "cuda")]
-pub use memory::keep_freed_memory;
+pub use memory::{card_memory, forget_peak, pool};
 #[cfg(feature = "cuda")]
 pub(super) use ops::*;

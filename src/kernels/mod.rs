@@ -11,12 +11,15 @@
 pub mod adamw;
 pub mod attention;
 pub mod cached_attention;
+pub mod card;
 mod cpu;
 pub mod cross_entropy;
 #[cfg(any(feature = "cuda", all(test, feature = "cuda-host")))]
 mod cuda;
 pub mod linear;
 mod matrix;
+#[cfg(not(feature = "cuda"))]
+mod no_cuda;
 pub mod norm_rope;
 pub mod ordered_product;
 pub mod packed;
@@ -33,8 +36,10 @@ pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
 pub use cpu::instruction_set;
 #[cfg(feature = "cuda")]
-pub use cuda::keep_freed_memory;
+pub use cuda::{built, card_memory, declined, driver, forget_peak, open_card, pool};
 pub use linear::{Factor, FrozenWeight, products};
+#[cfg(not(feature = "cuda"))]
+pub use no_cuda::{built, card_memory, declined, driver, forget_peak, open_card, pool};
 pub use ordered_product::ordered_product;
 pub use packed::{Packable, Packed, PackedBf16, PackedF32, ProductPath, peak};
 pub use process::{join_pool, keep_freed_buffers};

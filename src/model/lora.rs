@@ -280,7 +280,7 @@ impl Adapter {
                 *m = if key.uniform(i as u64) < p { 0.0 } else { keep };
             }
         });
-        Ok(Some(Tensor::from_vec(mask, (rows, width), &Device::Cpu)?.to_device(device)?))
+        Ok(Some(Tensor::from_vec(mask, (rows, width), device)?))
     }
 }
 

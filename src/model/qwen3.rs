@@ -14,7 +14,12 @@ use super::{
 use crate::{
     config::{LoraConfig, Projection},
     error::{Error, Result},
-    kernels::{FrozenWeight, Segments, add_to, attention, cross_entropy, norm_rope::NormRope, rms_norm, rope, swiglu},
+    kernels::{
+        FrozenWeight, Segments, add_to, attention,
+        cross_entropy::{self, Labels},
+        norm_rope::NormRope,
+        rms_norm, rope, swiglu,
+    },
     rng::Key,
 };
 use candle_core::{DType, Device, Tensor};
@@ -100,6 +105,14 @@ pub(super) struct Rows {
     selected: Option<Tensor>,
     keys: Vec<(u64, u32)>,
     keys_q: Vec<(u64, u32)>,
+}
+
+/// A micro-batch where the model computes: all that training reads of it.
+pub(super) struct Inputs {
+    /// `[T]` u32
+    pub(super) ids: Tensor,
+    pub(super) labels: Labels,
+    pub(super) rows: PassRows,
 }
 
 /// The rows of a pass: of all blocks but the last, and of the last, whose output is on labelled rows alone.
@@ -219,7 +232,7 @@ impl Qwen3 {
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
         let (y, _) = rms_norm::forward(&self.infer_hidden(batch, params)?, &self.norm, self.config.rms_norm_eps)?;
         let losses: Result<Vec<Tensor>> = self
-            .head_chunks(batch)
+            .head_chunks(batch.label_rows.len())
             .map(|(start, len)| {
                 let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?;
                 cross_entropy::nll(&logits, &batch.targets[start..start + len])
@@ -235,14 +248,33 @@ impl Qwen3 {
         params: &Params,
         grads: &mut Grads,
         scale: f64,
+        how: (Option<DropoutPlan>, Keep),
+    ) -> Result<Tensor> {
+        self.train_on(&self.inputs(batch, scale)?, params, grads, how)
+    }
+
+    /// Puts what [`Self::train_on`] reads where the model computes.
+    pub(super) fn inputs(&self, batch: &Batch, scale: f64) -> Result<Inputs> {
+        Ok(Inputs {
+            ids: Tensor::new(batch.ids.as_slice(), &self.device)?,
+            labels: Labels::new(&batch.targets, scale, &self.device)?,
+            rows: PassRows::new(batch, &self.config, self.dtype, &self.device)?,
+        })
+    }
+
+    /// [`Self::train`] of a micro-batch that is in place.
+    pub(super) fn train_on(
+        &self,
+        Inputs { ids, labels, rows }: &Inputs,
+        params: &Params,
+        grads: &mut Grads,
         (dropout, keep): (Option<DropoutPlan>, Keep),
     ) -> Result<Tensor> {
         let mut kept = Vec::with_capacity(self.layers.len());
-        let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
-        let hidden = self.hidden(batch, &rows, params, (dropout, keep), |saved| {
+        let hidden = self.hidden(ids, rows, params, (dropout, keep), |saved| {
             kept.push(if keep == Keep::Input { Kept::Input(saved.x) } else { Kept::Saved(saved) });
         })?;
-        let (losses, mut dx) = self.head_backward(batch, &hidden, scale)?;
+        let (losses, mut dx) = self.head_backward(labels, &hidden)?;
         drop(hidden);
         for (i, (block, kept)) in self.layers.iter().zip(kept).enumerate().rev() {
             let rows = if i + 1 == self.layers.len() { &rows.last } else { &rows.all };
@@ -261,19 +293,20 @@ impl Qwen3 {
     /// [`Self::hidden`] without a trace.
     fn infer_hidden(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
         let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
-        self.hidden(batch, &rows, params, (None, Keep::Lean), |_| ())
+        let ids = Tensor::new(batch.ids.as_slice(), &self.device)?;
+        self.hidden(&ids, &rows, params, (None, Keep::Lean), |_| ())
     }
 
     /// The residual stream after the last block, label rows only: `[L, D]`.
     fn hidden(
         &self,
-        batch: &Batch,
+        ids: &Tensor,
         rows: &PassRows,
         params: &Params,
         how: (Option<DropoutPlan>, Keep),
         mut save: impl FnMut(Saved),
     ) -> Result<Tensor> {
-        let mut x = self.embed_tokens.rows(&Tensor::new(batch.ids.as_slice(), &self.device)?)?;
+        let mut x = self.embed_tokens.rows(ids)?;
         for (i, block) in self.layers.iter().enumerate() {
             let rows = if i + 1 == self.layers.len() { &rows.last } else { &rows.all };
             let (y, saved) = block.forward(x, rows, params, how)?;
@@ -284,12 +317,12 @@ impl Qwen3 {
     }
 
     /// Loss and the gradient of the last block's output, `[L, D]`, in chunks of rows.
-    fn head_backward(&self, batch: &Batch, hidden: &Tensor, scale: f64) -> Result<(Tensor, Tensor)> {
+    fn head_backward(&self, labels: &Labels, hidden: &Tensor) -> Result<(Tensor, Tensor)> {
         let (y, inv_rms) = rms_norm::forward(hidden, &self.norm, self.config.rms_norm_eps)?;
         let (mut losses, mut dys) = (vec![], vec![]);
-        for (start, len) in self.head_chunks(batch) {
+        for (start, len) in self.head_chunks(hidden.dim(0)?) {
             let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?;
-            let (nll, dlogits) = cross_entropy::nll_and_grad(logits, &batch.targets[start..start + len], scale)?;
+            let (nll, dlogits) = cross_entropy::nll_and_grad(logits, &labels.narrow(start, len)?)?;
             losses.push(nll);
             dys.push(self.lm_head.backward(&dlogits)?);
         }
@@ -299,8 +332,8 @@ impl Qwen3 {
     }
 
     /// (start, length) of chunks of label rows whose f32 logits take at most 128 MiB.
-    fn head_chunks(&self, batch: &Batch) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (rows, step) = (batch.label_rows.len(), ((128 << 20) / (4 * self.config.vocab_size)).max(1));
+    fn head_chunks(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let step = ((128 << 20) / (4 * self.config.vocab_size)).max(1);
         (0..rows).step_by(step).map(move |start| (start, step.min(rows - start)))
     }
 }
@@ -525,7 +558,8 @@ impl Qwen3 {
     pub(crate) fn kept_bytes(&self, batch: &Batch, params: &Params, keep: Keep) -> Result<usize> {
         let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
         let mut bytes = 0;
-        self.hidden(batch, &rows, params, (None, keep), |saved| bytes += saved.bytes(keep))?;
+        let ids = Tensor::new(batch.ids.as_slice(), &self.device)?;
+        self.hidden(&ids, &rows, params, (None, keep), |saved| bytes += saved.bytes(keep))?;
         Ok(bytes)
     }
 }

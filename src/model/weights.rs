@@ -150,7 +150,7 @@ impl Checkpoint {
             .read(0..place.len)
             .map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {}", io_reason(&err))))?;
         self.digests.borrow_mut().insert(name.to_owned(), blake3::Hasher::new().update_rayon(&bytes).finalize());
-        Ok(Tensor::from_raw_buffer(&bytes, place.dtype, shape, &Device::Cpu)?.to_device(device)?.to_dtype(dtype)?)
+        Ok(Tensor::from_raw_buffer(&bytes, place.dtype, shape, device)?.to_dtype(dtype)?)
     }
 
     /// The matrix `name` `[out, in]` as the model multiplies with it. Errors: as [`Self::tensor`].

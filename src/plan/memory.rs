@@ -2,6 +2,7 @@
 
 use crate::{
     config::{LoraConfig, Projection},
+    kernels::card,
     model::{Qwen3Config, qwen3::Keep},
 };
 use candle_core::DType;
@@ -31,6 +32,20 @@ pub struct Load {
     pub evaluated: usize,
 }
 
+/// What attention of the largest micro-batch has to look at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attended {
+    /// Rows of the longest sample.
+    pub longest: usize,
+    /// Rows that stand once for all samples.
+    pub prefix: usize,
+}
+
+/// Bytes that a card holds beside tensors once its kernels have run: cuBLAS's workspace (32 MiB on Hopper, by its manual), the
+/// code of its kernels, of candle's and of ours, which is loaded when it is first used, and what the pool loses by rounding.
+/// An estimate, not measured yet. The context itself is there before anything is planned, and is not free any more then.
+const BESIDE_TENSORS: u64 = 256 << 20;
+
 /// Bytes at the peak of a step, by part; what the process holds before the model is loaded comes on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
@@ -44,25 +59,38 @@ pub struct Memory {
     pub activations: u64,
     /// The block at work, and the logits.
     pub working: u64,
-    /// An evaluation, which takes place where nothing is kept: the larger of both counts.
+    /// An evaluation, which takes place where nothing is kept: the largest of the three counts.
     pub evaluation: u64,
+    /// The optimizer's update, where nothing is kept either: new masters, moments and copy beside the old.
+    pub update: u64,
+    /// What a card holds beside tensors.
+    pub card: u64,
 }
 
 impl Memory {
     /// All parts.
     pub fn total(&self) -> u64 {
-        self.weights + self.trainable + self.checkpoint + (self.activations + self.working).max(self.evaluation)
+        self.weights + self.trainable + self.checkpoint + self.card + self.step().max(self.evaluation).max(self.update)
+    }
+
+    /// A micro-batch.
+    fn step(&self) -> u64 {
+        self.activations + self.working
     }
 
     /// `weights 1.19 GB, trainable 0.10 GB, …`
     pub fn describe(&self) -> String {
+        let if_largest = |part: u64| if part == self.step().max(self.evaluation).max(self.update) { part } else { 0 };
+        let (evaluation, update) = (if_largest(self.evaluation), if_largest(self.update));
         let parts = [
             ("weights", self.weights),
             ("trainable", self.trainable),
             ("checkpoint", self.checkpoint),
             ("activations", self.activations),
             ("working", self.working),
-            ("or evaluation", if self.evaluation > self.activations + self.working { self.evaluation } else { 0 }),
+            ("or evaluation", evaluation),
+            ("or update", update),
+            ("card", self.card),
         ];
         let texts = parts.iter().filter(|(_, bytes)| *bytes > 0);
         texts.map(|(name, bytes)| format!("{name} {}", super::gigabytes(*bytes))).collect::<Vec<_>>().join(", ")
@@ -83,7 +111,40 @@ impl Shape<'_> {
             activations: self.activations(load, keep) as u64,
             working: self.working(load, keep).max(self.head(load)) as u64,
             evaluation: self.evaluation(load) as u64,
+            update: (n * (3 * 4 + copy)) as u64,
+            card: 0,
         }
+    }
+
+    /// The same on a card, where the copy for a checkpoint is in the machine's memory, and the masters at the start stay until
+    /// the end is compared with them.
+    pub fn memory_on_card(&self, load: Load, attended: Attended, keep: Keep) -> Memory {
+        let memory = self.memory(load, keep);
+        let attention = |rows| self.attention_on_card(rows, attended) as u64;
+        Memory {
+            trainable: memory.trainable + 4 * self.trainable() as u64,
+            checkpoint: 0,
+            working: memory.working + attention(load.rows),
+            evaluation: if load.evaluated == 0 { 0 } else { memory.evaluation + attention(load.evaluated) },
+            card: BESIDE_TENSORS,
+            ..memory
+        }
+    }
+
+    /// Bytes of attention besides its operands and results, on a card.
+    fn attention_on_card(&self, rows: usize, Attended { longest, prefix }: Attended) -> usize {
+        let (c, size) = (self.model, self.dtype.size_in_bytes());
+        let (heads, kv_heads, width) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
+        if !card::has_attention(self.dtype, width) {
+            // All scores of a sample: in f32 as they are, masked, less their maximum, as exponentials and as probabilities.
+            let narrow = if size < 4 { 2 * size } else { 0 };
+            return heads * longest * longest * (5 * 4 + narrow);
+        }
+        // Of every row and head the logarithm of its sum and do·o. And the parts in which the gradient of the prefix is added up:
+        // as the kernels' `room_for_parts` has it.
+        let parts_each = 1 + (rows.saturating_sub(prefix) * (heads / kv_heads)).div_ceil(512);
+        let parts = prefix.div_ceil(64) * parts_each * kv_heads * 64 * 2 * width;
+        4 * (2 * rows * heads + parts)
     }
 
     /// Trainable parameters.
@@ -192,6 +253,48 @@ pub(super) mod tests {
             Shape { saves: false, ..shape }.memory(Load { rows: 1, labels: 1, evaluated: 0 }, Keep::Lean).checkpoint,
             0
         );
+    }
+
+    #[test]
+    fn a_card_holds_more_and_less() {
+        let load = Load { rows: 1000, labels: 300, evaluated: 500 };
+        let attended = Attended { longest: 60, prefix: 29 };
+        let (bf16, f32) = (qwen3_0_6b(DType::BF16), qwen3_0_6b(DType::F32));
+        let on_card = |shape: &Shape| shape.memory_on_card(load, attended, Keep::Lean);
+        let (cpu, card) = (bf16.memory(load, Keep::Lean), on_card(&bf16));
+        assert_eq!((card.weights, card.activations, card.update), (cpu.weights, cpu.activations, cpu.update));
+        assert_eq!((cpu.card, card.card, card.checkpoint), (0, 256 << 20, 0), "a checkpoint's copy is the machine's");
+        assert_eq!(card.trainable - cpu.trainable, 4 * 5_046_272, "the masters at the start");
+        // 971 rows behind the prefix by two heads are four parts of 512, and its own rows one more.
+        let parts = 5 * 8 * 64 * 2 * 128;
+        assert_eq!(card.working - cpu.working, 4 * (2 * 1000 * 16 + parts));
+        let scores = on_card(&f32).working - f32.memory(load, Keep::Lean).working;
+        assert_eq!(scores, 16 * 60 * 60 * 20, "no kernel for f32: the scores of a sample five times");
+        let idle = Load { evaluated: 0, ..load };
+        assert_eq!(bf16.memory_on_card(idle, attended, Keep::Lean).evaluation, 0, "nothing is held out");
+    }
+
+    #[test]
+    fn the_largest_of_three_moments_counts_and_is_named() {
+        let none = Memory {
+            weights: 0,
+            trainable: 0,
+            checkpoint: 0,
+            activations: 0,
+            working: 0,
+            evaluation: 0,
+            update: 0,
+            card: 0,
+        };
+        let gb = |n: u64| n * 1_000_000_000;
+        for (step, evaluation, update, total, named) in [
+            (5, 4, 3, 5, "activations 5.00 GB"),
+            (3, 5, 4, 5, "activations 3.00 GB, or evaluation 5.00 GB"),
+            (1, 2, 4, 4, "activations 1.00 GB, or update 4.00 GB"),
+        ] {
+            let memory = Memory { activations: gb(step), evaluation: gb(evaluation), update: gb(update), ..none };
+            assert_eq!((memory.total(), memory.describe().as_str()), (gb(total), named));
+        }
     }
 
     #[test]

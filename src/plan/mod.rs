@@ -4,9 +4,11 @@
 //! Letters: `T` rows and `L` labelled rows of the largest micro-batch, `n` trainable parameters.
 
 mod memory;
+mod out_of_memory;
 mod work;
 
-pub use memory::{Load, Memory, Shape};
+pub use memory::{Attended, Load, Memory, Shape};
+pub use out_of_memory::{Held, Part, explained, with_facts};
 pub use work::Flop;
 
 use crate::{
@@ -24,23 +26,34 @@ use candle_core::{DType, Device};
 pub fn micro_batch_rows(model: &Qwen3Config, dtype: DType, device: &Device) -> usize {
     let target: usize = if device.is_cpu() { 1 << 30 } else { 8 << 30 };
     let a_row = memory::saved_values(model) * model.num_hidden_layers * dtype.size_in_bytes();
-    (target / a_row).clamp(256, 8192)
+    (target / a_row).clamp(FEWEST_ROWS, 8192)
+}
+
+/// Fewer rows at once leave most of a device idle.
+const FEWEST_ROWS: usize = 256;
+
+/// Rows at once to try on a card whose free memory does not suffice for `first`, which it begins with.
+///
+/// Where less would not be trained at all, the memory that happens to be free may decide after all; the user is told.
+pub fn rows_to_try(first: usize) -> impl Iterator<Item = usize> {
+    let fewer = |rows: &usize| (*rows > FEWEST_ROWS).then(|| (rows / 2).max(FEWEST_ROWS));
+    std::iter::successors(Some(first), fewer)
 }
 
 /// What blocks keep. It changes no bit, so it may follow from `free`, the bytes that can still be taken, where they are known.
 ///
 /// `auto` keeps the lean set where it fits, else the input of every block; `off` all where it fits, else the lean set.
-/// Errors: nothing fits.
-pub fn keep(asked: GradientCheckpointing, shape: &Shape, load: Load, free: Option<u64>) -> Result<Keep> {
+/// `need`: what a run takes that keeps this. Errors: nothing fits.
+pub fn keep(asked: GradientCheckpointing, need: &dyn Fn(Keep) -> Memory, free: Option<u64>) -> Result<Keep> {
     let (wanted, all) = match asked {
         GradientCheckpointing::Auto => (Keep::Lean, &[Keep::Lean, Keep::Input][..]),
         GradientCheckpointing::On => (Keep::Input, &[Keep::Input][..]),
         GradientCheckpointing::Off => (Keep::Everything, &[Keep::Everything, Keep::Lean][..]),
     };
     let Some(free) = free else { return Ok(wanted) };
-    let fits = |keep: &Keep| shape.memory(load, *keep).total() <= free;
+    let fits = |keep: &Keep| need(*keep).total() <= free;
     let last = *all.last().unwrap_or(&wanted);
-    all.iter().copied().find(fits).ok_or_else(|| too_little(&shape.memory(load, last), free, asked))
+    all.iter().copied().find(fits).ok_or_else(|| too_little(&need(last), free, asked))
 }
 
 fn too_little(need: &Memory, free: u64, asked: GradientCheckpointing) -> Error {
@@ -78,11 +91,20 @@ mod tests {
             (Off, Some(need(Keep::Everything) - 1), Some(Keep::Lean)),
             (Off, Some(need(Keep::Lean) - 1), None),
         ] {
-            let got = keep(asked, &shape, load, free);
+            let got = keep(asked, &|keep| shape.memory(load, keep), free);
             assert_eq!(got.as_ref().ok().copied(), want, "{asked:?} with {free:?}");
             if let Err(err) = got {
                 assert!(err.to_string().contains("activations") && err.hint_text(true).is_some(), "{err}");
             }
+        }
+    }
+
+    #[test]
+    fn a_card_without_room_gets_fewer_rows_at_once() {
+        for (first, want) in
+            [(8192, &[8192, 4096, 2048, 1024, 512, 256][..]), (668, &[668, 334, 256]), (256, &[256]), (10, &[10])]
+        {
+            assert_eq!(rows_to_try(first).collect::<Vec<_>>(), want);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     dataset::{Example, IGNORE},
     error::Result,
     model::{Batch, qwen3::Keep},
-    plan::Load,
+    plan::{Attended, Load},
 };
 
 /// Rows that another micro-batch costs as much as: all weights are read twice more. What fewer shared rows would save is
@@ -68,6 +68,13 @@ impl Cut {
         Ok(Some((samples.iter().map(|(i, _)| *i).collect(), load)))
     }
 
+    /// What attention looks at in the micro-batch of `samples`, indices into `train`, and in the longest of all samples.
+    pub fn attended(self, train: &[Example], samples: &[usize], eval: &[Example]) -> Attended {
+        let samples: Vec<Sample> = samples.iter().map(|&i| (i, &train[i])).collect();
+        let longest = train.iter().chain(eval).map(|row| fed(&(0, row))).max().unwrap_or(0);
+        Attended { longest, prefix: if self.share_prefix { prefix(&samples) } else { 0 } }
+    }
+
     /// Rows of the largest micro-batch of an evaluation of `rows`.
     pub fn largest_evaluation(self, rows: &[Example]) -> usize {
         let samples: Vec<Sample> = rows.iter().enumerate().filter(|(_, row)| row.is_trainable()).collect();
@@ -83,7 +90,7 @@ impl Cut {
 
 /// Rows a sample feeds by itself: its last token is only a target.
 fn fed((_, row): &Sample) -> usize {
-    row.input_ids.len() - 1
+    row.input_ids.len().saturating_sub(1)
 }
 
 fn rows<'e>(samples: &[Sample<'e>]) -> Vec<(u64, &'e [u32], &'e [u32])> {

@@ -19,8 +19,10 @@ use crate::{
     fs::fault,
     model::{Grads, Params, Qwen3, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
+    plan::{Part, explained},
     rng::Key,
 };
+use candle_core::Tensor;
 use checkpoint::{Restored, Skipped};
 pub use choice::Choice;
 pub use cut::Cut;
@@ -29,7 +31,7 @@ use plan::{StepPlan, StepSamples};
 use progress::Evaluation;
 pub use progress::Progress;
 use saver::Saver;
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 use validate::HeldOut;
 
 /// Everything a run needs, ready to go.
@@ -89,7 +91,7 @@ impl<'a> Trainer<'a> {
             eps: config.adam_epsilon,
             weight_decay: config.weight_decay,
         };
-        AdamW::new(constants, params.len(), params.flat().device())
+        AdamW::new(constants, params.len(), params.flat().device()).map_err(|err| explained(err, Part::Adapter))
     }
 
     /// The steps of this run.
@@ -163,14 +165,11 @@ impl<'a> Trainer<'a> {
         let whole = Cut { max_rows: usize::MAX, ..self.cut };
         fault::phase("rehearse");
         for packed in whole.batches(&rows) {
-            let (batch, _) = packed?;
-            self.model.train(
-                &batch,
-                &self.params,
-                &mut Grads::new(&self.params)?,
-                1.0,
-                (self.dropout(), whole.keep),
-            )?;
+            let (batch, samples) = packed?;
+            let part = Part::MicroBatch { rows: batch.ids.len(), samples: samples.len(), keep: whole.keep };
+            let mut grads = Grads::new(&self.params).map_err(|err| explained(err, Part::Adapter))?;
+            let nll = self.model.train(&batch, &self.params, &mut grads, 1.0, (self.dropout(), whole.keep));
+            nll.map_err(|err| explained(err, part))?;
         }
         Ok(())
     }
@@ -211,6 +210,12 @@ impl<'a> Trainer<'a> {
         observer.on_event(&event)?;
         self.progress.history.push(event);
         Ok(())
+    }
+
+    /// The folder of the newest checkpoint that the run can go on from, if it is on the disk.
+    pub fn newest_checkpoint(&self) -> Option<PathBuf> {
+        let saver = self.saver.as_ref().filter(|saver| !saver.only_model())?;
+        saver.last().filter(|step| !saver.has_lost(*step)).map(|step| saver.folder(step)).filter(|path| path.is_dir())
     }
 
     /// Whether the same command can go on after the last completed step.
@@ -283,8 +288,7 @@ impl<'a> Trainer<'a> {
         }
         self.refuse_non_finite(&gradient, &rows)?;
         let factor = clip::factor(gradient.grad_norm, self.config.max_grad_norm);
-        let updated = self.optim.step(self.params.flat(), &gradient.flat, lr, factor)?;
-        self.params.set(updated)?;
+        self.update(&gradient.flat, lr, factor).map_err(|err| explained(err, Part::Update))?;
 
         let tokens: usize = rows.iter().map(|(_, e)| e.input_ids.len()).sum();
         self.progress.advance(samples, gradient.loss, padded_tokens(samples, train));
@@ -299,6 +303,17 @@ impl<'a> Trainer<'a> {
             tokens,
             seconds: began.elapsed().as_secs_f64(),
         }))
+    }
+
+    /// New parameters and moments. After an error all are as before, so that the last completed step can be saved.
+    fn update(&mut self, gradient: &Tensor, lr: f64, factor: f64) -> Result<()> {
+        let before = self.optim.clone();
+        let updated = self.optim.step(self.params.flat(), gradient, lr, factor);
+        let set = updated.and_then(|flat| self.params.set(flat));
+        if set.is_err() {
+            self.optim = before;
+        }
+        set
     }
 
     /// The masks of this step.
@@ -367,7 +382,7 @@ impl<'a> Trainer<'a> {
         let runtime = began.elapsed().as_secs_f64();
         let written = match self.write {
             None => None,
-            Some(write) => match write(&self.params)? {
+            Some(write) => match write(&self.params).map_err(|err| explained(err, Part::Writing))? {
                 None => return Ok(None),
                 written => written,
             },

@@ -7,6 +7,7 @@ use crate::{
     fs::fault,
     model::{Grads, Params, Qwen3, qwen3::DropoutPlan},
     optim::clip,
+    plan::{Part, explained},
 };
 use candle_core::{DType, Tensor};
 
@@ -52,14 +53,17 @@ pub fn gradient(
             .hint("raise `cutoff_len`, or set `over_length` to `drop`")
             .hint_zh("请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"));
     }
-    let mut grads = Grads::new(params)?;
+    let mut grads = Grads::new(params).map_err(|err| explained(err, Part::Adapter))?;
     let mut losses = Vec::new();
-    for batch in cut.batches(&supervised) {
+    for packed in cut.batches(&supervised) {
         fault::phase("train");
         if stop() {
             return Ok(None);
         }
-        losses.push(model.train(&batch?.0, params, &mut grads, 1.0 / labels as f64, (dropout, cut.keep))?);
+        let (batch, samples) = packed?;
+        let part = Part::MicroBatch { rows: batch.ids.len(), samples: samples.len(), keep: cut.keep };
+        let nll = model.train(&batch, params, &mut grads, 1.0 / labels as f64, (dropout, cut.keep));
+        losses.push(nll.map_err(|err| explained(err, part))?);
     }
     let losses: Vec<f64> = Tensor::cat(&losses, 0)?.to_dtype(DType::F64)?.to_vec1()?;
     let flat = grads.flat(params)?;

@@ -6,6 +6,7 @@ use crate::{
     error::Result,
     fs::fault,
     model::{Params, Qwen3},
+    plan::{Part, explained},
 };
 
 /// Held-out loss in two averages.
@@ -39,7 +40,8 @@ pub fn evaluate(
             return Ok(None);
         }
         let (batch, micro) = packed?;
-        let losses: Vec<f32> = model.nll(&batch, params)?.to_vec1()?;
+        let part = Part::Evaluation { rows: batch.ids.len(), samples: micro.len() };
+        let losses: Vec<f32> = model.nll(&batch, params).map_err(|err| explained(err, part))?.to_vec1()?;
         let mut losses = losses.into_iter();
         for (i, example) in micro {
             let labels = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();

@@ -21,12 +21,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("optim", &["config", "error", "kernels"]),
     ("adapter", &["config", "error", "kernels", "model", "fs"]),
     ("generate", &["config", "dataset", "error", "kernels", "model", "prosody", "rng"]),
-    ("plan", &["config", "error", "model"]),
+    ("plan", &["config", "error", "kernels", "model"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "plan", "fs", "rng"]),
     ("eval", &["config", "dataset", "error", "generate", "model", "prosody", "rng"]),
     ("run", &["config", "error", "fs", "trainer"]),
     ("report", &["config", "error", "fs", "trainer"]),
-    ("testing", &["config", "error", "model"]),
+    ("testing", &["config", "error", "kernels", "model"]),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

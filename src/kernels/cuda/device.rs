@@ -18,8 +18,9 @@ use candle_core::{
 };
 use half::bf16;
 use std::{
-    collections::HashMap,
-    sync::{Arc, LazyLock, Mutex},
+    collections::{BTreeSet, HashMap},
+    panic::Location,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 /// Machine code of every `.cu` file for sm_80 and sm_90, and PTX for what comes after.
@@ -106,6 +107,19 @@ pub(super) fn run(device: &CudaDevice, launches: &[Launch]) -> Result<()> {
     })
 }
 
+/// Why kernels were not used where they might have been.
+static DECLINED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// What kernels could not take of tensors on a card, and where, each once: candle's operations computed it, on the card.
+pub fn declined() -> Vec<String> {
+    DECLINED.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+}
+
+/// A kernel is not used. `why` names no size, so that there are few of them.
+pub(super) fn decline(why: String) {
+    DECLINED.lock().unwrap_or_else(PoisonError::into_inner).insert(why);
+}
+
 /// A tensor that a launch reads, locked until it is queued.
 pub(super) struct Input<'a> {
     at: Address,
@@ -130,27 +144,38 @@ pub(super) fn sizes<const N: usize>(kernel: &str, operands: [(&Input, usize); N]
     }
 }
 
-/// `None` where `t` is not on a card, not contiguous, or of another type than `dtype`.
+/// `None` where `t` is not on a card; or not contiguous, or of another type than `dtype`, which is noted.
+#[track_caller]
 pub(super) fn input(t: &Tensor, dtype: DType) -> Option<Input<'_>> {
-    let (storage, layout) = t.storage_and_layout();
-    let (start, _) = layout.contiguous_offsets()?;
-    let Storage::Cuda(cuda) = &*storage else { return None };
-    let stream = cuda.device.cuda_stream();
-    // The address outlives the guard that comes with it: work of one thread is queued on one stream, in order.
-    let base = match (&cuda.slice, dtype) {
-        (CudaStorageSlice::F32(slice), DType::F32) => slice.device_ptr(&stream).0,
-        (CudaStorageSlice::BF16(slice), DType::BF16) => slice.device_ptr(&stream).0,
-        (CudaStorageSlice::U32(slice), DType::U32) => slice.device_ptr(&stream).0,
-        _ => return None,
-    };
-    let at = Address(base + (start * dtype.size_in_bytes()) as u64);
-    Some(Input { at, elements: layout.shape().elem_count(), _held: storage })
+    input_at(t, dtype, Location::caller())
 }
 
 /// All of `ts` as [`input`].
+#[track_caller]
 pub(super) fn inputs<'a, const N: usize>(ts: [&'a Tensor; N], dtype: DType) -> Option<[Input<'a>; N]> {
-    let all: Vec<Input<'a>> = ts.into_iter().map(|t| input(t, dtype)).collect::<Option<_>>()?;
+    let asked = Location::caller();
+    let all: Vec<Input<'a>> = ts.into_iter().map(|t| input_at(t, dtype, asked)).collect::<Option<_>>()?;
     all.try_into().ok()
+}
+
+fn input_at<'a>(t: &'a Tensor, dtype: DType, asked: &Location) -> Option<Input<'a>> {
+    let (storage, layout) = t.storage_and_layout();
+    let Storage::Cuda(cuda) = &*storage else { return None };
+    let stream = cuda.device.cuda_stream();
+    // The address outlives the guard that comes with it: all work is queued on one stream, in order.
+    let base = match (&cuda.slice, dtype) {
+        (CudaStorageSlice::F32(slice), DType::F32) => Some(slice.device_ptr(&stream).0),
+        (CudaStorageSlice::BF16(slice), DType::BF16) => Some(slice.device_ptr(&stream).0),
+        (CudaStorageSlice::U32(slice), DType::U32) => Some(slice.device_ptr(&stream).0),
+        _ => None,
+    };
+    let (Some(base), Some((start, _))) = (base, layout.contiguous_offsets()) else {
+        let is = if base.is_none() { "of another type" } else { "not contiguous" };
+        decline(format!("line {} of ops.rs: {:?} {is}, {dtype:?} in one piece expected", asked.line(), t.dtype()));
+        return None;
+    };
+    let at = Address(base + (start * dtype.size_in_bytes()) as u64);
+    Some(Input { at, elements: layout.shape().elem_count(), _held: storage })
 }
 
 /// The card of `t`, and its element type where kernels have it.

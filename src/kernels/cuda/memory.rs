@@ -1,30 +1,68 @@
-//! What a CUDA device needs once, before the first tensor.
+//! The memory of a card: the pool that tensors come from, and what is free beside it.
 
-use crate::error::{Error, Result};
-use candle_core::{Device, cuda_backend::cudarc::driver::sys};
+use crate::{
+    error::{Error, Result},
+    kernels::card::{CardMemory, Pool},
+};
+use candle_core::{
+    Device,
+    cuda_backend::cudarc::driver::{
+        DriverError, result,
+        sys::{self, CUmemPool_attribute as Attribute},
+    },
+};
 
 /// Keeps freed memory in the stream-ordered pool instead of handing it back at every synchronisation.
 ///
 /// The pool's release threshold is 0 by default, so that each step would allocate its memory from the driver anew.
-pub fn keep_freed_memory(device: &Device) -> Result<()> {
-    let Device::Cuda(cuda) = device else { return Ok(()) };
-    let ordinal = cuda.cuda_stream().context().ordinal() as sys::CUdevice;
-    let mut pool: sys::CUmemoryPool = std::ptr::null_mut();
-    let mut threshold = u64::MAX;
-    // SAFETY: the context of `ordinal` is alive (`device` holds it); both pointers live through the calls and have the
-    // types the driver documents for them (a pool handle; a u64 for the release threshold).
-    let status = unsafe {
-        match sys::cuDeviceGetDefaultMemPool(&mut pool, ordinal) {
-            sys::CUresult::CUDA_SUCCESS => sys::cuMemPoolSetAttribute(
-                pool,
-                sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-                (&raw mut threshold).cast(),
-            ),
-            failed => failed,
-        }
-    };
-    match status {
-        sys::CUresult::CUDA_SUCCESS => Ok(()),
-        failed => Err(Error::run(format!("cannot set the memory pool's release threshold: {failed:?}"))),
+pub(super) fn keep_freed_memory(device: &Device) -> Result<()> {
+    let kept =
+        pool_of(device).map_or(Ok(()), |pool| set(pool?, Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX));
+    kept.map_err(|failed| Error::run(format!("cannot set the memory pool's release threshold: {failed}")))
+}
+
+/// What is free on the card of `device` now, and all it has. `None`: no card, or it does not say.
+pub fn card_memory(device: &Device) -> Option<CardMemory> {
+    let Device::Cuda(cuda) = device else { return None };
+    let (free, total) = cuda.cuda_stream().context().mem_get_info().ok()?;
+    Some(CardMemory { free: free as u64, total: total as u64 })
+}
+
+/// What this process has taken on the card of `device`. `None`: no card, or it has no such pool.
+pub fn pool(device: &Device) -> Option<Pool> {
+    let pool = pool_of(device)?.ok()?;
+    Some(Pool {
+        used: get(pool, Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).ok()?,
+        peak: get(pool, Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH).ok()?,
+        reserved: get(pool, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).ok()?,
+        peak_reserved: get(pool, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH).ok()?,
+    })
+}
+
+/// Both peaks of [`pool`] begin anew at what is taken now. A card without a pool has none to forget.
+pub fn forget_peak(device: &Device) {
+    let Some(Ok(pool)) = pool_of(device) else { return };
+    for peak in [Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH] {
+        // 0 is the only value that it takes.
+        let _ = set(pool, peak, 0);
     }
+}
+
+/// The pool of the card of `device`; `None`: no card.
+fn pool_of(device: &Device) -> Option<std::result::Result<sys::CUmemoryPool, DriverError>> {
+    let Device::Cuda(cuda) = device else { return None };
+    // SAFETY: the number is that of a card that is open, for as long as `device` lives.
+    Some(unsafe { result::device::get_default_mem_pool(cuda.cuda_stream().context().cu_device()) })
+}
+
+fn get(pool: sys::CUmemoryPool, which: Attribute) -> std::result::Result<u64, DriverError> {
+    let mut value = 0u64;
+    // SAFETY: the pool is a card's own, which is never destroyed; sizes are 64 bits wide, and `value` is written before the
+    // call returns.
+    unsafe { sys::cuMemPoolGetAttribute(pool, which, (&raw mut value).cast()) }.result().map(|()| value)
+}
+
+fn set(pool: sys::CUmemoryPool, which: Attribute, mut value: u64) -> std::result::Result<(), DriverError> {
+    // SAFETY: as in `get`; `value` is read before the call returns.
+    unsafe { sys::cuMemPoolSetAttribute(pool, which, (&raw mut value).cast()) }.result()
 }

@@ -14,7 +14,9 @@ use crate::{
     kernels::{AdamWStep, Segments, cross_entropy::NO_TARGET, norm_rope::NormRope},
 };
 use candle_core::{
-    CpuStorage, CudaStorage, DType, Device, DeviceLocation, InplaceOp1, Layout, Tensor, backend::BackendStorage, bail,
+    CpuStorage, CudaDevice, CudaStorage, DType, Device, InplaceOp1, Layout, Tensor,
+    backend::{BackendDevice, BackendStorage},
+    bail,
 };
 use std::{cell::RefCell, rc::Rc, sync::Mutex};
 
@@ -184,7 +186,11 @@ pub(in crate::kernels) fn nll_and_grad(
     placed: Option<&(Tensor, Tensor)>,
 ) -> Result<Option<Tensor>> {
     let Some((ids, scale)) = placed else { return Ok(None) };
-    if place(logits).is_none() || !logits.is_contiguous() {
+    if place(logits).is_none() {
+        return Ok(None);
+    }
+    if !logits.is_contiguous() {
+        device::decline("nll_and_grad: not contiguous".into());
         return Ok(None);
     }
     let (rows, width) = logits.dims2()?;
@@ -200,7 +206,9 @@ fn refuse_beyond(targets: &[u32], (rows, width): (usize, usize)) -> Result<()> {
     let beyond = |&target: &u32| target as usize >= width && target != NO_TARGET;
     if targets.len() != rows || targets.iter().any(beyond) {
         let count = targets.len();
-        return Err(Error::run(format!("internal error: {count} targets for {rows} rows, or one beyond {width} logits")));
+        return Err(Error::run(format!(
+            "internal error: {count} targets for {rows} rows, or one beyond {width} logits"
+        )));
     }
     Ok(())
 }
@@ -252,6 +260,7 @@ pub(in crate::kernels) fn adamw_step(
     sizes("adamw", operands.each_ref().map(|operand| (operand, n)))?;
     let operands = operands.each_ref().map(|operand| operand.at());
     if !operands.iter().all(|a| a.is_wide()) {
+        device::decline("adamw: not aligned to 16 bytes".into());
         return Ok(None);
     }
     let factor = Tensor::new(&[step.grad_factor as f32], x.device())?;
@@ -267,7 +276,11 @@ pub(in crate::kernels) fn adamw_step(
 pub(in crate::kernels) fn sum_of_squares(x: &Tensor) -> Result<Option<Tensor>> {
     let (Some((card, _)), Some(xs)) = (place(x), input(x, DType::F32)) else { return Ok(None) };
     let n = x.elem_count();
-    if n == 0 || !xs.at().is_wide() {
+    if n == 0 {
+        return Ok(None);
+    }
+    if !xs.at().is_wide() {
+        device::decline("sum_of_squares: not aligned to 16 bytes".into());
         return Ok(None);
     }
     let (_sums, to_sums) = output(&card, DType::F64, adamw::partial_sums(n))?;
@@ -281,7 +294,7 @@ pub(in crate::kernels) fn sum_of_squares(x: &Tensor) -> Result<Option<Tensor>> {
 struct Placed {
     segments: Segments,
     groups: usize,
-    card: DeviceLocation,
+    card: CudaDevice,
     lists: Lists,
     /// Blocks of queries, blocks of keys, own places.
     tensors: [Tensor; 3],
@@ -291,17 +304,17 @@ struct Placed {
 const KEPT: usize = 64;
 
 thread_local! {
-    /// The lists last used come first: every layer asks for the same, the last one for others. Of this thread, because each
-    /// thread has a stream of its own, and what one has queued another must not read.
+    /// The lists last used come first: every layer asks for the same, the last one for others. Of this thread: nobody waits.
     static PLACED: RefCell<Vec<Rc<Placed>>> = const { RefCell::new(vec![]) };
 }
 
-fn lists(segments: &Segments, groups: usize, device: &Device) -> Result<Rc<Placed>> {
+fn lists(segments: &Segments, groups: usize, card: &CudaDevice) -> Result<Rc<Placed>> {
     PLACED.with_borrow_mut(|kept| {
-        let same = |p: &Rc<Placed>| p.groups == groups && p.card == device.location() && p.segments == *segments;
+        // Of the same opening of a card: another one has another stream, which does not wait for what this one has queued.
+        let same = |p: &Rc<Placed>| p.groups == groups && p.card.same_device(card) && p.segments == *segments;
         let placed = match kept.iter().position(same) {
             Some(found) => kept.remove(found),
-            None => Rc::new(Placed::new(segments, groups, device)?),
+            None => Rc::new(Placed::new(segments, groups, card)?),
         };
         kept.truncate(KEPT - 1);
         kept.insert(0, placed.clone());
@@ -310,11 +323,11 @@ fn lists(segments: &Segments, groups: usize, device: &Device) -> Result<Rc<Place
 }
 
 impl Placed {
-    fn new(segments: &Segments, groups: usize, device: &Device) -> Result<Self> {
-        let lists = Lists::new(segments, groups);
-        let tensor = |list: &[u32]| Tensor::new(list, device);
+    fn new(segments: &Segments, groups: usize, card: &CudaDevice) -> Result<Self> {
+        let (lists, device) = (Lists::new(segments, groups), Device::Cuda(card.clone()));
+        let tensor = |list: &[u32]| Tensor::new(list, &device);
         let tensors = [tensor(&lists.queries.concat())?, tensor(&lists.keys.concat())?, tensor(&segments.own)?];
-        Ok(Self { segments: segments.clone(), groups, card: device.location(), lists, tensors })
+        Ok(Self { segments: segments.clone(), groups, card: card.clone(), lists, tensors })
     }
 }
 
@@ -329,12 +342,16 @@ pub(in crate::kernels) fn attention_forward(
     let ((_, heads, width), kv_heads) = (q.dims3()?, k.dim(1)?);
     // Rows are read sixteen bytes at a time.
     let aligned = operands.iter().all(|t| t.at().is_wide());
-    if !Attention::is_for(width) || segments.queries() == 0 || !aligned {
+    if segments.queries() == 0 {
+        return Ok(None);
+    }
+    if !Attention::is_for(width) || !aligned {
+        device::decline(format!("attention: heads of {width}, aligned to 16 bytes: {aligned}"));
         return Ok(None);
     }
     let (keys, queries) = (segments.keys() * kv_heads * width, segments.queries() * heads * width);
     sizes("attention", [(&operands[0], queries), (&operands[1], keys), (&operands[2], keys)])?;
-    let placed = lists(segments, heads / kv_heads, q.device())?;
+    let placed = lists(segments, heads / kv_heads, &card)?;
     let held = inputs(placed.tensors.each_ref(), DType::U32).expect("made on this card, of u32");
     let (o, to_o) = output(&card, DType::BF16, q.shape())?;
     let at = held.each_ref().map(|list| list.at());
@@ -355,13 +372,17 @@ pub(in crate::kernels) fn attention_backward(
     let ((queries, heads, width), kv_heads) = (q.dims3()?, k.dim(1)?);
     // Rows are read sixteen bytes at a time.
     let aligned = operands.iter().all(|t| t.at().is_wide());
-    if !Attention::is_for(width) || segments.queries() == 0 || !aligned {
+    if segments.queries() == 0 {
+        return Ok(None);
+    }
+    if !Attention::is_for(width) || !aligned {
+        device::decline(format!("attention: heads of {width}, aligned to 16 bytes: {aligned}"));
         return Ok(None);
     }
     let (of_keys, of_queries) = (segments.keys() * kv_heads * width, segments.queries() * heads * width);
     let [d_os, qs, ks, vs] = &operands;
     sizes("attention", [(d_os, of_queries), (qs, of_queries), (ks, of_keys), (vs, of_keys)])?;
-    let placed = lists(segments, heads / kv_heads, q.device())?;
+    let placed = lists(segments, heads / kv_heads, &card)?;
     let held = inputs(placed.tensors.each_ref(), DType::U32).expect("made on this card, of u32");
     let [(dq, to_q), (dk, to_k), (dv, to_v)] = [
         output(&card, DType::BF16, q.shape())?,
@@ -462,7 +483,8 @@ mod tests {
         same_on_every_device(&BOTH, |device, dtype| {
             let logits = || tensor(device, dtype, (3, 151_936), 0.0);
             let targets = [0, 77, 151_935];
-            let (losses, grad) = cross_entropy::nll_and_grad(logits()?, &targets, 1e4)?;
+            let (losses, grad) =
+                cross_entropy::nll_and_grad(logits()?, &cross_entropy::Labels::new(&targets, 1e4, device)?)?;
             Ok(vec![cross_entropy::nll(&logits()?, &targets)?, losses, grad])
         })
     }

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 use bytemuck::{Pod, Zeroable};
-use candle_core::{Device, Tensor, bail};
+use candle_core::{Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 use std::{
@@ -191,7 +191,7 @@ impl<T: Packable> Packed<T> {
             if values.dims() != [rows.len(), width] {
                 return Err(Error::run(format!("internal error: a piece of {:?}", values.dims())));
             }
-            let values = values.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.contiguous()?;
+            let values = values.to_dtype(T::DTYPE)?.contiguous()?;
             let values = cpu::values::<T>(&values).ok_or_else(|| Error::run("internal error: a piece elsewhere"))?;
             let values: &[T::Bits] = bytemuck::cast_slice(&values);
             let panels = &mut words[start / SIDE * panel..][..rows.len().div_ceil(SIDE) * panel];

@@ -1,17 +1,18 @@
 //! What the commands share that use a trained adapter: which model is asked, and how. Whatever training knew comes from the adapter's receipt.
 
 use crate::{args::AskArgs, machine};
-use candle_core::{DType, Device};
+use candle_core::DType;
 use couplet_train::{
     adapter::peft,
     config::{GenerationConfig, InferDtype, InferenceConfig, TemplateName},
     dataset::Tokenizer,
-    device,
+    device::{self, Opened},
     error::{Error, Result},
     eval::couplet::Comma,
     generate::{Limits, Sampling, Speaker},
     hub::{self, HubEnv},
     model::{AdapterWeights, Checkpoint, Params, Qwen3, Qwen3Config},
+    plan::{Part, explained},
     report::{Console, Header, Lang},
     run,
 };
@@ -108,9 +109,9 @@ pub fn open(
             .hint("leave it out: the weights stay as the checkpoint has them")
             .hint_zh("请不要写该键：权重按原样使用"));
     }
-    let device = device::open(config.device, geometry.parameters())?;
+    let opened = device::open(config.device, geometry.parameters())?;
     let dtype = weights_dtype(config.dtype, &geometry);
-    if device.is_cpu() {
+    if opened.device.is_cpu() {
         machine::refuse_too_large(geometry.parameters() * dtype.size_in_bytes(), dtype)?;
     }
     let no_adapter = couplet_train::config::LoraConfig {
@@ -120,7 +121,8 @@ pub fn open(
         lora_target: vec![],
         use_rslora: false,
     };
-    let (model, _) = Qwen3::load(&geometry, &checkpoint, &no_adapter, dtype, &device)?;
+    let loaded = Qwen3::load(&geometry, &checkpoint, &no_adapter, dtype, &opened.device);
+    let (model, _) = loaded.map_err(|err| explained(err, Part::Weights(dtype)))?;
     let mut voices = Vec::new();
     if compare || trained.is_empty() {
         voices.push(Voice { name: console.look().lang.pick("base", "基座").to_owned(), adapter: None });
@@ -129,7 +131,8 @@ pub fn open(
         trained.warn_of_another_base(&checkpoint, header);
         voices.push(Voice { name: trained.dir.display().to_string(), adapter: Some(trained.over(&model)?) });
     }
-    describe(header, &dir, &trained, &speaker, &device, dtype);
+    describe(header, &dir, &trained, &speaker, (&opened, dtype));
+    super::header::passed_over(header, &opened);
     let stop = stop_ids(&dir, &tokenizer);
     let (base_digest, comma) = (checkpoint.digest(), comma(&trained));
     Ok(Asked { model, tokenizer, voices, speaker, stop, comma, trained, base_digest })
@@ -298,16 +301,19 @@ fn weights_dtype(asked: InferDtype, geometry: &Qwen3Config) -> DType {
     }
 }
 
-fn describe(header: &mut Header, dir: &Path, trained: &[Trained], speaker: &Speaker, device: &Device, dtype: DType) {
+fn describe(
+    header: &mut Header,
+    dir: &Path,
+    trained: &[Trained],
+    speaker: &Speaker,
+    (opened, dtype): (&Opened, DType),
+) {
     header.row("base", "基座", dir.display().to_string());
     for trained in trained {
         header.row("adapter", "适配器", trained.dir.display().to_string());
     }
     let weights = if dtype == DType::BF16 { "bf16" } else { "f32" };
-    let place = match device {
-        Device::Cpu => format!("CPU, {} threads", rayon::current_num_threads()),
-        other => format!("{:?}", other.location()),
-    };
+    let place = opened.describe().unwrap_or_else(|| format!("CPU, {} threads", rayon::current_num_threads()));
     header.row("device", "设备", format!("{place}; {weights} weights"));
     let template = match (speaker.template, speaker.enable_thinking) {
         (TemplateName::Qwen3Nothink, _) => "qwen3_nothink".to_owned(),

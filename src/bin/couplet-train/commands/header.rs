@@ -1,10 +1,12 @@
 //! The run header: everything that matters, resolved.
 
 use crate::machine;
-use candle_core::{DType, Device};
+use candle_core::DType;
 use couplet_train::{
     config::{Dialect, OverLength, Recipe, TemplateName},
-    dataset, kernels,
+    dataset,
+    device::Opened,
+    kernels,
     model::{Params, Qwen3Config, qwen3::Keep},
     optim::schedule::warmup_steps,
     plan::{Load, Memory, gigabytes},
@@ -20,7 +22,7 @@ pub struct Facts<'a> {
     /// Its geometry.
     pub model: &'a Qwen3Config,
     /// Where it computes.
-    pub device: &'a Device,
+    pub opened: &'a Opened,
     /// In which dtype.
     pub dtype: DType,
     /// What is trained.
@@ -146,22 +148,44 @@ fn model_line(recipe: &Recipe, facts: &Facts) -> String {
     )
 }
 
-/// What the last bits of a run depend on besides its inputs: device, vectors, precision. Not the number of threads.
-pub fn device_line(device: &Device, dtype: DType) -> String {
-    let precision = if dtype == DType::BF16 { "bf16, f32 masters" } else { "f32" };
-    match device {
-        Device::Cpu => {
+/// What the last bits of a run depend on besides its inputs: device, vectors, precision. Not the number of threads, nor which
+/// of several equal cards it is.
+pub fn device_line(opened: &Opened, dtype: DType) -> String {
+    let precision = precision(dtype);
+    match &opened.card {
+        None => {
             let name = machine::cpu_name().unwrap_or_else(|| std::env::consts::ARCH.into());
             format!("CPU ({name}, {}); {precision}", kernels::instruction_set(dtype))
         }
-        other => format!("{:?}; {precision}", other.location()),
+        Some(card) => format!("{} (compute capability {}); {precision}", card.name, card.capability),
     }
 }
 
-/// The same and the number of threads.
+fn precision(dtype: DType) -> &'static str {
+    if dtype == DType::BF16 { "bf16, f32 masters" } else { "f32" }
+}
+
+/// The same and the number of threads; or which card it is, what it has free, and what our kernels do not do on it.
 fn device_and_threads(facts: &Facts) -> String {
-    let line = device_line(facts.device, facts.dtype);
-    if facts.device.is_cpu() { format!("{line}; {} threads", rayon::current_num_threads()) } else { line }
+    let (opened, dtype) = (facts.opened, facts.dtype);
+    let Some(card) = opened.describe() else {
+        return format!("{}; {} threads", device_line(opened, dtype), rayon::current_num_threads());
+    };
+    let attention = match kernels::card::has_attention(dtype, facts.model.head_dim) {
+        true => "",
+        false => "\nattention out of candle's operations: our kernels are for bf16 and heads of 64 or 128",
+    };
+    format!("{card}; {}{attention}", precision(dtype))
+}
+
+/// Says why no card computes in a binary that was built for cards.
+pub fn passed_over(header: &mut Header, opened: &Opened) {
+    let Some(why) = &opened.passed_over else { return };
+    let hint = |chinese| why.hint_text(chinese).unwrap_or_default();
+    header.notice(
+        format!("on the CPU, although this binary was built for cards: {why} ({})", hint(false)),
+        format!("程序支持显卡，但现在使用 CPU：{why}（{}）", hint(true)),
+    );
 }
 
 fn template_line(recipe: &Recipe) -> String {

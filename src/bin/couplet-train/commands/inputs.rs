@@ -2,12 +2,12 @@
 
 use super::verdict;
 use crate::machine;
-use candle_core::{DType, Device};
+use candle_core::DType;
 use couplet_train::{
     adapter::peft,
     config::{LoraConfig, Recipe},
     dataset::{self, Example, Splits, Tokenizer},
-    device,
+    device::{self, Opened},
     error::{Error, Result, io_reason},
     fs::{self, fault},
     hub::{self, HubEnv},
@@ -32,7 +32,7 @@ pub struct Inputs {
     pub asked: LoraConfig,
     pub data: Splits,
     pub test: Vec<Example>,
-    pub device: Device,
+    pub opened: Opened,
     pub dtype: DType,
 }
 
@@ -57,12 +57,12 @@ impl Inputs {
         let test = verdict::test_rows(recipe, &tokenizer)?;
         let rows = data.train.iter().chain(&data.eval).chain(&test);
         refuse_unknown_ids(rows, model_config.vocab_size, &model_dir)?;
-        let device = device::open(recipe.model.device, model_config.parameters())?;
+        let opened = device::open(recipe.model.device, model_config.parameters())?;
         let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
-        if device.is_cpu() {
+        if opened.device.is_cpu() {
             machine::refuse_too_large(model_config.parameters() * dtype.size_in_bytes(), dtype)?;
         }
-        Ok(Self { model_dir, model_config, tokenizer, tokenizer_files, existing, asked, data, test, device, dtype })
+        Ok(Self { model_dir, model_config, tokenizer, tokenizer_files, existing, asked, data, test, opened, dtype })
     }
 
     /// Puts the tokenizer beside the adapter.

@@ -4,12 +4,14 @@ mod adapter;
 mod ask;
 mod chat;
 mod data;
+mod doctor;
 mod evaluate;
 mod export;
 mod finished;
 mod generate;
 mod header;
 mod inputs;
+mod on_card;
 mod place;
 mod planned;
 mod proof;
@@ -41,6 +43,7 @@ pub fn run(cli: Cli, look: Look) -> Result<u8> {
         Some(Command::Export(args)) => export::run(&args, look),
         Some(Command::Adapter(AdapterCommand::Check(args))) => adapter::check(&args, look),
         Some(Command::Data(DataCommand::Prepare(args))) => data::prepare(&args, look).map(|()| 0),
+        Some(Command::Doctor) => doctor::run(look),
     }
 }
 

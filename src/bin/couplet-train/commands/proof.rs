@@ -1,7 +1,7 @@
 //! Proof that an adapter does something, and that a merged model does the same: logits on a few rows.
 
 use super::ask::Trained;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use couplet_train::{
     adapter::{
         check::{self, Proof},
@@ -131,8 +131,7 @@ pub fn refuse_motionless(moved: f64, dir: &Path) -> Result<()> {
 /// max |a − b|
 #[expect(clippy::disallowed_methods, reason = "a proof reads results back")]
 pub fn largest_difference(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let off = (a.to_device(&Device::Cpu)? - b.to_device(&Device::Cpu)?)?;
-    Ok(f64::from(off.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar::<f32>()?))
+    Ok(f64::from((a - b)?.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar::<f32>()?))
 }
 
 /// `q_proj 1.23  k_proj 0.41 …`

@@ -5,6 +5,7 @@ use super::{
     finished,
     header::{self, Facts, device_line},
     inputs::Inputs,
+    on_card::OnCard,
     place::Place,
     planned::Planned,
     proof, restore, samples,
@@ -20,7 +21,10 @@ use couplet_train::{
     error::{Error, Result},
     fs::{self, fault},
     generate::Speaker,
+    kernels,
     model::{Checkpoint, Params, Qwen3, lora::initial_values, params::Slot},
+    optim::AdamW,
+    plan::{Part, explained},
     report::{
         Console, Header, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict,
         model_card,
@@ -59,7 +63,10 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     // 1. Everything that can be wrong with the input, then the model and what is trained in it.
     let inputs = Inputs::read(&mut recipe, &mut console)?;
     let planned = Planned::new(&recipe, &inputs)?;
-    let Loading { model, params, about } = Loading::load(&recipe, &inputs)?;
+    let mut on_card = OnCard::new(&inputs.opened.device);
+    let before = place.restored.as_ref().map(|restored| restored.path.clone());
+    let loading = Loading::load(&recipe, &inputs, &mut on_card);
+    let Loading { model, params, optim, about } = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
     let identity = identity(&recipe, &about)?;
     if let Some(restored) = &place.restored {
         restore::refuse_changes(&recipe, restored, &identity, &mut console)?;
@@ -70,9 +77,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let write = |params: &Params| writing.as_ref().map_or(Ok(None), |writing| writing.write(params));
     let initial = params.flat().clone();
     let mut trainer = Trainer {
-        optim: Trainer::optimizer(&recipe.train, &params)?,
         model: &model,
         params,
+        optim,
         config: &recipe.train,
         train: &inputs.data.train,
         eval: &inputs.data.eval,
@@ -107,7 +114,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         ));
     }
 
-    planned.rehearse(&trainer)?;
+    planned.rehearse(&trainer).map_err(|err| on_card.explain(err, before.as_deref()))?;
 
     // 3. The run.
     stop.defer();
@@ -117,7 +124,13 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let mut outcome = Outcome::default();
     let mut watchers = watchers(&recipe, trainer.history(), &mut outcome, &mut console)?;
     let keep = |trainer: &Trainer| keep(&recipe, &inputs, trainer, &initial, look.lang);
-    let proven = to_the_end(&mut trainer, &mut watchers, keep).map_err(Error::in_run)?;
+    let ended = to_the_end(&mut trainer, &mut watchers, keep);
+    if ended.as_ref().is_err_and(|err| err.out_of_memory().is_some()) {
+        // Every completed step is sound. Of two errors the first is the one worth telling.
+        let _ = trainer.stopped(&mut watchers);
+    }
+    let explain = |err: Error| on_card.explain(err, trainer.newest_checkpoint().as_deref()).in_run();
+    let proven = ended.map_err(explain)?;
     drop(watchers);
     let Some(proven) = proven else {
         let (step, saved) = (trainer.progress.step, trainer.is_saved());
@@ -131,12 +144,13 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     // Of a save or prune that failed: told then, and no reason to fail now.
     let _ = fs::remove_leftovers(&out, place.lock.is_held());
-    receipt.complete(measured(&outcome, verdict.as_ref(), &planned))?;
+    receipt.complete(measured(&outcome, verdict.as_ref(), &planned, &on_card))?;
     fault::announce("complete", trainer.progress.step);
     let interrupted = stop.is_requested();
     stop.leave_at_once();
     drop(place);
     console.line(&proven);
+    told_of_the_card(&on_card, &planned, &mut console);
     let mut summary = summary(&recipe, &outcome)?;
     summary.verdict = verdict.map(|verdict| verdict.lines(look.lang)).unwrap_or_default();
     if look.verbosity != Verbosity::Quiet && !interrupted {
@@ -155,24 +169,44 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
 struct Loading {
     model: Qwen3,
     params: Params,
+    optim: AdamW,
     about: Value,
 }
 
 impl Loading {
-    fn load(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
+    fn load(recipe: &Recipe, inputs: &Inputs, on_card: &mut OnCard) -> Result<Self> {
         fault::phase("load");
         let checkpoint = Checkpoint::open(&inputs.model_dir)?;
-        let (dtype, device) = (inputs.dtype, &inputs.device);
-        let (model, layout) = Qwen3::load(&inputs.model_config, &checkpoint, &recipe.lora, dtype, device)?;
+        let (dtype, device) = (inputs.dtype, &inputs.opened.device);
+        let loaded = Qwen3::load(&inputs.model_config, &checkpoint, &recipe.lora, dtype, device);
+        let (model, layout) = loaded.map_err(|err| explained(err, Part::Weights(dtype)))?;
+        on_card.mark();
         let initial = |slot: &Slot| match &inputs.existing {
             Some(existing) => existing.values(slot),
             None => Ok(initial_values(slot, recipe.train.seed)),
         };
-        let params = Params::new(layout, dtype, device, initial)?;
+        let params = Params::new(layout, dtype, device, initial).map_err(|err| explained(err, Part::Adapter))?;
         if let Some(existing) = &inputs.existing {
             existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
         }
-        Ok(Self { model, params, about: receipt_facts(recipe, inputs, &checkpoint) })
+        let optim = Trainer::optimizer(&recipe.train, &params)?;
+        on_card.mark();
+        Ok(Self { model, params, optim, about: receipt_facts(recipe, inputs, &checkpoint) })
+    }
+}
+
+/// What a card's memory came to, and which operations our kernels left to candle.
+fn told_of_the_card(on_card: &OnCard, planned: &Planned, console: &mut Console) {
+    let lang = console.look().lang;
+    if let Some(line) = on_card.line(planned.memory.total() - planned.memory.card, lang) {
+        console.detail(&line);
+    }
+    let declined = kernels::declined().join("; ");
+    if !declined.is_empty() {
+        console.line(&match lang {
+            Lang::En => format!("note: candle's operations took the place of our kernels: {declined}"),
+            Lang::Zh => format!("注意：以下运算由 candle 而非自有核函数完成：{declined}"),
+        });
     }
 }
 
@@ -210,7 +244,7 @@ fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Tr
     let facts = Facts {
         model_dir: &inputs.model_dir,
         model: &inputs.model_config,
-        device: &inputs.device,
+        opened: &inputs.opened,
         dtype: inputs.dtype,
         params: &trainer.params,
         data: &inputs.data.summary,
@@ -229,6 +263,8 @@ fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Tr
     for notice in notices {
         header.notice(notice.en, notice.zh);
     }
+    header::passed_over(&mut header, &inputs.opened);
+    planned.notice(&mut header);
     if inputs.existing.is_some() && inputs.asked != recipe.lora {
         header.notice(
             "rank, alpha, dropout and targets are those of `adapter_name_or_path`, not of the config",
@@ -291,7 +327,7 @@ fn keep(recipe: &Recipe, inputs: &Inputs, trainer: &Trainer, initial: &Tensor, l
     trainer.refuse_unmoved(initial)?;
     peft::save(out, &trainer.params, &recipe.lora, &recipe.model.model_name_or_path)?;
     let rows = proof::batch_of(&inputs.data.eval, &inputs.data.train)?;
-    let proven = proof::of_a_run(out, trainer.model, &rows, lang)?;
+    let proven = proof::of_a_run(out, trainer.model, &rows, lang).map_err(|err| explained(err, Part::Proof))?;
     inputs.write_tokenizer(out)?;
     Ok(proven)
 }
@@ -321,7 +357,7 @@ fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> V
             "tokenizer": inputs.tokenizer.digest(),
             "binary": machine::binary_digest(),
         },
-        "device": device_line(&inputs.device, inputs.dtype),
+        "device": device_line(&inputs.opened, inputs.dtype),
         "speak": {
             "template": recipe.data.template,
             "enable_thinking": recipe.data.enable_thinking,
@@ -334,13 +370,14 @@ fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> V
     })
 }
 
-fn measured(outcome: &Outcome, verdict: Option<&Verdict>, planned: &Planned) -> Value {
+fn measured(outcome: &Outcome, verdict: Option<&Verdict>, planned: &Planned, on_card: &OnCard) -> Value {
     let finished = outcome.finished.as_ref();
     json!({
         "predicted": planned.predicted(),
         "measured": {
             "train_seconds": finished.map(|f| f.runtime),
             "peak_memory_bytes": machine::peak_memory(),
+            "card": on_card.measured(),
         },
         "results": {
             "steps": finished.map(|f| f.step),

@@ -138,8 +138,9 @@ fn run(options: &Options) {
     // Seconds of the gradient and of the update, and the loss.
     let one_step = |params: &mut Params, optim: &mut AdamW, batch: &[(usize, &Example)]| {
         let began = Instant::now();
-        let gradient =
-            step::gradient(&model, params, batch, cut, None, &|| false).expect("a gradient").expect("not stopped");
+        let gradient = step::gradient(&model, params, batch, cut, None, None, &|| false)
+            .expect("a gradient")
+            .expect("not stopped");
         let (took, began) = (began.elapsed().as_secs_f64(), Instant::now());
         let factor = clip::factor(gradient.grad_norm, 1.0);
         let updated = optim.step(params.flat(), &gradient.flat, 1e-4, factor).expect("an update");

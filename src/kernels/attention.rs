@@ -65,6 +65,16 @@ impl Segments {
         Self { spans: spans.collect(), own: rows.iter().map(|&r| self.own[r as usize]).collect() }
     }
 
+    /// With `rows` more rows behind the others, which see the prefix that the last sample sees, and each other.
+    pub fn and(&self, rows: usize) -> Self {
+        let mut more = self.clone();
+        let prefix = self.spans.last().map_or(0, |span| span.prefix);
+        let start = self.spans.last().map_or(0, |span| span.keys.end);
+        more.spans.push(Span { prefix, keys: start..start + rows, queries: start..start + rows });
+        more.own.extend(0..rows as u32);
+        more
+    }
+
     /// Query rows.
     pub fn queries(&self) -> usize {
         self.own.len()

@@ -58,6 +58,16 @@ impl Labels {
         Ok(Self { targets: self.targets[start..start + len].to_vec(), scale: self.scale, placed: placed.transpose()? })
     }
 
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     /// What there is of them on a card.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         self.placed.iter().flat_map(|(ids, scale)| [ids, scale])
@@ -178,8 +188,8 @@ impl InplaceOp1 for InPlace<'_> {
 mod tests {
     use super::*;
     use crate::testing::{assert_close, devices, wave};
+    use candle_core::Var;
     use candle_core::{DType, Device};
-    use candle_core::{Device, Var};
 
     #[test]
     fn agrees_with_autograd_forward_and_backward() -> Result<()> {

@@ -12,6 +12,8 @@ mod cross_entropy;
 mod device;
 #[cfg(feature = "cuda")]
 mod gemm;
+#[cfg(feature = "cuda")]
+mod graph;
 #[cfg(all(test, feature = "cuda-host"))]
 mod host;
 mod launch;
@@ -30,6 +32,10 @@ pub use device::declined;
 #[cfg(feature = "cuda")]
 pub(super) use gemm::{add_product, product};
 #[cfg(feature = "cuda")]
+pub use graph::{Graph, remembered};
+#[cfg(feature = "cuda")]
 pub use memory::{card_memory, forget_peak, pool};
+#[cfg(feature = "cuda")]
+pub use ops::AttentionLists;
 #[cfg(feature = "cuda")]
 pub(super) use ops::*;

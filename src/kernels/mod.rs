@@ -36,10 +36,12 @@ pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
 pub use cpu::instruction_set;
 #[cfg(feature = "cuda")]
-pub use cuda::{built, card_memory, declined, driver, forget_peak, open_card, pool};
+pub use cuda::{AttentionLists, Graph, built, card_memory, declined, driver, forget_peak, open_card, pool, remembered};
 pub use linear::{Factor, FrozenWeight, products};
 #[cfg(not(feature = "cuda"))]
-pub use no_cuda::{built, card_memory, declined, driver, forget_peak, open_card, pool};
+pub use no_cuda::{
+    AttentionLists, Graph, built, card_memory, declined, driver, forget_peak, open_card, pool, remembered,
+};
 pub use ordered_product::ordered_product;
 pub use packed::{Packable, Packed, PackedBf16, PackedF32, ProductPath, peak};
 pub use process::{join_pool, keep_freed_buffers};

@@ -137,6 +137,12 @@ impl Params {
         self.view(&self.flat, id)
     }
 
+    /// The copy that the model computes with, `[n]`; another tensor after [`Self::set`], the same after
+    /// [`Self::set_in_place`].
+    pub fn computing(&self) -> &Tensor {
+        &self.compute
+    }
+
     /// The masters, `[n]` f32.
     pub fn flat(&self) -> &Tensor {
         &self.flat
@@ -145,6 +151,17 @@ impl Params {
     /// Replaces the masters by `flat`, `[n]` f32, and their copy in the compute dtype.
     pub fn set(&mut self, flat: Tensor) -> Result<()> {
         self.compute = flat.to_dtype(self.compute.dtype())?;
+        self.flat = flat;
+        Ok(())
+    }
+
+    /// As [`Self::set`], but their copy in the compute dtype keeps its place, where a recorded pass reads it. No one may hold
+    /// a view of it.
+    pub fn set_in_place(&mut self, flat: Tensor) -> Result<()> {
+        if self.compute.dtype() == flat.dtype() {
+            return Err(Error::run("internal error: the masters themselves never change in place"));
+        }
+        self.compute.slice_set(&flat.to_dtype(self.compute.dtype())?, 0, 0)?;
         self.flat = flat;
         Ok(())
     }
@@ -187,6 +204,17 @@ impl Grads {
         Ok(Self { flat, received: vec![false; slots.len()], slots, places })
     }
 
+    /// Back to zero, in the same place: for the next step.
+    pub fn reset(&mut self) -> Result<()> {
+        self.received.fill(false);
+        Ok(self.flat.zero_set()?)
+    }
+
+    /// What a recorded pass has added to them.
+    pub fn receives_all(&mut self) {
+        self.received.fill(true);
+    }
+
     /// Adds `a·b` to the gradients of parameters that lie behind each other (see [`Params::stacked`]), or of one: as many
     /// rows as they have together; f32 or bf16 operands with any strides.
     pub fn add_product(&mut self, ids: &[ParamId], a: &Tensor, b: &Tensor) -> Result<()> {
@@ -209,9 +237,9 @@ impl Grads {
     /// All gradients in the order of [`Params::flat`], `[n]` f32 (f64 where the model computes in it).
     ///
     /// A parameter without one is an error: a cut graph must not pass as a zero gradient.
-    pub fn flat(self, params: &Params) -> Result<Tensor> {
+    pub fn flat(&self, params: &Params) -> Result<Tensor> {
         match self.received.iter().zip(&params.slots).find(|(received, _)| !**received) {
-            None => Ok(self.flat),
+            None => Ok(self.flat.clone()),
             Some((_, slot)) => Err(Error::run(format!("internal error: {} received no gradient", slot.name))),
         }
     }

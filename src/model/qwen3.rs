@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     kernels::{
         FrozenWeight, Segments, add_to, attention,
-        cross_entropy::{self, Labels},
+        cross_entropy::{self, Labels, NO_TARGET},
         norm_rope::NormRope,
         rms_norm, rope, swiglu,
     },
@@ -338,6 +338,20 @@ impl Qwen3 {
     }
 }
 
+impl Inputs {
+    /// Everything of them on the device, in a fixed order.
+    pub(super) fn tensors(&self) -> Vec<&Tensor> {
+        let Self { ids, labels, rows: PassRows { all, last } } = self;
+        let tables = [&all.cos, &all.sin, &last.cos_q, &last.sin_q];
+        std::iter::once(ids).chain(labels.tensors()).chain(tables).chain(last.selected.iter()).collect()
+    }
+
+    /// Who sees whom, in all blocks but the last, and in the last.
+    pub(super) fn segments(&self) -> [&Segments; 2] {
+        [&self.rows.all.segments, &self.rows.last.segments]
+    }
+}
+
 impl PassRows {
     /// Tables, masks and keys of a pass: made once, read by every block forward and backward.
     pub(super) fn new(batch: &Batch, config: &Qwen3Config, dtype: DType, device: &Device) -> Result<Self> {
@@ -654,6 +668,23 @@ impl Batch {
             (first_label.saturating_sub(1)).min(ids.len().saturating_sub(2))
         });
         common.chain(unlabelled).min().unwrap_or(0)
+    }
+
+    /// As many rows and labels as micro-batches of about its shape: a sample that no one trains behind the others.
+    ///
+    /// Loss and gradients are the same sums, with zeros added.
+    pub fn filled_up(&self) -> Self {
+        const ROWS: usize = 64;
+        const LABELS: usize = 32;
+        let labels = self.targets.len().next_multiple_of(LABELS) - self.targets.len();
+        let rows = (self.ids.len() + labels.max(1)).next_multiple_of(ROWS) - self.ids.len();
+        let mut more = self.clone();
+        more.push(u64::MAX, &vec![0; rows], 0);
+        more.segments = self.segments.and(rows);
+        let end = more.ids.len() as u32;
+        more.label_rows.extend(end - labels as u32..end);
+        more.targets.extend(vec![NO_TARGET; labels]);
+        more
     }
 
     fn push(&mut self, sample: u64, ids: &[u32], first_position: usize) {

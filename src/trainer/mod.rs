@@ -17,7 +17,7 @@ use crate::{
     dataset::Example,
     error::{Error, Result},
     fs::fault,
-    model::{Grads, Params, Qwen3, qwen3::DropoutPlan},
+    model::{Grads, Params, Qwen3, Recorder, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
     plan::{Part, explained},
     rng::Key,
@@ -54,6 +54,8 @@ pub struct Trainer<'a> {
     pub lora_dropout: f64,
     /// How samples become micro-batches.
     pub cut: Cut,
+    /// Launches recorded passes, where that was asked for.
+    pub recorder: Option<Recorder>,
     /// Steps between two log lines.
     pub logging_steps: usize,
     /// Count padded tokens into the log.
@@ -278,7 +280,8 @@ impl<'a> Trainer<'a> {
         fault::phase("step");
         let train = self.train;
         let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
-        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, self.dropout(), self.stop)?;
+        let (dropout, recorder) = (self.dropout(), self.recorder.as_mut());
+        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout, recorder, self.stop)?;
         let Some(mut gradient) = gradient else { return Ok(None) };
         if fault::at_step("nan_loss", self.progress.step + 1) {
             gradient.loss = f64::NAN;
@@ -309,7 +312,10 @@ impl<'a> Trainer<'a> {
     fn update(&mut self, gradient: &Tensor, lr: f64, factor: f64) -> Result<()> {
         let before = self.optim.clone();
         let updated = self.optim.step(self.params.flat(), gradient, lr, factor);
-        let set = updated.and_then(|flat| self.params.set(flat));
+        let set = updated.and_then(|flat| match self.recorder {
+            Some(_) => self.params.set_in_place(flat),
+            None => self.params.set(flat),
+        });
         if set.is_err() {
             self.optim = before;
         }

@@ -5,7 +5,7 @@ use crate::{
     dataset::Example,
     error::{Error, Result},
     fs::fault,
-    model::{Grads, Params, Qwen3, qwen3::DropoutPlan},
+    model::{Grads, Params, Qwen3, Recorder, qwen3::DropoutPlan},
     optim::clip,
     plan::{Part, explained},
 };
@@ -32,7 +32,13 @@ impl StepGradient {
     }
 }
 
-/// Forward and backward over all samples of a step.
+/// Where the micro-batches of a step add their gradients.
+enum Sums<'r> {
+    Own(Grads),
+    Recorded(&'r mut Recorder),
+}
+
+/// Forward and backward over all samples of a step. With a `recorder` there is no dropout.
 ///
 /// Every micro-batch adds Σ nll / N with N the labels of the whole step, so the cut changes no result. N counts a label
 /// at position 0 although nothing predicts it, as the Hugging Face trainer does. `None`: `stop` said so between two
@@ -44,6 +50,7 @@ pub fn gradient(
     samples: &[(usize, &Example)],
     cut: Cut,
     dropout: Option<DropoutPlan>,
+    recorder: Option<&mut Recorder>,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<StepGradient>> {
     let labels: usize = samples.iter().map(|(_, e)| e.label_count()).sum();
@@ -53,7 +60,10 @@ pub fn gradient(
             .hint("raise `cutoff_len`, or set `over_length` to `drop`")
             .hint_zh("请增大 `cutoff_len`，或将 `over_length` 设为 `drop`"));
     }
-    let mut grads = Grads::new(params).map_err(|err| explained(err, Part::Adapter))?;
+    let mut sums = match recorder {
+        Some(recorder) => recorder.begin().map(|()| Sums::Recorded(recorder))?,
+        None => Sums::Own(Grads::new(params).map_err(|err| explained(err, Part::Adapter))?),
+    };
     let mut losses = Vec::new();
     for packed in cut.batches(&supervised) {
         fault::phase("train");
@@ -62,11 +72,18 @@ pub fn gradient(
         }
         let (batch, samples) = packed?;
         let part = Part::MicroBatch { rows: batch.ids.len(), samples: samples.len(), keep: cut.keep };
-        let nll = model.train(&batch, params, &mut grads, 1.0 / labels as f64, (dropout, cut.keep));
+        let scale = 1.0 / labels as f64;
+        let nll = match &mut sums {
+            Sums::Recorded(recorder) => recorder.train(model, &batch, params, scale, cut.keep),
+            Sums::Own(grads) => model.train(&batch, params, grads, scale, (dropout, cut.keep)),
+        };
         losses.push(nll.map_err(|err| explained(err, part))?);
     }
     let losses: Vec<f64> = Tensor::cat(&losses, 0)?.to_dtype(DType::F64)?.to_vec1()?;
-    let flat = grads.flat(params)?;
+    let flat = match &sums {
+        Sums::Recorded(recorder) => recorder.grads().flat(params)?,
+        Sums::Own(grads) => grads.flat(params)?,
+    };
     Ok(Some(StepGradient {
         loss: losses.into_iter().sum::<f64>() / labels as f64,
         grad_norm: clip::grad_norm(&flat)?,

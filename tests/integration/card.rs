@@ -40,7 +40,8 @@ fn gradient(device: &Device, dtype: DType, cut: Cut) -> (f64, Vec<f64>) {
     };
     let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
     let rows: Vec<(usize, &Example)> = rows.iter().enumerate().collect();
-    let step = step::gradient(&model, &params.unwrap(), &rows, cut, None, &|| false).unwrap().expect("not stopped");
+    let step =
+        step::gradient(&model, &params.unwrap(), &rows, cut, None, None, &|| false).unwrap().expect("not stopped");
     (step.loss, values(&step.flat))
 }
 
@@ -95,6 +96,11 @@ impl Run {
 
     /// Trains in bf16, four samples a step; returns what the stand-in driver counted, nothing on a card.
     fn train(&self, more: &[&str]) -> BTreeMap<String, u64> {
+        self.train_with("off", more)
+    }
+
+    /// As [`Self::train`], with recorded passes `on` or `off`.
+    fn train_with(&self, graphs: &str, more: &[&str]) -> BTreeMap<String, u64> {
         let report = self.dir.path().join("report");
         let mut command = Command::new(env!("CARGO_BIN_EXE_couplet-train"));
         command.arg("--config").arg(root().join("configs/tiny_couplets.toml"));
@@ -109,9 +115,17 @@ impl Run {
             "logging_steps=1",
         ]);
         command.args(["eval_strategy=no", "eval_dataset=[]", "plot_loss=false"]).args(more);
-        let ended = command.env("STAND_IN_REPORT", &report).env("COUPLET_TRAIN_LANG", "en").output().unwrap();
+        command.env("STAND_IN_REPORT", &report).env("COUPLET_TRAIN_LANG", "en").env("COUPLET_TRAIN_GRAPHS", graphs);
+        let ended = command.output().unwrap();
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
         counts(&report)
+    }
+
+    /// Of every step.
+    fn losses(&self) -> Vec<f64> {
+        let log = std::fs::read_to_string(self.out().join("trainer_log.jsonl")).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter_map(|line| line["loss"].as_f64()).collect()
     }
 
     fn adapter(&self) -> Vec<u8> {
@@ -152,4 +166,27 @@ fn a_step_waits_for_its_card_twice_and_uploads_little() {
     // Ids, targets, tables of angles, lists of attention, label rows, zeros for gradients, the clip factor.
     assert!(each("copies to the card") <= 20.0, "{} uploads a step", each("copies to the card"));
     assert_eq!(more["bytes of card 0 never freed"], 0);
+}
+
+/// Recorded once for a shape and launched for others of it: the numbers of a pass that is queued operation by operation, but
+/// for the shapes of its products, which are filled up.
+#[test]
+fn recorded_passes_compute_what_passes_compute() {
+    const STEPS: &[&str] = &["max_steps=6", "save_steps=3"];
+    let (plain, recorded, resumed) = (Run::new(), Run::new(), Run::new());
+    plain.train(STEPS);
+    let counts = recorded.train_with("on", STEPS);
+    if !counts.is_empty() {
+        assert!(counts["graphs launched"] >= 3, "{:?}", counts.get("graphs launched"));
+        assert_eq!(counts["bytes of card 0 never freed"], 0);
+    }
+    let (got, want) = (recorded.losses(), plain.losses());
+    assert_eq!((got.len(), want.len()), (6, 6));
+    for (step, (got, want)) in got.iter().zip(&want).enumerate() {
+        assert!((got - want).abs() < 2e-3 * want, "step {}: {got} for {want}", step + 1);
+    }
+    copy_dir(&recorded.out().join("checkpoint-3"), &resumed.out().join("checkpoint-3"));
+    std::fs::copy(recorded.out().join("run.json"), resumed.out().join("run.json")).unwrap();
+    resumed.train_with("on", STEPS);
+    assert!(recorded.adapter() == resumed.adapter(), "the resumed run has other bytes");
 }

@@ -1,13 +1,13 @@
 //! What must not change a result: how a step is cut, whether its prefix is shared, how many threads compute it; and
 //! that dropout's gradient is the gradient of dropout's loss.
 
-use crate::support::{root, values};
+use crate::support::{relative_distance, root, values};
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
     config::{DataConfig, LoraConfig, Projection},
     dataset::{self, Example, Tokenizer},
     model::{
-        Checkpoint, Params, Qwen3, Qwen3Config,
+        Checkpoint, Grads, Params, Qwen3, Qwen3Config,
         qwen3::{DropoutPlan, Keep},
     },
     rng::Key,
@@ -54,7 +54,7 @@ impl Bench {
 
     fn gradient(&self, params: &Params, cut: Cut, dropout: Option<DropoutPlan>) -> StepGradient {
         let rows: Vec<(usize, &Example)> = self.rows.iter().enumerate().collect();
-        step::gradient(&self.model, params, &rows, cut, dropout, &|| false).unwrap().expect("not stopped")
+        step::gradient(&self.model, params, &rows, cut, dropout, None, &|| false).unwrap().expect("not stopped")
     }
 
     /// ‖Δ‖/‖g‖ of the worst parameter.
@@ -168,4 +168,27 @@ fn dropouts_gradient_is_the_gradient_of_its_loss_and_does_not_depend_on_the_cut(
     };
     let slope = (loss_across(0.2) - loss_across(-0.2)) / 0.4;
     assert!((slope - want).abs() < 2e-2 * whole.grad_norm, "slope {slope}, want {want}");
+}
+
+/// Rows and labels that no one trains: the same sums, with zeros added.
+#[test]
+fn a_micro_batch_that_is_filled_up_has_the_same_gradient() {
+    let bench = Bench::new(0.0);
+    let rows: Vec<(usize, &Example)> = bench.rows.iter().enumerate().collect();
+    for share_prefix in [false, true] {
+        let (batch, _) = Cut { share_prefix, ..WHOLE }.batches(&rows).next().unwrap().unwrap();
+        let filled = batch.filled_up();
+        assert_eq!((filled.ids.len() % 64, filled.targets.len() % 32), (0, 0));
+        assert!(filled.ids.len() > batch.ids.len() && filled.targets.len() >= batch.targets.len());
+        let train = |batch| {
+            let mut grads = Grads::new(&bench.params).unwrap();
+            let how = (None, Keep::Lean);
+            let nll = bench.model.train(batch, &bench.params, &mut grads, 0.01, how).unwrap();
+            (values(&nll), values(&grads.flat(&bench.params).unwrap()))
+        };
+        let ((nll, want), (filled_nll, got)) = (train(&batch), train(&filled));
+        assert!(filled_nll[nll.len()..].iter().all(|nll| *nll == 0.0));
+        assert!(relative_distance(&filled_nll[..nll.len()], &nll, &nll) < 1e-6);
+        assert!(relative_distance(&got, &want, &want) < 1e-6);
+    }
 }

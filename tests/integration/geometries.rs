@@ -108,7 +108,7 @@ impl Bench {
 
     fn gradient(&self, cut: Cut) -> StepGradient {
         let rows: Vec<(usize, &Example)> = self.rows.iter().enumerate().collect();
-        step::gradient(&self.model, &self.params, &rows, cut, None, &|| false).unwrap().expect("not stopped")
+        step::gradient(&self.model, &self.params, &rows, cut, None, None, &|| false).unwrap().expect("not stopped")
     }
 }
 

@@ -121,6 +121,7 @@ fn run(case: &Case, cut: Cut, device: &Device) -> Difference {
         dataset_names: &["couplets".to_owned()],
         lora_dropout: 0.0,
         cut,
+        recorder: None,
         logging_steps: 1,
         count_input_tokens: false,
         saver: None,

@@ -64,6 +64,15 @@ impl Lists {
         lists
     }
 
+    /// With blocks that have nothing to do, so that micro-batches of about the same shape have as many: see `Graph`.
+    #[cfg_attr(not(feature = "cuda"), cfg(test))]
+    pub fn filled_up(mut self) -> Self {
+        const STEP: usize = 16;
+        self.queries.resize(self.queries.len().next_multiple_of(STEP), [0; 6]);
+        self.keys.resize(self.keys.len().next_multiple_of(STEP), [0, 0, 0, 0, 0, 0, NO_PART]);
+        self
+    }
+
     /// The blocks of a span's queries, whose places among its keys are `own`.
     fn add_queries(&mut self, span: &Span, own: &[u32], groups: usize) {
         let all = own.len() * groups;

@@ -322,9 +322,34 @@ fn lists(segments: &Segments, groups: usize, card: &CudaDevice) -> Result<Rc<Pla
     })
 }
 
+/// The lists that attention takes for some segments, from outside: to change them where a recorded pass reads them.
+pub struct AttentionLists(Rc<Placed>);
+
+impl AttentionLists {
+    /// For `groups` query heads to a key/value head.
+    pub fn new(segments: &Segments, groups: usize, device: &Device) -> Result<Self> {
+        Ok(Self(lists(segments, groups, device.as_cuda_device()?)?))
+    }
+
+    /// What launches are made of besides [these lists](Self::tensors): rows of the prefix, and parts of their sums.
+    pub fn counts(&self) -> [usize; 2] {
+        [self.0.lists.prefix, self.0.lists.parts_each]
+    }
+
+    /// The lists, u32.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.0.tensors
+    }
+
+    /// Attention no longer takes these for their segments, so that they may be changed.
+    pub fn claim(&self) {
+        PLACED.with_borrow_mut(|kept| kept.retain(|placed| !Rc::ptr_eq(placed, &self.0)));
+    }
+}
+
 impl Placed {
     fn new(segments: &Segments, groups: usize, card: &CudaDevice) -> Result<Self> {
-        let (lists, device) = (Lists::new(segments, groups), Device::Cuda(card.clone()));
+        let (lists, device) = (Lists::new(segments, groups).filled_up(), Device::Cuda(card.clone()));
         let tensor = |list: &[u32]| Tensor::new(list, &device);
         let tensors = [tensor(&lists.queries.concat())?, tensor(&lists.keys.concat())?, tensor(&segments.own)?];
         Ok(Self { segments: segments.clone(), groups, card: card.clone(), lists, tensors })

@@ -22,7 +22,7 @@ use couplet_train::{
     fs::{self, fault},
     generate::Speaker,
     kernels,
-    model::{Checkpoint, Params, Qwen3, lora::initial_values, params::Slot},
+    model::{Checkpoint, Params, Qwen3, Recorder, lora::initial_values, params::Slot},
     optim::AdamW,
     plan::{Part, explained},
     report::{
@@ -67,6 +67,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let before = place.restored.as_ref().map(|restored| restored.path.clone());
     let loading = Loading::load(&recipe, &inputs, &mut on_card);
     let Loading { model, params, optim, about } = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
+    let recorded = Recorder::is_asked_for(&model, recipe.lora.lora_dropout)?;
     let identity = identity(&recipe, &about)?;
     if let Some(restored) = &place.restored {
         restore::refuse_changes(&recipe, restored, &identity, &mut console)?;
@@ -86,6 +87,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         dataset_names: &inputs.data.summary.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
         lora_dropout: recipe.lora.lora_dropout,
         cut: planned.cut,
+        recorder: None,
         logging_steps: recipe.output.logging_steps,
         count_input_tokens: recipe.output.include_num_input_tokens_seen,
         saver: Some(Saver::new(&recipe, identity, place.begins_after())),
@@ -115,6 +117,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
 
     planned.rehearse(&trainer).map_err(|err| on_card.explain(err, before.as_deref()))?;
+    trainer.recorder = recorded.then(|| Recorder::new(&trainer.params)).transpose()?;
 
     // 3. The run.
     stop.defer();

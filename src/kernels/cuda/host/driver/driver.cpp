@@ -45,12 +45,12 @@ enum Result {
 // Of a live allocation, by its address.
 struct Allocation {
     size_t bytes;
-    bool of_graph;
 };
 
 struct Graph {
     std::vector<std::pair<std::string, std::function<void()>>> nodes;
     std::vector<void*> allocated;
+    std::set<void*> live;  // what no node has freed so far
 };
 
 struct Function {
@@ -200,9 +200,10 @@ Result allocate(void** at, size_t bytes, void* stream) {
     Graph* graph = captured(stream);
     if (graph) {
         graph->allocated.push_back(*at);
+        graph->live.insert(*at);
         queue(stream, "allocations of graphs", [to = *at, bytes] { memset(to, POISON, bytes); });
     }
-    s.allocations[reinterpret_cast<uintptr_t>(*at)] = {bytes, graph != nullptr};
+    s.allocations[reinterpret_cast<uintptr_t>(*at)] = {bytes};
     card.used += bytes;
     if (card.used > card.high) card.high = card.used;
     ++s.counts["allocations"];
@@ -369,7 +370,11 @@ API cuMemAlloc_v2(void** at, size_t bytes) { return allocate(at, bytes, nullptr)
 API cuMemFreeAsync(void* at, void* stream) {
     State& s = state();
     Lock lock(s.lock);
-    if (captured(stream)) {
+    if (Graph* graph = captured(stream)) {
+        if (graph->live.erase(at) == 0) {
+            fprintf(stderr, "stand-in driver: a captured graph frees memory that is not its own\n");
+            return INVALID_VALUE;
+        }
         // Its address stays the graph's until that is destroyed; from here on no one may use it, which a launch shows.
         queue(stream, "frees", [at] {
             const auto found = holding(at);
@@ -513,7 +518,10 @@ API cuStreamEndCapture(void* stream, Graph** graph) {
     Lock lock(state().lock);
     *graph = captured(stream);
     state().captures.erase(own(stream));
-    return *graph ? SUCCESS : INVALID_VALUE;
+    if (!*graph) return INVALID_VALUE;
+    // Allowed, but a second launch would fail or lose it.
+    if (!(*graph)->live.empty()) give_up("a captured graph keeps %zu of its allocations", (*graph)->live.size());
+    return SUCCESS;
 }
 API cuGraphInstantiateWithFlags(Graph** instance, Graph* graph, unsigned long long) {
     *instance = graph;

@@ -1,7 +1,7 @@
 //! The program of `--features cuda`: which card it takes, what it refuses, and what becomes of a run whose card has no more memory.
 //!
-//! The cards are made up by the stand-in driver (`.ci/run_cuda_on_cpu cargo test --release --locked --features cuda --test
-//! integration cards`). Real ones have other names and all work, so there is nothing to make up: then these tests say so and pass.
+//! The cards are made up by the stand-in driver (`.ci/run_cuda_on_cpu`). Real ones have other names and nothing wrong with them:
+//! where CUDA's own libraries are, these tests say so and pass.
 
 use crate::support::{Ended, Workspace, root};
 use serde_json::Value;
@@ -116,18 +116,12 @@ fn without_a_card_a_small_model_trains_on_the_cpu_and_says_why() {
 }
 
 #[test]
-fn a_run_measures_its_card_and_waits_for_it_twice_a_step() {
+fn a_run_takes_what_was_planned_and_our_kernels_take_everything() {
     let Some(run) = Run::new() else { return };
-    let mut copies = vec![];
-    for steps in ["max_steps=1", "max_steps=3"] {
-        let ended = run.train(&[steps, "overwrite_output_dir=true"], &[("STAND_IN_REPORT", &run.report())]);
-        assert_eq!(ended.code, 0, "{}", ended.stderr);
-        assert!(!ended.stderr.contains("candle's operations"), "our kernels take everything: {}", ended.stderr);
-        copies.push(run.count("copies from the card"));
-        assert_eq!(run.count("cuStreamSynchronize") + run.count("events"), 0, "nothing else to wait for");
-        assert_eq!(run.count("bytes of card 0 never freed"), 0);
-    }
-    assert_eq!(copies[1] - copies[0], 2 * 2, "the losses and the norm of two more steps");
+    let ended = run.train(&[], &[("STAND_IN_REPORT", &run.report())]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(!ended.stderr.contains("candle's operations"), "{}", ended.stderr);
+    assert_eq!(run.count("events"), 0, "one stream waits for nobody");
 
     let receipt = run.0.json("out/run.json");
     let bytes = |pointer: &str| receipt.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{receipt}"));

@@ -141,9 +141,10 @@ impl Shape<'_> {
             return heads * longest * longest * (5 * 4 + narrow);
         }
         // Of every row and head the logarithm of its sum and do·o. And the parts in which the gradient of the prefix is added up:
-        // as the kernels' `room_for_parts` has it.
-        let parts_each = 1 + (rows.saturating_sub(prefix) * (heads / kv_heads)).div_ceil(512);
-        let parts = prefix.div_ceil(64) * parts_each * kv_heads * 64 * 2 * width;
+        // no more than the kernels' `room_for_parts`.
+        let (tiles, behind) = (prefix.div_ceil(64), rows.saturating_sub(prefix) * (heads / kv_heads));
+        let parts_each = 1 + behind.div_ceil(512).min((128 / tiles.max(1)).max(1));
+        let parts = tiles * parts_each * kv_heads * 64 * 2 * width;
         4 * (2 * rows * heads + parts)
     }
 

@@ -5,6 +5,7 @@ use candle_core::{DType, Device};
 use couplet_train::{
     config::{DataConfig, LoraConfig, Projection},
     dataset::{self, Example, Tokenizer},
+    kernels,
     model::{Checkpoint, Params, Qwen3, Qwen3Config, qwen3::Keep},
     rng::Key,
     trainer::{Cut, step},
@@ -46,7 +47,7 @@ fn gradient(device: &Device, dtype: DType, cut: Cut) -> (f64, Vec<f64>) {
 }
 
 fn card() -> Device {
-    Device::new_cuda(0).expect("a card, or the stand-in driver: .ci/run_cuda_on_cpu")
+    kernels::open_card(0).expect("a card, or the stand-in driver: .ci/run_cuda_on_cpu")
 }
 
 const SHARED: Cut = Cut { max_rows: usize::MAX, share_prefix: true, keep: Keep::Lean };

@@ -87,6 +87,24 @@ fn help_is_this() {
 }
 
 #[test]
+#[cfg(not(feature = "cuda"))]
+fn the_doctor_says_what_is_here() {
+    let folder = Workspace::new();
+    let doctor = folder.run(&["doctor"]);
+    assert_eq!((doctor.code, doctor.stderr.as_str()), (0, ""));
+    let rows: Vec<(&str, &str)> =
+        doctor.stdout.lines().map(|line| (line[..11].trim_end(), line[11..].trim_start())).collect();
+    let names: Vec<&str> = rows.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["program", "built for", "CPU", "memory", "driver", "device=auto"], "{}", doctor.stdout);
+    assert_eq!(rows[0].1, format!("couplet-train {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(rows[1].1, "the CPU alone; for cards: cargo build --release --features cuda");
+    assert!(rows[2].1.contains("; f32: ") && rows[2].1.ends_with(" threads"), "{}", doctor.stdout);
+    assert_eq!(rows[5].1, "the CPU");
+    let chinese = folder.run_with(&["doctor"], &[("COUPLET_TRAIN_LANG", "zh")]);
+    assert!(chinese.stdout.contains("编译目标") && chinese.stdout.contains("显卡驱动"), "{}", chinese.stdout);
+}
+
+#[test]
 fn wrong_usage_is_exit_2() {
     let folder = Workspace::new();
     folder.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
@@ -98,7 +116,7 @@ fn wrong_usage_is_exit_2() {
         (&["--progress", "loud", "recipe.toml"], "invalid value 'loud'"),
         (
             &["genrate"],
-            "hint: did you mean `generate`? commands: train, generate, chat, evaluate, export, adapter, data;",
+            "hint: did you mean `generate`? commands: train, generate, chat, evaluate, export, adapter, data, doctor;",
         ),
         (&["recipe.toml", "output_dir=~/zz"], "`output_dir` begins with `~`, which only a shell replaces: ~/zz"),
         (&["data", "prepare", "pairs.txt", "--output=~/zz"], "~/zz: begins with `~`"),

@@ -11,9 +11,12 @@
 mod architecture;
 /// Whatever can be wrong with the input, and what the user is told.
 mod bad_input;
-/// The whole program on a card.
+/// The program on a card, or on the stand-in driver.
 #[cfg(feature = "cuda")]
 mod card;
+/// Which card is taken, what is refused, and what becomes of a run whose card has no more memory.
+#[cfg(feature = "cuda")]
+mod card_limits;
 /// What the binary does on the command line.
 mod cli;
 /// Ids, labels and row order against LlamaFactory's own.

@@ -57,7 +57,7 @@ pub enum Command {
     /// Make training data · 准备数据
     #[command(subcommand)]
     Data(DataCommand),
-    /// What this binary was built for, what the machine has, and where training would run · 检查环境
+    /// What this binary was built for, driver and cards, and which one `auto` takes · 检查环境
     Doctor,
 }
 

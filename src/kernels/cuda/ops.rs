@@ -363,15 +363,15 @@ pub(in crate::kernels) fn attention_forward(
     v: &Tensor,
     segments: &Segments,
 ) -> Result<Option<Tensor>> {
-    let (Some((card, _)), Some(operands)) = (place(q), inputs([q, k, v], DType::BF16)) else { return Ok(None) };
     let ((_, heads, width), kv_heads) = (q.dims3()?, k.dim(1)?);
-    // Rows are read sixteen bytes at a time.
-    let aligned = operands.iter().all(|t| t.at().is_wide());
-    if segments.queries() == 0 {
+    // Other types and widths have no kernel, which the header of a run says (`card::has_attention`).
+    if q.dtype() != DType::BF16 || !Attention::is_for(width) || segments.queries() == 0 {
         return Ok(None);
     }
-    if !Attention::is_for(width) || !aligned {
-        device::decline(format!("attention: heads of {width}, aligned to 16 bytes: {aligned}"));
+    let (Some((card, _)), Some(operands)) = (place(q), inputs([q, k, v], DType::BF16)) else { return Ok(None) };
+    // Rows are read sixteen bytes at a time.
+    if !operands.iter().all(|t| t.at().is_wide()) {
+        device::decline("attention: not aligned to 16 bytes".into());
         return Ok(None);
     }
     let (keys, queries) = (segments.keys() * kv_heads * width, segments.queries() * heads * width);
@@ -393,15 +393,15 @@ pub(in crate::kernels) fn attention_backward(
     v: &Tensor,
     segments: &Segments,
 ) -> Result<Option<(Tensor, Tensor, Tensor)>> {
-    let (Some((card, _)), Some(operands)) = (place(q), inputs([d_o, q, k, v], DType::BF16)) else { return Ok(None) };
     let ((queries, heads, width), kv_heads) = (q.dims3()?, k.dim(1)?);
-    // Rows are read sixteen bytes at a time.
-    let aligned = operands.iter().all(|t| t.at().is_wide());
-    if segments.queries() == 0 {
+    // Other types and widths have no kernel, which the header of a run says (`card::has_attention`).
+    if q.dtype() != DType::BF16 || !Attention::is_for(width) || segments.queries() == 0 {
         return Ok(None);
     }
-    if !Attention::is_for(width) || !aligned {
-        device::decline(format!("attention: heads of {width}, aligned to 16 bytes: {aligned}"));
+    let (Some((card, _)), Some(operands)) = (place(q), inputs([d_o, q, k, v], DType::BF16)) else { return Ok(None) };
+    // Rows are read sixteen bytes at a time.
+    if !operands.iter().all(|t| t.at().is_wide()) {
+        device::decline("attention: not aligned to 16 bytes".into());
         return Ok(None);
     }
     let (of_keys, of_queries) = (segments.keys() * kv_heads * width, segments.queries() * heads * width);
@@ -439,6 +439,13 @@ mod tests {
     }
 
     const BOTH: [DType; 2] = [DType::F32, DType::BF16];
+
+    #[test]
+    fn a_run_is_told_for_which_heads_there_is_a_kernel() {
+        for width in 1..=256 {
+            assert_eq!(Attention::is_for(width), kernels::card::has_attention(DType::BF16, width), "{width}");
+        }
+    }
 
     /// `kernels`: the types that kernels are for. An operation that declines falls back without a word, and would agree.
     fn same_on_every_device(kernels: &[DType], op: fn(&Device, DType) -> Result<Vec<Tensor>>) -> Result<()> {

@@ -3,24 +3,26 @@
 use candle_core::Device;
 use couplet_train::{
     error::Error,
-    kernels,
+    kernels::{self, card::Pool},
     plan::{self, Held, gigabytes},
     report::Lang,
 };
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 /// Bytes of tensors on a card, as they come. On the CPU there is nothing to measure.
 pub struct OnCard<'a> {
     device: &'a Device,
     /// Before the weights, behind them, and behind what is trained.
     marks: Vec<u64>,
+    /// At the end of training: what is read back then is no part of the plan.
+    trained: Cell<Option<Pool>>,
 }
 
 impl<'a> OnCard<'a> {
     /// Nothing is loaded yet.
     pub fn new(device: &'a Device) -> Self {
-        let mut on_card = Self { device, marks: vec![] };
+        let mut on_card = Self { device, marks: vec![], trained: Cell::new(None) };
         on_card.mark();
         on_card
     }
@@ -31,9 +33,14 @@ impl<'a> OnCard<'a> {
         kernels::forget_peak(self.device);
     }
 
+    /// The last step is done. The peak counts up to here.
+    pub fn trained(&self) {
+        self.trained.set(kernels::pool(self.device));
+    }
+
     /// For the receipt.
     pub fn measured(&self) -> Value {
-        let (Some(pool), [before, weights, trainable]) = (kernels::pool(self.device), &self.marks[..]) else {
+        let (Some(pool), [before, weights, trainable]) = (self.trained.get(), &self.marks[..]) else {
             return Value::Null;
         };
         json!({
@@ -46,7 +53,7 @@ impl<'a> OnCard<'a> {
 
     /// One line of it.
     pub fn line(&self, planned: u64, lang: Lang) -> Option<String> {
-        let pool = kernels::pool(self.device)?;
+        let pool = self.trained.get()?;
         let (peak, reserved, planned) = (gigabytes(pool.peak), gigabytes(pool.peak_reserved), gigabytes(planned));
         Some(match lang {
             Lang::En => format!("on the card: {peak} in tensors at the most (planned {planned}), {reserved} taken"),

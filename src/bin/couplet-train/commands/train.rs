@@ -126,7 +126,10 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let receipt = Receipt::begin(&recipe, about)?;
     let mut outcome = Outcome::default();
     let mut watchers = watchers(&recipe, trainer.history(), &mut outcome, &mut console)?;
-    let keep = |trainer: &Trainer| keep(&recipe, &inputs, trainer, &initial, look.lang);
+    let keep = |trainer: &Trainer| {
+        on_card.trained();
+        keep(&recipe, &inputs, trainer, &initial, look.lang)
+    };
     let ended = to_the_end(&mut trainer, &mut watchers, keep);
     if ended.as_ref().is_err_and(|err| err.out_of_memory().is_some()) {
         // Every completed step is sound. Of two errors the first is the one worth telling.

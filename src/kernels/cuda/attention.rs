@@ -216,6 +216,7 @@ mod tests {
             let k = kv(1.0).broadcast_mul(&lengths.expect("a ramp")).expect("[T, K, E]");
             let of_queries = |phase| wave((queries, heads, width), phase, DType::BF16);
             let lists = Lists::new(&segments, heads / kv_heads);
+            let lists = if some { lists.filled_up() } else { lists };
             let (q, v, d_o) = (of_queries(0.0), kv(2.0), of_queries(5.0));
             Self { segments, lists, heads, kv_heads, width, q, k, v, d_o }
         }

@@ -41,6 +41,7 @@ pub fn train_config() -> crate::config::TrainConfig {
         num_train_epochs: 1.0,
         max_steps: None,
         lr_scheduler_type: SchedulerType::Cosine,
+        lr_scheduler_kwargs: Default::default(),
         warmup_ratio: 0.0,
         warmup_steps: 0,
         weight_decay: 0.0,

@@ -1,11 +1,10 @@
 //! Checked settings → a [`Recipe`], one function a section.
 
 use super::{
-    keys,
+    keys, scheduler,
     sections::{
         COUPLET_PASS, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, GradientCheckpointing, LoraConfig,
-        ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SaveStrategy, SchedulerType, TemplateName,
-        TrainConfig,
+        ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SaveStrategy, TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -20,7 +19,7 @@ pub fn recipe(s: &Settings<'_>) -> Result<Recipe> {
         model: model(s)?,
         data: data(s)?,
         lora: lora(s)?,
-        train: train(s),
+        train: train(s)?,
         output: output(s)?,
     };
     if s.flag("do_eval") && !recipe.has_eval_data() {
@@ -165,21 +164,18 @@ fn unknown_target(s: &Settings<'_>, unknown: &str) -> Error {
     }
 }
 
-fn train(s: &Settings<'_>) -> TrainConfig {
+fn train(s: &Settings<'_>) -> Result<TrainConfig> {
     let (warmup_ratio, warmup_steps) = warmup(s);
-    TrainConfig {
+    let (lr_scheduler_type, lr_scheduler_kwargs) = scheduler::read(s)?;
+    Ok(TrainConfig {
         per_device_train_batch_size: count(s, "per_device_train_batch_size"),
         per_device_eval_batch_size: count(s, "per_device_eval_batch_size"),
         gradient_accumulation_steps: count(s, "gradient_accumulation_steps"),
         learning_rate: number(s, "learning_rate"),
         num_train_epochs: number(s, "num_train_epochs"),
         max_steps: s.whole("max_steps").map(size),
-        lr_scheduler_type: match s.text("lr_scheduler_type").as_deref() {
-            Some("cosine") => SchedulerType::Cosine,
-            Some("constant") => SchedulerType::Constant,
-            Some("constant_with_warmup") => SchedulerType::ConstantWithWarmup,
-            _ => SchedulerType::Linear,
-        },
+        lr_scheduler_type,
+        lr_scheduler_kwargs,
         warmup_ratio,
         warmup_steps,
         weight_decay: number(s, "weight_decay"),
@@ -208,7 +204,7 @@ fn train(s: &Settings<'_>) -> TrainConfig {
         sample_prompts: s.texts("sample_prompts"),
         eval_couplets: count(s, "eval_couplets"),
         max_seconds: s.number("max_seconds"),
-    }
+    })
 }
 
 /// Share and steps of the warmup. Hugging Face: `warmup_steps` wins when above 0, and below 1 it is itself a share.

@@ -6,6 +6,7 @@
 use super::{
     kind::{Kind, Words},
     others::{IGNORED, IGNORED_PREFIXES, REFUSED, RENAMED, Refused},
+    scheduler::SchedulerType,
 };
 use std::fmt;
 
@@ -186,6 +187,7 @@ pub static READ: &[Key] = &[
     key("num_train_epochs", Train, Kind::Positive, Same("3.0")),
     key("max_steps", Train, Kind::Limit, Unset),
     key("lr_scheduler_type", Train, SCHEDULER, by("linear", "cosine")),
+    key("lr_scheduler_kwargs", Train, Kind::Table, Unset),
     key("warmup_ratio", Train, Kind::Share, by("0", "0.1")),
     key("warmup_steps", Train, Kind::ShareOrCount, Same("0")),
     key("weight_decay", Train, Kind::NonNegative, Same("0")),
@@ -225,19 +227,7 @@ const CHECKPOINTING: Kind = Kind::Choice { now: &["auto", "on", "off"], later: &
 const TEMPLATE: Kind = Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] };
 const SAVE_STRATEGY: Kind = Kind::Choice { now: &["no", "steps", "epoch"], later: &["best"] };
 const OVER_LENGTH: Kind = Kind::Choice { now: &["error", "drop", "truncate"], later: &[] };
-const SCHEDULER: Kind = Kind::Choice {
-    now: &["linear", "cosine", "constant", "constant_with_warmup"],
-    later: &[
-        "cosine_with_restarts",
-        "cosine_with_min_lr",
-        "cosine_warmup_with_min_lr",
-        "polynomial",
-        "inverse_sqrt",
-        "reduce_lr_on_plateau",
-        "warmup_stable_decay",
-        "greedy",
-    ],
-};
+const SCHEDULER: Kind = Kind::Choice { now: SchedulerType::NAMES, later: &["reduce_lr_on_plateau", "greedy"] };
 /// `adamw_hf` is not among them: it places ε elsewhere, so its numbers differ.
 const OPTIM: Kind = Kind::Choice {
     now: &["adamw_torch", "adamw_torch_fused"],

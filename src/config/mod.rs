@@ -17,6 +17,7 @@ mod kind;
 mod notice;
 mod others;
 mod resolve;
+pub mod scheduler;
 pub mod sections;
 mod settings;
 mod source;
@@ -29,6 +30,7 @@ pub use inference::{ExportConfig, GenerationConfig, InferDtype, InferenceConfig,
 pub use keys::closest;
 pub use notice::Notice;
 pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};
+pub use scheduler::{SchedulerKwargs, SchedulerType};
 pub use sections::*;
 
 use crate::error::{Error, Result};

@@ -294,7 +294,6 @@ pub static REFUSED: &[Refused] = &[
     refused("use_asft_loss", NO, "the loss is cross entropy", "损失为交叉熵"),
     refused("label_smoothing_factor", &["0"], "the loss is plain cross entropy", "损失为普通交叉熵"),
     refused("neftune_noise_alpha", NOTHING, "embeddings are trained without noise", "训练时不加噪声"),
-    refused("lr_scheduler_kwargs", NOTHING, "choose another `lr_scheduler_type`", "请改用其他 `lr_scheduler_type`"),
     refused("optim_args", NOTHING, "use the `adam_*` keys", "请用 `adam_*` 各项"),
     refused("optim_target_modules", NOTHING, "choose modules with `lora_target`", "请用 `lora_target` 选择模块"),
     refused("auto_find_batch_size", NO, "set `per_device_train_batch_size`", "请设置 `per_device_train_batch_size`"),

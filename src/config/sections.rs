@@ -2,6 +2,7 @@
 //!
 //! Nothing here parses or checks: `keys` knows every key, `mod` reads files, `resolve` checks across fields.
 
+use super::scheduler::{SchedulerKwargs, SchedulerType};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -190,20 +191,6 @@ impl LoraConfig {
     }
 }
 
-/// `lr_scheduler_type`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SchedulerType {
-    /// Warmup, then a line to 0.
-    Linear,
-    /// Warmup, then half a cosine to 0.
-    Cosine,
-    /// The peak rate throughout, without warmup.
-    Constant,
-    /// Warmup, then the peak rate.
-    ConstantWithWarmup,
-}
-
 /// `eval_strategy`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -233,6 +220,8 @@ pub struct TrainConfig {
     pub max_steps: Option<usize>,
     /// Shape of the rate.
     pub lr_scheduler_type: SchedulerType,
+    /// Parameters of the shape.
+    pub lr_scheduler_kwargs: SchedulerKwargs,
     /// Share of all steps spent warming up, rounded up. Ignored when `warmup_steps` > 0.
     pub warmup_ratio: f64,
     /// Steps spent warming up.

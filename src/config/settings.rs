@@ -201,10 +201,13 @@ impl<'s> Settings<'s> {
         if let (Kind::Choice { later, .. }, Some(word)) = (key.kind, found.text())
             && later.contains(&word)
         {
-            return entry
-                .error(self.source, format!("`{}` is `{word}`, which is not supported yet", key.name))
-                .hint(format!("supported: {en}"))
-                .hint_zh(format!("目前支持：{zh}"));
+            let err = entry.error(self.source, format!("`{}` is `{word}`, which is not supported yet", key.name));
+            if key.name == "lr_scheduler_type" {
+                return err
+                    .hint("a rate that follows the evaluations is known for no step beforehand: use `cosine`, and `early_stopping_steps` to stop in time")
+                    .hint_zh("随评估结果变化的学习率无法预知：请用 `cosine`，并以 `early_stopping_steps` 及时停止");
+            }
+            return err.hint(format!("supported: {en}")).hint_zh(format!("目前支持：{zh}"));
         }
         let en = if matches!(found, Value::Int(n) if *n > MOST) { format!("at most {MOST}") } else { en };
         let err = entry.error(self.source, format!("`{}` must be {en}, found {found}", key.name));

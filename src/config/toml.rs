@@ -87,7 +87,9 @@ fn convert(value: &DeValue<'_>) -> Value {
         DeValue::Boolean(flag) => Value::Bool(*flag),
         DeValue::Array(items) => Value::List(items.iter().map(|item| convert(item.get_ref())).collect()),
         DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Table(_) => Value::Other("a table"),
+        DeValue::Table(table) => Value::Table(
+            table.iter().map(|(name, value)| (name.get_ref().to_string(), convert(value.get_ref()))).collect(),
+        ),
     }
 }
 

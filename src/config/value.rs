@@ -20,7 +20,9 @@ pub enum Value {
     Text(String),
     /// A list.
     List(Vec<Value>),
-    /// What no key takes: a table, a date. Holds its name for the error.
+    /// Names and values, in their order.
+    Table(Vec<(String, Value)>),
+    /// What no key takes: a date, a number out of range. Holds its name for the error.
     Other(&'static str),
 }
 
@@ -81,6 +83,7 @@ impl fmt::Display for Value {
             }
             Self::Text(text) => write!(f, "\"{}\"", text.escape_debug()),
             Self::List(_) => f.write_str("a list"),
+            Self::Table(_) => f.write_str("a table"),
             Self::Other(name) => f.write_str(name),
         }
     }

@@ -169,6 +169,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             num_train_epochs: 2.5,
             max_steps: None,
             lr_scheduler_type: SchedulerType::Cosine,
+            lr_scheduler_kwargs: Default::default(),
             warmup_ratio: 0.1,
             warmup_steps: 0,
             weight_decay: 0.0,

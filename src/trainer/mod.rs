@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     fs::fault,
     model::{Grads, Params, Qwen3, Recorder, qwen3::DropoutPlan},
-    optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
+    optim::{AdamW, AdamWConfig, Schedule, clip},
     plan::{Part, explained},
     rng::Key,
 };
@@ -265,13 +265,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn schedule(&self, plan: &StepPlan) -> Schedule {
-        let config = self.config;
-        Schedule {
-            kind: config.lr_scheduler_type,
-            peak_lr: config.learning_rate,
-            warmup_steps: warmup_steps(config.warmup_steps, config.warmup_ratio, plan.total_steps),
-            total_steps: plan.total_steps,
-        }
+        Schedule::new(self.config, plan.total_steps)
     }
 
     /// Gradient, check, clip, update.

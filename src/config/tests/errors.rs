@@ -216,9 +216,50 @@ fn yaml_errors_name_place_and_way_out() {
             "supported: `lora`",
         ),
         (
-            "lr_scheduler_type: polynomial",
-            "c.yaml:7:20: `lr_scheduler_type` is `polynomial`, which is not supported yet",
-            "supported: `linear`, `cosine`, `constant` or `constant_with_warmup`",
+            "lr_scheduler_type: reduce_lr_on_plateau",
+            "c.yaml:7:20: `lr_scheduler_type` is `reduce_lr_on_plateau`, which is not supported yet",
+            "a rate that follows the evaluations is known for no step beforehand: use `cosine`, and `early_stopping_steps` \
+             to stop in time",
+        ),
+        (
+            "lr_scheduler_type: cosine\nlr_scheduler_kwargs: {num_cycle: 2}",
+            "c.yaml:8:22: schedule `cosine` has no parameter `num_cycle`",
+            "did you mean `num_cycles`?",
+        ),
+        (
+            "lr_scheduler_kwargs: {num_cycles: 2}",
+            "c.yaml:7:22: schedule `linear` has no parameter `num_cycles`",
+            "it has none: remove `lr_scheduler_kwargs`",
+        ),
+        (
+            "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {min_lr: 2}",
+            "c.yaml:8:22: schedule `polynomial` has no parameter `min_lr`",
+            "it has lr_end, power",
+        ),
+        (
+            "lr_scheduler_type: warmup_stable_decay\nlr_scheduler_kwargs: {decay_type: sqrt}",
+            "c.yaml:8:22: `decay_type` in `lr_scheduler_kwargs` must be `linear`, `cosine` or `1-sqrt`, found \"sqrt\"",
+            "correct the value, or remove it",
+        ),
+        (
+            "lr_scheduler_type: cosine_with_min_lr",
+            "c.yaml:7:20: schedule `cosine_with_min_lr` needs its minimum",
+            "say for example `lr_scheduler_kwargs: {min_lr_rate: 0.1}`, a tenth of `learning_rate`",
+        ),
+        (
+            "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 0, min_lr_rate: 0.1}",
+            "c.yaml:8:22: `min_lr` and `min_lr_rate` both say the minimum",
+            "keep one of the two",
+        ),
+        (
+            "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {lr_end: 1e-3}",
+            "c.yaml:7:20: schedule `polynomial` ends at 1e-3, not below `learning_rate`",
+            "set `lr_end` in `lr_scheduler_kwargs` below `learning_rate`",
+        ),
+        (
+            "lr_scheduler_kwargs: 5",
+            "c.yaml:7:22: `lr_scheduler_kwargs` must be a table of names and values, for example {num_cycles: 2}, found 5",
+            "correct the value, or remove the key",
         ),
         (
             "optim: adafactor",

@@ -35,7 +35,7 @@ fn defaults_follow_the_dialect() {
         "lora": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_target":
             ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "use_rslora": false},
         "train": {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
-            "learning_rate": 5e-5, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear",
+            "learning_rate": 5e-5, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear", "lr_scheduler_kwargs": {},
             "warmup_ratio": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
             "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "bf16": false, "seed": 42, "data_seed": null,
             "disable_shuffling": false, "shared_prefix": true, "gradient_checkpointing": "auto", "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500,
@@ -121,6 +121,8 @@ fn values_are_read_as_llamafactory_reads_them() {
     let saving: Pick =
         |r| format!("{:?} {} {:?}", r.output.save_strategy, r.output.save_steps, r.output.save_total_limit);
     let resume: Pick = |r| format!("{:?}", r.output.resume_from_checkpoint);
+    let schedule: Pick =
+        |r| format!("{:?}{}", r.train.lr_scheduler_type, scheduler::in_words(&r.train.lr_scheduler_kwargs));
     let metric: Pick = |r| format!("{} {}", r.output.metric_for_best_model, r.output.greater_is_better);
     for (lines, pick, want, why) in [
         ("learning_rate: 5e-5", rate, "5e-5", "no point: a string to plain YAML 1.1"),
@@ -150,6 +152,20 @@ fn values_are_read_as_llamafactory_reads_them() {
         ("resume_from_checkpoint: true", resume, "Always", "the newest"),
         ("resume_from_checkpoint: no", resume, "Never", "YAML 1.1"),
         ("resume_from_checkpoint: o/checkpoint-5", resume, "From(\"o/checkpoint-5\")", "this one"),
+        ("lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2}", schedule, "Polynomial (power 2)", "a table"),
+        (
+            "lr_scheduler_type: cosine\nlr_scheduler_kwargs:\n  num_cycles: '1.5'",
+            schedule,
+            "Cosine (num_cycles 1.5)",
+            "over lines, a number in quotes",
+        ),
+        (
+            "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: '{\"power\": 2, \"lr_end\": 1e-6}'",
+            schedule,
+            "Polynomial (lr_end 0.000001, power 2)",
+            "JSON in a string",
+        ),
+        ("lr_scheduler_kwargs: {}", schedule, "Linear", "nothing said"),
         ("metric_for_best_model: loss", metric, "eval_loss false", "Hugging Face adds the eval_"),
     ] {
         assert_eq!(pick(&yaml(lines)), want, "{lines}: {why}");

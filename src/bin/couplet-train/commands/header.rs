@@ -3,12 +3,12 @@
 use crate::machine;
 use candle_core::DType;
 use couplet_train::{
-    config::{Dialect, OverLength, Recipe, TemplateName},
+    config::{Dialect, OverLength, Recipe, TemplateName, scheduler},
     dataset,
     device::Opened,
     kernels,
     model::{Params, Qwen3Config, qwen3::Keep},
-    optim::schedule::warmup_steps,
+    optim::Schedule,
     plan::{Load, Memory, gigabytes},
     report::Header,
     trainer::{Cut, plan::StepPlan},
@@ -210,12 +210,12 @@ fn template_line(recipe: &Recipe) -> String {
 
 fn rate_line(recipe: &Recipe, total_steps: usize) -> String {
     let train = &recipe.train;
-    let warmup = warmup_steps(train.warmup_steps, train.warmup_ratio, total_steps);
-    let kind = serde_json::to_value(train.lr_scheduler_type).ok().and_then(|v| v.as_str().map(str::to_owned));
+    let warmup = Schedule::new(train, total_steps).warmup_steps;
+    let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
     format!(
-        "{:e} peak, {}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
+        "{:e} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
         train.learning_rate,
-        kind.unwrap_or_default(),
+        train.lr_scheduler_type.name(),
         train.weight_decay,
         train.max_grad_norm,
         train.seed

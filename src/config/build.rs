@@ -32,8 +32,8 @@ pub fn recipe(s: &Settings<'_>) -> Result<Recipe> {
 }
 
 fn model(s: &Settings<'_>) -> Result<ModelConfig> {
-    let adapter = s.text("adapter_name_or_path");
-    if adapter.as_ref().is_some_and(|path| path.contains(',')) {
+    let adapters = s.words("adapter_name_or_path");
+    if adapters.len() > 1 {
         return Err(s
             .complain("adapter_name_or_path", "several adapters in `adapter_name_or_path` are not supported yet")
             .hint("merge all but the last into the base beforehand, and give the last")
@@ -41,7 +41,7 @@ fn model(s: &Settings<'_>) -> Result<ModelConfig> {
     }
     Ok(ModelConfig {
         model_name_or_path: s.required_text("model_name_or_path")?,
-        adapter_name_or_path: adapter.map(PathBuf::from),
+        adapter_name_or_path: adapters.into_iter().next().map(PathBuf::from),
         cache_dir: s.text("cache_dir").map(PathBuf::from),
         model_revision: s.required_text("model_revision")?,
         device: device(s)?,

@@ -383,7 +383,8 @@ fn configs_of_other_commands_are_named() {
         (
             "model: m\npeft_config:\n  name: lora\n  r: 8\n",
             "c.yaml:1:1: `model` is a key of LlamaFactory's v1 dialect, which is not read",
-            "write LlamaFactory's usual keys; for `model`: model_name_or_path",
+            "write LlamaFactory's usual keys; for `model`: model_name_or_path; `peft_config`: lora_rank, lora_alpha, \
+             lora_dropout, lora_target",
         ),
         ("stage: dpo\n", "c.yaml:1:8: `stage` is `dpo`, which is not supported yet", "supported: `sft`"),
         (

@@ -4,6 +4,7 @@ use super::*;
 use serde_json::json;
 
 mod errors;
+mod table;
 
 const YAML: &str = "model_name_or_path: m\nstage: sft\ndo_train: true\ndataset: d\ntemplate: qwen3\noutput_dir: o\n";
 const TOML: &str = "[model]\nmodel_name_or_path = \"m\"\n[data]\ndataset = [\"d\"]\n[output]\noutput_dir = \"o\"\n";

@@ -3,8 +3,9 @@
 use super::{
     keys, scheduler,
     sections::{
-        COUPLET_PASS, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, GradientCheckpointing, LoraConfig,
-        ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SaveStrategy, TemplateName, TrainConfig,
+        COUPLET_PASS, CountedTokens, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, GradientCheckpointing,
+        LoraConfig, MixStrategy, ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SamplingStrategy,
+        SaveStrategy, TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -107,6 +108,12 @@ fn data(s: &Settings<'_>) -> Result<DataConfig> {
             _ => OverLength::Truncate,
         },
         max_samples: s.whole("max_samples").map(size),
+        mix_strategy: match s.text("mix_strategy").as_deref() {
+            Some("interleave_under") => MixStrategy::InterleaveUnder,
+            Some("interleave_over") => MixStrategy::InterleaveOver,
+            _ => MixStrategy::Concat,
+        },
+        interleave_probs: s.value("interleave_probs").numbers().unwrap_or_default(),
         val_size: number(s, "val_size"),
         mask_history: s.flag("mask_history"),
         train_on_prompt: s.flag("train_on_prompt"),
@@ -187,6 +194,11 @@ fn train(s: &Settings<'_>) -> Result<TrainConfig> {
         seed: s.whole("seed").unwrap_or_default(),
         data_seed: s.whole("data_seed"),
         disable_shuffling: s.flag("disable_shuffling"),
+        train_sampling_strategy: match s.text("train_sampling_strategy").as_deref() {
+            Some("sequential") => SamplingStrategy::Sequential,
+            Some("random") if !s.flag("group_by_length") => SamplingStrategy::Random,
+            _ => SamplingStrategy::GroupByLength,
+        },
         shared_prefix: s.text("shared_prefix").as_deref() != Some("off"),
         gradient_checkpointing: match s.text("gradient_checkpointing").as_deref() {
             Some("on") => GradientCheckpointing::On,
@@ -222,7 +234,11 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
         overwrite_output_dir: s.flag("overwrite_output_dir"),
         logging_steps: count(s, "logging_steps"),
         plot_loss: s.flag("plot_loss"),
-        include_num_input_tokens_seen: s.flag("include_num_input_tokens_seen"),
+        include_num_input_tokens_seen: match s.text("include_num_input_tokens_seen").as_deref() {
+            Some("all") => CountedTokens::All,
+            Some("non_padding") => CountedTokens::NonPadding,
+            _ => CountedTokens::No,
+        },
         save_strategy: match s.text("save_strategy").as_deref() {
             Some("no") => SaveStrategy::No,
             Some("epoch") => SaveStrategy::Epoch,

@@ -80,7 +80,9 @@ fn said(settings: &Settings<'_>, target: Dialect) -> impl Iterator<Item = (&'sta
         let read = key.read_by(Command::Train).filter(|read| read.home.is_some())?;
         let value = resolved(settings, key.name);
         let absent = read.default.of(target).map_or(Value::Null, |text| read.kind.loosen(scalar(text)));
-        let is_said = settings.given(key.name) || key.name == "device" && settings.flag("use_cpu");
+        let is_said = settings.given(key.name)
+            || key.name == "device" && settings.flag("use_cpu")
+            || key.name == "train_sampling_strategy" && settings.flag("group_by_length");
         let value = match (is_said && value != Value::Null || !value.same(&absent), read.kind) {
             (false, _) => return None,
             (true, Kind::Limit) if value == Value::Null => Value::Int(-1),
@@ -95,6 +97,7 @@ fn said(settings: &Settings<'_>, target: Dialect) -> impl Iterator<Item = (&'sta
 fn resolved(settings: &Settings<'_>, name: &str) -> Value {
     match name {
         "device" if settings.flag("use_cpu") => Value::Text("cpu".into()),
+        "train_sampling_strategy" if settings.flag("group_by_length") => Value::Text("group_by_length".into()),
         // Its null is a value of its own.
         "enable_thinking" if settings.entry(name).is_some_and(|entry| entry.value == Value::Null) => {
             Value::Text("none".into())

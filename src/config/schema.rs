@@ -102,6 +102,9 @@ impl Kind {
             Self::Thinking => json!({"enum": [true, false, "none"]}),
             Self::Resume => json!({"type": ["boolean", "string"]}),
             Self::Choice { now, .. } => json!({"enum": now}),
+            Self::Shares => {
+                json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}}]})
+            }
             Self::List | Self::Texts => json!({"anyOf": [{"type": "string"}, strings]}),
             Self::Table => {
                 let parameters = SchedulerType::ALL.into_iter().flat_map(|kind| kind.parameters());

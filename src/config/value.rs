@@ -53,6 +53,15 @@ impl Value {
         }
     }
 
+    /// The numbers of a list, or of a comma-separated string.
+    pub fn numbers(&self) -> Option<Vec<f64>> {
+        match self {
+            Self::Text(text) => text.split(',').map(|part| scalar(part.trim()).number()).collect(),
+            Self::List(items) => items.iter().map(Self::number).collect(),
+            _ => None,
+        }
+    }
+
     /// The texts of a list; one text as it stands.
     pub fn texts(&self) -> Option<Vec<&str>> {
         match self {

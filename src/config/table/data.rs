@@ -12,6 +12,8 @@ use crate::config::kind::{Kind, Words};
 
 const TEMPLATE: Kind = Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] };
 const OVER_LENGTH: Kind = Kind::Choice { now: &["error", "drop", "truncate"], later: &[] };
+/// `interleave_once` is refused by the `datasets` library that LlamaFactory stands on.
+const MIX: Kind = Kind::Choice { now: &["concat", "interleave_under", "interleave_over"], later: &["interleave_once"] };
 const WORKERS: Words =
     words("rows are read and tokenised without workers or a cache", "数据的读取与分词不需要工作进程和缓存");
 const ORDER: Words = words("rows follow LlamaFactory's order", "数据按 LlamaFactory 的顺序");
@@ -35,6 +37,11 @@ pub(super) static KEYS: &[Key] = keys! {
         words("what happens to longer rows", "超长的行如何处理：报错、丢弃或截断");
     max_samples: read(SCORED, Data, Kind::Whole(1), Unset),
         words("only the first rows of every data set", "每个数据集只取前若干行");
+    mix_strategy: read(TRAIN, Data, MIX, Same("concat")),
+        words("how several data sets become one: one after the other, or interleaved until the first (under) or the last (over) is used up",
+              "多个数据集如何合并：依次连接，或交错，直到最短的（under）或全部（over）用完");
+    interleave_probs: read(TRAIN, Data, Kind::Shares, Unset),
+        words("share of every data set when they are interleaved; without it in turn", "交错时各数据集的概率；不写时轮流");
     val_size: read(SCORED, Data, Kind::ShareOrCount, Same("0")),
         words("rows held out of `dataset`: a share below 1, a count from 1", "从 `dataset` 中留出的验证行：小于 1 为比例，否则为条数");
     mask_history: read(TRAIN, Data, Kind::Flag, Same("false")),
@@ -55,13 +62,9 @@ pub(super) static KEYS: &[Key] = keys! {
     neat_packing: NO, ROWS;
     streaming: NO, words("all rows are read before training", "训练前会读入全部数据");
     buffer_size: Ignored, words("all rows are read before training", "训练前会读入全部数据");
-    mix_strategy: Refused(&["concat"]), words("data sets are joined one after another", "多个数据集按顺序连接");
-    interleave_probs: Ignored, words("data sets are joined one after another", "多个数据集按顺序连接");
     eval_on_each_dataset: NO, words("held-out data sets are joined", "验证数据集会合并");
     ignore_pad_token_for_loss: Refused(&["true"]), words("padding is never trained", "填充部分从不参与训练");
     tokenized_path: NOTHING, words("rows are tokenised at every start, in seconds", "每次启动时重新分词，只需数秒");
-    group_by_length: NO, ORDER;
-    train_sampling_strategy: Refused(&["random"]), ORDER;
     length_column_name: Refused(&["length"]), ORDER;
     sortish_sampler: NO, ORDER;
     label_names: NOTHING, words("the answers of the data are the labels", "标签即数据中的回答");

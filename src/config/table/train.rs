@@ -18,24 +18,30 @@ const ON_OFF: Kind = Kind::Choice { now: &["auto", "on", "off"], later: &[] };
 const SHARED: Kind = Kind::Choice { now: &["auto", "off"], later: &[] };
 const EVALUATIONS: Kind = Kind::Choice { now: &["no", "steps", "epoch"], later: &[] };
 const SAVES: Kind = Kind::Choice { now: &["no", "steps", "epoch"], later: &["best"] };
+const SAMPLING: Kind = Kind::Choice { now: &["random", "sequential", "group_by_length"], later: &[] };
+const COUNTED: Kind = Kind::Choice { now: &["no", "all", "non_padding"], later: &[] };
 const BF16: Words = words("use `bf16: true`", "请用 `bf16: true`");
 const SPEED: Words = words("it changes speed or memory, not the result", "只影响速度或显存，不影响结果");
-/// `adamw_hf` is not among them: it places ε elsewhere, so its numbers differ.
+/// AdamW in f32 under other names, which say where it is computed. `adamw_hf` is not among them: it places ε elsewhere, so its
+/// numbers differ.
 const OPTIM: Kind = Kind::Choice {
-    now: &["adamw_torch", "adamw_torch_fused"],
+    now: &[
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_torch_xla",
+        "adamw_torch_npu_fused",
+        "adamw_apex_fused",
+        "adamw_anyprecision",
+        "paged_adamw",
+        "paged_adamw_32bit",
+    ],
     later: &[
         "adamw_hf",
         "adamw_8bit",
         "adamw_bnb_8bit",
         "adamw_torch_4bit",
         "adamw_torch_8bit",
-        "adamw_torch_xla",
-        "adamw_torch_npu_fused",
-        "adamw_apex_fused",
-        "adamw_anyprecision",
-        "paged_adamw",
         "paged_adamw_8bit",
-        "paged_adamw_32bit",
         "ademamix",
         "adafactor",
         "lion_32bit",
@@ -78,7 +84,7 @@ pub(super) static KEYS: &[Key] = keys! {
     warmup_steps: read(TRAIN, Train, Kind::ShareOrCount, Same("0")),
         words("steps spent warming up; above 0 it wins over `warmup_ratio`, below 1 it is a share", "预热步数；大于 0 时优先于 `warmup_ratio`，小于 1 时为比例");
     optim: theirs(TRAIN, OPTIM, Same("adamw_torch")),
-        words("the optimizer: AdamW", "优化器：AdamW");
+        words("the optimizer: AdamW with f32 moments, whatever computes it", "优化器：f32 状态的 AdamW");
     weight_decay: read(TRAIN, Train, Kind::NonNegative, Same("0")),
         words("decoupled weight decay, of all trained tensors", "解耦的权重衰减，作用于全部训练参数");
     adam_beta1: read(TRAIN, Train, Kind::BelowOne, Same("0.9")), words("AdamW's β₁", "AdamW 的 β₁");
@@ -94,6 +100,10 @@ pub(super) static KEYS: &[Key] = keys! {
         words("seed of the row order; without it `seed`", "数据顺序的种子；不写时为 `seed`");
     disable_shuffling: read(TRAIN, Train, Kind::Flag, Same("false")),
         words("rows in file order in every epoch", "每轮都按文件顺序");
+    train_sampling_strategy: read(TRAIN, Train, SAMPLING, Same("random")),
+        words("which rows an epoch takes after which; group_by_length puts rows of like length side by side", "每轮取数据的顺序；group_by_length 把长度相近的行放在一起");
+    group_by_length: theirs(TRAIN, Kind::Flag, Same("false")),
+        words("the older name of train_sampling_strategy: group_by_length", "train_sampling_strategy: group_by_length 的旧写法");
     shared_prefix: read(TRAIN, Train, SHARED, Same("auto")),
         words("compute what all samples of a micro-batch begin with once; changes no result", "微批中各样本的共同前缀只算一次，不影响结果");
     gradient_checkpointing: read(TRAIN, Train, ON_OFF, Same("auto")),
@@ -145,8 +155,8 @@ pub(super) static OUTPUT: &[Key] = keys! {
         words("optimizer steps between two log lines", "两行日志之间的步数");
     plot_loss: read(TRAIN, Output, Kind::Flag, by("false", "true")),
         words("draw training_loss.png", "绘制 training_loss.png");
-    include_num_input_tokens_seen: read(TRAIN, Output, Kind::Flag, Same("false")),
-        words("count fed tokens into the log, padding included", "在日志中累计输入的词元数，含填充");
+    include_num_input_tokens_seen: read(TRAIN, Output, COUNTED, Same("no")),
+        words("count fed tokens into the log: all (or true), with the padding of LlamaFactory's batches, or non_padding", "在日志中累计输入的词元数：all（或 true）含填充，non_padding 不含");
     eval_strategy: read(TRAIN, Train, EVALUATIONS, Same("no")),
         words("when to evaluate during training", "训练中何时评估");
     eval_steps: read(TRAIN, Train, Kind::Steps, Unset),

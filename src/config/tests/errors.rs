@@ -264,11 +264,13 @@ fn yaml_errors_name_place_and_way_out() {
         (
             "optim: adafactor",
             "c.yaml:7:8: `optim` is `adafactor`, which is not supported yet",
-            "supported: `adamw_torch` or `adamw_torch_fused`",
+            "supported: `adamw_torch`, `adamw_torch_fused`, `adamw_torch_xla`, `adamw_torch_npu_fused`, `adamw_apex_fused`, \
+             `adamw_anyprecision`, `paged_adamw` or `paged_adamw_32bit`",
         ),
         (
             "optim: adam",
-            "c.yaml:7:8: `optim` must be `adamw_torch` or `adamw_torch_fused`, found \"adam\"",
+            "c.yaml:7:8: `optim` must be `adamw_torch`, `adamw_torch_fused`, `adamw_torch_xla`, `adamw_torch_npu_fused`, \
+             `adamw_apex_fused`, `adamw_anyprecision`, `paged_adamw` or `paged_adamw_32bit`, found \"adam\"",
             "without the key it is adamw_torch",
         ),
         (
@@ -335,6 +337,21 @@ fn yaml_errors_name_place_and_way_out() {
             "load_best_model_at_end: true\nval_size: 5\neval_strategy: steps\neval_steps: 200",
             "c.yaml: `load_best_model_at_end` needs `save_steps` (500) to be a multiple of `eval_steps` (200)",
             "set `save_steps` to 600, or remove `load_best_model_at_end`",
+        ),
+        (
+            "interleave_probs: 0.5,0.5",
+            "c.yaml: `interleave_probs` says how data sets are interleaved, but they are joined",
+            "set `mix_strategy` to \"interleave_under\" or \"interleave_over\", or remove `interleave_probs`",
+        ),
+        (
+            "mix_strategy: interleave_over\ninterleave_probs: 0.5,0.5",
+            "c.yaml: `interleave_probs` has 2 shares for 1 data sets",
+            "give one share for every data set",
+        ),
+        (
+            "mix_strategy: interleave_once",
+            "c.yaml:7:15: `mix_strategy` is `interleave_once`, which is not supported yet",
+            "supported: `concat`, `interleave_under` or `interleave_over`",
         ),
         ("do_eval: true", "c.yaml:7:10: `do_eval` needs held-out rows", "give `eval_dataset` or `val_size`"),
         (

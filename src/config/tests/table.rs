@@ -19,6 +19,9 @@ fn example(name: &str, kind: Kind) -> (String, &'static str) {
         "template" => "qwen3_nothink",
         "eval_dataset" | "test_dataset" => "held_out",
         "metric_for_best_model" => "eval_loss_per_token",
+        "mix_strategy" => "interleave_over",
+        "train_sampling_strategy" => "sequential",
+        "interleave_probs" => return ("\"1.0\"".into(), "mix_strategy: interleave_under\n"),
         "lr_scheduler_kwargs" => return ("{num_cycles: 2}".into(), "lr_scheduler_type: cosine\n"),
         "eval_strategy" => return ("epoch".into(), "val_size: 5\n"),
         "early_stopping_steps" => return ("3".into(), "val_size: 5\neval_strategy: epoch\n"),
@@ -39,6 +42,7 @@ fn example(name: &str, kind: Kind) -> (String, &'static str) {
             Kind::Resume => "o/checkpoint-5",
             Kind::Choice { now, .. } => now.last().copied().unwrap_or_default(),
             Kind::List | Kind::Texts => "a",
+            Kind::Shares => "1.0",
             Kind::Table => "{}",
         },
     };
@@ -67,7 +71,11 @@ fn every_key_that_is_read_changes_the_recipe() {
         let after = self::read(Format::Yaml, &text, &[]).unwrap_or_else(|err| panic!("{name}: {err}")).recipe;
         let changed = after.diff(&serde_json::to_value(&before).unwrap());
         assert!(!changed.is_empty(), "{name}: {value} changes nothing");
-        let leaf = if name == "use_cpu" { "device" } else { name };
+        let leaf = match name {
+            "use_cpu" => "device",
+            "group_by_length" => "train_sampling_strategy",
+            _ => name,
+        };
         assert!(changed.iter().any(|difference| difference.key == leaf), "{name} changes {changed:?}");
     }
 }

@@ -64,7 +64,9 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     );
     for file in &facts.data.files {
         let mut text = format!("{}: {} rows", file.name, thousands(file.kept));
-        if file.read < file.rows {
+        if file.drawn {
+            text += &format!(" ({} random ones of {}: num_samples)", thousands(file.read), thousands(file.rows));
+        } else if file.read < file.rows {
             text += &format!(" (the first {} of {}: max_samples)", thousands(file.read), thousands(file.rows));
         }
         for (count, what) in [(file.dropped, "dropped"), (file.truncated, "truncated"), (file.empty_responses, "empty")]

@@ -1,6 +1,7 @@
 //! One file per command; each wires the library's rooms together and prints.
 
 mod adapter;
+mod advice;
 mod ask;
 mod chat;
 mod config;

@@ -5,6 +5,7 @@
 
 use super::{
     Format, build, from_str,
+    inference::{Purpose, purpose},
     keys::{self, all},
     kind::Kind,
     notice::Notice,
@@ -27,6 +28,9 @@ const OURS_BELOW: &str =
 /// The training config in the other dialect, and what the user should know about the file. Errors: those of loading it.
 pub fn convert(path: &Path, overrides: &[String]) -> Result<(String, Vec<Notice>)> {
     let format = Format::of(path)?;
+    if let Some(purpose) = purpose(path) {
+        return Err(has_no_toml(path, purpose));
+    }
     let source = Source::read(path)?;
     let (dialect, entries) = read_source(&source, format)?;
     let (settings, notices) = Settings::new(&source, dialect, entries, overrides)?;
@@ -45,6 +49,18 @@ pub fn convert(path: &Path, overrides: &[String]) -> Result<(String, Vec<Notice>
             Err(Error::run(format!("internal error: `{}` was not converted to the same value", difference.key)))
         }
     }
+}
+
+/// TOML recipes train, and nothing else has one.
+fn has_no_toml(path: &Path, purpose: Purpose) -> Error {
+    let (what, command) = match purpose {
+        Purpose::Chat => ("asks a model", "chat"),
+        Purpose::Export => ("exports a model", "export"),
+        Purpose::Evaluate => ("evaluates a model", "evaluate"),
+    };
+    Error::file(path, format!("this config {what}, and only training has a TOML form"))
+        .hint(format!("it runs as it is: `couplet-train {command} {}`", path.display()))
+        .hint_zh(format!("可直接运行：`couplet-train {command} {}`", path.display()))
 }
 
 fn toml(settings: &Settings<'_>) -> String {

@@ -46,8 +46,8 @@ const IGNORED: Words = Words { en: "accepted without effect", zh: "可写，但�
 fn unknown(name: &str) -> Error {
     if let Some((_, ours)) = V1.iter().find(|(v1, _)| *v1 == name) {
         return Error::input(format!("`{name}` is a key of LlamaFactory's v1 dialect, which is not read"))
-            .hint(format!("here it is {ours}"))
-            .hint_zh(format!("此处对应：{ours}"));
+            .hint(format!("here it is {}", ours.en))
+            .hint_zh(format!("此处对应：{}", ours.zh));
     }
     let err = Error::input(format!("there is no key `{name}`"));
     match keys::nearest(name) {
@@ -246,7 +246,7 @@ fn older() -> String {
     }
     text += "\n## LlamaFactory's v1 dialect\n\nIt is recognised and not read; its keys are named with what they are called here.\n\n";
     for (v1, ours) in V1 {
-        let _ = writeln!(text, "- `{v1}`: {ours}");
+        let _ = writeln!(text, "- `{v1}`: {}", ours.en);
     }
     text
 }

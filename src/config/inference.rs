@@ -7,12 +7,12 @@ use super::{
     build::device_choice,
     entry::{Entry, Place},
     json, keys,
-    kind::Kind,
+    kind::{Kind, Words},
     notice::Notice,
     sections::{DeviceChoice, TemplateName},
     settings::parse_override,
     source::Source,
-    table::{Answer, Command},
+    table::{Answer, Command, V1},
     value::Value,
     yaml,
 };
@@ -205,6 +205,9 @@ fn without_effect(source: &Source, entry: &Entry, by: &[Command]) -> Result<Opti
             .hint_zh("请删除该键：基座按其权重原样使用")),
         Some(Answer::Read(_) | Answer::Ignored) => Ok(Some(entry.key.clone())),
         None => {
+            if let Some((_, ours)) = V1.iter().find(|(v1, _)| *v1 == entry.key) {
+                return Err(of_v1(source, entry, ours));
+            }
             let err = entry.key_error(source, format!("unknown key `{}`", entry.key));
             let names = keys::all().filter(|key| kind_for(key.name, by).is_some()).map(|key| key.name);
             Err(match keys::closest(&entry.key, names) {
@@ -215,6 +218,14 @@ fn without_effect(source: &Source, entry: &Entry, by: &[Command]) -> Result<Opti
             })
         }
     }
+}
+
+/// A key of LlamaFactory's newer engine, and what it is called here.
+fn of_v1(source: &Source, entry: &Entry, ours: &Words) -> Error {
+    entry
+        .key_error(source, format!("`{}` is a key of LlamaFactory's v1 dialect, which is not read", entry.key))
+        .hint(format!("write LlamaFactory's usual keys; for `{}`: {}", entry.key, ours.en))
+        .hint_zh(format!("请使用 LlamaFactory 通常的键；`{}` 对应：{}", entry.key, ours.zh))
 }
 
 /// What a key takes where one of these commands reads it.
@@ -411,6 +422,10 @@ mod tests {
                 "export_quantization_bit=4",
                 "override `export_quantization_bit=4`: `export_quantization_bit` is not supported: the merged model is \
                  written as it is",
+            ),
+            (
+                "sample_backend=hf",
+                "override `sample_backend=hf`: `sample_backend` is a key of LlamaFactory's v1 dialect, which is not read",
             ),
             ("device=gpu", "override `device=gpu`: `device` must be `auto`, `cpu` or `cuda:N`, found \"gpu\""),
         ] {

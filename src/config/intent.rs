@@ -62,13 +62,14 @@ pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
 /// Names every key of the v1 dialect in the file, and what it is called here.
 fn refuse_v1(settings: &Settings<'_>) -> Result<()> {
     let of = |entry: &Entry| V1.iter().find(|(v1, _)| *v1 == entry.key);
-    let pairs: Vec<String> =
-        settings.entries().iter().filter_map(of).map(|(v1, ours)| format!("`{v1}`: {ours}")).collect();
+    let found = || settings.entries().iter().filter_map(of);
+    let en: Vec<String> = found().map(|(v1, ours)| format!("`{v1}`: {}", ours.en)).collect();
+    let zh: Vec<String> = found().map(|(v1, ours)| format!("`{v1}`：{}", ours.zh)).collect();
     let Some(first) = settings.entries().iter().find(|entry| of(entry).is_some()) else { return Ok(()) };
     Err(settings
         .complain_key(first, format!("`{}` is a key of LlamaFactory's v1 dialect, which is not read", first.key))
-        .hint(format!("write LlamaFactory's usual keys; for {}", pairs.join("; ")))
-        .hint_zh(format!("请使用 LlamaFactory 通常的键；对应关系：{}", pairs.join("；"))))
+        .hint(format!("write LlamaFactory's usual keys; for {}", en.join("; ")))
+        .hint_zh(format!("请使用 LlamaFactory 通常的键；对应关系：{}", zh.join("；"))))
 }
 
 /// The error for a refused key with a value that switches it on.

@@ -49,7 +49,7 @@ pub fn joined(lengths: &[usize], strategy: MixStrategy, shares: &[f64], seed: u6
 }
 
 fn by_shares(lengths: &[usize], offsets: &[usize], strategy: MixStrategy, shares: &[f64], seed: u64) -> Vec<usize> {
-    let sums: Vec<f64> = shares.iter().scan(0.0, |sum, share| Some(*sum += share).map(|()| *sum)).collect();
+    let sums: Vec<f64> = (1..=shares.len()).map(|n| shares[..n].iter().sum()).collect();
     let total = sums.last().copied().unwrap_or(1.0);
     let (mut random, mut rows) = (Pcg64::new(seed), Vec::new());
     let (mut next, mut used_up) = (vec![0; lengths.len()], vec![false; lengths.len()]);

@@ -183,26 +183,33 @@ pub static RENAMED: &[(&str, &str)] = &[
 ];
 
 /// Keys of LlamaFactory's newer engine (v1), and what they are called in the dialect read here.
-pub static V1: &[(&str, &str)] = &[
-    ("model", "model_name_or_path"),
-    ("train_dataset", "dataset"),
-    ("peft_config", "lora_rank, lora_alpha, lora_dropout, lora_target"),
-    ("micro_batch_size", "per_device_train_batch_size"),
-    ("global_batch_size", "gradient_accumulation_steps"),
-    ("optim_config", "optim, weight_decay, adam_beta1, adam_beta2, adam_epsilon"),
-    ("lr_scheduler_config", "lr_scheduler_type, lr_scheduler_kwargs, warmup_steps"),
-    ("save_epochs", "save_strategy: epoch"),
-    ("enable_activation_checkpointing", "gradient_checkpointing"),
-    ("model_class", "nothing: remove it"),
-    ("init_config", "nothing: remove it"),
-    ("kernel_config", "nothing: remove it"),
-    ("quant_config", "nothing: remove it"),
-    ("dist_config", "nothing: remove it"),
-    ("sample_backend", "nothing: remove it"),
-    ("batching_strategy", "nothing: remove it"),
-    ("batching_workers", "nothing: remove it"),
-    ("save_ckpt_as_hf", "nothing: remove it"),
+pub static V1: &[(&str, Words)] = &[
+    ("model", same("model_name_or_path")),
+    ("train_dataset", same("dataset")),
+    ("peft_config", same("lora_rank, lora_alpha, lora_dropout, lora_target")),
+    ("micro_batch_size", same("per_device_train_batch_size")),
+    ("global_batch_size", same("gradient_accumulation_steps")),
+    ("optim_config", same("optim, weight_decay, adam_beta1, adam_beta2, adam_epsilon")),
+    ("lr_scheduler_config", same("lr_scheduler_type, lr_scheduler_kwargs, warmup_steps")),
+    ("save_epochs", same("save_strategy: epoch")),
+    ("enable_activation_checkpointing", same("gradient_checkpointing")),
+    ("model_class", NOTHING_HERE),
+    ("init_config", NOTHING_HERE),
+    ("kernel_config", NOTHING_HERE),
+    ("quant_config", NOTHING_HERE),
+    ("dist_config", NOTHING_HERE),
+    ("sample_backend", NOTHING_HERE),
+    ("batching_strategy", NOTHING_HERE),
+    ("batching_workers", NOTHING_HERE),
+    ("save_ckpt_as_hf", NOTHING_HERE),
 ];
+
+const NOTHING_HERE: Words = words("nothing: remove it", "无对应的键，请删除");
+
+/// Names of keys need no translation.
+const fn same(names: &'static str) -> Words {
+    words(names, names)
+}
 
 const fn words(en: &'static str, zh: &'static str) -> Words {
     Words { en, zh }

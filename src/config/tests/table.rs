@@ -197,6 +197,28 @@ fn a_converted_file_explains_itself() {
 }
 
 #[test]
+fn what_does_not_train_has_no_toml_and_is_told_how_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    for (more, fact, command) in [
+        ("", "this config asks a model, and only training has a TOML form", "chat"),
+        ("export_dir: x\n", "this config exports a model, and only training has a TOML form", "export"),
+        ("do_predict: true\n", "this config evaluates a model, and only training has a TOML form", "evaluate"),
+    ] {
+        fs::write(&path, format!("model_name_or_path: m\ntemplate: qwen3\n{more}")).unwrap();
+        let err = convert(&path, &[]).expect_err(more);
+        assert_eq!(err.to_string(), format!("{}: {fact}", path.display()));
+        let hint = format!("it runs as it is: `couplet-train {command} {}`", path.display());
+        assert_eq!(err.hint_text(false), Some(hint.as_str()));
+    }
+    fs::write(&path, "model: m\ntrain_dataset: d\nmicro_batch_size: 2\n").unwrap();
+    let err = convert(&path, &[]).expect_err("the v1 dialect");
+    let hint = "write LlamaFactory's usual keys; for `model`: model_name_or_path; `train_dataset`: dataset; \
+                `micro_batch_size`: per_device_train_batch_size";
+    assert_eq!(err.hint_text(false), Some(hint));
+}
+
+#[test]
 fn shipped_configs_go_round() {
     for entry in fs::read_dir(root().join("configs")).unwrap() {
         let path = entry.unwrap().path();

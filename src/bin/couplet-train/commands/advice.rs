@@ -27,10 +27,10 @@ pub fn add(output: &OutputConfig, total_steps: usize, space: Space, header: &mut
     }
 }
 
-/// A `logging_steps` that makes a curve, where the given one makes none.
+/// A `logging_steps` that makes a curve, where the given one makes none and the run is long enough for one.
 fn better_logging_steps(total: usize, given: usize) -> Option<usize> {
     let better = (total / (2 * FEWEST_POINTS)).max(1);
-    (total / given < FEWEST_POINTS && better < given).then_some(better)
+    (total >= FEWEST_POINTS && total / given < FEWEST_POINTS && better < given).then_some(better)
 }
 
 fn gigabytes(bytes: u64) -> String {
@@ -52,7 +52,8 @@ mod tests {
             (1000, 500, Some(50), "the default of LlamaFactory"),
             (1000, 100, None, "ten points"),
             (27, 500, Some(1), "none at all"),
-            (5, 1, None, "no more to be had"),
+            (10, 1, None, "no more to be had"),
+            (9, 500, None, "too short a run for a curve"),
             (15, 2, Some(1), "a short run"),
         ] {
             assert_eq!(better_logging_steps(total, given), want, "{why}");

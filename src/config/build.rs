@@ -1,11 +1,11 @@
 //! Checked settings → a [`Recipe`], one function a section.
 
 use super::{
-    keys,
+    keys, scheduler,
     sections::{
-        COUPLET_PASS, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, GradientCheckpointing, LoraConfig,
-        ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SaveStrategy, SchedulerType, TemplateName,
-        TrainConfig,
+        COUPLET_PASS, CountedTokens, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, GradientCheckpointing,
+        LoraConfig, MixStrategy, ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SamplingStrategy,
+        SaveStrategy, TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -20,7 +20,7 @@ pub fn recipe(s: &Settings<'_>) -> Result<Recipe> {
         model: model(s)?,
         data: data(s)?,
         lora: lora(s)?,
-        train: train(s),
+        train: train(s)?,
         output: output(s)?,
     };
     if s.flag("do_eval") && !recipe.has_eval_data() {
@@ -33,8 +33,8 @@ pub fn recipe(s: &Settings<'_>) -> Result<Recipe> {
 }
 
 fn model(s: &Settings<'_>) -> Result<ModelConfig> {
-    let adapter = s.text("adapter_name_or_path");
-    if adapter.as_ref().is_some_and(|path| path.contains(',')) {
+    let adapters = s.words("adapter_name_or_path");
+    if adapters.len() > 1 {
         return Err(s
             .complain("adapter_name_or_path", "several adapters in `adapter_name_or_path` are not supported yet")
             .hint("merge all but the last into the base beforehand, and give the last")
@@ -42,7 +42,7 @@ fn model(s: &Settings<'_>) -> Result<ModelConfig> {
     }
     Ok(ModelConfig {
         model_name_or_path: s.required_text("model_name_or_path")?,
-        adapter_name_or_path: adapter.map(PathBuf::from),
+        adapter_name_or_path: adapters.into_iter().next().map(PathBuf::from),
         cache_dir: s.text("cache_dir").map(PathBuf::from),
         model_revision: s.required_text("model_revision")?,
         device: device(s)?,
@@ -108,6 +108,12 @@ fn data(s: &Settings<'_>) -> Result<DataConfig> {
             _ => OverLength::Truncate,
         },
         max_samples: s.whole("max_samples").map(size),
+        mix_strategy: match s.text("mix_strategy").as_deref() {
+            Some("interleave_under") => MixStrategy::InterleaveUnder,
+            Some("interleave_over") => MixStrategy::InterleaveOver,
+            _ => MixStrategy::Concat,
+        },
+        interleave_probs: s.value("interleave_probs").numbers().unwrap_or_default(),
         val_size: number(s, "val_size"),
         mask_history: s.flag("mask_history"),
         train_on_prompt: s.flag("train_on_prompt"),
@@ -165,21 +171,18 @@ fn unknown_target(s: &Settings<'_>, unknown: &str) -> Error {
     }
 }
 
-fn train(s: &Settings<'_>) -> TrainConfig {
+fn train(s: &Settings<'_>) -> Result<TrainConfig> {
     let (warmup_ratio, warmup_steps) = warmup(s);
-    TrainConfig {
+    let (lr_scheduler_type, lr_scheduler_kwargs) = scheduler::read(s)?;
+    Ok(TrainConfig {
         per_device_train_batch_size: count(s, "per_device_train_batch_size"),
         per_device_eval_batch_size: count(s, "per_device_eval_batch_size"),
         gradient_accumulation_steps: count(s, "gradient_accumulation_steps"),
         learning_rate: number(s, "learning_rate"),
         num_train_epochs: number(s, "num_train_epochs"),
         max_steps: s.whole("max_steps").map(size),
-        lr_scheduler_type: match s.text("lr_scheduler_type").as_deref() {
-            Some("cosine") => SchedulerType::Cosine,
-            Some("constant") => SchedulerType::Constant,
-            Some("constant_with_warmup") => SchedulerType::ConstantWithWarmup,
-            _ => SchedulerType::Linear,
-        },
+        lr_scheduler_type,
+        lr_scheduler_kwargs,
         warmup_ratio,
         warmup_steps,
         weight_decay: number(s, "weight_decay"),
@@ -191,6 +194,11 @@ fn train(s: &Settings<'_>) -> TrainConfig {
         seed: s.whole("seed").unwrap_or_default(),
         data_seed: s.whole("data_seed"),
         disable_shuffling: s.flag("disable_shuffling"),
+        train_sampling_strategy: match s.text("train_sampling_strategy").as_deref() {
+            Some("sequential") => SamplingStrategy::Sequential,
+            Some("random") if !s.flag("group_by_length") => SamplingStrategy::Random,
+            _ => SamplingStrategy::GroupByLength,
+        },
         shared_prefix: s.text("shared_prefix").as_deref() != Some("off"),
         gradient_checkpointing: match s.text("gradient_checkpointing").as_deref() {
             Some("on") => GradientCheckpointing::On,
@@ -208,7 +216,7 @@ fn train(s: &Settings<'_>) -> TrainConfig {
         sample_prompts: s.texts("sample_prompts"),
         eval_couplets: count(s, "eval_couplets"),
         max_seconds: s.number("max_seconds"),
-    }
+    })
 }
 
 /// Share and steps of the warmup. Hugging Face: `warmup_steps` wins when above 0, and below 1 it is itself a share.
@@ -226,7 +234,11 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
         overwrite_output_dir: s.flag("overwrite_output_dir"),
         logging_steps: count(s, "logging_steps"),
         plot_loss: s.flag("plot_loss"),
-        include_num_input_tokens_seen: s.flag("include_num_input_tokens_seen"),
+        include_num_input_tokens_seen: match s.text("include_num_input_tokens_seen").as_deref() {
+            Some("all") => CountedTokens::All,
+            Some("non_padding") => CountedTokens::NonPadding,
+            _ => CountedTokens::No,
+        },
         save_strategy: match s.text("save_strategy").as_deref() {
             Some("no") => SaveStrategy::No,
             Some("epoch") => SaveStrategy::Epoch,

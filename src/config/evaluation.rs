@@ -2,9 +2,9 @@
 
 use super::{
     inference::{Given, InferenceConfig},
-    kind::Kind,
     notice::Notice,
     sections::OverLength,
+    table::Command,
 };
 use crate::error::Result;
 use std::path::{Path, PathBuf};
@@ -38,32 +38,11 @@ pub struct EvaluationConfig {
     pub overwrite: bool,
 }
 
-/// The keys that are read besides those of generation. The last ones say what was said by calling `evaluate`.
-const KEYS: &[(&str, Kind)] = &[
-    ("dataset", Kind::List),
-    ("eval_dataset", Kind::List),
-    ("dataset_dir", Kind::Text),
-    ("max_samples", Kind::Whole(1)),
-    ("val_size", Kind::ShareOrCount),
-    ("cutoff_len", Kind::Whole(2)),
-    ("over_length", Kind::Choice { now: &["error", "drop", "truncate"], later: &[] }),
-    ("per_device_eval_batch_size", Kind::Whole(1)),
-    ("n", Kind::Whole(1)),
-    ("output_dir", Kind::Text),
-    ("overwrite_output_dir", Kind::Flag),
-    ("do_train", Kind::Flag),
-    ("do_eval", Kind::Flag),
-    ("do_predict", Kind::Flag),
-    ("predict_with_generate", Kind::Flag),
-    ("stage", Kind::Choice { now: &["sft"], later: &["pt", "rm", "ppo", "dpo", "kto"] }),
-    ("finetuning_type", Kind::Choice { now: &["lora"], later: &["full", "freeze", "oft"] }),
-];
-
 /// Reads LlamaFactory's predict or evaluation config, if there is a file, and `key=value` words on top.
 ///
 /// Errors: unknown and refused keys, values of the wrong type or range, each with its place; a file that trains.
 pub fn evaluation(file: Option<&Path>, overrides: &[String]) -> Result<(EvaluationConfig, Vec<Notice>)> {
-    let (given, ignored) = Given::read(file, overrides, KEYS)?;
+    let (given, ignored) = Given::read(file, overrides, &[Command::Ask, Command::Evaluate])?;
     if given.flag("do_train") == Some(true) {
         return Err(given
             .complain("do_train", "this config trains")

@@ -6,14 +6,14 @@ use super::{
     Format,
     build::device_choice,
     entry::{Entry, Place},
-    json,
-    keys::{self, Known},
-    kind::Kind,
+    json, keys,
+    kind::{Kind, Words},
     notice::Notice,
     sections::{DeviceChoice, TemplateName},
     settings::parse_override,
     source::Source,
-    value::{Value, scalar},
+    table::{Answer, Command, V1},
+    value::Value,
     yaml,
 };
 use crate::error::{Error, Result};
@@ -122,35 +122,6 @@ pub struct GenerationConfig {
     pub rank_gamma: Option<f64>,
 }
 
-/// The keys that are read, and what each takes.
-const KEYS: &[(&str, Kind)] = &[
-    ("model_name_or_path", Kind::Text),
-    ("adapter_name_or_path", Kind::List),
-    ("cache_dir", Kind::Text),
-    ("model_revision", Kind::Text),
-    ("device", Kind::Text),
-    ("use_cpu", Kind::Flag),
-    ("infer_dtype", Kind::Choice { now: &["auto", "bfloat16", "float32", "float16"], later: &[] }),
-    ("template", Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] }),
-    ("enable_thinking", Kind::Thinking),
-    ("default_system", Kind::Text),
-    ("do_sample", Kind::Flag),
-    ("temperature", Kind::NonNegative),
-    ("top_p", Kind::Share),
-    ("top_k", Kind::Whole(0)),
-    ("num_beams", Kind::Whole(1)),
-    ("repetition_penalty", Kind::Positive),
-    ("max_new_tokens", Kind::Whole(1)),
-    ("seed", Kind::Whole(0)),
-    ("skip_special_tokens", Kind::Flag),
-    ("rules", Kind::Choice { now: &["off", "shape", "strict"], later: &[] }),
-    ("candidates", Kind::Whole(1)),
-    ("rank_beta", Kind::NonNegative),
-    ("rank_gamma", Kind::NonNegative),
-    ("export_dir", Kind::Text),
-    ("export_size", Kind::Whole(1)),
-];
-
 /// Keys whose presence makes a LlamaFactory file something else than an inference config.
 const NOT_INFERENCE: [&str; 6] = ["stage", "do_train", "do_eval", "do_predict", "dataset", "eval_dataset"];
 
@@ -183,7 +154,7 @@ pub fn purpose(file: &Path) -> Option<Purpose> {
 ///
 /// Errors: unknown and refused keys, values of the wrong type or range, each with its place.
 pub fn inference(file: Option<&Path>, overrides: &[String]) -> Result<(InferenceConfig, Vec<Notice>)> {
-    let (given, ignored) = Given::read(file, overrides, &[])?;
+    let (given, ignored) = Given::read(file, overrides, &[Command::Ask])?;
     Ok((given.config(file.is_some())?, Notice::ignored(&ignored).into_iter().collect()))
 }
 
@@ -216,7 +187,7 @@ fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
 }
 
 /// The key's name where it is one of training that has no effect here; an error where it is unknown or would be needed.
-fn without_effect(source: &Source, entry: &Entry, more: &[(&str, Kind)]) -> Result<Option<String>> {
+fn without_effect(source: &Source, entry: &Entry, by: &[Command]) -> Result<Option<String>> {
     // A training config may hold it without effect; a model that was to be small must not come out large in silence.
     let off = [Value::Null, Value::Text("none".into()), Value::Text("None".into()), Value::Int(0)];
     if entry.key == "export_quantization_bit" && !off.contains(&entry.value) {
@@ -225,21 +196,21 @@ fn without_effect(source: &Source, entry: &Entry, more: &[(&str, Kind)]) -> Resu
             .hint("remove the key, and quantise the exported folder with a program of its own (AutoGPTQ, llama.cpp, `ollama create -q`)")
             .hint_zh("请删除该键，导出后再用专门的程序量化（AutoGPTQ、llama.cpp、`ollama create -q`）"));
     }
-    match keys::find(&entry.key) {
-        Some(Known::Refused(refused)) => {
-            let off = entry.value == Value::Null || refused.off.iter().any(|off| scalar(off).same(&entry.value));
-            match off {
-                true => Ok(None),
-                false => Err(entry
-                    .key_error(source, format!("`{}` is not supported", entry.key))
-                    .hint("remove the key: the base is asked as its checkpoint is")
-                    .hint_zh("请删除该键：基座按其权重原样使用")),
-            }
-        }
-        Some(Known::Read(_) | Known::Ignored(_)) => Ok(Some(entry.key.clone())),
+    let key = keys::find(&entry.key);
+    match key.map(|key| key.answer) {
+        Some(Answer::Refused(_)) if key.is_some_and(|key| key.is_off(&entry.value)) => Ok(None),
+        Some(Answer::Refused(_)) => Err(entry
+            .key_error(source, format!("`{}` is not supported", entry.key))
+            .hint("remove the key: the base is asked as its checkpoint is")
+            .hint_zh("请删除该键：基座按其权重原样使用")),
+        Some(Answer::Read(_) | Answer::Ignored) => Ok(Some(entry.key.clone())),
         None => {
+            if let Some((_, ours)) = V1.iter().find(|(v1, _)| *v1 == entry.key) {
+                return Err(of_v1(source, entry, ours));
+            }
             let err = entry.key_error(source, format!("unknown key `{}`", entry.key));
-            Err(match keys::closest(&entry.key, KEYS.iter().chain(more).map(|(name, _)| *name)) {
+            let names = keys::all().filter(|key| kind_for(key.name, by).is_some()).map(|key| key.name);
+            Err(match keys::closest(&entry.key, names) {
                 Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
                 None => err
                     .hint("keys have LlamaFactory's names; a text with `=` in it goes into a file (--file)")
@@ -249,6 +220,20 @@ fn without_effect(source: &Source, entry: &Entry, more: &[(&str, Kind)]) -> Resu
     }
 }
 
+/// A key of LlamaFactory's newer engine, and what it is called here.
+fn of_v1(source: &Source, entry: &Entry, ours: &Words) -> Error {
+    entry
+        .key_error(source, format!("`{}` is a key of LlamaFactory's v1 dialect, which is not read", entry.key))
+        .hint(format!("write LlamaFactory's usual keys; for `{}`: {}", entry.key, ours.en))
+        .hint_zh(format!("请使用 LlamaFactory 通常的键；`{}` 对应：{}", entry.key, ours.zh))
+}
+
+/// What a key takes where one of these commands reads it.
+fn kind_for(name: &str, by: &[Command]) -> Option<Kind> {
+    let key = keys::find(name)?;
+    by.iter().find_map(|command| key.read_by(*command)).map(|read| read.kind)
+}
+
 /// The checked entries.
 pub(super) struct Given {
     source: Source,
@@ -256,12 +241,8 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The keys of this module and those of `more`; the names of further ones that have no effect.
-    pub(super) fn read(
-        file: Option<&Path>,
-        overrides: &[String],
-        more: &[(&str, Kind)],
-    ) -> Result<(Self, Vec<String>)> {
+    /// The keys that one of `by` reads; the names of further ones, which have no effect.
+    pub(super) fn read(file: Option<&Path>, overrides: &[String], by: &[Command]) -> Result<(Self, Vec<String>)> {
         let (source, mut entries) = match file {
             Some(file) => {
                 let source = Source::read(file)?;
@@ -277,9 +258,9 @@ impl Given {
         }
         let (mut known, mut ignored) = (Vec::new(), Vec::new());
         for entry in entries {
-            match KEYS.iter().chain(more).find(|(name, _)| *name == keys::present_name(&entry.key)) {
-                Some((_, kind)) => known.push(checked(&source, entry, *kind)?),
-                None => ignored.extend(without_effect(&source, &entry, more)?),
+            match kind_for(&entry.key, by) {
+                Some(kind) => known.push(checked(&source, entry, kind)?),
+                None => ignored.extend(without_effect(&source, &entry, by)?),
             }
         }
         Ok((Self { source, entries: known }, ignored))
@@ -441,6 +422,10 @@ mod tests {
                 "export_quantization_bit=4",
                 "override `export_quantization_bit=4`: `export_quantization_bit` is not supported: the merged model is \
                  written as it is",
+            ),
+            (
+                "sample_backend=hf",
+                "override `sample_backend=hf`: `sample_backend` is a key of LlamaFactory's v1 dialect, which is not read",
             ),
             ("device=gpu", "override `device=gpu`: `device` must be `auto`, `cpu` or `cuda:N`, found \"gpu\""),
         ] {

@@ -1,20 +1,12 @@
 //! What a LlamaFactory config asks for that is not LoRA training, refused by name with a way out.
 
-use super::{entry::Entry, others::Refused, settings::Settings, value::Value};
+use super::{
+    entry::Entry,
+    settings::Settings,
+    table::{Key, V1},
+    value::Value,
+};
 use crate::error::{Error, Result};
-
-/// Keys of LlamaFactory's newer engine, and what they are called in the dialect read here.
-const V1_KEYS: &[(&str, &str)] = &[
-    ("model", "model_name_or_path"),
-    ("peft_config", "lora_rank, lora_alpha, lora_dropout, lora_target"),
-    ("train_dataset", "dataset"),
-    ("micro_batch_size", "per_device_train_batch_size"),
-    ("global_batch_size", "gradient_accumulation_steps"),
-    ("kernel_config", "nothing: remove it"),
-    ("dist_config", "nothing: remove it"),
-    ("quant_config", "nothing: remove it"),
-    ("init_config", "nothing: remove it"),
-];
 
 /// Weights of the dense Qwen3 models in bf16, in GB (10⁹ bytes): their parameter counts times two bytes.
 const BF16_GB: &[(&str, f64)] =
@@ -29,14 +21,7 @@ pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
             .hint("begin with `model_name_or_path: Qwen/Qwen3-0.6B`")
             .hint_zh("请从 `model_name_or_path: Qwen/Qwen3-0.6B` 写起"));
     }
-    if let Some((entry, (v1, ours))) =
-        entries.iter().find_map(|entry| V1_KEYS.iter().find(|(v1, _)| *v1 == entry.key).map(|pair| (entry, pair)))
-    {
-        return Err(settings
-            .complain_key(entry, format!("`{v1}` is a key of LlamaFactory's v1 dialect, which is not read"))
-            .hint(format!("write LlamaFactory's usual keys; for `{v1}`: {ours}"))
-            .hint_zh(format!("请使用 LlamaFactory 通常的键；`{v1}` 对应：{ours}")));
-    }
+    refuse_v1(settings)?;
     let says = |key: &str, value: bool| settings.entry(key).is_some_and(|entry| entry.value == Value::Bool(value));
     if settings.entry("export_dir").is_some_and(|entry| entry.value != Value::Null) {
         return Err(settings
@@ -46,6 +31,12 @@ pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
     }
     let evaluates = "without `do_train: true` a file that names its model runs `couplet-train evaluate`";
     let evaluates_zh = "没有 `do_train: true` 且写明模型的配置会运行 `couplet-train evaluate`";
+    if says("predict_with_generate", true) && says("do_train", true) {
+        return Err(settings
+            .complain("predict_with_generate", "this config trains and predicts")
+            .hint("`sample_prompts` and `eval_couplets` let the model write during training; `couplet-train evaluate` scores it afterwards")
+            .hint_zh("训练中可用 `sample_prompts` 与 `eval_couplets` 让模型作答；训练后用 `couplet-train evaluate` 评分"));
+    }
     let (name, what) = if says("do_predict", true) && says("do_train", true) {
         return Err(settings
             .complain("do_predict", "this config trains and predicts")
@@ -68,23 +59,36 @@ pub fn refuse_other_commands(settings: &Settings<'_>) -> Result<()> {
         .hint_zh(format!("训练配置应写 `stage: sft` 与 `do_train: true`；{evaluates_zh}")))
 }
 
+/// Names every key of the v1 dialect in the file, and what it is called here.
+fn refuse_v1(settings: &Settings<'_>) -> Result<()> {
+    let of = |entry: &Entry| V1.iter().find(|(v1, _)| *v1 == entry.key);
+    let found = || settings.entries().iter().filter_map(of);
+    let en: Vec<String> = found().map(|(v1, ours)| format!("`{v1}`: {}", ours.en)).collect();
+    let zh: Vec<String> = found().map(|(v1, ours)| format!("`{v1}`：{}", ours.zh)).collect();
+    let Some(first) = settings.entries().iter().find(|entry| of(entry).is_some()) else { return Ok(()) };
+    Err(settings
+        .complain_key(first, format!("`{}` is a key of LlamaFactory's v1 dialect, which is not read", first.key))
+        .hint(format!("write LlamaFactory's usual keys; for {}", en.join("; ")))
+        .hint_zh(format!("请使用 LlamaFactory 通常的键；对应关系：{}", zh.join("；"))))
+}
+
 /// The error for a refused key with a value that switches it on.
-pub fn refusal(settings: &Settings<'_>, entry: &Entry, refused: &Refused) -> Error {
-    if refused.name == "quantization_bit" {
+pub fn refusal(settings: &Settings<'_>, entry: &Entry, key: &Key, off: &[&str]) -> Error {
+    if key.name == "quantization_bit" {
         return quantization(settings, entry);
     }
     let fact = match &entry.value {
         value @ (Value::Bool(_) | Value::Int(_) | Value::Float(_)) => format!("`{}: {value}`", entry.key),
         _ => format!("`{}`", entry.key),
     };
-    let (or, or_zh) = match refused.off {
+    let (or, or_zh) = match off {
         [off, ..] if !off.is_empty() => (format!(", or set it to {off}"), format!("，或设为 {off}")),
         _ => (String::new(), String::new()),
     };
     settings
         .complain_key(entry, format!("{fact} is not supported yet"))
-        .hint(format!("remove the key{or}: {}", refused.way.en))
-        .hint_zh(format!("请删除该键{or_zh}：{}", refused.way.zh))
+        .hint(format!("remove the key{or}: {}", key.about.en))
+        .hint_zh(format!("请删除该键{or_zh}：{}", key.about.zh))
 }
 
 /// A quantised base: says what the base needs in bf16 instead, and what this machine has.

@@ -50,7 +50,7 @@ fn convert(value: serde_json::Value) -> Value {
         },
         Json::String(text) => Value::Text(text),
         Json::Array(items) => Value::List(items.into_iter().map(convert).collect()),
-        Json::Object(_) => Value::Other("a table"),
+        Json::Object(pairs) => Value::Table(pairs.into_iter().map(|(name, value)| (name, convert(value))).collect()),
     }
 }
 

@@ -1,107 +1,17 @@
-//! Every key there is: those that are read, with home, kind and default; `others` holds what becomes of the rest.
-//!
-//! The parsers, the defaults and the "did you mean" all go through this table. Names are LlamaFactory's (its model, data,
-//! fine-tuning and generation arguments) and Hugging Face's `TrainingArguments`; the defaults are those of LlamaFactory 0.9.5.
+//! Looking keys up in the table: by name, by an older spelling, or by what was probably meant.
 
-use super::{
-    kind::{Kind, Words},
-    others::{IGNORED, IGNORED_PREFIXES, REFUSED, RENAMED, Refused},
-};
-use std::fmt;
+use super::sections::Dialect;
+use super::table::{Absent, Answer, Command, Key, RENAMED, Read, TABLE};
 
-/// A section of our TOML.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Section {
-    /// `[model]`
-    Model,
-    /// `[data]`
-    Data,
-    /// `[lora]`
-    Lora,
-    /// `[train]`
-    Train,
-    /// `[output]`
-    Output,
+/// Every key, group by group.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    TABLE.iter().flat_map(|(_, keys)| keys.iter())
 }
 
-impl Section {
-    /// All, in the order of a recipe.
-    pub const ALL: [Self; 5] = [Self::Model, Self::Data, Self::Lora, Self::Train, Self::Output];
-
-    /// The word in the brackets.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Data => "data",
-            Self::Lora => "lora",
-            Self::Train => "train",
-            Self::Output => "output",
-        }
-    }
-}
-
-impl fmt::Display for Section {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}]", self.name())
-    }
-}
-
-/// What holds when a key is absent; written as in YAML.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Absent {
-    /// Nothing: the key must be given.
-    Required,
-    /// Nothing: the key may be absent.
-    Unset,
-    /// The same in both dialects.
-    Same(&'static str),
-    /// By dialect; `None` means that the key must be given.
-    By {
-        /// In LlamaFactory's YAML or JSON.
-        llamafactory: Option<&'static str>,
-        /// In our TOML.
-        toml: Option<&'static str>,
-    },
-}
-
-/// A key that is read.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Key {
-    /// LlamaFactory's name, or ours: `device`, `test_dataset`, `over_length`, `shared_prefix`, `micro_batch_tokens`,
-    /// `sample_prompts`, `eval_couplets`, `max_seconds`.
-    pub name: &'static str,
-    /// Its section in TOML; `None` for what only LlamaFactory's dialect says.
-    pub home: Option<Section>,
-    /// What it takes.
-    pub kind: Kind,
-    /// What holds without it.
-    pub default: Absent,
-}
-
-/// What a name is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Known {
-    /// A key that is read.
-    Read(&'static Key),
-    /// Accepted without effect; why that is harmless.
-    Ignored(&'static Words),
-    /// Refused unless off.
-    Refused(&'static Refused),
-}
-
-/// Looks a name up; older spellings are found under their present name.
-pub fn find(name: &str) -> Option<Known> {
+/// The key of a name; older spellings are found under their present one.
+pub fn find(name: &str) -> Option<&'static Key> {
     let name = present_name(name);
-    if let Some(key) = READ.iter().find(|key| key.name == name) {
-        return Some(Known::Read(key));
-    }
-    if let Some(refused) = REFUSED.iter().find(|refused| refused.name == name) {
-        return Some(Known::Refused(refused));
-    }
-    let ignored = IGNORED.iter().find(|(_, names)| names.contains(&name)).map(|(why, _)| why);
-    ignored
-        .or_else(|| IGNORED_PREFIXES.iter().find(|(p, _)| name.starts_with(p)).map(|(_, why)| why))
-        .map(Known::Ignored)
+    all().find(|key| key.name == name)
 }
 
 /// The spelling in use for a name that Hugging Face has renamed.
@@ -109,17 +19,18 @@ pub fn present_name(name: &str) -> &str {
     RENAMED.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| new)
 }
 
-/// The key of this name, which must be one that is read.
-pub fn read(name: &str) -> &'static Key {
-    READ.iter().find(|key| key.name == name).expect("only keys of the table are asked for")
+/// How training reads the key of this name, which must be one that it reads.
+pub fn read(name: &str) -> &'static Read {
+    find(name).and_then(|key| key.read_by(Command::Train)).expect("only keys that are read are asked for")
 }
 
-/// The known name closest to a misspelt one, if any is close.
+/// The known name closest to a misspelt one, if any is close. One that is not read must be closer to be what was meant.
 pub fn nearest(name: &str) -> Option<&'static str> {
-    let read = READ.iter().map(|key| key.name);
-    let rest =
-        REFUSED.iter().map(|refused| refused.name).chain(IGNORED.iter().flat_map(|(_, names)| names.iter().copied()));
-    closest(name, read.chain(rest))
+    let (read, rest): (Vec<&Key>, Vec<&Key>) = all().partition(|key| matches!(key.answer, Answer::Read(_)));
+    let read = || read.iter().map(|key| key.name);
+    let near = closest(name, read().chain(rest.iter().map(|key| key.name)))?;
+    let is_meant = read().any(|name| name == near) || strsim::damerau_levenshtein(name, near) <= 2;
+    if is_meant { Some(near) } else { closest(name, read()) }
 }
 
 /// The candidate closest to `word`, if it is close enough to be what was meant.
@@ -132,185 +43,131 @@ pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
         .map(|(_, candidate)| candidate)
 }
 
-const fn key(name: &'static str, home: Section, kind: Kind, default: Absent) -> Key {
-    Key { name, home: Some(home), kind, default }
+impl Absent {
+    /// The default in a dialect, as YAML.
+    pub fn of(self, dialect: Dialect) -> Option<&'static str> {
+        match (self, dialect) {
+            (Self::Same(text), _) => Some(text),
+            (Self::By { llamafactory, .. }, Dialect::LlamaFactory) => llamafactory,
+            (Self::By { toml, .. }, Dialect::Toml) => toml,
+            (Self::Required | Self::Unset, _) => None,
+        }
+    }
 }
-
-const fn theirs(name: &'static str, kind: Kind, default: Absent) -> Key {
-    Key { name, home: None, kind, default }
-}
-
-const fn by(llamafactory: &'static str, toml: &'static str) -> Absent {
-    Absent::By { llamafactory: Some(llamafactory), toml: Some(toml) }
-}
-
-use Absent::{Required, Same, Unset};
-use Section::{Data, Lora, Model, Output, Train};
-
-/// The keys that are read, in the order of a recipe.
-pub static READ: &[Key] = &[
-    key("model_name_or_path", Model, Kind::Text, Required),
-    key("adapter_name_or_path", Model, Kind::Text, Unset),
-    key("cache_dir", Model, Kind::Text, Unset),
-    key("model_revision", Model, Kind::Text, Same("main")),
-    key("device", Model, Kind::Text, Same("auto")),
-    theirs("use_cpu", Kind::Flag, Same("false")),
-    key("dataset", Data, Kind::List, Required),
-    key("eval_dataset", Data, Kind::List, Unset),
-    key("test_dataset", Data, Kind::List, Unset),
-    key("dataset_dir", Data, Kind::Text, Same("data")),
-    key("template", Data, TEMPLATE, Absent::By { llamafactory: None, toml: Some("qwen3") }),
-    key("cutoff_len", Data, Kind::Whole(2), Same("2048")),
-    key("over_length", Data, OVER_LENGTH, by("truncate", "error")),
-    key("max_samples", Data, Kind::Whole(1), Unset),
-    key("val_size", Data, Kind::ShareOrCount, Same("0")),
-    key("mask_history", Data, Kind::Flag, Same("false")),
-    key("train_on_prompt", Data, Kind::Flag, Same("false")),
-    key("enable_thinking", Data, Kind::Thinking, by("true", "false")),
-    key("preserve_thinking", Data, Kind::Flag, Same("false")),
-    key("default_system", Data, Kind::Text, Unset),
-    key("lora_rank", Lora, Kind::Whole(1), Same("8")),
-    key("lora_alpha", Lora, Kind::Positive, Unset),
-    key("lora_dropout", Lora, Kind::BelowOne, Same("0")),
-    key("lora_target", Lora, Kind::List, Same("all")),
-    key("use_rslora", Lora, Kind::Flag, Same("false")),
-    theirs("stage", Kind::Choice { now: &["sft"], later: &["pt", "rm", "ppo", "dpo", "kto"] }, Same("sft")),
-    theirs("do_train", Kind::Flag, Unset),
-    theirs("do_eval", Kind::Flag, Unset),
-    theirs("finetuning_type", Kind::Choice { now: &["lora"], later: &["full", "freeze", "oft"] }, Same("lora")),
-    theirs("optim", OPTIM, Same("adamw_torch")),
-    key("per_device_train_batch_size", Train, Kind::Whole(1), Same("8")),
-    key("per_device_eval_batch_size", Train, Kind::Whole(1), Same("8")),
-    key("gradient_accumulation_steps", Train, Kind::Whole(1), Same("1")),
-    key("learning_rate", Train, Kind::Positive, Same("5e-5")),
-    key("num_train_epochs", Train, Kind::Positive, Same("3.0")),
-    key("max_steps", Train, Kind::Limit, Unset),
-    key("lr_scheduler_type", Train, SCHEDULER, by("linear", "cosine")),
-    key("warmup_ratio", Train, Kind::Share, by("0", "0.1")),
-    key("warmup_steps", Train, Kind::ShareOrCount, Same("0")),
-    key("weight_decay", Train, Kind::NonNegative, Same("0")),
-    key("adam_beta1", Train, Kind::BelowOne, Same("0.9")),
-    key("adam_beta2", Train, Kind::BelowOne, Same("0.999")),
-    key("adam_epsilon", Train, Kind::Positive, Same("1e-8")),
-    key("max_grad_norm", Train, Kind::NonNegative, Same("1.0")),
-    key("bf16", Train, Kind::Flag, Same("false")),
-    key("seed", Train, Kind::Whole(0), Same("42")),
-    key("data_seed", Train, Kind::Whole(0), Unset),
-    key("disable_shuffling", Train, Kind::Flag, Same("false")),
-    key("shared_prefix", Train, Kind::Choice { now: &["auto", "off"], later: &[] }, Same("auto")),
-    key("gradient_checkpointing", Train, CHECKPOINTING, Same("auto")),
-    key("micro_batch_tokens", Train, Kind::Whole(1), Unset),
-    key("eval_strategy", Train, Kind::Choice { now: &["no", "steps", "epoch"], later: &[] }, Same("no")),
-    key("eval_steps", Train, Kind::Steps, Unset),
-    key("early_stopping_steps", Train, Kind::Whole(1), Unset),
-    key("sample_prompts", Train, Kind::Texts, Unset),
-    key("eval_couplets", Train, Kind::Whole(0), Same("0")),
-    key("max_seconds", Train, Kind::Positive, Unset),
-    key("output_dir", Output, Kind::Text, Required),
-    key("overwrite_output_dir", Output, Kind::Flag, Same("false")),
-    key("logging_steps", Output, Kind::Steps, by("500", "10")),
-    key("plot_loss", Output, Kind::Flag, by("false", "true")),
-    key("include_num_input_tokens_seen", Output, Kind::Flag, Same("false")),
-    key("save_strategy", Output, SAVE_STRATEGY, Same("steps")),
-    key("save_steps", Output, Kind::Steps, by("500", "200")),
-    key("save_total_limit", Output, Kind::Limit, Absent::By { llamafactory: None, toml: Some("3") }),
-    key("save_only_model", Output, Kind::Flag, Same("false")),
-    key("resume_from_checkpoint", Output, Kind::Resume, Unset),
-    key("load_best_model_at_end", Output, Kind::Flag, Same("false")),
-    key("metric_for_best_model", Output, Kind::Text, Same("eval_loss")),
-    key("greater_is_better", Output, Kind::Flag, Unset),
-];
-
-const CHECKPOINTING: Kind = Kind::Choice { now: &["auto", "on", "off"], later: &[] };
-const TEMPLATE: Kind = Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] };
-const SAVE_STRATEGY: Kind = Kind::Choice { now: &["no", "steps", "epoch"], later: &["best"] };
-const OVER_LENGTH: Kind = Kind::Choice { now: &["error", "drop", "truncate"], later: &[] };
-const SCHEDULER: Kind = Kind::Choice {
-    now: &["linear", "cosine", "constant", "constant_with_warmup"],
-    later: &[
-        "cosine_with_restarts",
-        "cosine_with_min_lr",
-        "cosine_warmup_with_min_lr",
-        "polynomial",
-        "inverse_sqrt",
-        "reduce_lr_on_plateau",
-        "warmup_stable_decay",
-        "greedy",
-    ],
-};
-/// `adamw_hf` is not among them: it places ε elsewhere, so its numbers differ.
-const OPTIM: Kind = Kind::Choice {
-    now: &["adamw_torch", "adamw_torch_fused"],
-    later: &[
-        "adamw_hf",
-        "adamw_8bit",
-        "adamw_bnb_8bit",
-        "adamw_torch_4bit",
-        "adamw_torch_8bit",
-        "adamw_apex_fused",
-        "adamw_anyprecision",
-        "paged_adamw",
-        "paged_adamw_8bit",
-        "paged_adamw_32bit",
-        "ademamix",
-        "adafactor",
-        "lion_32bit",
-        "lion_8bit",
-        "paged_lion_8bit",
-        "paged_lion_32bit",
-        "muon",
-        "rmsprop",
-        "sgd",
-        "adagrad",
-        "apollo_adamw",
-        "galore_adamw",
-        "lomo",
-        "adalomo",
-        "grokadamw",
-        "schedule_free_adamw",
-    ],
-};
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::value::{Value, scalar};
-    use std::collections::HashSet;
+    use crate::config::{
+        table::{OURS, V1},
+        value::{Value, scalar},
+    };
+    use std::collections::{BTreeMap, HashSet};
 
-    fn all_names() -> impl Iterator<Item = &'static str> {
-        let rest = REFUSED.iter().map(|r| r.name).chain(RENAMED.iter().map(|(old, _)| *old));
-        READ.iter().map(|key| key.name).chain(rest).chain(IGNORED.iter().flat_map(|(_, names)| names.iter().copied()))
+    type Arguments = BTreeMap<String, serde_json::Value>;
+
+    /// LlamaFactory's own list, by class.
+    fn arguments() -> BTreeMap<String, serde_json::Value> {
+        serde_json::from_str(include_str!("../../tests/fixtures/keys/arguments.json")).unwrap()
+    }
+
+    fn of_llamafactory() -> Arguments {
+        let classes = arguments().into_values().filter_map(|class| class.as_object().cloned());
+        classes.flatten().collect()
+    }
+
+    fn names(list: &str) -> Vec<String> {
+        serde_json::from_value(arguments()[list].clone()).unwrap()
     }
 
     #[test]
-    fn each_key_stands_once() {
+    fn each_key_stands_once_and_says_what_it_is() {
         let mut seen = HashSet::new();
-        for name in all_names() {
+        for name in all().map(|key| key.name).chain(RENAMED.iter().map(|(old, _)| *old)) {
             assert!(seen.insert(name), "{name} stands twice");
             assert!(find(name).is_some(), "{name} is found");
         }
-        assert!(seen.len() > 200, "{}", seen.len());
+        for key in all() {
+            assert!(
+                key.about.en.is_ascii() || key.about.en.contains(['β', 'ε', '√', '×', 'Σ', '−', '下', '上']),
+                "{}",
+                key.name
+            );
+            assert!(!key.about.en.is_empty() && !key.about.zh.is_ascii(), "{}", key.name);
+            assert!(!key.about.en.ends_with('.') && !key.about.zh.ends_with('。'), "{}: half a sentence", key.name);
+        }
+    }
+
+    #[test]
+    fn every_argument_of_llamafactory_has_an_answer_and_nothing_else_does() {
+        let theirs = of_llamafactory();
+        assert!(theirs.len() > 340, "{}", theirs.len());
+        for name in theirs.keys().chain(&names("older")) {
+            assert!(find(name).is_some(), "{name} is in no group of the table");
+        }
+        for name in names("v1") {
+            assert!(V1.iter().any(|(v1, _)| *v1 == name) && find(&name).is_none(), "{name} of the v1 dialect");
+        }
+        let older = names("older");
+        for key in all().filter(|key| !theirs.contains_key(key.name) && !older.iter().any(|name| name == key.name)) {
+            assert!(key.is_ours(), "{} is no argument of LlamaFactory", key.name);
+        }
+        assert!(OURS.iter().all(|name| find(name).is_some() && !theirs.contains_key(*name)));
+    }
+
+    /// Ours where nothing is said: they differ in words only, or the key means more here.
+    const OTHER_DEFAULT: &[(&str, &str)] = &[
+        ("optim", "both are AdamW"),
+        ("gradient_checkpointing", "LlamaFactory's switch is disable_gradient_checkpointing"),
+        ("metric_for_best_model", "Hugging Face fills it in"),
+        ("do_train", "told from do_eval and do_predict"),
+        ("do_eval", "told from the held-out rows"),
+        ("do_predict", "told from do_train"),
+        ("predict_with_generate", "not said"),
+        ("max_steps", "no limit, which is -1 there"),
+        ("warmup_ratio", "no warmup, which is null there"),
+        ("output_dir", "must be given"),
+    ];
+
+    #[test]
+    fn defaults_of_the_dialect_are_llamafactorys() {
+        for (name, theirs) in of_llamafactory() {
+            let key = find(&name).unwrap();
+            let Some(read) = key.read_by(Command::Train) else { continue };
+            if OTHER_DEFAULT.iter().any(|(other, _)| *other == name) {
+                continue;
+            }
+            let ours =
+                read.default.of(Dialect::LlamaFactory).map_or(Value::Null, |text| read.kind.loosen(scalar(text)));
+            let theirs = match &theirs {
+                serde_json::Value::Null => Value::Null,
+                serde_json::Value::String(word) => read.kind.loosen(scalar(word)),
+                other => read.kind.loosen(scalar(&other.to_string())),
+            };
+            assert!(ours.same(&theirs), "{name}: {ours} here, {theirs} there");
+        }
     }
 
     #[test]
     fn each_default_fits_its_kind() {
-        for key in READ {
-            let texts = match key.default {
-                Absent::Same(text) => vec![text],
-                Absent::By { llamafactory, toml } => [llamafactory, toml].into_iter().flatten().collect(),
-                Required | Unset => vec![],
-            };
-            for text in texts {
-                let value = key.kind.loosen(scalar(text));
-                assert!(key.kind.admits(&value), "{}: default {text}", key.name);
+        for (key, read) in all().filter_map(|key| Some((key, key.read_by(Command::Train)?))) {
+            for dialect in [Dialect::LlamaFactory, Dialect::Toml] {
+                let Some(text) = read.default.of(dialect) else { continue };
+                assert!(read.kind.admits(&read.kind.loosen(scalar(text))), "{}: default {text}", key.name);
             }
         }
     }
 
     #[test]
-    fn off_values_are_values() {
-        for refused in REFUSED {
-            assert!(!refused.off.iter().any(|off| scalar(off) == Value::Other("")), "{}", refused.name);
+    fn a_refused_keys_default_is_off() {
+        for (name, theirs) in of_llamafactory() {
+            let Answer::Refused(off) = find(&name).unwrap().answer else { continue };
+            let theirs = match &theirs {
+                serde_json::Value::String(word) => Value::Text(word.clone()),
+                other => scalar(&other.to_string()),
+            };
+            let is_off = theirs == Value::Null || off.iter().any(|off| scalar(off).same(&theirs));
+            assert!(is_off, "{name}: its default {theirs} would be refused");
         }
     }
 
@@ -329,8 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn families_and_old_spellings_are_known() {
-        assert!(matches!(find("galore_rank"), Some(Known::Ignored(_))));
+    fn old_spellings_are_known() {
         assert_eq!(find("evaluation_strategy"), find("eval_strategy"));
         assert_eq!(find("nonsense"), None);
     }

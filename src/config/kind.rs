@@ -1,6 +1,7 @@
 //! What a key takes: the type, the range and the words of a value, checked and described in one place.
 
-use super::value::Value;
+use super::{source::Source, value::Value, yaml};
+use std::path::Path;
 
 /// The same sentence in English and in Chinese.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +51,12 @@ pub enum Kind {
     },
     /// A list of strings, or one comma-separated string.
     List,
+    /// A list of numbers above 0 that sum to 1, or one comma-separated string of them.
+    Shares,
     /// A list of texts, or one text; a comma is part of a text.
     Texts,
+    /// Names and values in braces, which may stand in a string.
+    Table,
 }
 
 impl Kind {
@@ -76,6 +81,11 @@ impl Kind {
             Self::Resume => matches!(value, Value::Bool(_)) || Self::Text.admits(value),
             Self::Choice { now, .. } => value.text().is_some_and(|word| now.contains(&word)),
             Self::List => value.words().is_some_and(|words| words.iter().all(|word| !word.is_empty())),
+            Self::Shares => value.numbers().is_some_and(|shares| {
+                // As near to 1 as NumPy asks for.
+                shares.iter().all(|share| *share > 0.0) && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-8
+            }),
+            Self::Table => matches!(value, Value::Table(_)),
             Self::Texts => value.texts().is_some_and(|texts| texts.iter().all(|text| !text.trim().is_empty())),
         }
     }
@@ -97,6 +107,13 @@ impl Kind {
             Self::Thinking => ("true, false, or null (in TOML \"none\")", "true、false 或 null（TOML 中写 \"none\"）"),
             Self::Resume => ("true, false, or the folder of a checkpoint", "true、false 或检查点所在的目录"),
             Self::List => ("a list of strings, or one string with commas", "字符串列表，或以逗号分隔的字符串"),
+            Self::Shares => (
+                "numbers above 0 that sum to 1, as a list or one string with commas",
+                "总和为 1 的正数，写成列表或以逗号分隔的字符串",
+            ),
+            Self::Table => {
+                ("a table of names and values, for example {num_cycles: 2}", "由名称与值组成的表，例如 {num_cycles: 2}")
+            }
             Self::Texts => ("a text, or a list of texts", "一段文本，或文本列表"),
             Self::Whole(least) => {
                 return (format!("a whole number of at least {least}"), format!("不小于 {least} 的整数"));
@@ -113,6 +130,11 @@ impl Kind {
             (Self::Choice { now, .. }, Value::Bool(false)) if now.contains(&"no") => Value::Text("no".into()),
             (Self::Choice { now, .. }, Value::Bool(false)) if now.contains(&"off") => Value::Text("off".into()),
             (Self::Choice { now, .. }, Value::Bool(true)) if now.contains(&"on") => Value::Text("on".into()),
+            (Self::Choice { now, .. }, Value::Bool(true)) if now.contains(&"all") => Value::Text("all".into()),
+            (Self::Table, Value::Text(text)) if text.trim_start().starts_with('{') => {
+                let source = Source::new(Path::new("table"), &text);
+                yaml::value(&source).unwrap_or(Value::Text(text))
+            }
             (kind, Value::Text(text)) if kind.is_numeric() => match super::value::scalar(text.trim()) {
                 number @ (Value::Int(_) | Value::Float(_)) => number,
                 _ => Value::Text(text),
@@ -124,7 +146,15 @@ impl Kind {
     fn is_numeric(self) -> bool {
         !matches!(
             self,
-            Self::Text | Self::Flag | Self::Thinking | Self::Resume | Self::Choice { .. } | Self::List | Self::Texts
+            Self::Text
+                | Self::Flag
+                | Self::Thinking
+                | Self::Resume
+                | Self::Choice { .. }
+                | Self::List
+                | Self::Texts
+                | Self::Shares
+                | Self::Table
         )
     }
 }
@@ -164,6 +194,7 @@ mod tests {
             (no_steps, "steps", "epoch no STEPS 1"),
             (Kind::List, "a a,b", "a,,b 1 true"),
             (Kind::Texts, "a a,b a,,b", "1 true"),
+            (Kind::Shares, "0.5,0.5 0.25,0.75", "1 0.5,0.6 0,1 a,b 0.5,"),
         ] {
             for text in good.split(' ') {
                 assert!(kind.admits(&scalar(text)), "{kind:?} takes `{text}`");

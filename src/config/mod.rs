@@ -7,28 +7,36 @@
 //! The file's dialect decides the defaults. An error names file, line and column and shows the line.
 
 mod build;
+mod convert;
 mod entry;
 mod evaluation;
+mod explain;
 mod inference;
 mod intent;
 mod json;
-mod keys;
+pub mod keys;
 mod kind;
 mod notice;
-mod others;
 mod resolve;
+pub mod scheduler;
+mod schema;
 pub mod sections;
 mod settings;
 mod source;
+pub mod table;
 mod toml;
 mod value;
 mod yaml;
 
+pub use convert::convert;
 pub use evaluation::{EvaluationConfig, evaluation};
+pub use explain::{explain, overview, reference};
 pub use inference::{ExportConfig, GenerationConfig, InferDtype, InferenceConfig, Purpose, Rules, inference, purpose};
 pub use keys::closest;
 pub use notice::Notice;
 pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};
+pub use scheduler::{SchedulerKwargs, SchedulerType};
+pub use schema::schema;
 pub use sections::*;
 
 use crate::error::{Error, Result};
@@ -84,16 +92,20 @@ pub fn from_str(text: &str, format: Format, path: &Path, overrides: &[String]) -
 }
 
 fn from_source(source: &Source, format: Format, overrides: &[String]) -> Result<Loaded> {
-    let (dialect, entries) = match format {
-        Format::Toml => (Dialect::Toml, toml::read(source)?),
-        Format::Yaml => (Dialect::LlamaFactory, yaml::read(source)?),
-        Format::Json => (Dialect::LlamaFactory, json::read(source)?),
-    };
+    let (dialect, entries) = read_source(source, format)?;
     let (settings, mut notices) = Settings::new(source, dialect, entries, overrides)?;
     let recipe = build::recipe(&settings)?;
     recipe.validate().map_err(|err| err.at(source.path().display()))?;
     notices.extend(notice::surprises(&recipe, &settings));
     Ok(Loaded { recipe, notices })
+}
+
+fn read_source(source: &Source, format: Format) -> Result<(Dialect, Vec<entry::Entry>)> {
+    Ok(match format {
+        Format::Toml => (Dialect::Toml, toml::read(source)?),
+        Format::Yaml => (Dialect::LlamaFactory, yaml::read(source)?),
+        Format::Json => (Dialect::LlamaFactory, json::read(source)?),
+    })
 }
 
 #[cfg(test)]

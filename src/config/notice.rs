@@ -57,6 +57,12 @@ pub fn surprises(recipe: &Recipe, settings: &Settings<'_>) -> Vec<Notice> {
             ),
         });
     }
+    if settings.given("warmup_ratio") && recipe.train.warmup_steps > 0 && recipe.train.warmup_ratio > 0.0 {
+        notices.push(Notice {
+            en: "warmup_steps wins over warmup_ratio; transformers 5 would take the ratio: keep one of the two".into(),
+            zh: "warmup_steps 优先于 warmup_ratio，而 transformers 5 取后者：请只保留一个".into(),
+        });
+    }
     notices.extend(about_saving(recipe));
     notices
 }

@@ -1,6 +1,6 @@
 //! What a recipe must hold across its sections, and how two recipes differ.
 
-use super::sections::{COUPLET_PASS, EvalStrategy, Recipe, SaveStrategy};
+use super::sections::{COUPLET_PASS, EvalStrategy, MixStrategy, Recipe, SaveStrategy};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -39,7 +39,33 @@ impl Recipe {
                     .hint_zh(format!("请设置 `eval_dataset` 或 `val_size`，或删除 `{key}`")));
             }
         }
+        self.validate_mix()?;
         self.validate_best()
+    }
+
+    /// As LlamaFactory: shares only to interleave with, and one for every data set.
+    fn validate_mix(&self) -> Result<()> {
+        let (data, shares) = (&self.data, self.data.interleave_probs.len());
+        if shares == 0 {
+            return Ok(());
+        }
+        if data.mix_strategy == MixStrategy::Concat {
+            return Err(Error::input("`interleave_probs` says how data sets are interleaved, but they are joined")
+                .hint("set `mix_strategy` to \"interleave_under\" or \"interleave_over\", or remove `interleave_probs`")
+                .hint_zh(
+                    "请把 `mix_strategy` 设为 \"interleave_under\" 或 \"interleave_over\"，或删除 `interleave_probs`",
+                ));
+        }
+        let other =
+            [&data.dataset, &data.eval_dataset].into_iter().find(|names| !names.is_empty() && names.len() != shares);
+        match other {
+            None => Ok(()),
+            Some(names) => {
+                Err(Error::input(format!("`interleave_probs` has {shares} shares for {} data sets", names.len()))
+                    .hint("give one share for every data set")
+                    .hint_zh("请为每个数据集各写一个概率"))
+            }
+        }
     }
 
     /// The best model can be chosen only among evaluated checkpoints.

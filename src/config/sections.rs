@@ -2,6 +2,7 @@
 //!
 //! Nothing here parses or checks: `keys` knows every key, `mod` reads files, `resolve` checks across fields.
 
+use super::scheduler::{SchedulerKwargs, SchedulerType};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -69,6 +70,43 @@ pub enum TemplateName {
     Qwen3Nothink,
 }
 
+/// `mix_strategy`: how several data sets become one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MixStrategy {
+    /// One after the other.
+    #[default]
+    Concat,
+    /// In turn, or by `interleave_probs`, until the first is used up.
+    InterleaveUnder,
+    /// The same until the last is used up; the others begin again.
+    InterleaveOver,
+}
+
+/// `train_sampling_strategy`: which rows an epoch takes after which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SamplingStrategy {
+    /// Another permutation in every epoch.
+    Random,
+    /// File order.
+    Sequential,
+    /// A permutation with rows of like length side by side.
+    GroupByLength,
+}
+
+/// `include_num_input_tokens_seen`: which fed tokens the log counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CountedTokens {
+    /// None.
+    No,
+    /// All, padding included as LlamaFactory's collator would pad.
+    All,
+    /// Those of the rows.
+    NonPadding,
+}
+
 /// `over_length`: what happens to a row of more than `cutoff_len` tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -101,6 +139,12 @@ pub struct DataConfig {
     pub over_length: OverLength,
     /// Only the first N rows of every data set.
     pub max_samples: Option<usize>,
+    /// How several data sets become one.
+    #[serde(default)] // receipts of earlier versions lack it
+    pub mix_strategy: MixStrategy,
+    /// Share of every data set when they are interleaved; empty: in turn.
+    #[serde(default)]
+    pub interleave_probs: Vec<f64>,
     /// Held out of the training rows: a share below 1, a count from 1. 0: none.
     pub val_size: f64,
     /// Only the last answer of a conversation is trained.
@@ -190,20 +234,6 @@ impl LoraConfig {
     }
 }
 
-/// `lr_scheduler_type`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SchedulerType {
-    /// Warmup, then a line to 0.
-    Linear,
-    /// Warmup, then half a cosine to 0.
-    Cosine,
-    /// The peak rate throughout, without warmup.
-    Constant,
-    /// Warmup, then the peak rate.
-    ConstantWithWarmup,
-}
-
 /// `eval_strategy`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -233,6 +263,8 @@ pub struct TrainConfig {
     pub max_steps: Option<usize>,
     /// Shape of the rate.
     pub lr_scheduler_type: SchedulerType,
+    /// Parameters of the shape.
+    pub lr_scheduler_kwargs: SchedulerKwargs,
     /// Share of all steps spent warming up, rounded up. Ignored when `warmup_steps` > 0.
     pub warmup_ratio: f64,
     /// Steps spent warming up.
@@ -255,6 +287,8 @@ pub struct TrainConfig {
     pub data_seed: Option<u64>,
     /// Rows in file order in every epoch.
     pub disable_shuffling: bool,
+    /// Which rows an epoch takes after which, unless `disable_shuffling` says it.
+    pub train_sampling_strategy: SamplingStrategy,
     /// Compute the tokens that all samples of a micro-batch begin with once (`auto`), or for every sample (`off`).
     /// Changes no result; off by itself under `lora_dropout`.
     pub shared_prefix: bool,
@@ -332,8 +366,8 @@ pub struct OutputConfig {
     pub logging_steps: usize,
     /// Draw `training_loss.png` (and `training_eval_loss.png`).
     pub plot_loss: bool,
-    /// Count fed tokens, padding included as LlamaFactory's collator would pad, into the log.
-    pub include_num_input_tokens_seen: bool,
+    /// Which fed tokens are counted into the log.
+    pub include_num_input_tokens_seen: CountedTokens,
     /// When to write a checkpoint.
     pub save_strategy: SaveStrategy,
     /// Optimizer steps between checkpoints. Default 200, in LlamaFactory's dialect 500.

@@ -5,12 +5,12 @@
 
 use super::{
     entry::{Entry, Place},
-    intent,
-    keys::{self, Absent, Key, Known},
-    kind::{Kind, MOST, Words},
+    intent, keys,
+    kind::{Kind, MOST},
     notice::Notice,
     sections::Dialect,
     source::Source,
+    table::{Absent, Answer, Command, Key, Read},
     value::{Value, scalar},
     yaml,
 };
@@ -72,7 +72,10 @@ impl<'s> Settings<'s> {
     pub fn value(&self, name: &str) -> Value {
         match self.entry(name) {
             Some(entry) if entry.value != Value::Null => entry.value.clone(),
-            _ => default(keys::read(name), self.dialect).map_or(Value::Null, scalar_for(keys::read(name).kind)),
+            _ => {
+                let Read { kind, default, .. } = keys::read(name);
+                default.of(self.dialect).map_or(Value::Null, |text| kind.loosen(scalar(text)))
+            }
         }
     }
 
@@ -162,49 +165,55 @@ impl<'s> Settings<'s> {
         let mut ignored = Vec::new();
         for n in 0..self.entries.len() {
             let entry = &self.entries[n];
-            match keys::find(&entry.key) {
-                None => return Err(self.unknown(entry)),
-                Some(Known::Read(key)) => self.entries[n].value = self.checked(entry, key)?,
-                Some(Known::Ignored(why)) if self.dialect == Dialect::Toml => return Err(self.useless(entry, why)),
-                Some(Known::Ignored(_)) if entry.key == "report_to" && asks_for_nothing(&entry.value) => {}
-                Some(Known::Ignored(_)) => ignored.push(entry.key.clone()),
-                Some(Known::Refused(refused)) => {
-                    let off = refused.off.iter().any(|off| scalar(off).same(&entry.value));
-                    if entry.value != Value::Null && !off {
-                        return Err(intent::refusal(self, entry, refused));
-                    }
+            let key = keys::find(&entry.key).ok_or_else(|| self.unknown(entry))?;
+            let has_no_effect = self.dialect == Dialect::Toml || key.is_ours();
+            match &key.answer {
+                Answer::Read(read) if read.by.contains(&Command::Train) => {
+                    self.entries[n].value = self.checked(entry, key, read)?;
                 }
+                Answer::Read(_) | Answer::Ignored if has_no_effect => return Err(self.useless(entry, key)),
+                Answer::Read(_) if matches!(entry.value, Value::Null | Value::Bool(false)) => {}
+                Answer::Ignored if entry.key == "report_to" && asks_for_nothing(&entry.value) => {}
+                Answer::Read(_) | Answer::Ignored => ignored.push(entry.key.clone()),
+                Answer::Refused(_) if key.is_off(&entry.value) => {}
+                Answer::Refused(off) => return Err(intent::refusal(self, entry, key, off)),
             }
         }
         Ok(Notice::ignored(&ignored).into_iter().collect())
     }
 
-    fn checked(&self, entry: &Entry, key: &'static Key) -> Result<Value> {
-        if self.dialect == Dialect::Toml && key.home.is_none() {
+    fn checked(&self, entry: &Entry, key: &Key, read: &Read) -> Result<Value> {
+        if self.dialect == Dialect::Toml && read.home.is_none() {
             return Err(self.only_theirs(entry));
         }
         entry.refuse_tilde(self.source)?;
         let value = match (&entry.place, self.dialect) {
             (Place::Override(text), _)
-                if key.kind == Kind::Text && !matches!(entry.value, Value::Text(_) | Value::Null) =>
+                if read.kind == Kind::Text && !matches!(entry.value, Value::Text(_) | Value::Null) =>
             {
                 Value::Text(text.clone()) // a revision `1.0` is a name, whatever YAML thinks
             }
             (Place::File { .. }, Dialect::Toml) => entry.value.clone(),
-            _ => key.kind.loosen(entry.value.clone()),
+            _ => read.kind.loosen(entry.value.clone()),
         };
-        if value == Value::Null || key.kind.admits(&value) { Ok(value) } else { Err(self.mismatch(entry, key, &value)) }
+        match value == Value::Null || read.kind.admits(&value) {
+            true => Ok(value),
+            false => Err(self.mismatch(entry, key, read, &value)),
+        }
     }
 
-    fn mismatch(&self, entry: &Entry, key: &Key, found: &Value) -> Error {
-        let (en, zh) = key.kind.describe();
-        if let (Kind::Choice { later, .. }, Some(word)) = (key.kind, found.text())
+    fn mismatch(&self, entry: &Entry, key: &Key, read: &Read, found: &Value) -> Error {
+        let (en, zh) = read.kind.describe();
+        if let (Kind::Choice { later, .. }, Some(word)) = (read.kind, found.text())
             && later.contains(&word)
         {
-            return entry
-                .error(self.source, format!("`{}` is `{word}`, which is not supported yet", key.name))
-                .hint(format!("supported: {en}"))
-                .hint_zh(format!("目前支持：{zh}"));
+            let err = entry.error(self.source, format!("`{}` is `{word}`, which is not supported yet", key.name));
+            if key.name == "lr_scheduler_type" {
+                return err
+                    .hint("a rate that follows the evaluations is known for no step beforehand: use `cosine`, and `early_stopping_steps` to stop in time")
+                    .hint_zh("随评估结果变化的学习率无法预知：请用 `cosine`，并以 `early_stopping_steps` 及时停止");
+            }
+            return err.hint(format!("supported: {en}")).hint_zh(format!("目前支持：{zh}"));
         }
         let en = if matches!(found, Value::Int(n) if *n > MOST) { format!("at most {MOST}") } else { en };
         let err = entry.error(self.source, format!("`{}` must be {en}, found {found}", key.name));
@@ -213,16 +222,16 @@ impl<'s> Settings<'s> {
                 .hint("only Qwen3 is trained: `qwen3` for hybrid models, `qwen3_nothink` for the -2507-Instruct ones")
                 .hint_zh("只支持 Qwen3：混合模型用 `qwen3`，-2507-Instruct 模型用 `qwen3_nothink`");
         }
-        if key.kind == Kind::Steps && found.number().is_some_and(|x| x > 0.0 && x < 1.0) {
+        if read.kind == Kind::Steps && found.number().is_some_and(|x| x > 0.0 && x < 1.0) {
             return err
                 .hint("a share of all steps is not supported yet; give a number of steps")
                 .hint_zh("暂不支持按总步数的比例，请填写步数");
         }
-        match default(key, self.dialect) {
+        match read.default.of(self.dialect) {
             Some(text) => err
                 .hint(format!("without the key it is {text}"))
                 .hint_zh(format!("`{}` 应为{zh}；不写时为 {text}", key.name)),
-            None if key.default == Absent::Unset => {
+            None if read.default == Absent::Unset => {
                 err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}，也可不写", key.name))
             }
             None => err.hint("correct the value").hint_zh(format!("`{}` 应为{zh}", key.name)),
@@ -239,11 +248,18 @@ impl<'s> Settings<'s> {
         }
     }
 
-    fn useless(&self, entry: &Entry, why: &Words) -> Error {
+    fn useless(&self, entry: &Entry, key: &Key) -> Error {
+        let (en, zh) = match key.answer {
+            Answer::Read(read) if read.by.contains(&Command::Evaluate) => {
+                ("it is for `couplet-train evaluate`, not for training", "它用于 `couplet-train evaluate`，与训练无关")
+            }
+            Answer::Read(_) => ("it is about asking a model, not training", "它与生成或导出有关，与训练无关"),
+            _ => (key.about.en, key.about.zh),
+        };
         entry
             .key_error(self.source, format!("`{}` has no effect here", entry.key))
-            .hint(format!("remove it: {}", why.en))
-            .hint_zh(format!("请删除：{}", why.zh))
+            .hint(format!("remove it: {en}"))
+            .hint_zh(format!("请删除：{zh}"))
     }
 
     fn only_theirs(&self, entry: &Entry) -> Error {
@@ -254,20 +270,6 @@ impl<'s> Settings<'s> {
         err.hint("remove it: a TOML recipe always trains LoRA on instructions with AdamW")
             .hint_zh("请删除：TOML 配置总是以 AdamW 做 LoRA 指令微调")
     }
-}
-
-/// The default of a key in a dialect, as YAML.
-fn default(key: &Key, dialect: Dialect) -> Option<&'static str> {
-    match (key.default, dialect) {
-        (Absent::Same(text), _) => Some(text),
-        (Absent::By { llamafactory, .. }, Dialect::LlamaFactory) => llamafactory,
-        (Absent::By { toml, .. }, Dialect::Toml) => toml,
-        (Absent::Required | Absent::Unset, _) => None,
-    }
-}
-
-fn scalar_for(kind: Kind) -> impl Fn(&'static str) -> Value {
-    move |text| kind.loosen(scalar(text))
 }
 
 /// `report_to: none`, or an empty list.

@@ -2,8 +2,9 @@
 
 use super::{
     entry::{Entry, Place},
-    keys::{self, Known, Section},
+    keys,
     source::Source,
+    table::{Command, Section},
     value::Value,
 };
 use crate::error::{Error, Result};
@@ -36,8 +37,7 @@ fn read_section(source: &Source, section: Section, table: &DeTable<'_>, entries:
     for (key, value) in table {
         let place = Place::File { key: key.span().start, value: value.span().start };
         let entry = Entry { key: key.get_ref().to_string(), value: convert(value.get_ref()), place };
-        if let Some(Known::Read(known)) = keys::find(&entry.key)
-            && let Some(home) = known.home
+        if let Some(home) = home(&entry.key)
             && home != section
         {
             return Err(entry
@@ -48,6 +48,11 @@ fn read_section(source: &Source, section: Section, table: &DeTable<'_>, entries:
         entries.push(entry);
     }
     Ok(())
+}
+
+/// The section of a key that training reads.
+fn home(name: &str) -> Option<Section> {
+    keys::find(name)?.read_by(Command::Train)?.home
 }
 
 fn unknown_section(source: &Source, at: usize, name: &str) -> Error {
@@ -61,12 +66,8 @@ fn unknown_section(source: &Source, at: usize, name: &str) -> Error {
 
 /// A key at the top of the file, as LlamaFactory's YAML would have it.
 fn outside(source: &Source, at: usize, name: &str) -> Error {
-    let home = match keys::find(name) {
-        Some(Known::Read(key)) => key.home,
-        _ => None,
-    };
     let err = source.error_at(at, format!("`{name}` stands outside a section"));
-    match (home, keys::nearest(name)) {
+    match (home(name), keys::nearest(name)) {
         (Some(home), _) => err.hint(format!("it belongs in {home}")).hint_zh(format!("它应放在 {home} 中")),
         (None, Some(near)) if near != name => {
             err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？"))
@@ -87,7 +88,9 @@ fn convert(value: &DeValue<'_>) -> Value {
         DeValue::Boolean(flag) => Value::Bool(*flag),
         DeValue::Array(items) => Value::List(items.iter().map(|item| convert(item.get_ref())).collect()),
         DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Table(_) => Value::Other("a table"),
+        DeValue::Table(table) => Value::Table(
+            table.iter().map(|(name, value)| (name.get_ref().to_string(), convert(value.get_ref()))).collect(),
+        ),
     }
 }
 

@@ -20,7 +20,9 @@ pub enum Value {
     Text(String),
     /// A list.
     List(Vec<Value>),
-    /// What no key takes: a table, a date. Holds its name for the error.
+    /// Names and values, in their order.
+    Table(Vec<(String, Value)>),
+    /// What no key takes: a date, a number out of range. Holds its name for the error.
     Other(&'static str),
 }
 
@@ -47,6 +49,15 @@ impl Value {
         match self {
             Self::Text(text) => Some(text.split(',').map(str::trim).collect()),
             Self::List(items) => items.iter().map(|item| item.text().map(str::trim)).collect(),
+            _ => None,
+        }
+    }
+
+    /// The numbers of a list, or of a comma-separated string.
+    pub fn numbers(&self) -> Option<Vec<f64>> {
+        match self {
+            Self::Text(text) => text.split(',').map(|part| scalar(part.trim()).number()).collect(),
+            Self::List(items) => items.iter().map(Self::number).collect(),
             _ => None,
         }
     }
@@ -81,6 +92,7 @@ impl fmt::Display for Value {
             }
             Self::Text(text) => write!(f, "\"{}\"", text.escape_debug()),
             Self::List(_) => f.write_str("a list"),
+            Self::Table(_) => f.write_str("a table"),
             Self::Other(name) => f.write_str(name),
         }
     }

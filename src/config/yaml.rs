@@ -92,7 +92,7 @@ impl<'s> Events<'s> {
             Event::Scalar(text, ..) => Value::Text(text.into_owned()),
             Event::Alias(id) => self.anchors.get(&id).cloned().unwrap_or(Value::Other("an alias of itself")),
             Event::SequenceStart(..) => self.list()?,
-            _ => self.skip_mapping()?,
+            _ => self.table()?,
         };
         if let Some(id) = anchor {
             self.anchors.insert(id, value.clone());
@@ -110,13 +110,17 @@ impl<'s> Events<'s> {
         }
     }
 
-    /// No key takes a mapping, so its content is only checked for syntax.
-    fn skip_mapping(&mut self) -> Result<Value> {
+    fn table(&mut self) -> Result<Value> {
+        let mut pairs = Vec::new();
         loop {
-            match self.next()?.0 {
-                Event::MappingEnd => return Ok(Value::Other("a table")),
-                event => drop(self.value(event)?),
-            }
+            let (event, at) = self.next()?;
+            let name = match event {
+                Event::MappingEnd => return Ok(Value::Table(pairs)),
+                Event::Scalar(name, ..) => name.into_owned(),
+                _ => return Err(self.complain(&at, "a key must be a plain word")),
+            };
+            let event = self.next()?.0;
+            pairs.push((name, self.value(event)?));
         }
     }
 

@@ -1,11 +1,11 @@
 //! From the names in a recipe to tokenised rows and a summary of what happened to them.
 
 use crate::{
-    config::{DataConfig, OverLength},
+    config::{DataConfig, MixStrategy, OverLength, TemplateName},
     dataset::{
         Example, Origin, Tokenizer,
         encode::{Encoded, Row, encode_rows},
-        order,
+        mix, order,
         record::{self, Record},
         registry::{self, Entry},
         summary::{self, FileSummary, OverLong, SplitSummary, Summary, Warning},
@@ -36,7 +36,7 @@ pub struct Splits {
 /// away whole stays, as in LlamaFactory: it teaches nothing but counts as a sample. Fails when there is nothing left to train (or, with `eval_dataset` alone, to evaluate).
 pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Splits> {
     tokenizer.check_template(data.template)?;
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(seed);
     let rows = reader.read(data, &data.dataset)?;
     let (train_rows, eval_rows) = if data.eval_dataset.is_empty() {
         hold_out(rows, data.val_size, seed)?
@@ -46,7 +46,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     let train = encode_rows(&train_rows, data, tokenizer)?;
     let eval = encode_rows(&eval_rows, data, tokenizer)?;
 
-    let Reader { mut files, mut warnings } = reader;
+    let Reader { mut files, mut warnings, .. } = reader;
     let (over_long, over_long_rows) = over_long(train.iter().chain(&eval), data.cutoff_len);
     if over_long > 0 && data.over_length == OverLength::Error {
         return Err(too_long(over_long, &over_long_rows, &files, train.iter().chain(&eval), data));
@@ -57,6 +57,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     let eval = keep(eval, data, &mut files);
     let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
     refuse_empty(data, empty(&train), empty(&eval) && !eval_rows.is_empty(), over_long, &files)?;
+    warnings.extend(warning_of_thoughts(&train_rows, data));
     warnings.extend(warnings_of_losses(&files, over_long, &over_long_rows, data));
 
     let summary = Summary {
@@ -78,7 +79,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
 
 /// The training rows of a recipe as text, and how many rows each file holds. Nothing is tokenised, so no row is too long.
 pub fn training_rows(data: &DataConfig, seed: u64) -> Result<(Vec<Record>, Vec<usize>)> {
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(seed);
     let rows = reader.read(data, &data.dataset)?;
     let (train, _) =
         if data.eval_dataset.is_empty() { hold_out(rows, data.val_size, seed)? } else { (rows, Vec::new()) };
@@ -87,22 +88,40 @@ pub fn training_rows(data: &DataConfig, seed: u64) -> Result<(Vec<Record>, Vec<u
 }
 
 /// Reads data sets one after the other and numbers them.
-#[derive(Default)]
 struct Reader {
+    seed: u64,
+    /// Draws `num_samples`, for training data sets first and then for held-out ones.
+    sampler: mix::Sampler,
     files: Vec<FileSummary>,
     warnings: Vec<Warning>,
 }
 
 impl Reader {
+    fn new(seed: u64) -> Self {
+        Self { seed, sampler: mix::Sampler::new(seed), files: vec![], warnings: vec![] }
+    }
+
     fn read(&mut self, data: &DataConfig, names: &[String]) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         if names.is_empty() {
             return Ok(rows);
         }
+        let mut lengths = Vec::new();
         for entry in registry::look_up(&data.dataset_dir, &self.without_repeats(names))? {
+            let before = rows.len();
             self.read_one(entry, data.max_samples, &mut rows)?;
+            lengths.push(rows.len() - before);
         }
-        Ok(rows)
+        if data.mix_strategy == MixStrategy::Concat || lengths.len() == 1 {
+            return Ok(rows);
+        }
+        if !data.interleave_probs.is_empty() && data.interleave_probs.len() != lengths.len() {
+            return Err(Error::input("`interleave_probs` has a share for a data set that is listed twice")
+                .hint("name every data set once")
+                .hint_zh("每个数据集请只列一次"));
+        }
+        let order = mix::joined(&lengths, data.mix_strategy, &data.interleave_probs, self.seed);
+        Ok(order.into_iter().map(|row| rows[row].clone()).collect())
     }
 
     /// LlamaFactory keeps its data sets by name, so a name listed twice is trained once.
@@ -122,7 +141,17 @@ impl Reader {
     }
 
     fn read_one(&mut self, entry: Entry, max_samples: Option<usize>, rows: &mut Vec<Row>) -> Result<()> {
-        let parsed = record::read(&entry.path, &entry.columns, max_samples)?;
+        let limit = if entry.num_samples.is_some() { None } else { max_samples };
+        let mut parsed = record::read(&entry.path, &entry.columns, limit)?;
+        let taken = match entry.num_samples {
+            None => (0..parsed.records.len()).collect(),
+            Some(wanted) => {
+                let mut drawn = self.sampler.draw(parsed.records.len(), wanted);
+                drawn.truncate(max_samples.unwrap_or(usize::MAX));
+                parsed.records = drawn.iter().map(|&row| parsed.records[row].clone()).collect();
+                drawn
+            }
+        };
         let path = entry.path.display().to_string();
         self.warnings.extend(entry.warnings);
         if !parsed.unmapped.is_empty() {
@@ -144,14 +173,15 @@ impl Reader {
             path,
             rows: parsed.rows,
             read: parsed.records.len(),
+            drawn: entry.num_samples.is_some(),
             kept: 0,
             dropped: 0,
             unlabelled: 0,
             truncated: 0,
             empty_responses,
         });
-        let numbered = (1..).zip(parsed.records);
-        rows.extend(numbered.map(|(row, record)| Row { origin: Origin { dataset, row }, record }));
+        let numbered = taken.into_iter().zip(parsed.records);
+        rows.extend(numbered.map(|(row, record)| Row { origin: Origin { dataset, row: row + 1 }, record }));
         Ok(())
     }
 }
@@ -167,6 +197,29 @@ fn hold_out(rows: Vec<Row>, val_size: f64, seed: u64) -> Result<(Vec<Row>, Vec<R
     let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
     let mut pick = |indices: Vec<usize>| indices.into_iter().filter_map(|i| rows[i].take()).collect();
     Ok((pick(training), pick(validation)))
+}
+
+/// Thoughts that are not trained although they are there, or that have to be served as they were trained.
+fn warning_of_thoughts(rows: &[Row], data: &DataConfig) -> Option<Warning> {
+    let thinks = |answer: &str| answer.contains("<think>");
+    let with_thoughts =
+        |row: &&Row| thinks(&row.record.response) || row.record.history.iter().any(|(_, answer)| thinks(answer));
+    let rows = rows.iter().filter(with_thoughts).count();
+    match (data.template, data.enable_thinking) {
+        _ if rows == 0 => None,
+        (TemplateName::Qwen3, Some(false)) => Some(Warning {
+            en: format!(
+                "enable_thinking=false takes the thoughts out of {rows} training rows; enable_thinking=true trains them"
+            ),
+            zh: format!("enable_thinking=false 会删去 {rows} 行训练数据中的思考；enable_thinking=true 则训练它们"),
+        }),
+        _ => Some(Warning {
+            en: format!(
+                "{rows} training rows have thoughts: serve the model with thinking on, as `generate` and `chat` do by themselves"
+            ),
+            zh: format!("{rows} 行训练数据含有思考：部署时请开启思考模式（`generate` 与 `chat` 会自动如此）"),
+        }),
+    }
 }
 
 /// How many rows are too long, and the first of them.

@@ -1,13 +1,14 @@
 //! Records → tokens: everything about text, testable without a model or a device.
 //!
 //! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → records ([`record`]) → turns of a
-//! conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]). Which rows are held out and in which order
-//! they are seen is [`order`]; what was read and lost is [`summary`]. [`mod@prepare`] makes a data set out of plain lines.
+//! conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]). How data sets become one is `mix`, which rows are held out
+//! and in which order they are seen is [`order`]; what was read and lost is [`summary`]. [`mod@prepare`] makes a data set out of plain lines.
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 
 pub mod encode;
 mod load;
+mod mix;
 pub mod order;
 pub mod prepare;
 pub mod record;

@@ -44,8 +44,26 @@ pub fn epoch_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
     order
 }
 
+/// At most so many steps' samples are sorted by length at once.
+const GROUPED_STEPS: usize = 50;
+
+/// An epoch's order with rows of like length side by side, as transformers groups them: stretches of up to 50 steps of `batch`
+/// samples are sorted, longest first, and the longest row of all comes first.
+pub fn grouped(mut order: Vec<usize>, lengths: &[usize], batch: usize) -> Vec<usize> {
+    let stretch = (order.len() / (4 * batch)).clamp(1, GROUPED_STEPS) * batch;
+    for rows in order.chunks_mut(stretch) {
+        rows.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
+    }
+    // The first of equals.
+    let longest = (0..order.len()).step_by(stretch).rev().max_by_key(|&first| lengths[order[first]]);
+    if let Some(longest) = longest {
+        order.swap(0, longest);
+    }
+    order
+}
+
 /// PCG XSL RR 128/64 as NumPy seeds and draws it. Constants: O'Neill, "PCG" (2014), and `numpy/random/src/pcg64`.
-struct Pcg64 {
+pub(super) struct Pcg64 {
     state: u128,
     increment: u128,
     /// The high half of the last 64-bit draw; 32-bit draws use the low half first.
@@ -55,7 +73,7 @@ struct Pcg64 {
 impl Pcg64 {
     const MULTIPLIER: u128 = 0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645;
 
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let [state_high, state_low, stream_high, stream_low] = seed_words(seed).map(u128::from);
         let stream = stream_high << 64 | stream_low;
         let mut random = Self { state: 0, increment: stream << 1 | 1, spare: None };
@@ -81,6 +99,11 @@ impl Pcg64 {
             self.spare = Some((both >> 32) as u32);
             both as u32
         })
+    }
+
+    /// Uniform in [0, 1).
+    pub(super) fn next_f64(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Uniform in `0..=max`: draws are cut to the bits of `max` and thrown away while too large.
@@ -150,7 +173,7 @@ fn blend(x: u32, y: u32) -> u32 {
 }
 
 /// The Mersenne Twister. Constants: Matsumoto and Nishimura (1998), seeding of 2002 (`init_genrand`).
-struct Mt19937 {
+pub(super) struct Mt19937 {
     state: [u32; Self::N],
     used: usize,
 }
@@ -159,7 +182,7 @@ impl Mt19937 {
     const N: usize = 624;
     const M: usize = 397;
 
-    fn new(seed: u32) -> Self {
+    pub(super) fn new(seed: u32) -> Self {
         let mut state = [seed; Self::N];
         for i in 1..Self::N {
             let last = state[i - 1];
@@ -175,6 +198,17 @@ impl Mt19937 {
             self.state[i] = self.state[(i + Self::M) % Self::N] ^ joined >> 1 ^ odd;
         }
         self.used = 0;
+    }
+
+    /// Uniform in `0..=max`, as NumPy's older generator has it: draws are cut to the bits of `max` and thrown away while too large.
+    pub(super) fn up_to(&mut self, max: u32) -> u32 {
+        let Some(mask) = u32::MAX.checked_shr(max.leading_zeros()) else { return 0 };
+        loop {
+            let draw = self.next_u32() & mask;
+            if draw <= max {
+                return draw;
+            }
+        }
     }
 
     fn next_u32(&mut self) -> u32 {
@@ -199,6 +233,19 @@ mod tests {
         // The C++ standard, [rand.predef]: the 10000th draw of mt19937 with seed 5489.
         let mut random = Mt19937::new(5489);
         assert_eq!((0..10_000).map(|_| random.next_u32()).last(), Some(4_123_659_995));
+    }
+
+    #[test]
+    fn rows_of_like_length_stand_side_by_side() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/mix/vectors.json")).unwrap();
+        let numbers = |value: &serde_json::Value| serde_json::from_value::<Vec<usize>>(value.clone()).unwrap();
+        for case in vectors["grouped"].as_array().unwrap() {
+            let (lengths, seed) = (numbers(&case["lengths"]), case["seed"].as_u64().unwrap());
+            let order = epoch_order(lengths.len(), seed, 0);
+            let got = grouped(order, &lengths, case["batch"].as_u64().unwrap() as usize);
+            assert_eq!(got, numbers(&case["rows"]), "{case}");
+        }
     }
 
     #[test]

@@ -24,17 +24,12 @@ const COLUMNS: [&str; 5] = ["prompt", "query", "response", "system", "history"];
 const OTHER_COLUMNS: [&str; 8] = ["messages", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"];
 
 /// Keys of an entry that are refused wherever they have a value, with what to do instead (English, Chinese).
-const REFUSED: [(&str, &str, &str); 9] = [
+const REFUSED: [(&str, &str, &str); 8] = [
     ("hf_hub_url", DOWNLOAD.0, DOWNLOAD.1),
     ("ms_hub_url", DOWNLOAD.0, DOWNLOAD.1),
     ("om_hub_url", DOWNLOAD.0, DOWNLOAD.1),
     ("script_url", DOWNLOAD.0, DOWNLOAD.1),
     ("cloud_file_name", DOWNLOAD.0, DOWNLOAD.1),
-    (
-        "num_samples",
-        "use max_samples in the config: the first rows instead of random ones",
-        "请在配置中用 max_samples（取前若干行，而非随机抽取）",
-    ),
     ("subset", LOCAL.0, LOCAL.1),
     ("folder", LOCAL.0, LOCAL.1),
     ("ranking", "only supervised rows are trained: one `response` a row", "仅支持监督微调：每行一个 response"),
@@ -46,7 +41,7 @@ const DOWNLOAD: (&str, &str) = (
 const LOCAL: (&str, &str) = ("remove it: a local file has no such parts", "请删除该键：本地文件没有此项");
 
 /// Keys of an entry that are read, or have no effect on an Alpaca file.
-const KNOWN: [&str; 5] = ["file_name", "formatting", "columns", "split", "tags"];
+const KNOWN: [&str; 6] = ["file_name", "num_samples", "formatting", "columns", "split", "tags"];
 
 /// Which column of the file is what. `None`: unset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +95,8 @@ pub struct Entry {
     pub path: PathBuf,
     /// Its columns.
     pub columns: Columns,
+    /// Take so many random rows of it, more than once where it has too few.
+    pub num_samples: Option<usize>,
     /// What looks like a slip in the entry.
     pub warnings: Vec<Warning>,
 }
@@ -154,7 +151,20 @@ fn entry_of(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
     };
     let path = dir.join(file_name);
     check_file(&path)?;
-    Ok(Entry { name: name.into(), path, columns: columns_of(entry)?, warnings: slips(name, entry) })
+    let (columns, num_samples) = (columns_of(entry)?, num_samples(entry)?);
+    Ok(Entry { name: name.into(), path, columns, num_samples, warnings: slips(name, entry) })
+}
+
+fn num_samples(entry: &Map<String, Value>) -> Result<Option<usize>> {
+    match entry.get("num_samples") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0) {
+            Some(n) => Ok(Some(n)),
+            None => Err(Error::input("`num_samples` must be a whole number of at least 1")
+                .hint("correct it, or remove it to take all rows")
+                .hint_zh("请改为不小于 1 的整数，或删除以使用全部数据")),
+        },
+    }
 }
 
 fn refuse_unsupported(entry: &Map<String, Value>) -> Result<()> {
@@ -313,7 +323,7 @@ mod tests {
             (r#"{"hf_hub_url": "x/y", "file_name": "rows.json"}"#, "`hf_hub_url` is not supported"),
             (r#"{"script_url": "x"}"#, "`script_url` is not supported"),
             (r#"{"cloud_file_name": "s3://x"}"#, "`cloud_file_name` is not supported"),
-            (r#"{"file_name": "rows.json", "num_samples": 5}"#, "`num_samples` is not supported"),
+            (r#"{"file_name": "rows.json", "num_samples": 0}"#, "`num_samples` must be a whole number of at least 1"),
             (r#"{"file_name": "rows.json", "ranking": true}"#, "`ranking` is not supported"),
             (r#"{"file_name": "rows.json", "split": "test"}"#, "`split`: \"test\" is not supported"),
             (

@@ -49,6 +49,8 @@ pub struct FileSummary {
     pub rows: usize,
     /// Rows taken of it: at most `max_samples`.
     pub read: usize,
+    /// They are random ones: `num_samples`.
+    pub drawn: bool,
     /// Rows that are trained or evaluated.
     pub kept: usize,
     /// Rows left out as too long. `read` = `kept` + `dropped`.

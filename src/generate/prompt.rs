@@ -77,6 +77,8 @@ impl Speaker {
             cutoff_len: usize::MAX,
             over_length: OverLength::Error,
             max_samples: None,
+            mix_strategy: Default::default(),
+            interleave_probs: vec![],
             val_size: 0.0,
             mask_history: true,
             train_on_prompt: false,

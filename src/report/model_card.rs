@@ -2,7 +2,7 @@
 
 use super::{Outcome, lang::duration};
 use crate::{
-    config::{Recipe, TemplateName},
+    config::{Recipe, TemplateName, scheduler},
     trainer::event::{EvalPhase, Evaluated},
 };
 use serde::Serialize;
@@ -64,6 +64,7 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         0 => row("warmup_ratio", train.warmup_ratio),
         steps => row("warmup_steps", steps),
     };
+    let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
     vec![
         row("lora_rank", lora.lora_rank),
         row("lora_alpha", lora.lora_alpha),
@@ -73,7 +74,7 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         row("template", word(data.template)),
         row("cutoff_len", data.cutoff_len),
         row("learning_rate", format!("{:e}", train.learning_rate)),
-        row("lr_scheduler_type", word(train.lr_scheduler_type)),
+        row("lr_scheduler_type", format!("{}{kwargs}", train.lr_scheduler_type.name())),
         warmup,
         row("per_device_train_batch_size", train.per_device_train_batch_size),
         row("gradient_accumulation_steps", train.gradient_accumulation_steps),

@@ -31,7 +31,8 @@ impl Header {
         self.rows.iter().map(|(en, zh, value)| (lang.pick(en, zh), value.as_str())).collect()
     }
 
-    pub(super) fn notices(&self, lang: Lang) -> impl Iterator<Item = &str> {
+    /// Every notice, in this language.
+    pub fn notices(&self, lang: Lang) -> impl Iterator<Item = &str> {
         self.notices.iter().map(move |(en, zh)| lang.pick(en, zh))
     }
 }

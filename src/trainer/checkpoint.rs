@@ -56,6 +56,9 @@ pub struct State {
     pub total_loss: f64,
     /// Tokens fed so far, padded as LlamaFactory pads.
     pub input_tokens: u64,
+    /// Tokens of the rows fed so far, without padding.
+    #[serde(default)] // checkpoints of earlier versions lack it
+    pub row_tokens: u64,
     /// Seconds of training so far.
     pub seconds: f64,
     /// The run stopped before the evaluation that was due after `step`.

@@ -13,12 +13,12 @@ pub mod step;
 pub mod validate;
 
 use crate::{
-    config::{EvalStrategy, TrainConfig},
+    config::{CountedTokens, EvalStrategy, TrainConfig},
     dataset::Example,
     error::{Error, Result},
     fs::fault,
     model::{Grads, Params, Qwen3, Recorder, qwen3::DropoutPlan},
-    optim::{AdamW, AdamWConfig, Schedule, clip, schedule::warmup_steps},
+    optim::{AdamW, AdamWConfig, Schedule, clip},
     plan::{Part, explained},
     rng::Key,
 };
@@ -58,8 +58,8 @@ pub struct Trainer<'a> {
     pub recorder: Option<Recorder>,
     /// Steps between two log lines.
     pub logging_steps: usize,
-    /// Count padded tokens into the log.
-    pub count_input_tokens: bool,
+    /// Which fed tokens the log counts.
+    pub counted_tokens: CountedTokens,
     /// Writes checkpoints; `None` for a run that leaves none.
     pub saver: Option<Saver>,
     /// Which checkpoint to return to at the end, and when to give up.
@@ -98,7 +98,7 @@ impl<'a> Trainer<'a> {
 
     /// The steps of this run.
     pub fn plan(&self) -> StepPlan {
-        StepPlan::new(self.train.len(), self.config)
+        StepPlan::of(self.train, self.config)
     }
 
     /// Trains to the last step and tells `observer` what happens. The trained parameters are in `self.params`.
@@ -141,7 +141,7 @@ impl<'a> Trainer<'a> {
             let (grad_norm, lr) = (done.grad_norm, done.lr);
             observer.on_event(&Event::Step(done))?;
             if self.progress.step.is_multiple_of(self.logging_steps) {
-                let logged = self.progress.logged(&plan, grad_norm, lr, self.count_input_tokens);
+                let logged = self.progress.logged(&plan, grad_norm, lr, self.counted_tokens);
                 self.tell(Event::Logged(logged), observer)?;
             }
             self.progress.evaluation_due = self.evaluation_is_due(&samples, self.progress.step == plan.total_steps);
@@ -265,13 +265,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn schedule(&self, plan: &StepPlan) -> Schedule {
-        let config = self.config;
-        Schedule {
-            kind: config.lr_scheduler_type,
-            peak_lr: config.learning_rate,
-            warmup_steps: warmup_steps(config.warmup_steps, config.warmup_ratio, plan.total_steps),
-            total_steps: plan.total_steps,
-        }
+        Schedule::new(self.config, plan.total_steps)
     }
 
     /// Gradient, check, clip, update.
@@ -294,7 +288,7 @@ impl<'a> Trainer<'a> {
         self.update(&gradient.flat, lr, factor).map_err(|err| explained(err, Part::Update))?;
 
         let tokens: usize = rows.iter().map(|(_, e)| e.input_ids.len()).sum();
-        self.progress.advance(samples, gradient.loss, padded_tokens(samples, train));
+        self.progress.advance(samples, gradient.loss, (padded_tokens(samples, train), tokens as u64));
         fault::executed(self.progress.step);
         Ok(Some(Step {
             step: self.progress.step,
@@ -367,7 +361,7 @@ impl<'a> Trainer<'a> {
             runtime,
             elapsed: progress.elapsed(),
             when,
-            num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
+            num_input_tokens_seen: progress.counted(self.counted_tokens),
             written,
         };
         if when == EvalPhase::During {
@@ -414,7 +408,7 @@ impl<'a> Trainer<'a> {
             },
             best: None,
             total_flos: 6.0 * weights as f64 * progress.input_tokens as f64,
-            num_input_tokens_seen: self.count_input_tokens.then_some(progress.input_tokens),
+            num_input_tokens_seen: progress.counted(self.counted_tokens),
         }
     }
 }

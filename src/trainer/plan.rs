@@ -1,6 +1,9 @@
 //! Which samples make which step: LlamaFactory's arithmetic of batches, epochs and steps.
 
-use crate::{config::TrainConfig, dataset::order};
+use crate::{
+    config::{SamplingStrategy, TrainConfig},
+    dataset::{Example, order},
+};
 use std::ops::Range;
 
 /// The steps of a run over `samples` training rows.
@@ -10,7 +13,9 @@ pub struct StepPlan {
     batch_size: usize,
     accumulation: usize,
     seed: u64,
-    shuffle: bool,
+    sampling: SamplingStrategy,
+    /// Tokens of every row, where rows are grouped by length.
+    lengths: Vec<usize>,
     /// Optimizer steps of the whole run.
     pub total_steps: usize,
     /// Optimizer steps of one epoch; its last step may have fewer micro-steps.
@@ -31,7 +36,17 @@ pub struct StepSamples {
 }
 
 impl StepPlan {
-    /// The plan for `samples` > 0 rows.
+    /// The plan for these rows, at least one.
+    pub fn of(rows: &[Example], config: &TrainConfig) -> Self {
+        let plan = Self::new(rows.len(), config);
+        let lengths = match plan.sampling {
+            SamplingStrategy::GroupByLength => rows.iter().map(|row| row.input_ids.len()).collect(),
+            _ => vec![],
+        };
+        Self { lengths, ..plan }
+    }
+
+    /// The plan for `samples` > 0 rows of equal length.
     pub fn new(samples: usize, config: &TrainConfig) -> Self {
         let batch_size = config.per_device_train_batch_size;
         let accumulation = config.gradient_accumulation_steps;
@@ -42,7 +57,11 @@ impl StepPlan {
             batch_size,
             accumulation,
             seed: config.data_seed.unwrap_or(config.seed),
-            shuffle: !config.disable_shuffling,
+            sampling: match config.disable_shuffling {
+                true => SamplingStrategy::Sequential,
+                false => config.train_sampling_strategy,
+            },
+            lengths: vec![],
             total_steps: config.max_steps.unwrap_or(by_epochs),
             steps_per_epoch,
         }
@@ -54,8 +73,17 @@ impl StepPlan {
     }
 
     /// The order of the training rows in `epoch`, from 0.
+    ///
+    /// Grouped by length, transformers permutes with PyTorch's global generator, whose state nobody knows; this is the permutation
+    /// of the ungrouped epoch.
     pub fn order(&self, epoch: usize) -> Vec<usize> {
-        if self.shuffle { order::epoch_order(self.samples, self.seed, epoch) } else { (0..self.samples).collect() }
+        let random = || order::epoch_order(self.samples, self.seed, epoch);
+        match self.sampling {
+            SamplingStrategy::Random => random(),
+            SamplingStrategy::Sequential => (0..self.samples).collect(),
+            SamplingStrategy::GroupByLength if self.lengths.is_empty() => random(),
+            SamplingStrategy::GroupByLength => order::grouped(random(), &self.lengths, self.samples_per_step()),
+        }
     }
 
     /// The epoch of a step, both from 0.
@@ -120,6 +148,26 @@ mod tests {
             let p = plan(samples, batch, accumulation, epochs, max_steps);
             assert_eq!((p.steps_per_epoch, p.total_steps), (per_epoch, total), "{why}");
         }
+    }
+
+    #[test]
+    fn rows_are_sampled_as_the_config_says() {
+        let origin = crate::dataset::Origin { dataset: 0, row: 1 };
+        let row = |n: usize| Example { input_ids: vec![7; n], labels: vec![7; n], origin };
+        let rows: Vec<Example> = (0..40).map(|i| row(1 + i * 7 % 13)).collect();
+        let order = |strategy, disable_shuffling| {
+            let config = TrainConfig { train_sampling_strategy: strategy, disable_shuffling, ..train_config() };
+            StepPlan::of(&rows, &config).order(1)
+        };
+        use SamplingStrategy::{GroupByLength, Random, Sequential};
+        let file_order: Vec<usize> = (0..40).collect();
+        assert_eq!(order(Random, false), order::epoch_order(40, 42, 1));
+        for (strategy, disabled) in [(Sequential, false), (Random, true), (GroupByLength, true)] {
+            assert_eq!(order(strategy, disabled), file_order, "{strategy:?}");
+        }
+        let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
+        assert_eq!(order(GroupByLength, false), order::grouped(order::epoch_order(40, 42, 1), &lengths, 2));
+        assert_ne!(order(GroupByLength, false), order(Random, false));
     }
 
     #[test]

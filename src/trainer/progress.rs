@@ -8,7 +8,7 @@ use super::{
     plan::{StepPlan, StepSamples},
     validate::HeldOut,
 };
-use crate::fs::fault;
+use crate::{config::CountedTokens, fs::fault};
 use serde_json::Value;
 use std::time::Instant;
 
@@ -26,6 +26,7 @@ pub struct Progress {
     pub(super) window_steps: usize,
     pub(super) total_loss: f64,
     pub(super) input_tokens: u64,
+    pub(super) row_tokens: u64,
     pub(super) evaluated: Option<Evaluation>,
     /// The evaluation after `step` has not been done.
     pub(super) evaluation_due: bool,
@@ -66,6 +67,7 @@ impl Default for Progress {
             window_steps: 0,
             total_loss: 0.0,
             input_tokens: 0,
+            row_tokens: 0,
             evaluated: None,
             evaluation_due: false,
             history: vec![],
@@ -86,6 +88,7 @@ impl Progress {
             window_steps: state.window_steps,
             total_loss: state.total_loss,
             input_tokens: state.input_tokens,
+            row_tokens: state.row_tokens,
             evaluated: None,
             evaluation_due: state.evaluation_due,
             history: state.history,
@@ -104,6 +107,7 @@ impl Progress {
             window_steps: self.window_steps,
             total_loss: self.total_loss,
             input_tokens: self.input_tokens,
+            row_tokens: self.row_tokens,
             seconds: self.elapsed(),
             evaluation_due: self.evaluation_due,
             history: self.history.clone(),
@@ -145,17 +149,27 @@ impl Progress {
         self.seconds + self.began.elapsed().as_secs_f64()
     }
 
-    pub(super) fn advance(&mut self, samples: &StepSamples, loss: f64, padded: u64) {
+    /// The fed tokens that `which` counts.
+    pub(super) fn counted(&self, which: CountedTokens) -> Option<u64> {
+        match which {
+            CountedTokens::No => None,
+            CountedTokens::All => Some(self.input_tokens),
+            CountedTokens::NonPadding => Some(self.row_tokens),
+        }
+    }
+
+    pub(super) fn advance(&mut self, samples: &StepSamples, loss: f64, (padded, tokens): (u64, u64)) {
         self.step += 1;
         self.epoch = samples.epoch;
         self.window_loss += loss;
         self.window_steps += 1;
         self.total_loss += loss;
         self.input_tokens += padded;
+        self.row_tokens += tokens;
     }
 
     /// The log line that is due, and a new window.
-    pub(super) fn logged(&mut self, plan: &StepPlan, grad_norm: f64, lr: f64, count_tokens: bool) -> Logged {
+    pub(super) fn logged(&mut self, plan: &StepPlan, grad_norm: f64, lr: f64, counted: CountedTokens) -> Logged {
         let loss = std::mem::take(&mut self.window_loss) / std::mem::take(&mut self.window_steps) as f64;
         Logged {
             step: self.step,
@@ -164,7 +178,7 @@ impl Progress {
             loss,
             grad_norm,
             lr,
-            num_input_tokens_seen: count_tokens.then_some(self.input_tokens),
+            num_input_tokens_seen: self.counted(counted),
             elapsed: self.elapsed(),
         }
     }

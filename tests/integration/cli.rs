@@ -70,6 +70,7 @@ fn help_is_this() {
         ("help_generate", &["generate", "--help"]),
         ("help_chat", &["chat", "--help"]),
         ("help_evaluate", &["evaluate", "--help"]),
+        ("help_config", &["config", "--help"]),
         ("help_data_prepare", &["data", "prepare", "--help"]),
     ] {
         let help = folder.run_with(args, &wide);
@@ -116,7 +117,7 @@ fn wrong_usage_is_exit_2() {
         (&["--progress", "loud", "recipe.toml"], "invalid value 'loud'"),
         (
             &["genrate"],
-            "hint: did you mean `generate`? commands: train, generate, chat, evaluate, export, adapter, data, doctor;",
+            "hint: did you mean `generate`? commands: train, generate, chat, evaluate, export, adapter, data, config, doctor;",
         ),
         (&["recipe.toml", "output_dir=~/zz"], "`output_dir` begins with `~`, which only a shell replaces: ~/zz"),
         (&["data", "prepare", "pairs.txt", "--output=~/zz"], "~/zz: begins with `~`"),

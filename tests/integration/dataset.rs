@@ -355,3 +355,37 @@ fn a_tokenizer_without_the_chat_format_is_refused() {
     assert!(thoughtless.check_template(TemplateName::Qwen3Nothink).is_ok());
     assert!(Tokenizer::from_bytes(b"{}").is_err());
 }
+
+/// `num_samples`, `mix_strategy`, `interleave_probs` and `max_samples` together, against LlamaFactory's own loader.
+#[test]
+fn data_sets_are_drawn_and_mixed_as_llamafactory_does() {
+    let want: Value = serde_json::from_str(include_str!("../fixtures/mix/lf_rows.json")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    crate::support::copy_dir(&root("tests/fixtures/lf_run/data"), dir.path());
+    let path = dir.path().join("dataset_info.json");
+    let mut registry: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (name, count) in want["num_samples"].as_object().unwrap() {
+        registry[name]["num_samples"] = count.clone();
+    }
+    fs::write(&path, registry.to_string()).unwrap();
+    let tokenizer = Tokenizer::load(&root("tests/fixtures/parity/tokenizer")).unwrap();
+    for case in want["cases"].as_array().unwrap() {
+        let settings = &case["settings"];
+        let data = DataConfig {
+            enable_thinking: Some(true),
+            max_samples: settings["max_samples"].as_u64().map(|n| n as usize),
+            mix_strategy: serde_json::from_value(settings["mix_strategy"].clone()).unwrap_or_default(),
+            interleave_probs: settings["interleave_probs"]
+                .as_str()
+                .map(|shares| shares.split(',').map(|share| share.parse().unwrap()).collect())
+                .unwrap_or_default(),
+            ..data_config(dir.path().into(), &["couplets", "dialogues"])
+        };
+        let splits = dataset::load(&data, want["seed"].as_u64().unwrap(), &tokenizer).unwrap();
+        let got: Vec<[u64; 2]> = (splits.train.iter().map(|row| &row.input_ids))
+            .map(|ids| [ids.len() as u64, ids.iter().map(|&id| u64::from(id)).sum()])
+            .collect();
+        assert_eq!(json!(got), case["rows"], "{settings}");
+        assert!(splits.summary.files.iter().all(|file| file.drawn));
+    }
+}

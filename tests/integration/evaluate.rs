@@ -243,6 +243,8 @@ fn tiny() -> (Qwen3, Tokenizer, DataConfig) {
         template: TemplateName::Qwen3,
         cutoff_len: 128,
         over_length: OverLength::Error,
+        mix_strategy: Default::default(),
+        interleave_probs: vec![],
         max_samples: None,
         val_size: 0.0,
         mask_history: false,

@@ -35,6 +35,8 @@ mod geometries;
 mod going_back;
 /// What the judge says of the shipped couplets, of copies and of re-paired lines.
 mod judge;
+/// Every key that is read changes what a run does.
+mod keys;
 /// A whole LlamaFactory run, repeated by the binary.
 mod lf_run;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.

@@ -4,7 +4,7 @@ use crate::support::{Workspace, adapter_distance, assert_near, fixtures, relativ
 use candle_core::{DType, Device};
 use couplet_train::{
     adapter::peft,
-    config::{SchedulerType, TrainConfig},
+    config::{CountedTokens, SchedulerType, TrainConfig},
     dataset::{Example, IGNORE, Origin},
     model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config, qwen3::Keep},
     testing::{devices, train_config},
@@ -123,7 +123,7 @@ fn run(case: &Case, cut: Cut, device: &Device) -> Difference {
         cut,
         recorder: None,
         logging_steps: 1,
-        count_input_tokens: false,
+        counted_tokens: CountedTokens::No,
         saver: None,
         choice: Choice::default(),
         stop: &|| false,

@@ -57,6 +57,9 @@ pub enum Command {
     /// Make training data · 准备数据
     #[command(subcommand)]
     Data(DataCommand),
+    /// What a config key means; LlamaFactory YAML ⇄ our TOML · 解释配置项，转换配置格式
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// What this binary was built for, driver and cards, and which one `auto` takes · 检查环境
     Doctor,
 }
@@ -189,6 +192,43 @@ pub struct PrepareArgs {
     /// Replace a data set of that name · 覆盖同名数据集
     #[arg(long)]
     pub overwrite: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// What a key means, takes and is by default; without a key, all of them · 解释配置项
+    Explain(ExplainArgs),
+    /// A training config in the other dialect, to stdout · LlamaFactory YAML/JSON → TOML，TOML → YAML
+    Convert(ConvertArgs),
+    /// The keys as JSON Schema, for editors · 供编辑器使用的 JSON Schema
+    Schema(SchemaArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Names of keys · 键名
+    #[arg(value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// All keys as a page: docs/config.md · 输出 Markdown
+    #[arg(long, conflicts_with = "keys")]
+    pub markdown: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// A LlamaFactory YAML or JSON, or our TOML · 配置文件
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Overrides of its keys · 覆盖
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Of LlamaFactory's flat YAML and JSON instead of our TOML · LlamaFactory 的格式
+    #[arg(long)]
+    pub llamafactory: bool,
 }
 
 #[derive(Debug, Args)]

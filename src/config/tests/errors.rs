@@ -216,18 +216,61 @@ fn yaml_errors_name_place_and_way_out() {
             "supported: `lora`",
         ),
         (
-            "lr_scheduler_type: polynomial",
-            "c.yaml:7:20: `lr_scheduler_type` is `polynomial`, which is not supported yet",
-            "supported: `linear`, `cosine`, `constant` or `constant_with_warmup`",
+            "lr_scheduler_type: reduce_lr_on_plateau",
+            "c.yaml:7:20: `lr_scheduler_type` is `reduce_lr_on_plateau`, which is not supported yet",
+            "a rate that follows the evaluations is known for no step beforehand: use `cosine`, and `early_stopping_steps` \
+             to stop in time",
+        ),
+        (
+            "lr_scheduler_type: cosine\nlr_scheduler_kwargs: {num_cycle: 2}",
+            "c.yaml:8:22: schedule `cosine` has no parameter `num_cycle`",
+            "did you mean `num_cycles`?",
+        ),
+        (
+            "lr_scheduler_kwargs: {num_cycles: 2}",
+            "c.yaml:7:22: schedule `linear` has no parameter `num_cycles`",
+            "it has none: remove `lr_scheduler_kwargs`",
+        ),
+        (
+            "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {min_lr: 2}",
+            "c.yaml:8:22: schedule `polynomial` has no parameter `min_lr`",
+            "it has lr_end, power",
+        ),
+        (
+            "lr_scheduler_type: warmup_stable_decay\nlr_scheduler_kwargs: {decay_type: sqrt}",
+            "c.yaml:8:22: `decay_type` in `lr_scheduler_kwargs` must be `linear`, `cosine` or `1-sqrt`, found \"sqrt\"",
+            "correct the value, or remove it",
+        ),
+        (
+            "lr_scheduler_type: cosine_with_min_lr",
+            "c.yaml:7:20: schedule `cosine_with_min_lr` needs its minimum",
+            "say for example `lr_scheduler_kwargs: {min_lr_rate: 0.1}`, a tenth of `learning_rate`",
+        ),
+        (
+            "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 0, min_lr_rate: 0.1}",
+            "c.yaml:8:22: `min_lr` and `min_lr_rate` both say the minimum",
+            "keep one of the two",
+        ),
+        (
+            "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {lr_end: 1e-3}",
+            "c.yaml:7:20: schedule `polynomial` ends at 1e-3, not below `learning_rate`",
+            "set `lr_end` in `lr_scheduler_kwargs` below `learning_rate`",
+        ),
+        (
+            "lr_scheduler_kwargs: 5",
+            "c.yaml:7:22: `lr_scheduler_kwargs` must be a table of names and values, for example {num_cycles: 2}, found 5",
+            "correct the value, or remove the key",
         ),
         (
             "optim: adafactor",
             "c.yaml:7:8: `optim` is `adafactor`, which is not supported yet",
-            "supported: `adamw_torch` or `adamw_torch_fused`",
+            "supported: `adamw_torch`, `adamw_torch_fused`, `adamw_torch_xla`, `adamw_torch_npu_fused`, `adamw_apex_fused`, \
+             `adamw_anyprecision`, `paged_adamw` or `paged_adamw_32bit`",
         ),
         (
             "optim: adam",
-            "c.yaml:7:8: `optim` must be `adamw_torch` or `adamw_torch_fused`, found \"adam\"",
+            "c.yaml:7:8: `optim` must be `adamw_torch`, `adamw_torch_fused`, `adamw_torch_xla`, `adamw_torch_npu_fused`, \
+             `adamw_apex_fused`, `adamw_anyprecision`, `paged_adamw` or `paged_adamw_32bit`, found \"adam\"",
             "without the key it is adamw_torch",
         ),
         (
@@ -295,6 +338,21 @@ fn yaml_errors_name_place_and_way_out() {
             "c.yaml: `load_best_model_at_end` needs `save_steps` (500) to be a multiple of `eval_steps` (200)",
             "set `save_steps` to 600, or remove `load_best_model_at_end`",
         ),
+        (
+            "interleave_probs: 0.5,0.5",
+            "c.yaml: `interleave_probs` says how data sets are interleaved, but they are joined",
+            "set `mix_strategy` to \"interleave_under\" or \"interleave_over\", or remove `interleave_probs`",
+        ),
+        (
+            "mix_strategy: interleave_over\ninterleave_probs: 0.5,0.5",
+            "c.yaml: `interleave_probs` has 2 shares for 1 data sets",
+            "give one share for every data set",
+        ),
+        (
+            "mix_strategy: interleave_once",
+            "c.yaml:7:15: `mix_strategy` is `interleave_once`, which is not supported yet",
+            "supported: `concat`, `interleave_under` or `interleave_over`",
+        ),
         ("do_eval: true", "c.yaml:7:10: `do_eval` needs held-out rows", "give `eval_dataset` or `val_size`"),
         (
             "val_size: 0.1\neval_dataset: e",
@@ -342,7 +400,8 @@ fn configs_of_other_commands_are_named() {
         (
             "model: m\npeft_config:\n  name: lora\n  r: 8\n",
             "c.yaml:1:1: `model` is a key of LlamaFactory's v1 dialect, which is not read",
-            "write LlamaFactory's usual keys; for `model`: model_name_or_path",
+            "write LlamaFactory's usual keys; for `model`: model_name_or_path; `peft_config`: lora_rank, lora_alpha, \
+             lora_dropout, lora_target",
         ),
         ("stage: dpo\n", "c.yaml:1:8: `stage` is `dpo`, which is not supported yet", "supported: `sft`"),
         (

@@ -4,6 +4,7 @@ use super::*;
 use serde_json::json;
 
 mod errors;
+mod table;
 
 const YAML: &str = "model_name_or_path: m\nstage: sft\ndo_train: true\ndataset: d\ntemplate: qwen3\noutput_dir: o\n";
 const TOML: &str = "[model]\nmodel_name_or_path = \"m\"\n[data]\ndataset = [\"d\"]\n[output]\noutput_dir = \"o\"\n";
@@ -30,18 +31,18 @@ fn defaults_follow_the_dialect() {
         "model": {"model_name_or_path": "m", "adapter_name_or_path": null, "cache_dir": null, "model_revision": "main",
             "device": "auto"},
         "data": {"dataset": ["d"], "eval_dataset": [], "test_dataset": [], "dataset_dir": "data", "template": "qwen3", "cutoff_len": 2048,
-            "over_length": "truncate", "max_samples": null, "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
+            "over_length": "truncate", "max_samples": null, "mix_strategy": "concat", "interleave_probs": [], "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
             "enable_thinking": true, "preserve_thinking": false, "default_system": null},
         "lora": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_target":
             ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "use_rslora": false},
         "train": {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
-            "learning_rate": 5e-5, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear",
+            "learning_rate": 5e-5, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear", "lr_scheduler_kwargs": {},
             "warmup_ratio": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
             "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "bf16": false, "seed": 42, "data_seed": null,
-            "disable_shuffling": false, "shared_prefix": true, "gradient_checkpointing": "auto", "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500,
+            "disable_shuffling": false, "train_sampling_strategy": "random", "shared_prefix": true, "gradient_checkpointing": "auto", "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500,
             "early_stopping_steps": null, "sample_prompts": [], "eval_couplets": 0, "max_seconds": null},
         "output": {"output_dir": "o", "overwrite_output_dir": false, "logging_steps": 500, "plot_loss": false,
-            "include_num_input_tokens_seen": false, "save_strategy": "steps", "save_steps": 500, "save_total_limit": null,
+            "include_num_input_tokens_seen": "no", "save_strategy": "steps", "save_steps": 500, "save_total_limit": null,
             "save_only_model": false, "resume_from_checkpoint": "auto", "load_best_model_at_end": false,
             "metric_for_best_model": "eval_loss", "greater_is_better": false},
     });
@@ -121,6 +122,11 @@ fn values_are_read_as_llamafactory_reads_them() {
     let saving: Pick =
         |r| format!("{:?} {} {:?}", r.output.save_strategy, r.output.save_steps, r.output.save_total_limit);
     let resume: Pick = |r| format!("{:?}", r.output.resume_from_checkpoint);
+    let schedule: Pick =
+        |r| format!("{:?}{}", r.train.lr_scheduler_type, scheduler::in_words(&r.train.lr_scheduler_kwargs));
+    let sampling: Pick = |r| format!("{:?}", r.train.train_sampling_strategy);
+    let counted: Pick = |r| format!("{:?}", r.output.include_num_input_tokens_seen);
+    let mix: Pick = |r| format!("{:?} {:?}", r.data.mix_strategy, r.data.interleave_probs);
     let metric: Pick = |r| format!("{} {}", r.output.metric_for_best_model, r.output.greater_is_better);
     for (lines, pick, want, why) in [
         ("learning_rate: 5e-5", rate, "5e-5", "no point: a string to plain YAML 1.1"),
@@ -150,6 +156,27 @@ fn values_are_read_as_llamafactory_reads_them() {
         ("resume_from_checkpoint: true", resume, "Always", "the newest"),
         ("resume_from_checkpoint: no", resume, "Never", "YAML 1.1"),
         ("resume_from_checkpoint: o/checkpoint-5", resume, "From(\"o/checkpoint-5\")", "this one"),
+        ("lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2}", schedule, "Polynomial (power 2)", "a table"),
+        (
+            "lr_scheduler_type: cosine\nlr_scheduler_kwargs:\n  num_cycles: '1.5'",
+            schedule,
+            "Cosine (num_cycles 1.5)",
+            "over lines, a number in quotes",
+        ),
+        (
+            "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: '{\"power\": 2, \"lr_end\": 1e-6}'",
+            schedule,
+            "Polynomial (lr_end 0.000001, power 2)",
+            "JSON in a string",
+        ),
+        ("optim: paged_adamw_32bit", schedule, "Linear", "AdamW by another name"),
+        ("group_by_length: true", sampling, "GroupByLength", "the older spelling"),
+        ("train_sampling_strategy: sequential", sampling, "Sequential", "the present one"),
+        ("include_num_input_tokens_seen: true", counted, "All", "as transformers 5 reads it"),
+        ("include_num_input_tokens_seen: non_padding", counted, "NonPadding", "a word"),
+        ("include_num_input_tokens_seen: no", counted, "No", "YAML 1.1"),
+        ("mix_strategy: interleave_under\ninterleave_probs: [1.0]", mix, "InterleaveUnder [1.0]", "a list"),
+        ("lr_scheduler_kwargs: {}", schedule, "Linear", "nothing said"),
         ("metric_for_best_model: loss", metric, "eval_loss false", "Hugging Face adds the eval_"),
     ] {
         assert_eq!(pick(&yaml(lines)), want, "{lines}: {why}");
@@ -222,6 +249,7 @@ fn notices_warn_of_surprising_pairs() {
     let with = |text: &'static str| [silent[0], silent[1], text];
     assert_eq!(of("save_total_limit: 1\n", &silent), ["save_total_limit"], "two are kept");
     assert_eq!(of("save_total_limit: 1\n", &with("save_strategy=no")), [""; 0], "none are kept");
+    assert_eq!(of("warmup_ratio: 0.1\nwarmup_steps: 5\n", &silent), ["warmup_steps"], "versions differ");
     let early = "early_stopping_steps: 3\neval_strategy: epoch\nsave_strategy: epoch\nval_size: 5\n";
     assert_eq!(of(early, &silent), ["early_stopping_steps"], "the last is written");
     assert_eq!(of(early, &with("load_best_model_at_end=true")), [""; 0], "the best is written");

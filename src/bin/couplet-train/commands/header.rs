@@ -3,12 +3,12 @@
 use crate::machine;
 use candle_core::DType;
 use couplet_train::{
-    config::{Dialect, OverLength, Recipe, TemplateName},
+    config::{Dialect, OverLength, Recipe, TemplateName, scheduler},
     dataset,
     device::Opened,
     kernels,
     model::{Params, Qwen3Config, qwen3::Keep},
-    optim::schedule::warmup_steps,
+    optim::Schedule,
     plan::{Load, Memory, gigabytes},
     report::Header,
     trainer::{Cut, plan::StepPlan},
@@ -64,7 +64,9 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     );
     for file in &facts.data.files {
         let mut text = format!("{}: {} rows", file.name, thousands(file.kept));
-        if file.read < file.rows {
+        if file.drawn {
+            text += &format!(" ({} random ones of {}: num_samples)", thousands(file.read), thousands(file.rows));
+        } else if file.read < file.rows {
             text += &format!(" (the first {} of {}: max_samples)", thousands(file.read), thousands(file.rows));
         }
         for (count, what) in [(file.dropped, "dropped"), (file.truncated, "truncated"), (file.empty_responses, "empty")]
@@ -210,12 +212,12 @@ fn template_line(recipe: &Recipe) -> String {
 
 fn rate_line(recipe: &Recipe, total_steps: usize) -> String {
     let train = &recipe.train;
-    let warmup = warmup_steps(train.warmup_steps, train.warmup_ratio, total_steps);
-    let kind = serde_json::to_value(train.lr_scheduler_type).ok().and_then(|v| v.as_str().map(str::to_owned));
+    let warmup = Schedule::new(train, total_steps).warmup_steps;
+    let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
     format!(
-        "{:e} peak, {}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
+        "{:e} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
         train.learning_rate,
-        kind.unwrap_or_default(),
+        train.lr_scheduler_type.name(),
         train.weight_decay,
         train.max_grad_norm,
         train.seed

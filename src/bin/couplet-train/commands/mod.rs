@@ -1,8 +1,10 @@
 //! One file per command; each wires the library's rooms together and prints.
 
 mod adapter;
+mod advice;
 mod ask;
 mod chat;
+mod config;
 mod data;
 mod doctor;
 mod evaluate;
@@ -42,6 +44,7 @@ pub fn run(cli: Cli, look: Look) -> Result<u8> {
         Some(Command::Evaluate(args)) => evaluate::run(&args, look),
         Some(Command::Export(args)) => export::run(&args, look),
         Some(Command::Adapter(AdapterCommand::Check(args))) => adapter::check(&args, look),
+        Some(Command::Config(command)) => config::run(&command, look).map(|()| 0),
         Some(Command::Data(DataCommand::Prepare(args))) => data::prepare(&args, look).map(|()| 0),
         Some(Command::Doctor) => doctor::run(look),
     }

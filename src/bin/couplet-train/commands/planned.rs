@@ -53,7 +53,7 @@ impl Planned {
             share_prefix: recipe.train.shared_prefix && recipe.lora.lora_dropout == 0.0,
             keep: Keep::Lean,
         };
-        let largest = cut.largest(&StepPlan::new(data.train.len(), &recipe.train), &data.train)?;
+        let largest = cut.largest(&StepPlan::of(&data.train, &recipe.train), &data.train)?;
         let (samples, load) = largest.unwrap_or_default();
         let load = Load { evaluated: cut.largest_evaluation(&data.eval), ..load };
         let saves = recipe.output.save_strategy != SaveStrategy::No;

@@ -1,6 +1,7 @@
 //! `couplet-train --config FILE [key=value …]`: from a recipe to a trained adapter.
 
 use super::{
+    advice,
     data::quoted,
     finished,
     header::{self, Facts, device_line},
@@ -89,7 +90,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         cut: planned.cut,
         recorder: None,
         logging_steps: recipe.output.logging_steps,
-        count_input_tokens: recipe.output.include_num_input_tokens_seen,
+        counted_tokens: recipe.output.include_num_input_tokens_seen,
         saver: Some(Saver::new(&recipe, identity, place.begins_after())),
         choice: choice(&recipe),
         stop: &may_stop,
@@ -107,6 +108,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
 
     // 2. Said before it is done.
     let mut header = said_before(&recipe, &inputs, &planned, &trainer, notices);
+    advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
     place.notices(&out, short_of_room, &mut header);
     console.header(&header);
     if !place.lock.is_held() {

@@ -1,7 +1,7 @@
 //! The rows the final adapter is scored on, all by one formula: training, held-out and test rows.
 
 use couplet_train::{
-    config::{DataConfig, Recipe},
+    config::{DataConfig, MixStrategy, Recipe},
     dataset::{self, Example, Tokenizer},
     error::Result,
     report::{Score, Scores},
@@ -26,7 +26,13 @@ pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Example>>
         return Ok(vec![]);
     }
     let names = recipe.data.test_dataset.clone();
-    let data = DataConfig { dataset: vec![], eval_dataset: names, val_size: 0.0, ..recipe.data.clone() };
+    let data = DataConfig {
+        dataset: vec![],
+        eval_dataset: names,
+        val_size: 0.0,
+        mix_strategy: MixStrategy::Concat, // all of them, once
+        ..recipe.data.clone()
+    };
     Ok(dataset::load(&data, recipe.train.seed, tokenizer)?.eval)
 }
 

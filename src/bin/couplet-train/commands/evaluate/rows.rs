@@ -2,7 +2,7 @@
 
 use crate::commands::ask::{Asked, Trained};
 use couplet_train::{
-    config::{DataConfig, EvaluationConfig, OverLength},
+    config::{DataConfig, EvaluationConfig, MixStrategy, OverLength},
     dataset::{self, Example, Splits, summary::Warning},
     error::{Error, Result},
     eval::suite::{Case, Known, are_couplets, cases},
@@ -96,6 +96,8 @@ fn data_config(config: &EvaluationConfig, names: &[String], receipt: Option<&Val
     let default_over = if config.inference.llamafactory { OverLength::Truncate } else { OverLength::Error };
     let splits = config.eval_dataset.is_empty() && config.val_size > 0.0;
     let (dataset, eval_dataset) = if splits { (names.to_vec(), vec![]) } else { (vec![], names.to_vec()) };
+    // What was held out of mixed data sets is found by mixing them again.
+    let mixed = known.as_ref().filter(|data| splits && data.dataset == names);
     DataConfig {
         dataset,
         eval_dataset,
@@ -105,6 +107,8 @@ fn data_config(config: &EvaluationConfig, names: &[String], receipt: Option<&Val
         cutoff_len: config.cutoff_len.or(known.as_ref().map(|data| data.cutoff_len)).unwrap_or(2048),
         over_length: config.over_length.or(known.as_ref().map(|data| data.over_length)).unwrap_or(default_over),
         max_samples: config.max_samples,
+        mix_strategy: mixed.map_or(MixStrategy::Concat, |data| data.mix_strategy),
+        interleave_probs: mixed.map(|data| data.interleave_probs.clone()).unwrap_or_default(),
         val_size: if splits { config.val_size } else { 0.0 },
         mask_history: known.as_ref().is_some_and(|data| data.mask_history),
         train_on_prompt: known.as_ref().is_some_and(|data| data.train_on_prompt),

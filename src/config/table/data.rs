@@ -1,0 +1,94 @@
+//! The rows, and how they become tokens.
+
+use super::{
+    Absent,
+    Absent::{Required, Same, Unset},
+    Answer::{Ignored, Refused},
+    BOTH, EVALUATE, Key, NO, NOTHING, SCORED,
+    Section::Data,
+    TRAIN, by, keys, read, theirs, words,
+};
+use crate::config::kind::{Kind, Words};
+
+const TEMPLATE: Kind = Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] };
+const OVER_LENGTH: Kind = Kind::Choice { now: &["error", "drop", "truncate"], later: &[] };
+/// `interleave_once` is refused by the `datasets` library that LlamaFactory stands on.
+const MIX: Kind = Kind::Choice { now: &["concat", "interleave_under", "interleave_over"], later: &["interleave_once"] };
+const WORKERS: Words =
+    words("rows are read and tokenised without workers or a cache", "数据的读取与分词不需要工作进程和缓存");
+const ORDER: Words = words("rows follow LlamaFactory's order", "数据按 LlamaFactory 的顺序");
+const TEXT_ONLY: Words = words("only text is trained", "只训练文本");
+const ROWS: Words = words("rows are trained one by one", "每行单独训练");
+
+pub(super) static KEYS: &[Key] = keys! {
+    dataset: read(SCORED, Data, Kind::List, Required),
+        words("names in dataset_info.json, joined in this order", "dataset_info.json 中的数据集名，按此顺序连接");
+    eval_dataset: read(SCORED, Data, Kind::List, Unset),
+        words("held-out data sets; excludes `val_size`", "验证数据集；不能与 `val_size` 同用");
+    test_dataset: read(TRAIN, Data, Kind::List, Unset),
+        words("rows neither trained on nor chosen by: the final adapter is scored on them once", "既不训练也不用于选择的数据：最后对适配器评分一次");
+    dataset_dir: read(SCORED, Data, Kind::Text, Same("data")),
+        words("folder of dataset_info.json", "dataset_info.json 所在的目录");
+    template: read(BOTH, Data, TEMPLATE, Absent::By { llamafactory: None, toml: Some("qwen3") }),
+        words("qwen3 for hybrid models, qwen3_nothink for the -2507-Instruct ones", "混合模型用 qwen3，-2507-Instruct 模型用 qwen3_nothink");
+    cutoff_len: read(SCORED, Data, Kind::Whole(2), Same("2048")),
+        words("the longest row, in tokens", "每行最多的词元数");
+    over_length: read(SCORED, Data, OVER_LENGTH, by("truncate", "error")),
+        words("what happens to longer rows", "超长的行如何处理：报错、丢弃或截断");
+    max_samples: read(SCORED, Data, Kind::Whole(1), Unset),
+        words("only the first rows of every data set", "每个数据集只取前若干行");
+    mix_strategy: read(TRAIN, Data, MIX, Same("concat")),
+        words("how several data sets become one: one after the other, or interleaved until the first (under) or the last (over) is used up",
+              "多个数据集如何合并：依次连接，或交错，直到最短的（under）或全部（over）用完");
+    interleave_probs: read(TRAIN, Data, Kind::Shares, Unset),
+        words("share of every data set when they are interleaved; without it in turn", "交错时各数据集的概率；不写时轮流");
+    val_size: read(SCORED, Data, Kind::ShareOrCount, Same("0")),
+        words("rows held out of `dataset`: a share below 1, a count from 1", "从 `dataset` 中留出的验证行：小于 1 为比例，否则为条数");
+    mask_history: read(TRAIN, Data, Kind::Flag, Same("false")),
+        words("only the last answer of a conversation is trained", "多轮对话只训练最后一轮回答");
+    train_on_prompt: read(TRAIN, Data, Kind::Flag, Same("false")),
+        words("prompt tokens are trained too", "提示部分也参与训练");
+    enable_thinking: read(BOTH, Data, Kind::Thinking, by("true", "false")),
+        words("template qwen3: true trains an empty thought, false puts it before the answer untrained and removes thoughts, null puts it there and keeps them",
+              "模板 qwen3：true 训练空思考块；false 把它放在回答之前、不训练，并删去思考；null 同样放置但保留思考");
+    preserve_thinking: read(TRAIN, Data, Kind::Flag, Same("false")),
+        words("thoughts of earlier turns stay under `mask_history`", "`mask_history` 下保留前几轮的思考");
+    default_system: read(BOTH, Data, Kind::Text, Unset),
+        words("system text for rows without one", "没有系统提示的行所用的系统提示");
+    n: theirs(EVALUATE, Kind::Whole(1), Unset),
+        words("answers to every row that are found under `rules` and ranked", "每行在 `rules` 下生成并排序的答案数");
+
+    packing: NO, ROWS;
+    neat_packing: NO, ROWS;
+    streaming: NO, words("all rows are read before training", "训练前会读入全部数据");
+    buffer_size: Ignored, words("all rows are read before training", "训练前会读入全部数据");
+    eval_on_each_dataset: NO, words("held-out data sets are joined", "验证数据集会合并");
+    ignore_pad_token_for_loss: Refused(&["true"]), words("padding is never trained", "填充部分从不参与训练");
+    tokenized_path: NOTHING, words("rows are tokenised at every start, in seconds", "每次启动时重新分词，只需数秒");
+    length_column_name: Refused(&["length"]), ORDER;
+    sortish_sampler: NO, ORDER;
+    label_names: NOTHING, words("the answers of the data are the labels", "标签即数据中的回答");
+    dataloader_drop_last: NO, words("a last incomplete batch is trained too", "最后不满的一批也会训练");
+
+    overwrite_cache: Ignored, WORKERS;
+    preprocessing_batch_size: Ignored, WORKERS;
+    preprocessing_num_workers: Ignored, WORKERS;
+    dataloader_num_workers: Ignored, WORKERS;
+    dataloader_pin_memory: Ignored, WORKERS;
+    dataloader_persistent_workers: Ignored, WORKERS;
+    dataloader_prefetch_factor: Ignored, WORKERS;
+    data_shared_file_system: Ignored, WORKERS;
+    remove_unused_columns: Ignored, WORKERS;
+    tool_format: Ignored, words("rows with tools are not trained", "不训练带工具的数据");
+    media_dir: Ignored, TEXT_ONLY;
+    image_max_pixels: Ignored, TEXT_ONLY;
+    image_min_pixels: Ignored, TEXT_ONLY;
+    image_do_pan_and_scan: Ignored, TEXT_ONLY;
+    crop_to_patches: Ignored, TEXT_ONLY;
+    video_max_pixels: Ignored, TEXT_ONLY;
+    video_min_pixels: Ignored, TEXT_ONLY;
+    video_fps: Ignored, TEXT_ONLY;
+    video_maxlen: Ignored, TEXT_ONLY;
+    use_audio_in_video: Ignored, TEXT_ONLY;
+    audio_sampling_rate: Ignored, TEXT_ONLY;
+};

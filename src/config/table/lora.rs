@@ -1,0 +1,49 @@
+//! What is trained in the base.
+
+use super::{
+    Absent::{Same, Unset},
+    Answer::{Ignored, Refused},
+    Key, NO, NOTHING, SCORED,
+    Section::Lora,
+    TRAIN, keys, read, theirs, words,
+};
+use crate::config::kind::{Kind, Words};
+
+const STAGE: Kind = Kind::Choice { now: &["sft"], later: &["pt", "rm", "ppo", "dpo", "kto"] };
+const TYPE: Kind = Kind::Choice { now: &["lora"], later: &["full", "freeze", "oft"] };
+const RANDOM: Words = words("A starts random and B at zero", "A 随机初始化，B 为零");
+const CROSS_ENTROPY: Words = words("the loss is cross entropy", "损失为交叉熵");
+
+pub(super) static KEYS: &[Key] = keys! {
+    lora_rank: read(TRAIN, Lora, Kind::Whole(1), Same("8")),
+        words("rank r: A is r × in, B is out × r", "秩 r：A 为 r × in，B 为 out × r");
+    lora_alpha: read(TRAIN, Lora, Kind::Positive, Unset),
+        words("the update is scaled by lora_alpha / lora_rank; without it twice the rank", "更新量乘以 lora_alpha / lora_rank；不写时为秩的两倍");
+    lora_dropout: read(TRAIN, Lora, Kind::BelowOne, Same("0")),
+        words("probability of zeroing an input of A, in training only", "训练时将 A 的输入置零的概率");
+    lora_target: read(TRAIN, Lora, Kind::List, Same("all")),
+        words("projections that get an adapter: all, or some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+              "加适配器的投影：all，或 q_proj、k_proj、v_proj、o_proj、gate_proj、up_proj、down_proj 中的几个");
+    use_rslora: read(TRAIN, Lora, Kind::Flag, Same("false")),
+        words("scale by lora_alpha / √lora_rank", "按 lora_alpha / √lora_rank 缩放");
+    stage: theirs(SCORED, STAGE, Same("sft")),
+        words("what is learned: answers to instructions", "训练阶段：指令微调");
+    finetuning_type: theirs(SCORED, TYPE, Same("lora")),
+        words("what is trained: a LoRA adapter", "训练方式：LoRA 适配器");
+
+    additional_target: NOTHING, words("train the seven projections of `lora_target`", "请训练 `lora_target` 的七个投影");
+    module_dropout: Refused(&["0"]), words("use `lora_dropout`", "请用 `lora_dropout`");
+    loraplus_lr_ratio: NOTHING, words("A and B share one learning rate", "A 与 B 使用同一学习率");
+    loraplus_lr_embedding: Ignored, words("A and B share one learning rate", "A 与 B 使用同一学习率");
+    use_dora: NO, words("train plain LoRA or `use_rslora`", "请使用普通 LoRA 或 `use_rslora`");
+    pissa_init: NO, RANDOM;
+    pissa_iter: Ignored, RANDOM;
+    pissa_convert: NO, RANDOM;
+    create_new_adapter: NO, words("merge the first adapter into the base beforehand", "请先把已有适配器合并进基座模型");
+    pure_bf16: NO, words("use `bf16: true`: the base is bf16, the adapter stays f32", "请用 `bf16: true`：基座为 bf16，适配器保持 f32");
+    use_dft_loss: NO, CROSS_ENTROPY;
+    use_eaft_loss: NO, CROSS_ENTROPY;
+    eaft_alpha: Ignored, CROSS_ENTROPY;
+    use_asft_loss: NO, CROSS_ENTROPY;
+    asft_alpha: Ignored, CROSS_ENTROPY;
+};

@@ -1,0 +1,309 @@
+//! The table as its users see it: every key driven, converted, explained, and the committed pages current.
+
+use super::*;
+use crate::config::{
+    keys::all,
+    kind::Kind,
+    table::{Answer, Command, Read},
+};
+use std::{fs, path::PathBuf};
+
+/// A value other than the default, and what else must be said for it to hold.
+fn example(name: &str, kind: Kind) -> (String, &'static str) {
+    let value = match name {
+        "dataset" => "other, d",
+        "over_length" => "drop",
+        "model_name_or_path" | "output_dir" | "dataset_dir" => "other/folder",
+        "device" => "cuda:1",
+        "lora_target" => "v_proj",
+        "template" => "qwen3_nothink",
+        "eval_dataset" | "test_dataset" => "held_out",
+        "metric_for_best_model" => "eval_loss_per_token",
+        "mix_strategy" => "interleave_over",
+        "train_sampling_strategy" => "sequential",
+        "interleave_probs" => return ("\"1.0\"".into(), "mix_strategy: interleave_under\n"),
+        "lr_scheduler_kwargs" => return ("{num_cycles: 2}".into(), "lr_scheduler_type: cosine\n"),
+        "eval_strategy" => return ("epoch".into(), "val_size: 5\n"),
+        "early_stopping_steps" => return ("3".into(), "val_size: 5\neval_strategy: epoch\n"),
+        "sample_prompts" => return ("[\"a, b\"]".into(), "val_size: 5\n"),
+        "eval_couplets" => return ("3".into(), "val_size: 5\n"),
+        "load_best_model_at_end" => {
+            return ("true".into(), "val_size: 5\neval_strategy: epoch\nsave_strategy: epoch\n");
+        }
+        "warmup_steps" => "3",
+        "overwrite_output_dir" | "plot_loss" | "greater_is_better" => "true",
+        _ => match kind {
+            Kind::Text => "a/name",
+            Kind::Flag => "true",
+            Kind::Whole(_) | Kind::Steps | Kind::Limit => "7",
+            Kind::Share | Kind::BelowOne | Kind::ShareOrCount => "0.25",
+            Kind::Positive | Kind::NonNegative => "0.125",
+            Kind::Thinking => "none",
+            Kind::Resume => "o/checkpoint-5",
+            Kind::Choice { now, .. } => now.last().copied().unwrap_or_default(),
+            Kind::List | Kind::Texts => "a",
+            Kind::Shares => "1.0",
+            Kind::Table => "{}",
+        },
+    };
+    (value.into(), "")
+}
+
+fn read_in_training() -> impl Iterator<Item = (&'static str, &'static Read)> {
+    all().filter_map(|key| Some((key.name, key.read_by(Command::Train)?)))
+}
+
+fn with(base: &str, name: &str, line: &str) -> String {
+    let rest: String = base.lines().filter(|l| !l.starts_with(&format!("{name}:"))).map(|l| format!("{l}\n")).collect();
+    rest + line
+}
+
+/// Keys that decide which command runs, or have only one value so far.
+const NO_RECIPE: [&str; 5] = ["stage", "finetuning_type", "optim", "do_train", "do_eval"];
+
+#[test]
+fn every_key_that_is_read_changes_the_recipe() {
+    for (name, read) in read_in_training().filter(|(name, _)| !NO_RECIPE.contains(name)) {
+        let (value, besides) = example(name, read.kind);
+        let base = format!("{YAML}{besides}");
+        let before = self::read(Format::Yaml, &base, &[]).unwrap().recipe;
+        let text = with(&base, name, &format!("{name}: {value}\n"));
+        let after = self::read(Format::Yaml, &text, &[]).unwrap_or_else(|err| panic!("{name}: {err}")).recipe;
+        let changed = after.diff(&serde_json::to_value(&before).unwrap());
+        assert!(!changed.is_empty(), "{name}: {value} changes nothing");
+        let leaf = match name {
+            "use_cpu" => "device",
+            "group_by_length" => "train_sampling_strategy",
+            _ => name,
+        };
+        assert!(changed.iter().any(|difference| difference.key == leaf), "{name} changes {changed:?}");
+    }
+}
+
+#[test]
+fn every_field_of_a_recipe_is_used_outside_of_the_config() {
+    fn walk(dir: &Path, text: &mut String) {
+        for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            match entry.is_dir() {
+                true if entry.ends_with("config") => {}
+                true => walk(&entry, text),
+                false if entry.extension().is_some_and(|e| e == "rs") => {
+                    let file = fs::read_to_string(&entry).unwrap();
+                    text.push_str(file.split("\n#[cfg(test)]\nmod tests").next().unwrap());
+                }
+                false => {}
+            }
+        }
+    }
+    let mut text = String::new();
+    walk(&root().join("src"), &mut text);
+    let recipe = serde_json::to_value(yaml("")).unwrap();
+    for (section, fields) in recipe.as_object().unwrap() {
+        for field in fields.as_object().into_iter().flatten().map(|(field, _)| field) {
+            assert!(text.contains(&format!(".{field}")), "[{section}] {field} is read by nothing");
+        }
+    }
+}
+
+#[test]
+fn every_other_key_is_ignored_once_or_refused() {
+    for key in all() {
+        let given = format!("{YAML}{}: true\n", key.name);
+        match (key.answer, read(Format::Yaml, &given, &[])) {
+            (Answer::Ignored, Ok(loaded)) => {
+                assert_eq!(loaded.notices[0].en, format!("ignored: {}", key.name));
+                assert_eq!(loaded.recipe, yaml(""), "{}", key.name);
+            }
+            (Answer::Ignored, Err(err)) => panic!("{}: {err}", key.name),
+            (Answer::Refused(off), result) => {
+                assert_eq!(result.is_ok(), off.contains(&"true"), "{}", key.name);
+                for off in off {
+                    let quiet = read(Format::Yaml, &format!("{YAML}{}: {off}\n", key.name), &[]).unwrap();
+                    assert_eq!(quiet.recipe, yaml(""), "{}: {off}", key.name);
+                }
+            }
+            (Answer::Read(_), _) => {}
+        }
+        // In TOML nobody has to carry a key along.
+        let section = key.read_by(Command::Train).and_then(|read| read.home);
+        if section.is_none() {
+            assert!(read(Format::Toml, &format!("{TOML}[train]\n{} = 99\n", key.name), &[]).is_err(), "{}", key.name);
+        }
+    }
+}
+
+fn convert_text(text: &str, name: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, text).unwrap();
+    convert(&path, &[]).unwrap_or_else(|err| panic!("{err}\n{text}")).0
+}
+
+/// There and back: the same recipe in both, and the same text the second time.
+fn goes_round(yaml_text: &str) {
+    let toml = convert_text(yaml_text, "c.yaml");
+    let back = convert_text(&toml, "c.toml");
+    let recipe = |format, text: &str| {
+        let mut recipe = read(format, text, &[]).unwrap_or_else(|err| panic!("{err}\n{text}")).recipe;
+        recipe.dialect = Dialect::Toml;
+        recipe
+    };
+    let first = recipe(Format::Yaml, yaml_text);
+    assert_eq!(recipe(Format::Toml, &toml), first, "{toml}");
+    assert_eq!(recipe(Format::Yaml, &back), first, "{back}");
+    assert_eq!(convert_text(&back, "c.yaml"), toml);
+    assert_eq!(convert_text(&toml, "c.toml"), back);
+}
+
+#[test]
+fn every_key_survives_the_way_to_toml_and_back() {
+    goes_round(YAML);
+    for (name, read) in read_in_training() {
+        let (value, besides) = match name {
+            "do_eval" => ("true".into(), "val_size: 5\n"),
+            _ => example(name, read.kind),
+        };
+        goes_round(&with(&format!("{YAML}{besides}"), name, &format!("{name}: {value}\n")));
+    }
+}
+
+#[test]
+fn odd_values_survive_too() {
+    for lines in [
+        "default_system: 'a: \"b\" # c'\n",
+        "default_system: \"one\\ntwo 下联\"\n",
+        "sample_prompts: ['1', 'a, b', 'no']\nval_size: 0.1\n",
+        "enable_thinking: null\n",
+        "max_steps: -1\nsave_total_limit: -1\nadapter_name_or_path: null\n",
+        "warmup_steps: 0.05\nlearning_rate: 1e-05\nadam_epsilon: 1e-08\n",
+        "resume_from_checkpoint: false\n",
+        "lr_scheduler_type: warmup_stable_decay\nlr_scheduler_kwargs: {decay_type: 1-sqrt, min_lr_ratio: 0.1}\n",
+        "evaluation_strategy: steps\nval_size: 10\nuse_cpu: true\nmodel_revision: '1.0'\nreport_to: wandb\n",
+    ] {
+        goes_round(&format!("{YAML}{lines}"));
+    }
+}
+
+#[test]
+fn a_converted_file_explains_itself() {
+    let toml = convert_text(&format!("{YAML}lora_rank: 16\nreport_to: wandb\n"), "c.yaml");
+    assert!(toml.starts_with("[model]\nmodel_name_or_path = \"m\"  # the base model"), "{toml}");
+    assert!(toml.contains("[lora]\nlora_rank = 16  # rank r: A is r × in, B is out × r / 秩"), "{toml}");
+    assert!(toml.contains("over_length = \"truncate\"  # "), "what the YAML did without saying so: {toml}");
+    assert!(!toml.contains("report_to") && !toml.contains("lora_alpha"), "{toml}");
+    let yaml = convert_text(TOML, "c.toml");
+    assert!(yaml.starts_with("stage: sft\ndo_train: true\nfinetuning_type: lora\n"), "{yaml}");
+    assert!(yaml.contains("\nover_length: error  # ") && yaml.contains("\nwarmup_ratio: 0.1  # "), "{yaml}");
+}
+
+#[test]
+fn what_does_not_train_has_no_toml_and_is_told_how_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    for (more, fact, command) in [
+        ("", "this config asks a model, and only training has a TOML form", "chat"),
+        ("export_dir: x\n", "this config exports a model, and only training has a TOML form", "export"),
+        ("do_predict: true\n", "this config evaluates a model, and only training has a TOML form", "evaluate"),
+    ] {
+        fs::write(&path, format!("model_name_or_path: m\ntemplate: qwen3\n{more}")).unwrap();
+        let err = convert(&path, &[]).expect_err(more);
+        assert_eq!(err.to_string(), format!("{}: {fact}", path.display()));
+        let hint = format!("it runs as it is: `couplet-train {command} {}`", path.display());
+        assert_eq!(err.hint_text(false), Some(hint.as_str()));
+    }
+    fs::write(&path, "model: m\ntrain_dataset: d\nmicro_batch_size: 2\n").unwrap();
+    let err = convert(&path, &[]).expect_err("the v1 dialect");
+    let hint = "write LlamaFactory's usual keys; for `model`: model_name_or_path; `train_dataset`: dataset; \
+                `micro_batch_size`: per_device_train_batch_size";
+    assert_eq!(err.hint_text(false), Some(hint));
+}
+
+#[test]
+fn shipped_configs_go_round() {
+    for entry in fs::read_dir(root().join("configs")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let yaml = match Format::of(&path).unwrap() {
+            Format::Toml => convert_text(&text, "c.toml"),
+            _ => text,
+        };
+        goes_round(&yaml);
+    }
+}
+
+#[test]
+fn a_key_is_explained_in_both_languages() {
+    for (name, en, zh) in [
+        (
+            "lora_rank",
+            "lora_rank: read by train\n  rank r: A is r × in, B is out × r\n  takes   a whole number of at least 1\n  \
+             absent  8\n  TOML    [lora]\n",
+            "lora_rank: 用于 train\n  秩 r：A 为 r × in，B 为 out × r\n  取值    不小于 1 的整数\n  默认值  8\n  TOML    [lora]\n",
+        ),
+        (
+            "use_dora",
+            "use_dora: not supported, but for false\n  train plain LoRA or `use_rslora`\n",
+            "use_dora: 不支持，只能为 false\n  请使用普通 LoRA 或 `use_rslora`\n",
+        ),
+        (
+            "flash_attn",
+            "flash_attn: accepted without effect\n  it changes speed or memory, not the result\n",
+            "flash_attn: 可写，但不起作用\n  只影响速度或显存，不影响结果\n",
+        ),
+    ] {
+        assert_eq!((explain(name, false).unwrap().as_str(), explain(name, true).unwrap().as_str()), (en, zh));
+    }
+    let old = explain("evaluation_strategy", false).unwrap();
+    assert!(old.starts_with("evaluation_strategy → eval_strategy\neval_strategy: read by train\n"), "{old}");
+    for (name, fact, hint) in [
+        ("lora_rnak", "there is no key `lora_rnak`", "did you mean `lora_rank`?"),
+        ("zzz", "there is no key `zzz`", "`couplet-train config explain` lists all keys"),
+        (
+            "micro_batch_size",
+            "`micro_batch_size` is a key of LlamaFactory's v1 dialect, which is not read",
+            "here it is per_device_train_batch_size",
+        ),
+    ] {
+        let err = explain(name, false).expect_err(name);
+        assert_eq!((err.to_string().as_str(), err.hint_text(false)), (fact, Some(hint)));
+    }
+    for key in all() {
+        assert!(explain(key.name, false).is_ok() && explain(key.name, true).is_ok(), "{}", key.name);
+        assert!(overview(false).contains(key.name) && overview(true).contains(key.name), "{}", key.name);
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_committed_pages_are_what_the_table_says() {
+    for (name, text, command) in [
+        ("docs/config.md", reference(), "explain --markdown"),
+        ("docs/config.schema.json", format!("{:#}\n", schema(Dialect::Toml)), "schema"),
+        ("docs/llamafactory.schema.json", format!("{:#}\n", schema(Dialect::LlamaFactory)), "schema --llamafactory"),
+    ] {
+        let committed = fs::read_to_string(root().join(name)).unwrap_or_default().replace("\r\n", "\n");
+        assert!(committed == text, "{name} is not current; write it anew: couplet-train config {command} > {name}");
+    }
+}
+
+#[test]
+fn the_schema_admits_what_the_parser_admits() {
+    let of = |dialect| schema(dialect)["properties"].clone();
+    let (flat, sections) = (of(Dialect::LlamaFactory), of(Dialect::Toml));
+    for key in all() {
+        assert!(flat[key.name].is_object(), "{}", key.name);
+        let home = key.read_by(Command::Train).and_then(|read| read.home);
+        for section in sections.as_object().unwrap().keys() {
+            let stands = sections[section]["properties"][key.name].is_object();
+            assert_eq!(stands, home.is_some_and(|home| home.name() == section), "{} in [{section}]", key.name);
+        }
+    }
+    assert_eq!(sections["lora"]["properties"]["lora_rank"]["minimum"], 1);
+    assert_eq!(sections["train"]["properties"]["lr_scheduler_type"]["default"], "cosine");
+    assert_eq!(flat["lr_scheduler_type"]["default"], "linear");
+    assert_eq!(flat["use_dora"]["enum"], json!([false, null]));
+    assert_eq!(flat["flash_attn"]["deprecated"], true);
+}

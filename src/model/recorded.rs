@@ -140,8 +140,9 @@ impl Pass {
 
     /// Another micro-batch of the shape in place of the one before.
     fn put(self, other: &Placed) -> Result<Self> {
-        let pairs = self.inputs.tensors().into_iter().zip(other.tensors());
-        pairs.map(|(to, from)| Ok(to.slice_set(from, 0, 0)?)).collect::<Result<()>>()?;
+        for (to, from) in self.inputs.tensors().into_iter().zip(other.tensors()) {
+            to.slice_set(from, 0, 0)?;
+        }
         Ok(self)
     }
 }

@@ -9,7 +9,7 @@ use couplet_train::{
     kernels::{ProductPath, peak},
     rng::Key,
 };
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 /// The word behind `--name` on the command line.
 pub fn option<'a>(args: &'a [String], name: &str) -> Option<&'a String> {
@@ -26,10 +26,15 @@ pub fn random_weight(name: &str, shape: &[usize], dtype: DType) -> Result<Tensor
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
 }
 
+/// The repository, where cargo runs the benchmark or says the caller; else where it was built.
+pub fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+}
+
 /// The tokenizer of the tests' fixture.
 pub fn qwen3_tokenizer() -> Tokenizer {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = std::fs::File::open(root.join("tests/fixtures/qwen3_tokenizer/tokenizer.json.gz")).expect("the fixture");
+    let file =
+        std::fs::File::open(root().join("tests/fixtures/qwen3_tokenizer/tokenizer.json.gz")).expect("the fixture");
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file), &mut bytes).expect("gzip");
     Tokenizer::from_bytes(&bytes).expect("a tokenizer")
@@ -62,10 +67,23 @@ pub fn round(x: f64) -> f64 {
 
 /// The highest resident memory of this process, in GiB, where the system tells.
 pub fn peak_rss_gib() -> Option<f64> {
+    peak_rss_bytes().map(|bytes| (bytes as f64 / (1u64 << 30) as f64 * 1e3).round() / 1e3)
+}
+
+/// The same in bytes.
+pub fn peak_rss_bytes() -> Option<u64> {
+    status("VmHWM")
+}
+
+/// Resident memory of this process now, in bytes.
+pub fn rss_bytes() -> Option<u64> {
+    status("VmRSS")
+}
+
+fn status(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some((kib / 1048576.0 * 1e3).round() / 1e3)
+    let line = status.lines().find(|l| l.starts_with(name))?;
+    line.split_whitespace().nth(1)?.parse().ok().map(|kib: u64| kib << 10)
 }
 
 /// The CPU, where the system tells.

@@ -1,33 +1,42 @@
 //! Whole training steps: `cargo bench` prints one JSON line per case, each measured in a process of its own.
 //!
-//! `benches/peer/step.py` runs the same work in PyTorch + PEFT; `benches/peer/compare.py` runs both in turn and prints ratios.
+//! `benches/peer/step.py` runs the same work in PyTorch + PEFT; `benches/peer/compare.py` runs both in turn and prints ratios;
+//! `benches/gpu.py` does everything there is to do on a card.
 //!
 //!     cargo bench --bench step                                           both default cases
 //!     cargo bench --bench step -- --case qwen3-0.6b --dtype bf16 --batch 8 --data FILE.json --steps 5
 //!     cargo bench --bench step -- --case qwen3-0.6b --rows 512 --batch 2    rows of 512 tokens, all labelled, nothing in common
 //!     cargo bench --bench step -- --case qwen3-0.6b --batch 1 --accumulate 8
 //!     cargo bench --bench step -- --case qwen3-0.6b --rank 16 --saves 5  what a checkpoint costs the steps beside it
+//!     cargo bench --features cuda --bench step -- --case qwen3-14b --dtype bf16 --device cuda:0
 
 #[path = "common.rs"]
 mod common;
+#[path = "machine.rs"]
+mod machine;
+#[path = "work.rs"]
+mod work;
 
-use candle_core::{DType, Device};
-use common::{PEAK, cpu_name, fastest_path, load_average, median, peak_rss_gib, qwen3_tokenizer, random_weight, round};
+use candle_core::{DType, Tensor};
+use common::{cpu_name, load_average, median, peak_rss_gib, qwen3_tokenizer, root, round};
 use couplet_train::{
-    config::{self, DataConfig, LoraConfig, Projection},
-    dataset::{self, Example, IGNORE, Origin, tokenizer::Tokenizer},
-    kernels::{self, ProductPath, peak},
-    model::{Checkpoint, Params, Qwen3, Qwen3Config, lora::initial_values, qwen3::Keep},
+    config::{self, DataConfig, DeviceChoice, LoraConfig, Projection},
+    dataset::{self, Example, Origin, tokenizer::Tokenizer},
+    kernels,
+    model::{Checkpoint, Params, Qwen3, Qwen3Config, Recorder, lora::initial_values, params::Layout, qwen3::Keep},
     optim::{AdamW, AdamWConfig, clip},
-    plan::{self, Flop, Shape},
-    testing::qwen3_0_6b,
+    plan::{self, Shape},
+    testing,
     trainer::{Cut, Progress, saver::Saver, step},
 };
+use machine::Machine;
+use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
 };
+use work::Work;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -51,6 +60,9 @@ struct Options {
     /// Tokens of every row, drawn by [`synthetic`] instead of read from `data`.
     rows: Option<usize>,
     dtype: DType,
+    device: DeviceChoice,
+    /// A peak of small operands, for where a card is played by the CPU.
+    quick: bool,
     /// Samples that a padding trainer feeds at once.
     batch: usize,
     /// How many such make a step. Here both only say how many samples a step has.
@@ -67,13 +79,14 @@ struct Options {
 
 impl Options {
     fn parse(args: &[String]) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let get = |name: &str| common::option(args, name).cloned();
         let number = |name: &str| get(name).map(|n| n.parse().expect("a number"));
         Self {
             case: get("--case").unwrap_or_default(),
-            data: get("--data").map_or(root.join("data/couplets_train.json"), PathBuf::from),
+            data: get("--data").map_or(root().join("data/couplets_train.json"), PathBuf::from),
             dtype: if get("--dtype").as_deref() == Some("bf16") { DType::BF16 } else { DType::F32 },
+            device: device(get("--device").as_deref().unwrap_or("auto")),
+            quick: args.iter().any(|a| a == "--quick"),
             rows: number("--rows"),
             batch: number("--batch").unwrap_or(8),
             accumulate: number("--accumulate").unwrap_or(1),
@@ -90,11 +103,26 @@ impl Options {
             saves: number("--saves").unwrap_or(0),
         }
     }
+
+    /// Samples of a step.
+    fn per_step(&self) -> usize {
+        self.batch * self.accumulate
+    }
 }
+
+fn device(name: &str) -> DeviceChoice {
+    match name {
+        "auto" => DeviceChoice::Auto,
+        "cpu" => DeviceChoice::Cpu,
+        card => DeviceChoice::Cuda(card.trim_start_matches("cuda:").parse().expect("--device auto, cpu or cuda:N")),
+    }
+}
+
+/// A step is its samples, with their numbers.
+type Step<'e> = Vec<(usize, &'e Example)>;
 
 #[expect(clippy::print_stdout, reason = "the result")]
 fn run(options: &Options) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let lora = LoraConfig {
         lora_rank: options.rank,
         lora_alpha: 2.0 * options.rank as f64,
@@ -102,122 +130,64 @@ fn run(options: &Options) {
         lora_target: Projection::ALL.to_vec(),
         use_rslora: false,
     };
-    let device = Device::Cpu;
-    let (config, (model, layout), tokenizer) = match options.case.as_str() {
-        "tiny" => {
-            let dir = root.join("data/tiny_qwen3");
-            let config = Qwen3Config::load(&dir).expect("config.json");
-            let checkpoint = Checkpoint::open(&dir).expect("weights");
-            let model = Qwen3::load(&config, &checkpoint, &lora, options.dtype, &device).expect("a model");
-            (config, model, Tokenizer::load(&dir).expect("a tokenizer"))
-        }
-        "qwen3-0.6b" => {
-            let config = qwen3_0_6b();
-            let weight = |name: &str, shape: &[usize]| random_weight(name, shape, options.dtype);
-            let model = Qwen3::build(&config, &lora, options.dtype, &device, weight).expect("a model");
-            (config, model, qwen3_tokenizer())
-        }
-        other => panic!("unknown case {other}: tiny, qwen3-0.6b"),
-    };
-    let mut params =
-        Params::new(layout, options.dtype, &device, |slot| Ok(initial_values(slot, 42))).expect("parameters");
-    let constants = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
-    let mut optim = AdamW::new(constants, params.len(), &device).expect("an optimizer");
-    let budget = options.micro_batch_tokens.unwrap_or_else(|| plan::micro_batch_rows(&config, options.dtype, &device));
+    let config = geometry(&options.case);
+    let machine = Machine::open(options.device, config.parameters(), options.dtype, options.quick).expect("a device");
+    let before = machine.used();
+    let began = Instant::now();
+    let (model, layout, tokenizer) = model(options, &config, &lora, &machine);
+    machine.wait().expect("the weights");
+    let (loading, loaded) = (began.elapsed().as_secs_f64(), machine.used());
+    let mut training = Training::new(&model, layout, options, &config, &machine);
+    let rest = machine.used();
 
-    let cut = Cut { max_rows: budget, share_prefix: options.share_prefix, keep: options.keep };
-    let per_step = options.batch * options.accumulate;
-    let needed = per_step * (options.steps + options.warmup);
-    let examples = match options.rows {
+    let needed = options.per_step() * (options.steps + options.warmup);
+    let examples: Vec<Example> = match options.rows {
         Some(tokens) => (0..needed).map(|sample| synthetic(sample, tokens, config.vocab_size)).collect(),
         None => examples(&options.data, needed, &tokenizer),
     };
-    let batches: Vec<Vec<(usize, &Example)>> =
-        examples.chunks_exact(per_step).map(|batch| batch.iter().enumerate().collect()).collect();
-    let path = fastest_path(options.dtype);
-    // Seconds of the gradient and of the update, and the loss.
-    let one_step = |params: &mut Params, optim: &mut AdamW, batch: &[(usize, &Example)]| {
-        let began = Instant::now();
-        let gradient = step::gradient(&model, params, batch, cut, None, None, &|| false)
-            .expect("a gradient")
-            .expect("not stopped");
-        let (took, began) = (began.elapsed().as_secs_f64(), Instant::now());
-        let factor = clip::factor(gradient.grad_norm, 1.0);
-        let updated = optim.step(params.flat(), &gradient.flat, 1e-4, factor).expect("an update");
-        params.set(updated).expect("parameters");
-        (took, began.elapsed().as_secs_f64(), (gradient.loss * 1e4).round() / 1e4)
-    };
-    let (mut gradients, mut updates, mut losses) = (vec![], vec![], vec![]);
-    // Between the steps, for on a shared host what the threads can do changes from second to second.
-    let mut peaks = vec![];
-    for batch in &batches {
-        peaks.push(peak(path, PEAK));
-        let (gradient, update, loss) = one_step(&mut params, &mut optim, batch);
-        gradients.push(gradient);
-        updates.push(update);
-        losses.push(loss);
+    let steps: Vec<Step> =
+        examples.chunks_exact(options.per_step()).map(|batch| batch.iter().enumerate().collect()).collect();
+    let mut took = vec![];
+    let (mut peaks, mut most) = (vec![], None);
+    for batch in &steps {
+        // Between the steps, for on a shared host what the threads can do changes from second to second.
+        peaks.push(machine.peak().expect("products"));
+        machine.forget_peak();
+        took.push(training.step(batch));
+        most = most.max(machine.peak_used());
     }
-    peaks.push(peak(path, PEAK));
+    peaks.push(machine.peak().expect("products"));
+    let bandwidth = machine.bandwidth().expect("copies");
+    let (digest, moved) = training.digest(&took);
+    let peak_rss = peak_rss_gib();
     let around = &peaks[options.warmup..];
-    let (peak_rss, peak) = (peak_rss_gib(), around.iter().sum::<f64>() / around.len() as f64);
-    let (timed, gradients, updates) =
-        (&batches[options.warmup..], &gradients[options.warmup..], &updates[options.warmup..]);
+    let peak = around.iter().sum::<f64>() / around.len() as f64;
+    let (timed, times) = (&steps[options.warmup..], &took[options.warmup..]);
     // The share of the forward pass: the same rows once more, without gradients, outside the clock of the steps.
-    let forward = |batch: &Vec<(usize, &Example)>| {
-        let began = Instant::now();
-        for micro in cut.batches(batch) {
-            model.nll(&micro.expect("a micro-batch").0, &params).expect("losses");
-        }
-        began.elapsed().as_secs_f64()
-    };
-    let forwards: Vec<f64> = timed.iter().map(forward).collect();
+    let forwards: Vec<f64> = timed.iter().map(|batch| training.forward(batch)).collect();
+    let saving = (options.saves > 0).then(|| saving(&mut training, options, &steps[0]));
+
+    let cut = training.cut;
     let shape = Shape { model: &config, lora: &lora, dtype: options.dtype, saves: false };
     let work = Work::of(timed, options.batch, cut, &shape);
-    let saving = (options.saves > 0).then(|| {
-        let dir = tempfile::tempdir().expect("a folder");
-        let saver = saver(dir.path(), options.rank);
-        let take =
-            |params: &Params, optim: &AdamW| saver.snapshot(params, optim, &Progress::default()).expect("a snapshot");
-        let began = Instant::now();
-        let snapshot = take(&params, &optim);
-        let copy = began.elapsed().as_secs_f64();
-        let began = Instant::now();
-        snapshot.write(dir.path()).expect("a checkpoint");
-        let write = began.elapsed().as_secs_f64();
-        // The same batch every time, alone and beside a save in turn.
-        let (mut alone, mut beside) = (0.0, 0.0);
-        for _ in 0..options.saves {
-            let (gradient, update, _) = one_step(&mut params, &mut optim, &batches[0]);
-            alone += gradient + update;
-            let began = Instant::now();
-            let snapshot = take(&params, &optim);
-            std::thread::scope(|scope| {
-                let writing = scope.spawn(|| snapshot.write(dir.path()).expect("a checkpoint"));
-                one_step(&mut params, &mut optim, &batches[0]);
-                writing.join().expect("a writer");
-            });
-            beside += began.elapsed().as_secs_f64();
-        }
-        let n = options.saves as f64;
-        serde_json::json!({
-            "mb": round(12.0 * params.len() as f64 / 1e6), "copy_s": round(copy), "write_s": round(write),
-            "step_alone_s": round(alone / n), "step_beside_a_save_s": round(beside / n),
-            "share_of_10_steps": round((beside - alone) / (10.0 * alone)),
-        })
-    });
-    let seconds: Vec<f64> = gradients.iter().zip(updates).map(|(gradient, update)| gradient + update).collect();
-    let backwards = gradients.iter().zip(&forwards).map(|(gradient, forward)| gradient - forward).collect();
+    let all = Work::of(&steps, options.batch, cut, &shape);
+    let (predicted, tensors) = all.memory(&shape, cut, machine.card.is_some());
+    let of = |part: fn(&Took) -> f64| times.iter().map(part).collect::<Vec<f64>>();
+    let seconds = of(|step| step.gradient + step.update);
+    let backwards = times.iter().zip(&forwards).map(|(step, forward)| step.gradient - forward).collect();
     let total: f64 = seconds.iter().sum();
     let rate = |count: usize| round(count as f64 / total);
     let gflop_step = |flop: u64| round(flop as f64 / 1e9 / options.steps as f64);
     let utilisation = |flop: u64| round(flop as f64 / total / peak);
-    let report = serde_json::json!({
+    let difference = |after: Option<u64>, before: Option<u64>| after.zip(before).map(|(after, before)| after - before);
+    let report = json!({
         "case": options.case, "dtype": format!("{:?}", options.dtype).to_lowercase(), "rows": options.rows,
+        "card": machine.card,
         "batch": options.batch, "accumulate": options.accumulate, "steps": options.steps,
         "s_step_best": round(seconds.iter().copied().fold(f64::INFINITY, f64::min)),
         "s_step_median": round(median(seconds)), "s_forward_median": round(median(forwards)),
-        "s_backward_median": round(median(backwards)), "s_update_median": round(median(updates.to_vec())),
-        "samples_s": rate(per_step * options.steps), "real_tok_s": rate(work.real), "fed_tok_s": rate(work.fed),
+        "s_backward_median": round(median(backwards)), "s_update_median": round(median(of(|step| step.update))),
+        "samples_s": rate(options.per_step() * options.steps), "real_tok_s": rate(work.real), "fed_tok_s": rate(work.fed),
         "padded_tok_s": rate(work.padded), "label_tok_s": rate(work.label),
         "tokens": { "real": work.real, "fed": work.fed, "padded": work.padded, "label": work.label },
         "gflop_step": {
@@ -225,53 +195,168 @@ fn run(options: &Options) {
             "projections": gflop_step(work.executed.projections), "adapters": gflop_step(work.executed.adapters),
             "head": gflop_step(work.executed.head), "attention": gflop_step(work.executed.attention),
         },
-        "peak_gflop_s": round(peak / 1e9), "peak_path": path.name(), "path": ProductPath::chosen().expect("a path").name(),
+        "peak_gflop_s": round(peak / 1e9), "peak_path": machine.peak_of(), "path": machine.path().expect("a path"),
+        "copy_gb_s": bandwidth.map(|bytes| round(bytes / 1e9)),
         "mfu_effective": utilisation(work.useful.total()), "mfu_hardware": utilisation(work.executed.total()),
-        "peak_rss_gib": peak_rss, "micro_batch_tokens": budget, "shared_prefix": options.share_prefix,
-        "keep": options.keep, "threads": rayon::current_num_threads(), "cpu": cpu_name(), "load1": load_average(),
-        "loss": losses, "saving": saving,
+        "peak_rss_gib": peak_rss, "s_load": round(loading),
+        "memory": {
+            "predicted": predicted, "predicted_peak": tensors, "weights": difference(loaded, before),
+            "trainable": difference(rest, loaded), "peak": difference(most, before),
+        },
+        "micro_batch_tokens": cut.max_rows, "shared_prefix": options.share_prefix,
+        "keep": options.keep, "recorded": training.recorder.is_some(), "threads": rayon::current_num_threads(), "cpu": cpu_name(), "load1": load_average(),
+        "loss": took.iter().map(|step| (step.loss * 1e4).round() / 1e4).collect::<Vec<f64>>(), "digest": digest,
+        "moved": round(moved),
+        "declined": kernels::declined(), "saving": saving,
     });
     println!("{report}");
 }
 
-/// What steps hold, summed over them.
-#[derive(Default)]
-struct Work {
-    /// Tokens of the samples.
-    real: usize,
-    /// Rows that went through the model.
-    fed: usize,
-    /// Tokens as LlamaFactory's collator would feed them: `batch` samples at once, each as long as the longest, and that a multiple of 8.
-    padded: usize,
-    /// Tokens that were trained.
-    label: usize,
-    useful: Flop,
-    executed: Flop,
+fn geometry(case: &str) -> Qwen3Config {
+    match (case, case.strip_prefix("qwen3-").and_then(testing::qwen3)) {
+        ("tiny", _) => Qwen3Config::load(&root().join("data/tiny_qwen3")).expect("config.json"),
+        // Small enough for where a card is played, with the real tokenizer's vocabulary and an untied head.
+        ("toy", _) => Qwen3Config {
+            hidden_size: 64,
+            intermediate_size: 192,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 64,
+            tie_word_embeddings: false,
+            ..testing::qwen3_0_6b()
+        },
+        (_, Some(config)) => config,
+        _ => panic!("unknown case {case}: tiny, toy, qwen3-0.6b, -1.7b, -4b, -8b, -14b, -32b"),
+    }
 }
 
-impl Work {
-    fn of(steps: &[Vec<(usize, &Example)>], batch: usize, cut: Cut, shape: &Shape) -> Self {
-        let mut work = Self::default();
-        for samples in steps {
-            for (_, sample) in samples {
-                let (tokens, labels) = (sample.input_ids.len(), sample.labels[1..].iter());
-                let labels = labels.filter(|label| **label != IGNORE).count();
-                work.real += tokens;
-                work.label += labels;
-                work.useful += shape.useful(tokens, labels);
-            }
-            for together in samples.chunks(batch) {
-                let longest = together.iter().map(|(_, sample)| sample.input_ids.len()).max().expect("a sample");
-                work.padded += together.len() * longest.next_multiple_of(8);
-            }
-            for micro in cut.batches(samples) {
-                let (micro, _) = micro.expect("a micro-batch");
-                work.fed += micro.ids.len();
-                work.executed += shape.executed(&micro, cut.keep);
-            }
-        }
-        work
+/// The checkpoint of `tiny` with its tokenizer, else random weights and Qwen3's.
+fn model(options: &Options, config: &Qwen3Config, lora: &LoraConfig, machine: &Machine) -> (Qwen3, Layout, Tokenizer) {
+    let ((model, layout), tokenizer) = if options.case == "tiny" {
+        let dir = root().join("data/tiny_qwen3");
+        let checkpoint = Checkpoint::open(&dir).expect("weights");
+        let model = Qwen3::load(config, &checkpoint, lora, options.dtype, &machine.device).expect("a model");
+        (model, Tokenizer::load(&dir).expect("a tokenizer"))
+    } else {
+        let weight = |name: &str, shape: &[usize]| machine.weight(name, shape);
+        let model = Qwen3::build(config, lora, options.dtype, &machine.device, weight).expect("a model");
+        (model, qwen3_tokenizer())
+    };
+    (model, layout, tokenizer)
+}
+
+/// Seconds of a step, and what came of it.
+struct Took {
+    gradient: f64,
+    update: f64,
+    loss: f64,
+    grad_norm: f64,
+}
+
+/// What changes from step to step, and how a step goes.
+struct Training<'a> {
+    machine: &'a Machine,
+    model: &'a Qwen3,
+    params: Params,
+    /// The run compares with it at its end.
+    start: Tensor,
+    optim: AdamW,
+    /// As in the program: where `COUPLET_TRAIN_GRAPHS=on` asks for recorded passes.
+    recorder: Option<Recorder>,
+    cut: Cut,
+}
+
+impl<'a> Training<'a> {
+    fn new(model: &'a Qwen3, layout: Layout, options: &Options, config: &Qwen3Config, machine: &'a Machine) -> Self {
+        let (dtype, device) = (options.dtype, &machine.device);
+        let params = Params::new(layout, dtype, device, |slot| Ok(initial_values(slot, 42))).expect("parameters");
+        let constants = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+        let optim = AdamW::new(constants, params.len(), device).expect("an optimizer");
+        let max_rows = options.micro_batch_tokens.unwrap_or_else(|| plan::micro_batch_rows(config, dtype, device));
+        let cut = Cut { max_rows, share_prefix: options.share_prefix, keep: options.keep };
+        machine.wait().expect("parameters");
+        let recorded = Recorder::is_asked_for(model, 0.0).expect("recorded passes");
+        let recorder = recorded.then(|| Recorder::new(&params).expect("recorded passes"));
+        let start = params.flat().clone();
+        Self { machine, model, params, start, optim, recorder, cut }
     }
+
+    fn step(&mut self, batch: &Step) -> Took {
+        let began = Instant::now();
+        let recorder = self.recorder.as_mut();
+        let gradient = step::gradient(self.model, &self.params, batch, self.cut, None, recorder, &|| false);
+        let gradient = gradient.expect("a gradient").expect("not stopped");
+        // The loss and the norm have been read, so a card is done with it.
+        let (took, began) = (began.elapsed().as_secs_f64(), Instant::now());
+        let factor = clip::factor(gradient.grad_norm, 1.0);
+        let updated = self.optim.step(self.params.flat(), &gradient.flat, 1e-4, factor).expect("an update");
+        let set = match self.recorder {
+            Some(_) => self.params.set_in_place(updated),
+            None => self.params.set(updated),
+        };
+        set.expect("parameters");
+        self.machine.wait().expect("an update");
+        let update = began.elapsed().as_secs_f64();
+        Took { gradient: took, update, loss: gradient.loss, grad_norm: gradient.grad_norm }
+    }
+
+    /// Seconds of a forward pass alone.
+    fn forward(&self, batch: &Step) -> f64 {
+        let began = Instant::now();
+        for micro in self.cut.batches(batch) {
+            self.model.nll(&micro.expect("a micro-batch").0, &self.params).expect("losses");
+        }
+        self.machine.wait().expect("losses");
+        began.elapsed().as_secs_f64()
+    }
+
+    /// Of every bit of the losses, norms and parameters: equal digests, equal runs. And which share of the parameters moved.
+    #[expect(clippy::disallowed_methods, reason = "after the last step")]
+    fn digest(&self, steps: &[Took]) -> (String, f64) {
+        let numbers: Vec<f64> = steps.iter().flat_map(|step| [step.loss, step.grad_norm]).collect();
+        let values = |flat: &Tensor| flat.to_vec1::<f32>().expect("parameters");
+        let (start, trained) = (values(&self.start), values(self.params.flat()));
+        let moved = start.iter().zip(&trained).filter(|(before, after)| before != after).count();
+        let mut hash = blake3::Hasher::new();
+        hash.update(bytemuck::cast_slice(&numbers)).update(bytemuck::cast_slice(&trained));
+        (hash.finalize().to_hex()[..16].to_owned(), moved as f64 / trained.len() as f64)
+    }
+}
+
+/// What a checkpoint takes, and a step beside one.
+fn saving(training: &mut Training, options: &Options, batch: &Step) -> Value {
+    let dir = tempfile::tempdir().expect("a folder");
+    let saver = saver(dir.path(), options.rank);
+    let take = |training: &Training| {
+        saver.snapshot(&training.params, &training.optim, &Progress::default()).expect("a snapshot")
+    };
+    let began = Instant::now();
+    let snapshot = take(training);
+    let copy = began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    snapshot.write(dir.path()).expect("a checkpoint");
+    let write = began.elapsed().as_secs_f64();
+    // The same batch every time, alone and beside a save in turn.
+    let (mut alone, mut beside) = (0.0, 0.0);
+    for _ in 0..options.saves {
+        let took = training.step(batch);
+        alone += took.gradient + took.update;
+        let began = Instant::now();
+        let snapshot = take(training);
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| snapshot.write(dir.path()).expect("a checkpoint"));
+            training.step(batch);
+            writing.join().expect("a writer");
+        });
+        beside += began.elapsed().as_secs_f64();
+    }
+    let n = options.saves as f64;
+    json!({
+        "mb": round(12.0 * training.params.len() as f64 / 1e6), "copy_s": round(copy), "write_s": round(write),
+        "step_alone_s": round(alone / n), "step_beside_a_save_s": round(beside / n),
+        "share_of_10_steps": round((beside - alone) / (10.0 * alone)),
+    })
 }
 
 /// Writes into `dir`.
@@ -297,7 +382,7 @@ fn examples(data: &Path, needed: usize, tokenizer: &Tokenizer) -> Vec<Example> {
         dataset_dir: data.parent().expect("a folder").to_owned(),
         cutoff_len: 512,
         max_samples: Some(needed),
-        ..couplet_train::testing::data_config()
+        ..testing::data_config()
     };
     let rows = dataset::load(&config, 42, tokenizer).expect("the data").train;
     rows.iter().cycle().take(needed).cloned().collect()

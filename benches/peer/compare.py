@@ -60,10 +60,10 @@ def read(path):
         return f.read()
 
 
-def replaced(page, text):
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(END) < page.index(BEGIN):
-        sys.exit(f"--page: expected one line {BEGIN} and one line {END} behind it")
-    return page[:page.index(BEGIN) + len(BEGIN)] + "\n" + text + page[page.index(END):]
+def replaced(page, text, begin=BEGIN, end=END):
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(end) < page.index(begin):
+        sys.exit(f"--page: expected one line {begin} and one line {end} behind it")
+    return page[:page.index(begin) + len(begin)] + "\n" + text + page[page.index(end):]
 
 
 def build():
@@ -151,11 +151,18 @@ def rounds_of(a, sides):
 def refuse_other_work(setting, runs):
     first, *others = [run for done in runs.values() if not isinstance(done, str) for run in done]
     for run in others:
-        names = ["real", "label"] + (["padded"] if run["batch"] == first["batch"] else [])
-        same = run["steps"] == first["steps"] and all(run["tokens"][name] == first["tokens"][name] for name in names)
-        useful = [r["gflop_step"]["useful"] for r in (run, first)]
-        if not same or abs(useful[0] - useful[1]) > 1e-6 * useful[1]:
-            sys.exit(f"{setting}: the sides did other work: {run['tokens']}, {first['tokens']}, useful GFLOP {useful}")
+        if other := other_work(first, run):
+            sys.exit(f"{setting}: {other}")
+
+
+def other_work(first, run):
+    """Why two sides cannot be compared; nothing where they did the same."""
+    names = ["real", "label"] + (["padded"] if run["batch"] == first["batch"] else [])
+    same = run["steps"] == first["steps"] and all(run["tokens"][name] == first["tokens"][name] for name in names)
+    useful = [r["gflop_step"]["useful"] for r in (run, first)]
+    if not same or abs(useful[0] - useful[1]) > 1e-6 * useful[1]:
+        return f"the sides did other work: {run['tokens']}, {first['tokens']}, useful GFLOP {useful}"
+    return None
 
 
 def cells(done, peak, first):

@@ -5,6 +5,7 @@
     python benches/peer/step.py --dtype bf16 --batch 1 --accumulate 8 --gc
     python benches/peer/step.py --rows 512 --batch 2               # rows of 512 tokens, all labelled, nothing in common
     python benches/peer/step.py --model data/tiny_qwen3 --steps 20 # a real checkpoint
+    python benches/peer/step.py --geometry qwen3-14b --dtype bf16 --batch 32 --device cuda
 
 One step = forward, backward, clip to norm 1.0, AdamW (fused), on --accumulate batches of --batch couplets. The rows are taken in file
 order, tokenised the way LlamaFactory's template `qwen3` does with thinking off, and padded on the right to a multiple of 8. The loss is
@@ -16,9 +17,21 @@ import argparse, gzip, json, os, resource, statistics, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 QWEN3_TOKENIZER = os.path.join(ROOT, "tests", "fixtures", "qwen3_tokenizer", "tokenizer.json.gz")
-GEOMETRIES = {  # as in the published config.json
-    "qwen3-0.6b": dict(vocab_size=151936, hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8,
-                       head_dim=128, intermediate_size=3072, tie_word_embeddings=True),
+
+
+def geometry(hidden, intermediate, blocks, heads, tied, key_value_heads=8, head_dim=128):
+    return dict(vocab_size=151936, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=blocks, num_attention_heads=heads,
+                num_key_value_heads=key_value_heads, head_dim=head_dim, tie_word_embeddings=tied)
+
+
+GEOMETRIES = {  # as in the published config.json, but for `toy`, which is that of benches/step.rs
+    "toy": geometry(64, 192, 2, 2, False, 1, 64),
+    "qwen3-0.6b": geometry(1024, 3072, 28, 16, True),
+    "qwen3-1.7b": geometry(2048, 6144, 28, 16, True),
+    "qwen3-4b": geometry(2560, 9728, 36, 32, True),
+    "qwen3-8b": geometry(4096, 12288, 36, 32, False),
+    "qwen3-14b": geometry(5120, 17408, 40, 40, False),
+    "qwen3-32b": geometry(5120, 25600, 64, 64, False),
 }
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -36,6 +49,7 @@ def parse_args():
     p.add_argument("--rank", type=int, default=8, help="LoRA rank on all seven projections (default: %(default)s)")
     p.add_argument("--alpha", type=int, default=16, help="LoRA alpha (default: %(default)s)")
     p.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="bf16: bf16 base, f32 LoRA, autocast (default: %(default)s)")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
     p.add_argument("--gc", action="store_true", help="recompute activations in the backward pass (gradient checkpointing)")
     p.add_argument("--threads", type=int, default=os.cpu_count(), help="PyTorch's threads (default: all, %(default)s here)")
     p.add_argument("--steps", type=int, default=5, help="timed steps (default: %(default)s)")
@@ -60,14 +74,15 @@ def cpu_name():
         return platform.processor() or "unknown"
 
 
-def random_model(geometry, dtype):
-    """Qwen3 with random weights, drawn in their own type: no f32 copy of a bf16 model."""
+def random_model(geometry, dtype, device):
+    """Qwen3 with random weights, drawn in their own type and place: no f32 copy of a bf16 model, and none in the host's memory."""
     import torch, transformers
 
     config = transformers.Qwen3Config(**GEOMETRIES[geometry], rope_theta=1e6, rms_norm_eps=1e-6, max_position_embeddings=40960,
                                       attn_implementation="sdpa")
     torch.set_default_dtype(torch.bfloat16 if dtype == "bf16" else torch.float32)
-    model = transformers.Qwen3ForCausalLM(config)
+    with torch.device(device):
+        model = transformers.Qwen3ForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     return model
 
@@ -146,6 +161,23 @@ def report(seconds, rows, batch, gflop):
     }
 
 
+def card_peak():
+    """FLOP per second of a large product in bf16, as benches/machine.rs measures it."""
+    import torch
+
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    a @ b
+    rounds = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(4):
+            a @ b
+        torch.cuda.synchronize()
+        rounds.append((time.perf_counter() - start) / 4)
+    return 2 * 8192**3 / statistics.median(rounds)
+
+
 def main():
     a = parse_args()
     os.environ["OMP_NUM_THREADS"] = str(a.threads)  # before torch is imported
@@ -157,12 +189,13 @@ def main():
 
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
-    bf16 = a.dtype == "bf16"
+    bf16, on_card = a.dtype == "bf16", a.device == "cuda"
+    wait = torch.cuda.synchronize if on_card else lambda: None
     if a.model:
         dtype = torch.bfloat16 if bf16 else torch.float32
-        model = transformers.AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype, attn_implementation="sdpa")
+        model = transformers.AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype, attn_implementation="sdpa").to(a.device)
     else:
-        model = random_model(a.geometry, a.dtype)
+        model = random_model(a.geometry, a.dtype, a.device)
     model.config.use_cache = False
     if a.gc:
         model.enable_input_require_grads()
@@ -190,9 +223,13 @@ def main():
         ids = torch.tensor([fill(i, pad) for i, _ in batch])
         labels = torch.tensor([fill(l, -100) for _, l in batch])
         mask = torch.tensor([fill([1] * len(i), 0) for i, _ in batch])
-        return ids, labels, mask
+        return [x.to(a.device) for x in (ids, labels, mask)]
 
     model.train()
+    peak = card_peak() if on_card else None
+    if on_card:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     parts, cpu, losses = {"forward": [], "backward": [], "update": []}, [], []
     for step in range(a.warmup + a.steps):
@@ -202,20 +239,24 @@ def main():
         forward = backward = 0.0
         for at in range(0, per_step, a.batch):
             ids, labels, mask = collate(step_rows[at:at + a.batch])
+            wait()
             start = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast(a.device, torch.bfloat16, enabled=bf16):
                 logits = model(input_ids=ids, attention_mask=mask).logits
             targets = F.pad(labels, (0, 1), value=-100)[:, 1:]
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum") / labelled
             del logits
+            wait()
             middle = time.perf_counter()
             loss.backward()
+            wait()
             end = time.perf_counter()
             forward, backward, total_loss = forward + middle - start, backward + end - middle, total_loss + float(loss.detach())
         start = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        wait()
         for name, seconds in (("forward", forward), ("backward", backward), ("update", time.perf_counter() - start)):
             parts[name].append(seconds)
         cpu.append(time.process_time() - cpu_start)
@@ -230,6 +271,9 @@ def main():
         "model": a.model or a.geometry, "dtype": a.dtype, "gradient_checkpointing": a.gc, "rows": a.rows, "batch": a.batch,
         "accumulate": a.accumulate, "rank": a.rank, **report([sum(times) for times in zip(*timed.values())], timed_rows, a.batch, gflop),
         **{f"s_{name}_median": round(statistics.median(times), 4) for name, times in timed.items()},
+        "card": torch.cuda.get_device_name() if on_card else None, "peak_gflop_s": round(peak / 1e9, 4) if on_card else None,
+        "peak_card_bytes": torch.cuda.max_memory_allocated() if on_card else None,
+        "reserved_card_bytes": torch.cuda.max_memory_reserved() if on_card else None,
         "cpu_s_step_best": round(min(cpu[a.warmup:]), 4),
         "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / gib, 3), "rss_before_steps_gib": round(before / gib, 3),
         "loss": losses, "threads": a.threads, "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,

@@ -22,7 +22,7 @@ pub enum Part {
         /// What blocks keep of it.
         keep: Keep,
     },
-    /// New masters and moments beside the old.
+    /// The gradient's norm, and new masters and moments beside the old.
     Update,
     /// Held-out rows forward.
     Evaluation {

@@ -275,8 +275,9 @@ impl<'a> Trainer<'a> {
         let train = self.train;
         let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
         let (dropout, recorder) = (self.dropout(), self.recorder.as_mut());
-        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout, recorder, self.stop)?;
-        let Some(mut gradient) = gradient else { return Ok(None) };
+        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout, recorder, self.stop);
+        // What is left of it behind the micro-batches: the norm.
+        let Some(mut gradient) = gradient.map_err(|err| explained(err, Part::Update))? else { return Ok(None) };
         if fault::at_step("nan_loss", self.progress.step + 1) {
             gradient.loss = f64::NAN;
         }

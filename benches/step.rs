@@ -1,7 +1,7 @@
 //! Whole training steps: `cargo bench` prints one JSON line per case, each measured in a process of its own.
 //!
 //! `benches/peer/step.py` runs the same work in PyTorch + PEFT; `benches/peer/compare.py` runs both in turn and prints ratios;
-//! `benches/gpu.py` does everything there is to do on a card.
+//! `benches/gpu/measure.py` does everything there is to do on a card.
 //!
 //!     cargo bench --bench step                                           both default cases
 //!     cargo bench --bench step -- --case qwen3-0.6b --dtype bf16 --batch 8 --data FILE.json --steps 5
@@ -276,7 +276,8 @@ impl<'a> Training<'a> {
         let max_rows = options.micro_batch_tokens.unwrap_or_else(|| plan::micro_batch_rows(config, dtype, device));
         let cut = Cut { max_rows, share_prefix: options.share_prefix, keep: options.keep };
         machine.wait().expect("parameters");
-        let recorded = Recorder::is_asked_for(model, 0.0).expect("recorded passes");
+        let recorded = std::env::var("COUPLET_TRAIN_GRAPHS").is_ok_and(|value| value == "on");
+        assert!(!recorded || Recorder::is_possible(model, 0.0), "passes of this case cannot be recorded");
         let recorder = recorded.then(|| Recorder::new(&params).expect("recorded passes"));
         let start = params.flat().clone();
         Self { machine, model, params, start, optim, recorder, cut }

@@ -1,4 +1,4 @@
-//! Qwen3 with LoRA: mathematics only. No files but weights, no progress, no cache inside.
+//! Qwen3 with LoRA: mathematics only. No files but weights, no progress, no cache inside (recorded passes, which a card launches, keep their inputs).
 
 pub mod adapter_weights;
 pub mod config;

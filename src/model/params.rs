@@ -39,7 +39,8 @@ impl Slot {
 /// All LoRA matrices, laid end to end: first every A in the order of declaration, then every B. So the A's of projections
 /// that see the same rows are one matrix, and their gradients one product.
 ///
-/// The buffer is never written in place: an update replaces it, so views of the old one stay valid.
+/// The masters are never written in place: an update replaces them, so views of the old ones stay valid. Their copy in the
+/// compute dtype is, by [`Params::set_in_place`] alone.
 #[derive(Debug, Clone)]
 pub struct Params {
     slots: Vec<Slot>,

@@ -10,7 +10,7 @@ use super::{
     qwen3::{Batch, Inputs, Keep, Qwen3},
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     kernels::{AttentionLists, Graph, card::has_attention, remembered},
 };
 use candle_core::{DType, Tensor};
@@ -54,29 +54,11 @@ struct Placed {
     lists: [AttentionLists; 2],
 }
 
-/// The variable that asks for recorded passes.
-const VARIABLE: &str = "COUPLET_TRAIN_GRAPHS";
-
 impl Recorder {
-    /// Whether `COUPLET_TRAIN_GRAPHS=on` asks for recorded passes. Not so by itself before it has been seen on a card.
-    ///
-    /// Errors: it says something else; or they cannot be recorded: on the CPU, in another dtype than bf16, with dropout, with
-    /// heads that attention has no kernel for.
-    pub fn is_asked_for(model: &Qwen3, dropout: f64) -> Result<bool> {
-        let value = std::env::var(VARIABLE).unwrap_or_else(|_| "off".into());
-        if !matches!(value.as_str(), "on" | "off") {
-            return Err(Error::input(format!("{VARIABLE}={value}: on or off was expected")));
-        }
-        let possible =
-            model.device().is_cuda() && dropout == 0.0 && has_attention(model.dtype(), model.config().head_dim);
-        match (value == "on", possible) {
-            (true, false) => Err(Error::input(format!(
-                "{VARIABLE}=on: passes are recorded on a card, in bf16, with heads of 64 or 128 and without dropout"
-            ))
-            .hint("leave it out")
-            .hint_zh("请去掉该环境变量")),
-            (asked, _) => Ok(asked),
-        }
+    /// Whether passes of `model` can be recorded: on a card, in bf16, with heads that attention has a kernel for, without
+    /// dropout, whose masks would have to be uploaded.
+    pub fn is_possible(model: &Qwen3, dropout: f64) -> bool {
+        model.device().is_cuda() && dropout == 0.0 && has_attention(model.dtype(), model.config().head_dim)
     }
 
     /// Nothing recorded yet, for the parameters of a model on a card.
@@ -165,5 +147,76 @@ impl Placed {
             counts: self.lists.iter().flat_map(AttentionLists::counts).collect(),
             keep,
         }
+    }
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{LoraConfig, Projection},
+        model::{Checkpoint, Qwen3Config},
+        rng::Key,
+        testing::devices,
+    };
+    use candle_core::Device;
+    use std::path::Path;
+
+    /// Three samples behind a common beginning; everything but the lengths is of this `kind`.
+    fn batch(kind: u32) -> Batch {
+        let sample = |i: u32, len: u32| -> Vec<u32> {
+            (0..5).chain((0..len).map(|place| 10 + (kind * 97 + i * 31 + place * 7) % 6000)).collect()
+        };
+        let samples = [sample(0, 9 + kind), sample(1, 14 - kind), sample(2, 11)];
+        let labels: Vec<Vec<u32>> = samples
+            .iter()
+            .map(|ids| ids.iter().enumerate().map(|(i, id)| if i + 4 < ids.len() { 0 } else { *id }).collect())
+            .collect();
+        let rows: Vec<(u64, &[u32], &[u32])> =
+            samples.iter().zip(&labels).map(|(ids, labels)| (0, ids.as_slice(), labels.as_slice())).collect();
+        Batch::pack(&rows, 0, true).expect("labels")
+    }
+
+    /// One shape, other tokens, other lengths, another scale: bit for bit the pass that is queued operation by operation.
+    #[test]
+    fn a_recorded_pass_gives_the_bits_of_a_usual_one_whatever_is_in_it() -> Result<()> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny_qwen3");
+        let lora = LoraConfig {
+            lora_rank: 4,
+            lora_alpha: 6.0,
+            lora_dropout: 0.0,
+            lora_target: Projection::ALL.to_vec(),
+            use_rslora: false,
+        };
+        for device in devices().into_iter().filter(Device::is_cuda) {
+            let (config, checkpoint) = (Qwen3Config::load(&dir)?, Checkpoint::open(&dir)?);
+            let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, DType::BF16, &device)?;
+            let mut params = Params::new(layout, DType::BF16, &device, |slot| {
+                let key = Key::new(7, &slot.name);
+                Ok((0..(slot.shape.0 * slot.shape.1) as u64).map(|i| (key.uniform(i) - 0.5) * 0.1).collect())
+            })?;
+            let mut recorder = Recorder::new(&params)?;
+            for kind in 0..4 {
+                let (batch, scale) = (batch(kind), 0.1 + f64::from(kind));
+                recorder.begin()?;
+                let losses = recorder.train(&model, &batch, &params, scale, Keep::Lean)?;
+                let mut grads = Grads::new(&params)?;
+                let want = model.train(&batch.filled_up(), &params, &mut grads, scale, (None, Keep::Lean))?;
+                assert_eq!(
+                    losses.to_vec1::<f32>()?,
+                    want.narrow(0, 0, batch.targets.len())?.to_vec1::<f32>()?,
+                    "{kind}"
+                );
+                let flat = grads.flat(&params)?;
+                assert!(
+                    recorder.grads().flat(&params)?.to_vec1::<f32>()? == flat.to_vec1::<f32>()?,
+                    "{kind}: gradients"
+                );
+                params.set_in_place((params.flat() - (flat * 1e-3)?)?)?;
+            }
+            assert_eq!(recorder.recordings.len(), 1, "one shape");
+            assert!(recorder.recordings[0].pass.is_some());
+        }
+        Ok(())
     }
 }

@@ -34,8 +34,8 @@ use std::{
 pub(super) const STATE: &str = "state.json";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const MANIFEST: &str = "manifest.json";
-/// Raised when an old checkpoint can no longer be continued.
-pub(super) const FORMAT: u32 = 1;
+/// Raised when an old checkpoint can no longer be continued. 2: the moments lie in the order of all A's, then all B's.
+pub(super) const FORMAT: u32 = 2;
 
 /// Where a run stands, apart from its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

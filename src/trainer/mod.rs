@@ -168,6 +168,7 @@ impl<'a> Trainer<'a> {
         fault::phase("rehearse");
         for packed in whole.batches(&rows) {
             let (batch, samples) = packed?;
+            let batch = if self.recorder.is_some() { batch.filled_up() } else { batch };
             let part = Part::MicroBatch { rows: batch.ids.len(), samples: samples.len(), keep: whole.keep };
             let mut grads = Grads::new(&self.params).map_err(|err| explained(err, Part::Adapter))?;
             let nll = self.model.train(&batch, &self.params, &mut grads, 1.0, (self.dropout(), whole.keep));

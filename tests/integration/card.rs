@@ -141,6 +141,7 @@ impl Run {
 
 fn counts(report: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(report).unwrap_or_default();
+    assert!(!text.is_empty() || std::env::var_os("STAND_IN").is_none(), "the stand-in driver has left no report");
     text.lines().filter_map(|line| line.split_once('\t')).map(|(what, n)| (what.into(), n.parse().unwrap())).collect()
 }
 
@@ -151,6 +152,9 @@ fn the_same_run_and_a_resumed_one_give_the_same_bytes() {
     resumed.train(&["max_steps=4", "save_steps=2", &whole.from_checkpoint(2)]);
     assert!(whole.adapter() == resumed.adapter(), "the resumed run has other bytes");
 }
+
+/// Bytes that the program keeps for cuBLAS as long as it runs.
+const CUBLAS_WORKSPACE: u64 = 32 << 20;
 
 /// Losses, and the norm of the gradient: a step looks at its card twice. Launches queue behind each other in between.
 #[test]
@@ -169,7 +173,7 @@ fn a_step_waits_for_its_card_twice_and_uploads_little() {
     }
     // Ids, targets, tables of angles, lists of attention, label rows, zeros for gradients, the clip factor.
     assert!(each("copies to the card") <= 20.0, "{} uploads a step", each("copies to the card"));
-    assert_eq!(more["bytes of card 0 never freed"], 0);
+    assert_eq!(more["bytes of card 0 never freed"], CUBLAS_WORKSPACE);
 }
 
 /// Recorded once for a shape and launched for others of it: the numbers of a pass that is queued operation by operation, but
@@ -183,7 +187,7 @@ fn recorded_passes_compute_what_passes_compute() {
     if !counts.is_empty() {
         assert!(counts["graphs launched"] >= 3, "{:?}", counts.get("graphs launched"));
         // candle keeps the parameters of strided operands that it uploaded before recording, for ever.
-        assert!(counts["bytes of card 0 never freed"] < 4096);
+        assert!(counts["bytes of card 0 never freed"] < CUBLAS_WORKSPACE + 4096);
     }
     let (got, want) = (recorded.losses(), plain.losses());
     assert_eq!((got.len(), want.len()), (6, 6));

@@ -18,6 +18,7 @@ impl Run {
         run.0.write("recipe.toml", recipe);
         let doctor = run.0.run(&["doctor"]);
         if !doctor.stdout.contains("stand-in 0") {
+            assert!(std::env::var_os("STAND_IN").is_none(), "the stand-in driver: {}{}", doctor.stdout, doctor.stderr);
             println!("no stand-in driver, nothing is tested: {}{}", doctor.stdout, doctor.stderr);
             return None;
         }

@@ -1,6 +1,6 @@
 //! Cards through the driver's own interface: which there are, one of them opened, and what this binary holds for them.
 
-use super::memory::keep_freed_memory;
+use super::{gemm::give_workspace, memory::keep_freed_memory};
 use crate::{
     error::{Error, Result},
     kernels::card::{Built, Capability, Card, CardMemory, Code, CudaVersion, Driver, own_code},
@@ -89,6 +89,7 @@ pub fn open_card(index: usize) -> Result<Device> {
         // that gets a tensor from another got it after that other queued its work, and a stream works in the order of queueing.
         // So nothing is read before it is written, nor freed before it was read.
         unsafe { cuda.disable_event_tracking() };
+        give_workspace(cuda)?;
     }
     keep_freed_memory(&device)?;
     refuse_nonsense(&device)?;

@@ -13,7 +13,9 @@ use candle_core::{
         cudarc::{
             cublas::{
                 result::gemm_ex,
-                sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t},
+                sys::{
+                    cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cublasSetWorkspace_v2, cudaDataType_t,
+                },
             },
             driver::DevicePtr,
         },
@@ -70,6 +72,22 @@ fn leading((rows, columns): (usize, usize), (row_stride, column_stride): (usize,
     let by_columns = (row_stride == 1 || rows == 1).then_some((true, if columns == 1 { rows } else { column_stride }));
     let far_enough = |(by_columns, leading): &(bool, usize)| *leading >= if *by_columns { rows } else { columns };
     by_rows.filter(far_enough).or(by_columns.filter(far_enough))
+}
+
+/// What cuBLAS may use for one product at a time: NVIDIA recommends 32 MiB for Hopper, less for others (cuBLAS's documentation,
+/// `cublasSetWorkspace`).
+const WORKSPACE: usize = 32 << 20;
+
+/// Gives cuBLAS a workspace of its own on `card`, for as long as the program runs. Without one it takes memory from a pool
+/// where it needs some, and may multiply in another way where it gets none: under a recording, for one.
+pub(super) fn give_workspace(card: &CudaDevice) -> Result<()> {
+    // SAFETY: nothing is read that cuBLAS has not written.
+    let memory = unsafe { card.alloc::<u8>(WORKSPACE) }?;
+    let at = memory.device_ptr(&card.cuda_stream()).0;
+    // SAFETY: the memory is never freed, as the handle is never told of another.
+    let given = unsafe { cublasSetWorkspace_v2(*card.cublas_handle().handle(), at as *mut _, WORKSPACE) };
+    std::mem::forget(memory);
+    given.result().map_err(|why| Error::run(format!("cuBLAS takes no workspace: {why}")))
 }
 
 /// `y ← scale·a·b + keep·y`. Sums are taken in f32.

@@ -8,7 +8,7 @@ use candle_core::{
     Device,
     cuda_backend::cudarc::driver::{
         DriverError, result,
-        sys::{self, CUmemPool_attribute as Attribute},
+        sys::{self, CUgraphMem_attribute as OfGraphs, CUmemPool_attribute as Attribute},
     },
 };
 
@@ -31,12 +31,28 @@ pub fn card_memory(device: &Device) -> Option<CardMemory> {
 /// What this process has taken on the card of `device`. `None`: no card, or it has no such pool.
 pub fn pool(device: &Device) -> Option<Pool> {
     let pool = pool_of(device)?.ok()?;
+    // Recorded passes have a pool of their own. The peaks of both need not have been at the same time: at most their sum.
+    let of_graphs = |which| graphs(device, which).unwrap_or(0);
     Some(Pool {
-        used: get(pool, Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).ok()?,
-        peak: get(pool, Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH).ok()?,
-        reserved: get(pool, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).ok()?,
-        peak_reserved: get(pool, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH).ok()?,
+        used: get(pool, Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).ok()?
+            + of_graphs(OfGraphs::CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT),
+        peak: get(pool, Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH).ok()?
+            + of_graphs(OfGraphs::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH),
+        reserved: get(pool, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).ok()?
+            + of_graphs(OfGraphs::CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT),
+        peak_reserved: get(pool, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH).ok()?
+            + of_graphs(OfGraphs::CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH),
     })
+}
+
+/// Memory of recorded passes on the card of `device`.
+fn graphs(device: &Device, which: OfGraphs) -> Option<u64> {
+    let Device::Cuda(cuda) = device else { return None };
+    let mut value = 0u64;
+    let card = cuda.cuda_stream().context().cu_device();
+    // SAFETY: the card is open, for as long as `device` lives; sizes are 64 bits wide, and `value` is written before the call
+    // returns.
+    unsafe { sys::cuDeviceGetGraphMemAttribute(card, which, (&raw mut value).cast()) }.result().ok().map(|()| value)
 }
 
 /// Both peaks of [`pool`] begin anew at what is taken now. A card without a pool has none to forget.
@@ -45,6 +61,12 @@ pub fn forget_peak(device: &Device) {
     for peak in [Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH] {
         // 0 is the only value that it takes.
         let _ = set(pool, peak, 0);
+    }
+    let Device::Cuda(cuda) = device else { return };
+    for peak in [OfGraphs::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH, OfGraphs::CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH] {
+        let (card, mut zero) = (cuda.cuda_stream().context().cu_device(), 0u64);
+        // SAFETY: as in `graphs`; `zero` is read before the call returns.
+        let _ = unsafe { sys::cuDeviceSetGraphMemAttribute(card, peak, (&raw mut zero).cast()) };
     }
 }
 

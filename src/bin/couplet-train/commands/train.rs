@@ -68,8 +68,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let before = place.restored.as_ref().map(|restored| restored.path.clone());
     let loading = Loading::load(&recipe, &inputs, &mut on_card);
     let Loading { model, params, optim, about } = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
-    let recorded = Recorder::is_asked_for(&model, recipe.lora.lora_dropout)?;
-    let identity = identity(&recipe, &about)?;
+    let recorded = recorded(&model, &recipe)?;
+    let identity = identity(&recipe, &about, recorded)?;
     if let Some(restored) = &place.restored {
         restore::refuse_changes(&recipe, restored, &identity, &mut console)?;
     }
@@ -118,8 +118,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         ));
     }
 
-    planned.rehearse(&trainer).map_err(|err| on_card.explain(err, before.as_deref()))?;
     trainer.recorder = recorded.then(|| Recorder::new(&trainer.params)).transpose()?;
+    planned.rehearse(&trainer).map_err(|err| on_card.explain(err, before.as_deref()))?;
 
     // 3. The run.
     stop.defer();
@@ -219,9 +219,33 @@ fn told_of_the_card(on_card: &OnCard, planned: &Planned, console: &mut Console) 
 }
 
 /// What a continuation must find unchanged.
-fn identity(recipe: &Recipe, about: &Value) -> Result<Value> {
+fn identity(recipe: &Recipe, about: &Value, recorded: bool) -> Result<Value> {
     let config = serde_json::to_value(recipe).map_err(|err| Error::run(err.to_string()))?;
-    Ok(checkpoint::identity(config, about["digests"].clone(), about["device"].clone()))
+    let device = match (recorded, about["device"].as_str()) {
+        (true, Some(device)) => json!(format!("{device}, recorded passes")), // of other last bits
+        _ => about["device"].clone(),
+    };
+    Ok(checkpoint::identity(config, about["digests"].clone(), device))
+}
+
+/// Whether `COUPLET_TRAIN_GRAPHS=on` asks for recorded passes. Not so by itself before they have been seen on a card.
+///
+/// Errors: it says something else; passes of this run cannot be recorded.
+fn recorded(model: &Qwen3, recipe: &Recipe) -> Result<bool> {
+    const VARIABLE: &str = "COUPLET_TRAIN_GRAPHS";
+    let value = std::env::var(VARIABLE).unwrap_or_else(|_| "off".into());
+    match value.as_str() {
+        "off" => Ok(false),
+        "on" if Recorder::is_possible(model, recipe.lora.lora_dropout) => Ok(true),
+        "on" => Err(Error::input(format!(
+            "{VARIABLE}=on: passes are recorded on a card, in bf16, with heads of 64 or 128 and without dropout"
+        ))
+        .hint("leave it out")
+        .hint_zh("请去掉该环境变量")),
+        _ => Err(Error::input(format!("{VARIABLE}={value}: on or off was expected"))
+            .hint("leave it out")
+            .hint_zh("请去掉该环境变量")),
+    }
 }
 
 fn choice(recipe: &Recipe) -> Choice {

@@ -40,17 +40,20 @@ enum Result {
     INVALID_DEVICE = 101,
     NOT_FOUND = 500,
     CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
 };
 
 // Of a live allocation, by its address.
 struct Allocation {
     size_t bytes;
+    bool of_graph;
 };
 
 struct Graph {
     std::vector<std::pair<std::string, std::function<void()>>> nodes;
     std::vector<void*> allocated;
     std::set<void*> live;  // what no node has freed so far
+    bool invalid = false;  // something was done that cannot be captured
 };
 
 struct Function {
@@ -62,6 +65,7 @@ struct Function {
 
 struct Card {
     size_t total, used = 0, high = 0;
+    size_t graphs_used = 0, graphs_high = 0;  // graphs have a pool of their own
 };
 
 struct State {
@@ -111,7 +115,7 @@ void write_report() {
     for (const auto& [what, n] : s.counts) fprintf(file, "%s\t%llu\n", what.c_str(), static_cast<unsigned long long>(n));
     for (size_t i = 0; i < s.cards.size(); ++i) {
         fprintf(file, "most bytes of card %zu\t%zu\n", i, s.cards[i].high);
-        fprintf(file, "bytes of card %zu never freed\t%zu\n", i, s.cards[i].used);
+        fprintf(file, "bytes of card %zu never freed\t%zu\n", i, s.cards[i].used + s.cards[i].graphs_used);
     }
     fclose(file);
 }
@@ -178,6 +182,7 @@ Result outside_of_graphs(const char* what) {
     Lock lock(s.lock);
     if (!s.captures.empty()) {
         fprintf(stderr, "stand-in driver: %s while a graph is captured\n", what);
+        for (auto& [stream, graph] : s.captures) graph->invalid = true;
         return CAPTURE_UNSUPPORTED;
     }
     ++s.counts[what];
@@ -191,21 +196,25 @@ Result allocate(void** at, size_t bytes, void* stream) {
     Lock lock(s.lock);
     if (bytes == 0) return INVALID_VALUE;
     Card& card = s.cards[0];
-    if (long(++s.allocated) == setting("STAND_IN_FAIL_ALLOCATION", 0) || card.used + bytes > card.total) return OUT_OF_MEMORY;
+    Graph* const graph = captured(stream);
+    if (graph && graph->invalid) return CAPTURE_INVALIDATED;
+    if (long(++s.allocated) == setting("STAND_IN_FAIL_ALLOCATION", 0)) return OUT_OF_MEMORY;
+    if (card.used + card.graphs_used + bytes > card.total) return OUT_OF_MEMORY;
     // As the real one: multiples of 512 bytes. One more lies poisoned behind, to be no one's.
     const size_t room = (bytes + 511) / 512 * 512;
     *at = aligned_alloc(512, room + 512);
     if (!*at) return OUT_OF_MEMORY;
     memset(*at, POISON, room + 512);
-    Graph* graph = captured(stream);
     if (graph) {
         graph->allocated.push_back(*at);
         graph->live.insert(*at);
         queue(stream, "allocations of graphs", [to = *at, bytes] { memset(to, POISON, bytes); });
     }
-    s.allocations[reinterpret_cast<uintptr_t>(*at)] = {bytes};
-    card.used += bytes;
-    if (card.used > card.high) card.high = card.used;
+    s.allocations[reinterpret_cast<uintptr_t>(*at)] = {bytes, graph != nullptr};
+    size_t& used = graph ? card.graphs_used : card.used;
+    size_t& high = graph ? card.graphs_high : card.high;
+    used += bytes;
+    if (used > high) high = used;
     ++s.counts["allocations"];
     return SUCCESS;
 }
@@ -214,7 +223,7 @@ void release(void* at) {
     State& s = state();
     const auto found = s.allocations.find(reinterpret_cast<uintptr_t>(at));
     if (found == s.allocations.end()) give_up("%p is freed, but it is no live allocation", at);
-    s.cards[0].used -= found->second.bytes;
+    (found->second.of_graph ? s.cards[0].graphs_used : s.cards[0].used) -= found->second.bytes;
     memset(at, POISON, found->second.bytes);
     s.allocations.erase(found);
     free(at);
@@ -371,6 +380,7 @@ API cuMemFreeAsync(void* at, void* stream) {
     State& s = state();
     Lock lock(s.lock);
     if (Graph* graph = captured(stream)) {
+        if (graph->invalid) return CAPTURE_INVALIDATED;
         if (graph->live.erase(at) == 0) {
             fprintf(stderr, "stand-in driver: a captured graph frees memory that is not its own\n");
             return INVALID_VALUE;
@@ -455,6 +465,16 @@ API cuMemPoolGetAttribute(void* pool, int attribute, void* value) {
         default: return INVALID_VALUE;
     }
 }
+API cuDeviceGetGraphMemAttribute(int device, int attribute, uint64_t* value) {
+    const Card& card = state().cards[size_t(device)];
+    *value = attribute % 2 == 0 ? card.graphs_used : card.graphs_high;  // USED and RESERVED, each CURRENT and HIGH
+    return SUCCESS;
+}
+API cuDeviceSetGraphMemAttribute(int device, int, uint64_t*) {
+    Card& card = state().cards[size_t(device)];
+    card.graphs_high = card.graphs_used;
+    return SUCCESS;
+}
 API cuMemPoolTrimTo(void*, size_t) { return SUCCESS; }
 
 API cuModuleLoadData(void** module, const void*) {
@@ -519,6 +539,12 @@ API cuStreamEndCapture(void* stream, Graph** graph) {
     *graph = captured(stream);
     state().captures.erase(own(stream));
     if (!*graph) return INVALID_VALUE;
+    if ((*graph)->invalid) {
+        for (void* at : (*graph)->allocated) release(at);
+        delete *graph;
+        *graph = nullptr;
+        return CAPTURE_INVALIDATED;
+    }
     // Allowed, but a second launch would fail or lose it.
     if (!(*graph)->live.empty()) give_up("a captured graph keeps %zu of its allocations", (*graph)->live.size());
     return SUCCESS;
@@ -556,6 +582,7 @@ constexpr Named NAMED[] = {
     {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
 };
 static const Named* named(int result) {
     for (const Named& each : NAMED)

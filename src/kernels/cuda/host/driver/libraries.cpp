@@ -136,6 +136,10 @@ API cublasSetStream_v2(void* handle, void* stream) {
     static_cast<Blas*>(handle)->stream = stream;
     return 0;
 }
+API cublasSetWorkspace_v2(void*, void* at, size_t bytes) {
+    check_range("cuBLAS's workspace", at, bytes);
+    return 0;
+}
 API cublasGemmStridedBatchedEx(void* handle, int op_a, int op_b, int m, int n, int k, const float* alpha, const void* a,
                                int type_a, int ld_a, long long stride_a, const void* b, int type_b, int ld_b,
                                long long stride_b, const float* beta, void* c, int type_c, int ld_c, long long stride_c,

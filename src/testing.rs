@@ -86,6 +86,9 @@ pub fn data_config() -> crate::config::DataConfig {
         enable_thinking: Some(false),
         preserve_thinking: false,
         default_system: None,
+        packing: false,
+        preprocessing_batch_size: 1000,
+        preprocessing_num_workers: 1,
     }
 }
 

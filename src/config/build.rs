@@ -91,6 +91,9 @@ fn data(s: &Settings<'_>) -> Result<DataConfig> {
     if dataset.is_empty() {
         return Err(s.missing("dataset"));
     }
+    let packing = s.packs();
+    // Without packs they decide nothing, and must not make two recipes differ.
+    let of_packs = |name: &str, otherwise: usize| if packing { count(s, name).max(1) } else { otherwise };
     Ok(DataConfig {
         dataset,
         eval_dataset: s.words("eval_dataset"),
@@ -120,6 +123,9 @@ fn data(s: &Settings<'_>) -> Result<DataConfig> {
         enable_thinking: enable_thinking(s),
         preserve_thinking: s.flag("preserve_thinking"),
         default_system: s.text("default_system"),
+        packing,
+        preprocessing_batch_size: of_packs("preprocessing_batch_size", 1000),
+        preprocessing_num_workers: of_packs("preprocessing_num_workers", 1),
     })
 }
 

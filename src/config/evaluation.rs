@@ -114,7 +114,7 @@ mod tests {
             ("do_train=true", "override `do_train=true`: this config trains"),
             ("max_sample=5", "override `max_sample=5`: unknown key `max_sample`"),
             ("max_samples=0", "override `max_samples=0`: `max_samples` must be a whole number of at least 1, found 0"),
-            ("packing=true", "override `packing=true`: `packing` is not supported"),
+            ("streaming=true", "override `streaming=true`: `streaming` is not supported"),
         ] {
             let err = evaluation(None, &[given.into()]).expect_err(given);
             assert_eq!(err.to_string(), want);

@@ -31,9 +31,19 @@ pub fn surprises(recipe: &Recipe, settings: &Settings<'_>) -> Vec<Notice> {
         notices.push(Notice {
             en: format!(
                 "rows of more than {} tokens are cut, as LlamaFactory does; over_length=error refuses them",
-                data.cutoff_len
+                data.longest_row()
             ),
-            zh: format!("超过 {} 个词元的行会像 LlamaFactory 那样截断；over_length=error 则拒绝训练", data.cutoff_len),
+            zh: format!(
+                "超过 {} 个词元的行会像 LlamaFactory 那样截断；over_length=error 则拒绝训练",
+                data.longest_row()
+            ),
+        });
+    }
+    if settings.flag("packing") && !settings.flag("neat_packing") {
+        notices.push(Notice {
+            en: "packing: rows of a pack do not see each other, as under neat_packing; in LlamaFactory's plain packing they do"
+                .into(),
+            zh: "packing：同一样本中的各行互不可见，与 neat_packing 相同；LlamaFactory 的普通 packing 则可见".into(),
         });
     }
     if theirs && data.template == TemplateName::Qwen3 && !settings.given("enable_thinking") {

@@ -157,6 +157,22 @@ pub struct DataConfig {
     pub preserve_thinking: bool,
     /// System text for rows without one.
     pub default_system: Option<String>,
+    /// Several rows make up one sample, which they fill as LlamaFactory would; they do not see each other.
+    #[serde(default)]
+    pub packing: bool,
+    /// Rows that are packed together at most.
+    #[serde(default)]
+    pub preprocessing_batch_size: usize,
+    /// Stretches of the data that are packed apart: LlamaFactory's workers.
+    #[serde(default)]
+    pub preprocessing_num_workers: usize,
+}
+
+impl DataConfig {
+    /// The most tokens of a row. In a pack LlamaFactory keeps one token of `cutoff_len` for padding.
+    pub fn longest_row(&self) -> usize {
+        self.cutoff_len.saturating_sub(usize::from(self.packing))
+    }
 }
 
 /// A projection of a Qwen3 block that can carry an adapter; written in the checkpoint's spelling.

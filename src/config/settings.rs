@@ -17,6 +17,9 @@ use super::{
 use crate::error::{Error, Result};
 use std::path::Path;
 
+/// Keys that decide which rows are packed together, and nothing else.
+const OF_PACKS: [&str; 2] = ["preprocessing_batch_size", "preprocessing_num_workers"];
+
 /// The entries of a file with the overrides on top.
 #[derive(Debug)]
 pub struct Settings<'s> {
@@ -169,7 +172,11 @@ impl<'s> Settings<'s> {
             let has_no_effect = self.dialect == Dialect::Toml || key.is_ours();
             match &key.answer {
                 Answer::Read(read) if read.by.contains(&Command::Train) => {
-                    self.entries[n].value = self.checked(entry, key, read)?;
+                    let value = self.checked(entry, key, read)?;
+                    if OF_PACKS.contains(&key.name) && value != Value::Null && !self.packs() {
+                        ignored.push(entry.key.clone());
+                    }
+                    self.entries[n].value = value;
                 }
                 Answer::Read(_) | Answer::Ignored if has_no_effect => return Err(self.useless(entry, key)),
                 Answer::Read(_) if matches!(entry.value, Value::Null | Value::Bool(false)) => {}
@@ -180,6 +187,11 @@ impl<'s> Settings<'s> {
             }
         }
         Ok(Notice::ignored(&ignored).into_iter().collect())
+    }
+
+    /// Whether rows are packed.
+    pub fn packs(&self) -> bool {
+        self.flag("packing") || self.flag("neat_packing")
     }
 
     fn checked(&self, entry: &Entry, key: &Key, read: &Read) -> Result<Value> {

@@ -25,7 +25,7 @@ pub struct Encoded {
     pub full_len: usize,
 }
 
-/// Tokenises `rows` on all cores; the result has their order. Rows longer than `cutoff_len` are cut by
+/// Tokenises `rows` on all cores; the result has their order. Rows longer than [`DataConfig::longest_row`] are cut by
 /// LlamaFactory's rule, whatever `over_length` says: the caller compares `full_len` with it.
 pub fn encode_rows(rows: &[Row], data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
     rows.par_iter().map(|row| encode(row, data, tokenizer)).collect()
@@ -59,15 +59,15 @@ fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Encoded
 
     let (input_ids, labels) = join(&turns, data);
     let full_len = turns.iter().map(|(source, target)| source.len() + target.len()).sum();
-    Ok(Encoded { example: Example { input_ids, labels, origin: row.origin }, full_len })
+    Ok(Encoded { example: Example { input_ids, labels, origin: row.origin, pack: None }, full_len })
 }
 
-/// Ids and labels of a conversation of (source, target) turns, cut to `cutoff_len`.
+/// Ids and labels of a conversation of (source, target) turns, cut to [`DataConfig::longest_row`].
 ///
 /// Targets are learned, sources only under `train_on_prompt`; with `mask_history` only the last target is.
 fn join(turns: &[(Vec<u32>, Vec<u32>)], data: &DataConfig) -> (Vec<u32>, Vec<u32>) {
     let lengths: Vec<_> = turns.iter().map(|(source, target)| (source.len(), target.len())).collect();
-    let fitted = fit_turns(&lengths, data.cutoff_len, data.mask_history);
+    let fitted = fit_turns(&lengths, data.longest_row(), data.mask_history);
     let (mut input_ids, mut labels) = (Vec::new(), Vec::new());
     for (i, ((source, target), (source_len, target_len))) in turns.iter().zip(fitted).enumerate() {
         let is_last = i + 1 == turns.len();

@@ -5,7 +5,7 @@ use crate::{
     dataset::{
         Example, Origin, Tokenizer,
         encode::{Encoded, Row, encode_rows},
-        mix, order,
+        mix, order, pack,
         record::{self, Record},
         registry::{self, Entry},
         summary::{self, FileSummary, OverLong, SplitSummary, Summary, Warning},
@@ -19,7 +19,7 @@ const NAMED_ROWS: usize = 3;
 /// Everything to train and evaluate on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Splits {
-    /// Training rows in split order; an epoch visits them by [`order::epoch_order`].
+    /// Training rows in split order, under `packing` in that of their packs; an epoch visits samples by [`order::epoch_order`].
     pub train: Vec<Example>,
     /// Held-out rows, from `eval_dataset` or `val_size`; may be empty.
     pub eval: Vec<Example>,
@@ -47,14 +47,14 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     let eval = encode_rows(&eval_rows, data, tokenizer)?;
 
     let Reader { mut files, mut warnings, .. } = reader;
-    let (over_long, over_long_rows) = over_long(train.iter().chain(&eval), data.cutoff_len);
+    let (over_long, over_long_rows) = over_long(train.iter().chain(&eval), data.longest_row());
     if over_long > 0 && data.over_length == OverLength::Error {
         return Err(too_long(over_long, &over_long_rows, &files, train.iter().chain(&eval), data));
     }
     let kept = |(_, encoded): &(&Row, &Encoded)| !is_dropped(encoded, data);
     let held_out = eval_rows.iter().zip(&eval).filter(kept).map(|(row, _)| row.record.clone()).collect();
-    let train = keep(train, data, &mut files);
-    let eval = keep(eval, data, &mut files);
+    let (train, _) = pack(keep(train, data, &mut files), vec![], data, false);
+    let (eval, held_out) = pack(keep(eval, data, &mut files), held_out, data, false);
     let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
     refuse_empty(data, empty(&train), empty(&eval) && !eval_rows.is_empty(), over_long, &files)?;
     warnings.extend(warning_of_thoughts(&train_rows, data));
@@ -199,6 +199,16 @@ fn hold_out(rows: Vec<Row>, val_size: f64, seed: u64) -> Result<(Vec<Row>, Vec<R
     Ok((pick(training), pick(validation)))
 }
 
+/// Under `packing`: `rows` with their packs, in the order of these, and their `records` in the same order.
+fn pack(rows: Vec<Example>, records: Vec<Record>, data: &DataConfig, apart: bool) -> (Vec<Example>, Vec<Record>) {
+    if !data.packing {
+        return (rows, records);
+    }
+    let order = pack::order(&rows, data, apart);
+    let packed = order.iter().map(|&(row, pack)| Example { pack: Some(pack), ..rows[row].clone() }).collect();
+    (packed, order.iter().filter_map(|(row, _)| records.get(*row)).cloned().collect())
+}
+
 /// Thoughts that are not trained although they are there, or that have to be served as they were trained.
 fn warning_of_thoughts(rows: &[Row], data: &DataConfig) -> Option<Warning> {
     let thinks = |answer: &str| answer.contains("<think>");
@@ -241,13 +251,21 @@ fn too_long<'a>(
 ) -> Error {
     let longest = rows.map(|row| row.full_len).max().unwrap_or_default();
     let named = name_rows(named, files);
-    Error::input(format!("rows longer than cutoff_len = {}: {count}, first {named}", data.cutoff_len))
+    Error::input(format!("rows longer than {}: {count}, first {named}", limit(data)))
         .hint(format!(
             "raise cutoff_len (the longest row has {longest} tokens), or set over_length to \"drop\" or \"truncate\""
         ))
         .hint_zh(format!(
             "请增大 cutoff_len（最长的一行有 {longest} 个 token），或将 over_length 设为 \"drop\" 或 \"truncate\""
         ))
+}
+
+/// The longest row, in words.
+fn limit(data: &DataConfig) -> String {
+    match data.packing {
+        false => format!("cutoff_len = {}", data.cutoff_len),
+        true => format!("cutoff_len - 1 = {} (packing)", data.longest_row()),
+    }
 }
 
 fn name_rows(rows: &[OverLong], files: &[FileSummary]) -> String {
@@ -257,7 +275,7 @@ fn name_rows(rows: &[OverLong], files: &[FileSummary]) -> String {
 }
 
 fn is_dropped(row: &Encoded, data: &DataConfig) -> bool {
-    row.full_len > data.cutoff_len && data.over_length == OverLength::Drop
+    row.full_len > data.longest_row() && data.over_length == OverLength::Drop
 }
 
 /// Applies `over_length` and counts what it does.
@@ -269,7 +287,7 @@ fn keep(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec
             file.dropped += 1;
         } else {
             file.kept += 1;
-            file.truncated += usize::from(row.full_len > data.cutoff_len);
+            file.truncated += usize::from(row.full_len > data.longest_row());
             file.unlabelled += usize::from(!row.example.is_trainable());
             kept.push(row.example);
         }
@@ -296,15 +314,15 @@ fn refuse_empty(
     }
     let what = if lost_train { "train" } else { "evaluate" };
     let files: Vec<String> = files.iter().map(|file| format!("{} ({} rows)", file.path, file.read)).collect();
-    let (files, cutoff) = (files.join(", "), data.cutoff_len);
-    Err(Error::input(format!("{files}: no row is left to {what} on; longer than cutoff_len = {cutoff}: {over_long}"))
+    let (files, limit) = (files.join(", "), limit(data));
+    Err(Error::input(format!("{files}: no row is left to {what} on; longer than {limit}: {over_long}"))
         .hint("raise cutoff_len: a row that is dropped for its length, or cut before its answer, teaches nothing")
         .hint_zh("请增大 cutoff_len：因过长被略去、或在回答之前就被截断的行没有可学内容"))
 }
 
 fn warnings_of_losses(files: &[FileSummary], over_long: usize, named: &[OverLong], data: &DataConfig) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    let cutoff = data.cutoff_len;
+    let limit = limit(data);
     let (verb, verb_zh) = match data.over_length {
         OverLength::Drop => ("left out", "已略去"),
         OverLength::Truncate | OverLength::Error => ("cut at the end", "已截断尾部"),
@@ -312,8 +330,8 @@ fn warnings_of_losses(files: &[FileSummary], over_long: usize, named: &[OverLong
     if over_long > 0 {
         let rows = name_rows(named, files);
         warnings.push(Warning {
-            en: format!("rows longer than cutoff_len = {cutoff}, {verb}: {over_long}, first {rows}"),
-            zh: format!("超过 cutoff_len = {cutoff} 的行，{verb_zh}：{over_long}，前几行：{rows}"),
+            en: format!("rows longer than {limit}, {verb}: {over_long}, first {rows}"),
+            zh: format!("超过 {limit} 的行，{verb_zh}：{over_long}，前几行：{rows}"),
         });
     }
     let unlabelled: usize = files.iter().map(|file| file.unlabelled).sum();

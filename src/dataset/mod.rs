@@ -2,7 +2,7 @@
 //!
 //! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → records ([`record`]) → turns of a
 //! conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]). How data sets become one is `mix`, which rows are held out
-//! and in which order they are seen is [`order`]; what was read and lost is [`summary`]. [`mod@prepare`] makes a data set out of plain lines.
+//! and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what was read and lost is [`summary`]. [`mod@prepare`] makes a data set out of plain lines.
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 
@@ -10,6 +10,7 @@ pub mod encode;
 mod load;
 mod mix;
 pub mod order;
+mod pack;
 pub mod prepare;
 pub mod record;
 pub mod registry;
@@ -18,6 +19,7 @@ pub mod template;
 pub mod tokenizer;
 
 pub use load::{Splits, load, training_rows};
+pub use pack::Pack;
 pub use prepare::{Prepared, prepare};
 pub use summary::Summary;
 pub use tokenizer::Tokenizer;
@@ -36,9 +38,26 @@ pub struct Example {
     pub labels: Vec<u32>,
     /// Where it came from, for error messages.
     pub origin: Origin,
+    /// The pack that it is part of; `None`: it is a sample by itself.
+    pub pack: Option<Pack>,
+}
+
+/// What fills a place of a batch: the rows of a pack, or a row. Rows of a pack stand one behind the other.
+pub fn samples(rows: &[Example]) -> impl Iterator<Item = &[Example]> {
+    rows.chunk_by(Example::shares_sample)
 }
 
 impl Example {
+    /// Whether the row behind it belongs to the same sample.
+    pub fn shares_sample(&self, next: &Self) -> bool {
+        self.pack.is_some() && self.pack == next.pack
+    }
+
+    /// Tokens of its sample as LlamaFactory feeds it.
+    pub fn sample_len(&self) -> usize {
+        self.pack.map_or(self.input_ids.len(), |pack| pack.len)
+    }
+
     /// Labels that are not [`IGNORE`]. Position 0 counts, as in LlamaFactory, although nothing predicts it.
     pub fn label_count(&self) -> usize {
         self.labels.iter().filter(|&&label| label != IGNORE).count()

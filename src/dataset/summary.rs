@@ -183,7 +183,7 @@ mod tests {
 
     fn example(ids: &[u32], sources: usize) -> Example {
         let labels = ids.iter().enumerate().map(|(i, &id)| if i < sources { IGNORE } else { id }).collect();
-        Example { input_ids: ids.to_vec(), labels, origin: Origin { dataset: 0, row: 1 } }
+        Example { input_ids: ids.to_vec(), labels, origin: Origin { dataset: 0, row: 1 }, pack: None }
     }
 
     #[test]

@@ -85,6 +85,9 @@ impl Speaker {
             enable_thinking: self.enable_thinking,
             preserve_thinking: false,
             default_system: self.system.clone(),
+            packing: false,
+            preprocessing_batch_size: 1000,
+            preprocessing_num_workers: 1,
         }
     }
 }

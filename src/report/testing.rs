@@ -152,6 +152,9 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             enable_thinking: Some(true),
             preserve_thinking: false,
             default_system: None,
+            packing: false,
+            preprocessing_batch_size: 1000,
+            preprocessing_num_workers: 1,
         },
         lora: LoraConfig {
             lora_rank: 2,

@@ -160,7 +160,7 @@ mod tests {
     fn row(ids: Vec<u32>, trainable: bool) -> Example {
         let n = ids.len();
         let labels = ids.iter().enumerate().map(|(i, id)| if trainable && i + 2 >= n { *id } else { IGNORE });
-        Example { labels: labels.collect(), input_ids: ids, origin: Origin { dataset: 0, row: 1 } }
+        Example { labels: labels.collect(), input_ids: ids, origin: Origin { dataset: 0, row: 1 }, pack: None }
     }
 
     /// An instruction of 29 tokens of that number, and 20 tokens of its own.

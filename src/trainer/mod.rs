@@ -14,7 +14,7 @@ pub mod validate;
 
 use crate::{
     config::{CountedTokens, EvalStrategy, TrainConfig},
-    dataset::Example,
+    dataset::{self, Example},
     error::{Error, Result},
     fs::fault,
     model::{Grads, Params, Qwen3, Recorder, qwen3::DropoutPlan},
@@ -110,7 +110,7 @@ impl<'a> Trainer<'a> {
         observer.on_event(&Event::Started(Started {
             total_steps: plan.total_steps,
             samples_per_step: plan.samples_per_step(),
-            eval_samples: self.eval.len(),
+            eval_samples: dataset::samples(self.eval).count(),
             resumed_at: self.progress.step,
         }))?;
         if self.progress.step == 0 && !self.evaluate(EvalPhase::Before, observer)? {
@@ -298,7 +298,7 @@ impl<'a> Trainer<'a> {
             loss: gradient.loss,
             grad_norm: gradient.grad_norm,
             lr,
-            samples: rows.len(),
+            samples: samples.samples,
             tokens,
             seconds: began.elapsed().as_secs_f64(),
         }))
@@ -358,7 +358,7 @@ impl<'a> Trainer<'a> {
             epoch: progress.epoch,
             loss: held_out.loss,
             loss_per_token: held_out.loss_per_token,
-            samples: self.eval.len(),
+            samples: held_out.samples,
             batches: held_out.batches,
             runtime,
             elapsed: progress.elapsed(),
@@ -406,7 +406,7 @@ impl<'a> Trainer<'a> {
             runtime: progress.elapsed(),
             samples_seen: match self.config.max_steps {
                 Some(steps) => (steps * plan.samples_per_step()) as f64,
-                None => self.train.len() as f64 * self.config.num_train_epochs,
+                None => plan.epoch_samples() as f64 * self.config.num_train_epochs,
             },
             best: None,
             total_flos: 6.0 * weights as f64 * progress.input_tokens as f64,
@@ -415,14 +415,15 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Tokens as LlamaFactory's collator feeds them: every micro-batch padded to its longest row, rounded up to 8.
+/// Tokens as LlamaFactory's collator feeds them: every micro-batch padded to its longest sample, rounded up to 8.
 fn padded_tokens(samples: &StepSamples, train: &[Example]) -> u64 {
     let mut rest = samples.indices.as_slice();
     let mut total = 0;
     for &size in &samples.micro_batches {
         let (micro, tail) = rest.split_at(size);
-        let longest = micro.iter().map(|&i| train[i].input_ids.len()).max().unwrap_or(0);
-        total += (size * longest.next_multiple_of(8)) as u64;
+        let longest = micro.iter().map(|&i| train[i].sample_len()).max().unwrap_or(0);
+        let samples = micro.chunk_by(|&a, &b| train[a].shares_sample(&train[b])).count();
+        total += (samples * longest.next_multiple_of(8)) as u64;
         rest = tail;
     }
     total

@@ -2,19 +2,20 @@
 
 use crate::{
     config::{SamplingStrategy, TrainConfig},
-    dataset::{Example, order},
+    dataset::{self, Example, order},
 };
 use std::ops::Range;
 
-/// The steps of a run over `samples` training rows.
+/// The steps of a run over its training samples: rows, or packs of rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepPlan {
-    samples: usize,
+    /// The first row of every sample, and behind them the number of rows.
+    starts: Vec<usize>,
     batch_size: usize,
     accumulation: usize,
     seed: u64,
     sampling: SamplingStrategy,
-    /// Tokens of every row, where rows are grouped by length.
+    /// Tokens of every sample, where these are grouped by length.
     lengths: Vec<usize>,
     /// Optimizer steps of the whole run.
     pub total_steps: usize,
@@ -27,7 +28,9 @@ pub struct StepPlan {
 pub struct StepSamples {
     /// Indices into the training rows, in the order they are trained.
     pub indices: Vec<usize>,
-    /// Sizes of LlamaFactory's micro-batches, which only count padded tokens here.
+    /// How many.
+    pub samples: usize,
+    /// Rows of LlamaFactory's micro-batches, which only count padded tokens here.
     pub micro_batches: Vec<usize>,
     /// Passes over the data once this step is done.
     pub epoch: f64,
@@ -38,22 +41,27 @@ pub struct StepSamples {
 impl StepPlan {
     /// The plan for these rows, at least one.
     pub fn of(rows: &[Example], config: &TrainConfig) -> Self {
-        let plan = Self::new(rows.len(), config);
+        let mut starts = vec![0];
+        starts.extend(dataset::samples(rows).scan(0, |end, sample| {
+            *end += sample.len();
+            Some(*end)
+        }));
+        let plan = Self::new(starts.len() - 1, config);
         let lengths = match plan.sampling {
-            SamplingStrategy::GroupByLength => rows.iter().map(|row| row.input_ids.len()).collect(),
+            SamplingStrategy::GroupByLength => dataset::samples(rows).map(|sample| sample[0].sample_len()).collect(),
             _ => vec![],
         };
-        Self { lengths, ..plan }
+        Self { starts, lengths, ..plan }
     }
 
-    /// The plan for `samples` > 0 rows of equal length.
+    /// The plan for `samples` > 0 rows of equal length, each a sample.
     pub fn new(samples: usize, config: &TrainConfig) -> Self {
         let batch_size = config.per_device_train_batch_size;
         let accumulation = config.gradient_accumulation_steps;
         let steps_per_epoch = samples.div_ceil(batch_size).div_ceil(accumulation).max(1);
         let by_epochs = (config.num_train_epochs * steps_per_epoch as f64).ceil() as usize;
         Self {
-            samples,
+            starts: (0..=samples).collect(),
             batch_size,
             accumulation,
             seed: config.data_seed.unwrap_or(config.seed),
@@ -67,20 +75,25 @@ impl StepPlan {
         }
     }
 
+    /// Samples of an epoch.
+    pub fn epoch_samples(&self) -> usize {
+        self.starts.len() - 1
+    }
+
     /// Samples that make one full optimizer step.
     pub fn samples_per_step(&self) -> usize {
         self.batch_size * self.accumulation
     }
 
-    /// The order of the training rows in `epoch`, from 0.
+    /// The order of the samples in `epoch`, from 0.
     ///
     /// Grouped by length, transformers permutes with PyTorch's global generator, whose state nobody knows; this is the permutation
     /// of the ungrouped epoch.
     pub fn order(&self, epoch: usize) -> Vec<usize> {
-        let random = || order::epoch_order(self.samples, self.seed, epoch);
+        let random = || order::epoch_order(self.epoch_samples(), self.seed, epoch);
         match self.sampling {
             SamplingStrategy::Random => random(),
-            SamplingStrategy::Sequential => (0..self.samples).collect(),
+            SamplingStrategy::Sequential => (0..self.epoch_samples()).collect(),
             SamplingStrategy::GroupByLength if self.lengths.is_empty() => random(),
             SamplingStrategy::GroupByLength => order::grouped(random(), &self.lengths, self.samples_per_step()),
         }
@@ -94,13 +107,15 @@ impl StepPlan {
     /// The samples of `step` (from 0), given the [`Self::order`] of its epoch.
     pub fn samples(&self, step: usize, order: &[usize]) -> StepSamples {
         let Range { start, end } = self.range(step);
-        let batches = self.samples.div_ceil(self.batch_size);
-        let micro_batches = (start..end).step_by(self.batch_size).map(|at| self.batch_size.min(end - at)).collect();
+        let batches = self.epoch_samples().div_ceil(self.batch_size);
+        let rows =
+            |samples: &[usize]| samples.iter().flat_map(|&s| self.starts[s]..self.starts[s + 1]).collect::<Vec<_>>();
         StepSamples {
-            indices: order[start..end].to_vec(),
-            micro_batches,
+            indices: rows(&order[start..end]),
+            samples: end - start,
+            micro_batches: order[start..end].chunks(self.batch_size).map(|micro| rows(micro).len()).collect(),
             epoch: self.epoch_of(step) as f64 + end.div_ceil(self.batch_size) as f64 / batches as f64,
-            ends_epoch: end == self.samples,
+            ends_epoch: end == self.epoch_samples(),
         }
     }
 
@@ -115,7 +130,7 @@ impl StepPlan {
 
     fn range(&self, step: usize) -> Range<usize> {
         let start = (step % self.steps_per_epoch) * self.samples_per_step();
-        start..(start + self.samples_per_step()).min(self.samples)
+        start..(start + self.samples_per_step()).min(self.epoch_samples())
     }
 }
 
@@ -151,9 +166,32 @@ mod tests {
     }
 
     #[test]
+    fn a_pack_fills_one_place_of_a_batch() {
+        let row = |pack: usize, tokens: usize| Example {
+            input_ids: vec![7; tokens],
+            labels: vec![7; tokens],
+            origin: dataset::Origin { dataset: 0, row: 1 },
+            pack: Some(dataset::Pack { number: pack, len: 16 }),
+        };
+        let rows = [row(0, 9), row(1, 5), row(1, 4), row(1, 3), row(2, 8), row(2, 7), row(3, 2)];
+        let config = TrainConfig { gradient_accumulation_steps: 2, num_train_epochs: 2.0, ..train_config() };
+        let config = TrainConfig { per_device_train_batch_size: 1, ..config };
+        let p = StepPlan::of(&rows, &config);
+        assert_eq!((p.epoch_samples(), p.steps_per_epoch, p.total_steps), (4, 2, 4));
+        let members = [vec![0], vec![1, 2, 3], vec![4, 5], vec![6]];
+        for (step, samples) in p.steps() {
+            let order = order::epoch_order(4, 42, step / 2);
+            let packs = &order[step % 2 * 2..step % 2 * 2 + 2];
+            let want: Vec<usize> = packs.iter().flat_map(|&pack| members[pack].clone()).collect();
+            let sizes: Vec<usize> = packs.iter().map(|&pack| members[pack].len()).collect();
+            assert_eq!((samples.indices, samples.samples, samples.micro_batches), (want, 2, sizes), "step {step}");
+        }
+    }
+
+    #[test]
     fn rows_are_sampled_as_the_config_says() {
         let origin = crate::dataset::Origin { dataset: 0, row: 1 };
-        let row = |n: usize| Example { input_ids: vec![7; n], labels: vec![7; n], origin };
+        let row = |n: usize| Example { input_ids: vec![7; n], labels: vec![7; n], origin, pack: None };
         let rows: Vec<Example> = (0..40).map(|i| row(1 + i * 7 % 13)).collect();
         let order = |strategy, disable_shuffling| {
             let config = TrainConfig { train_sampling_strategy: strategy, disable_shuffling, ..train_config() };

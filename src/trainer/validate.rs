@@ -2,7 +2,7 @@
 
 use super::Cut;
 use crate::{
-    dataset::{Example, IGNORE},
+    dataset::{self, Example, IGNORE},
     error::Result,
     fs::fault,
     model::{Params, Qwen3},
@@ -18,6 +18,8 @@ pub struct HeldOut {
     pub loss_per_token: f64,
     /// Standard error of `loss_per_token`: how far another draw of as many rows would move it.
     pub standard_error: f64,
+    /// Rows, or packs of them.
+    pub samples: usize,
     /// Batches of `per_device_eval_batch_size`.
     pub batches: usize,
 }
@@ -50,13 +52,21 @@ pub fn evaluate(
     }
     let total = |part: &[(f64, usize)]| part.iter().fold((0.0, 0), |(nll, n), s| (nll + s.0, n + s.1));
     let mean = |(nll, labels): (f64, usize)| nll / labels as f64;
-    let by_batch: f64 = sums.chunks(batch_size).map(|batch| mean(total(batch)) * batch.len() as f64).sum();
+    let mut rest = sums.as_slice();
+    let of_sample = |rows: &[Example]| {
+        let (sample, behind) = rest.split_at(rows.len());
+        rest = behind;
+        total(sample)
+    };
+    let samples: Vec<(f64, usize)> = dataset::samples(examples).map(of_sample).collect();
+    let by_batch: f64 = samples.chunks(batch_size).map(|batch| mean(total(batch)) * batch.len() as f64).sum();
     let loss_per_token = mean(total(&sums));
     Ok(Some(HeldOut {
-        loss: by_batch / examples.len() as f64,
+        loss: by_batch / samples.len() as f64,
         loss_per_token,
         standard_error: standard_error(&sums, loss_per_token),
-        batches: examples.len().div_ceil(batch_size),
+        samples: samples.len(),
+        batches: samples.len().div_ceil(batch_size),
     }))
 }
 

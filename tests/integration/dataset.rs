@@ -92,6 +92,7 @@ impl Variant {
                 "default_system" => data.default_system = value.as_str().map(String::from),
                 "val_size" => data.val_size = value.as_f64().unwrap(),
                 "max_samples" => data.max_samples = value.as_u64().map(|n| n as usize),
+                "packing" | "neat_packing" => data.packing = value.as_bool().unwrap(),
                 "seed" => {}
                 other => panic!("unknown setting {other}"),
             }
@@ -133,6 +134,55 @@ fn every_probe_gets_llamafactorys_ids_and_labels() {
         }
     }
     assert_eq!(compared, 27 * 33 + 7 + 17, "27 settings of all 33 probes, one of the first 7, one of the first 17");
+}
+
+#[test]
+fn packs_are_llamafactorys() {
+    #[derive(Deserialize)]
+    struct Packs {
+        args: serde_json::Map<String, Value>,
+        packs: Vec<Vec<LfRow>>,
+    }
+    #[derive(Deserialize)]
+    struct Settings {
+        variants: BTreeMap<String, Packs>,
+    }
+    for (name, Packs { args, packs }) in fixture::<Settings>("lf_packs.json").variants {
+        let variant = Variant { args, train: vec![], eval: vec![], error: None };
+        let splits = dataset::load(&variant.config(), 42, qwen3()).unwrap();
+        let got: Vec<&[Example]> = dataset::samples(&splits.train).collect();
+        assert_eq!(got.len(), packs.len(), "{name}");
+        for (number, (got, want)) in got.into_iter().zip(&packs).enumerate() {
+            assert_rows(got, want, &format!("{name}, pack {number}"));
+            assert_eq!(got[0].pack.unwrap().number, number);
+        }
+        let mut rows = origins(&splits.train);
+        rows.sort_unstable();
+        assert_eq!(rows, (1..=33).map(|row| (0, row)).collect::<Vec<_>>(), "{name}: every row once");
+    }
+}
+
+#[test]
+fn held_out_rows_are_packed_too_and_keep_their_texts() {
+    let splits = load(&folder(), &["a", "b"], |data| {
+        data.val_size = 5.0;
+        data.packing = true;
+        data.cutoff_len = 72;
+    })
+    .unwrap();
+    assert!(dataset::samples(&splits.eval).count() < splits.eval.len());
+    for (row, record) in splits.eval.iter().zip(&splits.held_out) {
+        let text = tiny().decode(&row.input_ids, true).unwrap();
+        assert!(text.contains(&record.query), "{text}: {record:?}");
+    }
+    let limit = splits.train.iter().chain(&splits.eval).map(|row| row.input_ids.len()).max().unwrap();
+    let error = load(&folder(), &["a", "b"], |data| {
+        data.packing = true;
+        data.cutoff_len = limit;
+    })
+    .unwrap_err();
+    let want = format!("rows longer than cutoff_len - 1 = {} (packing): 1, first ", limit - 1);
+    assert!(error.to_string().starts_with(&want), "{error}");
 }
 
 #[test]

@@ -252,6 +252,9 @@ fn tiny() -> (Qwen3, Tokenizer, DataConfig) {
         enable_thinking: Some(true),
         preserve_thinking: false,
         default_system: None,
+        packing: false,
+        preprocessing_batch_size: 1000,
+        preprocessing_num_workers: 1,
     };
     (model, Tokenizer::load(&dir).expect("a tokenizer"), data)
 }

@@ -37,6 +37,7 @@ impl Case {
             input_ids: ids(row, "input_ids"),
             labels: ids(row, "labels"),
             origin: Origin { dataset: 0, row: i + 1 },
+            pack: None,
         };
         let tokens = json("tokens.json");
         let train = tokens.as_array().expect("rows").iter().enumerate().map(example).collect();

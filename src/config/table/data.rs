@@ -18,7 +18,6 @@ const WORKERS: Words =
     words("rows are read and tokenised without workers or a cache", "数据的读取与分词不需要工作进程和缓存");
 const ORDER: Words = words("rows follow LlamaFactory's order", "数据按 LlamaFactory 的顺序");
 const TEXT_ONLY: Words = words("only text is trained", "只训练文本");
-const ROWS: Words = words("rows are trained one by one", "每行单独训练");
 
 pub(super) static KEYS: &[Key] = keys! {
     dataset: read(SCORED, Data, Kind::List, Required),
@@ -55,11 +54,18 @@ pub(super) static KEYS: &[Key] = keys! {
         words("thoughts of earlier turns stay under `mask_history`", "`mask_history` 下保留前几轮的思考");
     default_system: read(BOTH, Data, Kind::Text, Unset),
         words("system text for rows without one", "没有系统提示的行所用的系统提示");
+    packing: read(TRAIN, Data, Kind::Flag, Unset),
+        words("several rows fill one sample of `cutoff_len` tokens, chosen as LlamaFactory chooses them; they never see each other",
+              "多行合成一个不超过 `cutoff_len` 个词元的样本，组合方式与 LlamaFactory 相同；各行互不可见");
+    neat_packing: read(TRAIN, Data, Kind::Flag, Same("false")),
+        words("the same as `packing`", "与 `packing` 相同");
+    preprocessing_batch_size: read(TRAIN, Data, Kind::Whole(1), Same("1000")),
+        words("rows that are packed together at most", "最多多少行一起打包");
+    preprocessing_num_workers: read(TRAIN, Data, Kind::Whole(1), Unset),
+        words("equal stretches of the data that are packed apart, as LlamaFactory's workers do", "数据等分为若干段分别打包，与 LlamaFactory 的进程数对应");
     n: theirs(EVALUATE, Kind::Whole(1), Unset),
         words("answers to every row that are found under `rules` and ranked", "每行在 `rules` 下生成并排序的答案数");
 
-    packing: NO, ROWS;
-    neat_packing: NO, ROWS;
     streaming: NO, words("all rows are read before training", "训练前会读入全部数据");
     buffer_size: Ignored, words("all rows are read before training", "训练前会读入全部数据");
     eval_on_each_dataset: NO, words("held-out data sets are joined", "验证数据集会合并");
@@ -71,8 +77,6 @@ pub(super) static KEYS: &[Key] = keys! {
     dataloader_drop_last: NO, words("a last incomplete batch is trained too", "最后不满的一批也会训练");
 
     overwrite_cache: Ignored, WORKERS;
-    preprocessing_batch_size: Ignored, WORKERS;
-    preprocessing_num_workers: Ignored, WORKERS;
     dataloader_num_workers: Ignored, WORKERS;
     dataloader_pin_memory: Ignored, WORKERS;
     dataloader_persistent_workers: Ignored, WORKERS;

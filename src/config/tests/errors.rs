@@ -124,9 +124,9 @@ fn toml_errors_name_place_and_way_out() {
             "remove it: a TOML recipe always trains LoRA on instructions with AdamW",
         ),
         (
-            "[data]\npacking = true",
-            "c.toml:2:1: `packing: true` is not supported yet",
-            "remove the key, or set it to false: rows are trained one by one",
+            "[data]\nstreaming = true",
+            "c.toml:2:1: `streaming: true` is not supported yet",
+            "remove the key, or set it to false: all rows are read before training",
         ),
         (
             "",

@@ -32,7 +32,8 @@ fn defaults_follow_the_dialect() {
             "device": "auto"},
         "data": {"dataset": ["d"], "eval_dataset": [], "test_dataset": [], "dataset_dir": "data", "template": "qwen3", "cutoff_len": 2048,
             "over_length": "truncate", "max_samples": null, "mix_strategy": "concat", "interleave_probs": [], "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
-            "enable_thinking": true, "preserve_thinking": false, "default_system": null},
+            "enable_thinking": true, "preserve_thinking": false, "default_system": null, "packing": false,
+            "preprocessing_batch_size": 1000, "preprocessing_num_workers": 1},
         "lora": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_target":
             ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "use_rslora": false},
         "train": {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,

@@ -30,6 +30,7 @@ fn example(name: &str, kind: Kind) -> (String, &'static str) {
         "load_best_model_at_end" => {
             return ("true".into(), "val_size: 5\neval_strategy: epoch\nsave_strategy: epoch\n");
         }
+        "preprocessing_batch_size" | "preprocessing_num_workers" => return ("7".into(), "packing: true\n"),
         "warmup_steps" => "3",
         "overwrite_output_dir" | "plot_loss" | "greater_is_better" => "true",
         _ => match kind {
@@ -74,6 +75,7 @@ fn every_key_that_is_read_changes_the_recipe() {
         let leaf = match name {
             "use_cpu" => "device",
             "group_by_length" => "train_sampling_strategy",
+            "neat_packing" => "packing",
             _ => name,
         };
         assert!(changed.iter().any(|difference| difference.key == leaf), "{name} changes {changed:?}");

@@ -92,6 +92,10 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
             facts.data.common_prefix
         ),
     );
+    if recipe.data.packing {
+        let packs = thousands(facts.plan.epoch_samples());
+        header.row("packs", "打包", format!("{packs} samples of at most {} tokens", recipe.data.longest_row()));
+    }
     header.row(
         "tokens",
         "词元",

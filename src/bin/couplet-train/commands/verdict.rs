@@ -31,6 +31,8 @@ pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Example>>
         eval_dataset: names,
         val_size: 0.0,
         mix_strategy: MixStrategy::Concat, // all of them, once
+        packing: false,                    // scored by the token
+        cutoff_len: recipe.data.longest_row(),
         ..recipe.data.clone()
     };
     Ok(dataset::load(&data, recipe.train.seed, tokenizer)?.eval)

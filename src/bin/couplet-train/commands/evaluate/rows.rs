@@ -104,7 +104,7 @@ fn data_config(config: &EvaluationConfig, names: &[String], receipt: Option<&Val
         test_dataset: vec![],
         dataset_dir: config.dataset_dir.clone(),
         template: asked.speaker.template,
-        cutoff_len: config.cutoff_len.or(known.as_ref().map(|data| data.cutoff_len)).unwrap_or(2048),
+        cutoff_len: config.cutoff_len.or(known.as_ref().map(|data| data.longest_row())).unwrap_or(2048),
         over_length: config.over_length.or(known.as_ref().map(|data| data.over_length)).unwrap_or(default_over),
         max_samples: config.max_samples,
         mix_strategy: mixed.map_or(MixStrategy::Concat, |data| data.mix_strategy),
@@ -115,6 +115,9 @@ fn data_config(config: &EvaluationConfig, names: &[String], receipt: Option<&Val
         enable_thinking: asked.speaker.enable_thinking,
         preserve_thinking: known.is_some_and(|data| data.preserve_thinking),
         default_system: asked.speaker.system.clone(),
+        packing: false,
+        preprocessing_batch_size: 1000,
+        preprocessing_num_workers: 1,
     }
 }
 

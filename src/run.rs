@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub const RECEIPT: &str = "run.json";
 
 /// Files a run writes; what an overwriting run removes first, so that old and new never mix. The receipt stands first.
-const OWN_FILES: [&str; 15] = [
+const OWN_FILES: [&str; 16] = [
     RECEIPT,
     "README.md",
     "adapter_config.json",
@@ -27,6 +27,7 @@ const OWN_FILES: [&str; 15] = [
     "train_results.json",
     "trainer_log.jsonl",
     "trainer_state.json",
+    "training_eval_accuracy.png",
     "training_eval_couplet_pass.png",
     "training_eval_loss.png",
     "training_loss.png",

@@ -1,11 +1,13 @@
 //! Checked settings → a [`Recipe`], one function a section.
 
 use super::{
-    keys, scheduler,
+    keys,
+    resolve::metrics,
+    scheduler,
     sections::{
-        COUPLET_PASS, CountedTokens, DataConfig, DeviceChoice, EVAL_METRICS, EvalStrategy, GradientCheckpointing,
-        LoraConfig, MixStrategy, ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SamplingStrategy,
-        SaveStrategy, TemplateName, TrainConfig,
+        COUPLET_PASS, CountedTokens, DataConfig, DeviceChoice, EvalStrategy, GradientCheckpointing, LoraConfig,
+        MixStrategy, ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SamplingStrategy, SaveStrategy,
+        TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -117,6 +119,7 @@ fn data(s: &Settings<'_>) -> Result<DataConfig> {
             _ => MixStrategy::Concat,
         },
         interleave_probs: s.value("interleave_probs").numbers().unwrap_or_default(),
+        eval_on_each_dataset: s.flag("eval_on_each_dataset"),
         val_size: number(s, "val_size"),
         mask_history: s.flag("mask_history"),
         train_on_prompt: s.flag("train_on_prompt"),
@@ -218,6 +221,7 @@ fn train(s: &Settings<'_>) -> Result<TrainConfig> {
             _ => EvalStrategy::No,
         },
         eval_steps: s.whole("eval_steps").map_or_else(|| count(s, "logging_steps"), size),
+        compute_accuracy: s.flag("compute_accuracy"),
         early_stopping_steps: s.whole("early_stopping_steps").map(size),
         sample_prompts: s.texts("sample_prompts"),
         eval_couplets: count(s, "eval_couplets"),
@@ -262,7 +266,7 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
         load_best_model_at_end: s.flag("load_best_model_at_end"),
         greater_is_better: match s.value("greater_is_better") {
             Value::Bool(said) => said,
-            _ => metric_for_best_model == COUPLET_PASS,
+            _ => metric_for_best_model == COUPLET_PASS || metric_for_best_model.ends_with("_accuracy"),
         },
         metric_for_best_model,
     })
@@ -271,12 +275,13 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
 /// Hugging Face puts `eval_` in front of a name without it.
 fn metric_for_best_model(s: &Settings<'_>) -> Result<String> {
     let name = s.required_text("metric_for_best_model")?;
-    let known = EVAL_METRICS.into_iter().find(|known| *known == name || known.strip_prefix("eval_") == Some(&name));
-    known.map(str::to_owned).ok_or_else(|| {
-        let names = EVAL_METRICS.join(", ");
+    let known = metrics(&s.words("eval_dataset"), s.flag("eval_on_each_dataset"), s.flag("compute_accuracy"));
+    let found = known.iter().find(|known| **known == name || known.strip_prefix("eval_") == Some(&name));
+    found.cloned().ok_or_else(|| {
+        let names = known.join(", ");
         s.complain("metric_for_best_model", format!("`metric_for_best_model` is \"{name}\", which no evaluation gives"))
             .hint(format!("it may be one of {names}"))
-            .hint_zh(format!("可以是 {}", EVAL_METRICS.join("、")))
+            .hint_zh(format!("可以是 {}", known.join("、")))
     })
 }
 

@@ -1,14 +1,27 @@
 //! What a recipe must hold across its sections, and how two recipes differ.
 
-use super::sections::{COUPLET_PASS, EvalStrategy, MixStrategy, Recipe, SaveStrategy};
+use super::sections::{COUPLET_PASS, EVAL_METRICS, EvalStrategy, MixStrategy, Recipe, SaveStrategy};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
+
+/// [`EVAL_METRICS`], and with `accuracy` and of `each` of the data sets `names` those that LlamaFactory has then.
+pub(super) fn metrics(names: &[String], each: bool, accuracy: bool) -> Vec<String> {
+    let names = names.iter().filter(|_| each);
+    let losses = names.clone().map(|name| format!("eval_{name}_loss"));
+    let shares = std::iter::once("eval_accuracy".to_owned()).chain(names.map(|name| format!("eval_{name}_accuracy")));
+    EVAL_METRICS.map(str::to_owned).into_iter().chain(losses).chain(shares.filter(|_| accuracy)).collect()
+}
 
 impl Recipe {
     /// Whether rows are held out.
     pub fn has_eval_data(&self) -> bool {
         !self.data.eval_dataset.is_empty() || self.data.val_size > 0.0
+    }
+
+    /// The names of the numbers that its evaluations give.
+    pub fn metrics(&self) -> Vec<String> {
+        metrics(&self.data.eval_dataset, self.data.eval_on_each_dataset, self.train.compute_accuracy)
     }
 
     /// Refuses combinations that LlamaFactory refuses too. Errors name the keys, not the place: they belong to no one line.
@@ -164,6 +177,8 @@ pub const MAY_CHANGE: &[&str] = &[
     "metric_for_best_model",
     "greater_is_better",
     "early_stopping_steps",
+    "compute_accuracy",
+    "eval_on_each_dataset",
     "sample_prompts",
     "eval_couplets",
     "test_dataset",

@@ -145,6 +145,9 @@ pub struct DataConfig {
     /// Share of every data set when they are interleaved; empty: in turn.
     #[serde(default)]
     pub interleave_probs: Vec<f64>,
+    /// Each of `eval_dataset` is also evaluated by itself.
+    #[serde(default)]
+    pub eval_on_each_dataset: bool,
     /// Held out of the training rows: a share below 1, a count from 1. 0: none.
     pub val_size: f64,
     /// Only the last answer of a conversation is trained.
@@ -316,6 +319,8 @@ pub struct TrainConfig {
     pub eval_strategy: EvalStrategy,
     /// Steps between evaluations; `logging_steps` when absent in the file.
     pub eval_steps: usize,
+    /// An evaluation also counts the labels that are the model's likeliest token.
+    pub compute_accuracy: bool,
     /// Stops after so many evaluations in a row without a better `metric_for_best_model`.
     pub early_stopping_steps: Option<usize>,
     /// Texts that the model answers at every evaluation, asked as the training rows are.
@@ -364,7 +369,7 @@ pub enum Resume {
     From(PathBuf),
 }
 
-/// The numbers an evaluation gives: LlamaFactory's loss (every sample carries its batch's mean), the mean of all tokens,
+/// The numbers an evaluation can give in any case: LlamaFactory's loss (every sample carries its batch's mean), the mean of all tokens,
 /// and with `eval_couplets` the share of couplets that pass.
 pub const EVAL_METRICS: [&str; 3] = ["eval_loss", "eval_loss_per_token", COUPLET_PASS];
 
@@ -396,7 +401,7 @@ pub struct OutputConfig {
     pub resume_from_checkpoint: Resume,
     /// Write the adapter of the best evaluation instead of the last.
     pub load_best_model_at_end: bool,
-    /// What makes an evaluation the best: one of [`EVAL_METRICS`].
+    /// What makes an evaluation the best: one of [`Recipe::metrics`].
     pub metric_for_best_model: String,
     /// Whether more of it is better. Default: true for couplets that pass, false for losses.
     pub greater_is_better: bool,

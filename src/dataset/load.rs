@@ -41,7 +41,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     let (train_rows, eval_rows) = if data.eval_dataset.is_empty() {
         hold_out(rows, data.val_size, seed)?
     } else {
-        (rows, reader.read(data, &data.eval_dataset)?)
+        (rows, reader.read(&held_out_config(data), &data.eval_dataset)?)
     };
     let train = encode_rows(&train_rows, data, tokenizer)?;
     let eval = encode_rows(&eval_rows, data, tokenizer)?;
@@ -54,7 +54,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     let kept = |(_, encoded): &(&Row, &Encoded)| !is_dropped(encoded, data);
     let held_out = eval_rows.iter().zip(&eval).filter(kept).map(|(row, _)| row.record.clone()).collect();
     let (train, _) = pack(keep(train, data, &mut files), vec![], data, false);
-    let (eval, held_out) = pack(keep(eval, data, &mut files), held_out, data, false);
+    let (eval, held_out) = pack(keep(eval, data, &mut files), held_out, data, data.eval_on_each_dataset);
     let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
     refuse_empty(data, empty(&train), empty(&eval) && !eval_rows.is_empty(), over_long, &files)?;
     warnings.extend(warning_of_thoughts(&train_rows, data));
@@ -197,6 +197,12 @@ fn hold_out(rows: Vec<Row>, val_size: f64, seed: u64) -> Result<(Vec<Row>, Vec<R
     let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
     let mut pick = |indices: Vec<usize>| indices.into_iter().filter_map(|i| rows[i].take()).collect();
     Ok((pick(training), pick(validation)))
+}
+
+/// Data sets that are evaluated one by one are not interleaved.
+fn held_out_config(data: &DataConfig) -> DataConfig {
+    let mix_strategy = if data.eval_on_each_dataset { MixStrategy::Concat } else { data.mix_strategy };
+    DataConfig { mix_strategy, ..data.clone() }
 }
 
 /// Under `packing`: `rows` with their packs, in the order of these, and their `records` in the same order.

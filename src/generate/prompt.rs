@@ -79,6 +79,7 @@ impl Speaker {
             max_samples: None,
             mix_strategy: Default::default(),
             interleave_probs: vec![],
+            eval_on_each_dataset: false,
             val_size: 0.0,
             mask_history: true,
             train_on_prompt: false,

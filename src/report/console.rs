@@ -10,6 +10,7 @@ use super::{
     text::{Header, Summary, table},
 };
 use crate::{
+    config::COUPLET_PASS,
     error::{Error, Result},
     trainer::event::{
         EvalPhase, Evaluated, Event, Logged, Observer, Sample, SaveFailed, Saved, Step, Trouble, Written,
@@ -262,6 +263,9 @@ impl<'a> Console<'a> {
             }
         };
         self.line(&text);
+        for (name, value) in e.metrics().into_iter().skip(1).filter(|(name, _)| name != COUPLET_PASS) {
+            self.line(&format!("  {name} {value:.4}"));
+        }
         if let Some(written) = &e.written {
             self.written(written);
         }

@@ -7,7 +7,6 @@ use super::{
     lang::duration,
 };
 use crate::{
-    config::COUPLET_PASS,
     error::Result,
     fs::{LogFile, write_atomic},
     trainer::event::{EvalPhase, Evaluated, Event, Observer, Sample},
@@ -57,7 +56,7 @@ impl Observer for TrainerLog {
 struct Entry<'e> {
     step: usize,
     total_steps: usize,
-    metrics: Vec<(&'static str, f64)>,
+    metrics: Vec<(String, f64)>,
     epoch: f64,
     elapsed: f64,
     tokens: Option<u64>,
@@ -72,7 +71,7 @@ impl<'e> Entry<'e> {
             Event::Logged(e) => Some(Self {
                 step: e.step,
                 total_steps: e.total_steps,
-                metrics: vec![("loss", e.loss), ("lr", e.lr)],
+                metrics: vec![("loss".into(), e.loss), ("lr".into(), e.lr)],
                 samples: &[],
                 epoch: e.epoch,
                 elapsed: e.elapsed,
@@ -81,10 +80,7 @@ impl<'e> Entry<'e> {
             Event::Evaluated(e) if e.when == EvalPhase::During || is_of_the_base(e) => Some(Self {
                 step: e.step,
                 total_steps: e.total_steps,
-                metrics: [("eval_loss", Some(e.loss)), (COUPLET_PASS, e.couplet_pass())]
-                    .into_iter()
-                    .filter_map(|(key, value)| Some((key, value?)))
-                    .collect(),
+                metrics: e.metrics(),
                 samples: e.written.as_ref().map_or(&[], |written| &written.samples),
                 epoch: e.epoch,
                 elapsed: e.elapsed,
@@ -107,7 +103,7 @@ impl<'e> Entry<'e> {
         let mut line = Object::new();
         line.insert("current_steps".into(), self.step.into());
         line.insert("total_steps".into(), self.total_steps.into());
-        line.extend(self.metrics.iter().map(|&(key, value)| (key.into(), value.into())));
+        line.extend(self.metrics.iter().map(|(key, value)| (key.clone(), (*value).into())));
         line.insert("epoch".into(), self.epoch.into());
         let percentage = self.step as f64 / self.total_steps as f64 * 100.0;
         line.insert("percentage".into(), json::round(percentage, 2).into());

@@ -38,6 +38,8 @@ pub struct LossPlot {
     output_dir: PathBuf,
     train: Vec<(usize, f64)>,
     eval: Vec<(usize, f64)>,
+    /// Shares of labels that are the likeliest token.
+    accuracy: Vec<(usize, f64)>,
     /// Shares of written couplets that pass.
     pass: Vec<(usize, f64)>,
 }
@@ -45,7 +47,8 @@ pub struct LossPlot {
 impl LossPlot {
     /// Goes on after `history`, of which nothing is drawn again before the next evaluation.
     pub fn resume(output_dir: &Path, history: &[Event]) -> Self {
-        let mut plot = Self { output_dir: output_dir.to_owned(), train: vec![], eval: vec![], pass: vec![] };
+        let mut plot =
+            Self { output_dir: output_dir.to_owned(), train: vec![], eval: vec![], accuracy: vec![], pass: vec![] };
         history.iter().for_each(|event| plot.note(event));
         plot
     }
@@ -55,7 +58,11 @@ impl LossPlot {
             Event::Logged(e) => self.train.push((e.step, e.loss)),
             Event::Evaluated(e) => {
                 // The evaluation after training repeats the last one during it.
-                for (points, value) in [(&mut self.eval, Some(e.loss)), (&mut self.pass, e.couplet_pass())] {
+                for (points, value) in [
+                    (&mut self.eval, Some(e.loss)),
+                    (&mut self.accuracy, e.accuracy),
+                    (&mut self.pass, e.couplet_pass()),
+                ] {
                     points.retain(|&(step, _)| step != e.step);
                     points.extend(value.map(|value| (e.step, value)));
                 }
@@ -69,6 +76,7 @@ impl LossPlot {
         for (file, title, y_label, points) in [
             ("training_loss.png", "Training loss", "loss", &self.train),
             ("training_eval_loss.png", "Held-out loss", "eval_loss", &self.eval),
+            ("training_eval_accuracy.png", "Held-out accuracy", "eval_accuracy", &self.accuracy),
             ("training_eval_couplet_pass.png", "Couplets that pass", "eval_couplet_pass", &self.pass),
         ] {
             if points.iter().any(|(_, loss)| loss.is_finite()) {

@@ -4,7 +4,7 @@
 
 use super::json::{self, Object};
 use crate::{
-    config::{COUPLET_PASS, EvalStrategy, OutputConfig, Recipe, TrainConfig},
+    config::{EvalStrategy, OutputConfig, Recipe, TrainConfig},
     error::Result,
     fs::write_atomic,
     trainer::event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer},
@@ -146,8 +146,7 @@ fn log_metrics(e: &Logged) -> Object {
 
 fn eval_metrics(e: &Evaluated) -> Object {
     let mut metrics = Object::new();
-    metrics.insert("eval_loss".into(), e.loss.into());
-    metrics.extend(e.couplet_pass().map(|share| (COUPLET_PASS.to_owned(), share.into())));
+    metrics.extend(e.metrics().into_iter().map(|(name, value)| (name, value.into())));
     speed(&mut metrics, "eval", e.runtime, &[("samples", e.samples as f64), ("steps", e.batches as f64)]);
     close(metrics, e.epoch, e.num_input_tokens_seen)
 }
@@ -179,7 +178,10 @@ pub fn speed(metrics: &mut Object, split: &str, runtime: f64, counts: &[(&str, f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::testing::{finished, lf_events, lf_text, recipe};
+    use crate::{
+        report::testing::{evaluated, finished, lf_events, lf_text, recipe},
+        trainer::event::OfDataset,
+    };
 
     fn run(events: &[Event], edit: impl Fn(&mut Recipe)) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -230,6 +232,27 @@ mod tests {
         assert_eq!(state(&|r| r.train.num_train_epochs = 2.5)["num_train_epochs"], 3, "rounded up");
         assert_eq!(state(&|r| r.train.max_steps = Some(7))["num_train_epochs"], 2, "the epochs 7 steps touch");
         assert_eq!(state(&|_| {})["num_input_tokens_seen"], 0, "not counted");
+    }
+
+    #[test]
+    fn accuracy_and_each_data_set_have_llamafactorys_names() {
+        let each = ["couplets", "poems"].map(|name| OfDataset { name: name.into(), loss: 2.5, accuracy: Some(0.25) });
+        let base = evaluated(5, 10, 3.0, EvalPhase::Final);
+        let event = Evaluated { accuracy: Some(0.5), each: each.to_vec(), ..base };
+        let dir = run(&[Event::Finished(finished(10, 2.0)), Event::Evaluated(event.clone())], |_| {});
+        let results: Object = serde_json::from_str(&read(&dir, "eval_results.json")).unwrap();
+        for (name, want) in [
+            ("eval_loss", 3.0),
+            ("eval_accuracy", 0.5),
+            ("eval_couplets_loss", 2.5),
+            ("eval_couplets_accuracy", 0.25),
+            ("eval_poems_loss", 2.5),
+            ("eval_poems_accuracy", 0.25),
+        ] {
+            assert_eq!(results[name], want, "{name}");
+            assert_eq!(event.metric(name), Some(want), "{name}");
+        }
+        assert_eq!(event.metric("eval_others_loss"), None);
     }
 
     #[test]

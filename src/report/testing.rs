@@ -51,6 +51,8 @@ pub fn evaluated(step: usize, total_steps: usize, loss: f64, when: EvalPhase) ->
         when,
         num_input_tokens_seen: None,
         written: None,
+        accuracy: None,
+        each: vec![],
     }
 }
 
@@ -146,6 +148,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             max_samples: None,
             mix_strategy: Default::default(),
             interleave_probs: vec![],
+            eval_on_each_dataset: false,
             val_size: 5.0,
             mask_history: false,
             train_on_prompt: false,
@@ -189,6 +192,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             disable_shuffling: false,
             eval_strategy: EvalStrategy::Steps,
             eval_steps: 3,
+            compute_accuracy: false,
             early_stopping_steps: None,
             sample_prompts: vec![],
             eval_couplets: 0,

@@ -113,6 +113,25 @@ pub struct Evaluated {
     /// What the model wrote, where it was asked to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<Written>,
+    /// The share of labels that are the model's likeliest token, as LlamaFactory averages it, under `compute_accuracy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Each held-out data set by itself, under `eval_on_each_dataset`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub each: Vec<OfDataset>,
+}
+
+/// The evaluation of one held-out data set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OfDataset {
+    /// Its name in `dataset_info.json`.
+    pub name: String,
+    /// As [`Evaluated::loss`].
+    #[serde(with = "nan_as_null")]
+    pub loss: f64,
+    /// As [`Evaluated::accuracy`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
 }
 
 /// What the model wrote at an evaluation.
@@ -134,14 +153,24 @@ pub struct Sample {
 }
 
 impl Evaluated {
-    /// The number of this name, one of [`METRICS`](crate::config::EVAL_METRICS).
+    /// The number of this name, one of [`Recipe::metrics`](crate::config::Recipe::metrics).
     pub fn metric(&self, name: &str) -> Option<f64> {
         match name {
-            "eval_loss" => Some(self.loss),
             "eval_loss_per_token" => Some(self.loss_per_token),
-            COUPLET_PASS => self.couplet_pass(),
-            _ => None,
+            _ => self.metrics().into_iter().find(|(key, _)| key == name).map(|(_, value)| value),
         }
+    }
+
+    /// What the log and the results say of it, under the names that LlamaFactory gives.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let of = |prefix: &str, loss: f64, accuracy: Option<f64>| {
+            let accuracy = accuracy.map(|share| (format!("{prefix}_accuracy"), share));
+            std::iter::once((format!("{prefix}_loss"), loss)).chain(accuracy).collect::<Vec<_>>()
+        };
+        let mut metrics = of("eval", self.loss, self.accuracy);
+        metrics.extend(self.each.iter().flat_map(|one| of(&format!("eval_{}", one.name), one.loss, one.accuracy)));
+        metrics.extend(self.couplet_pass().map(|share| (COUPLET_PASS.to_owned(), share)));
+        metrics
     }
 
     /// The share of written couplets that pass, where some were written.

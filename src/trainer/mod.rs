@@ -26,13 +26,13 @@ use candle_core::Tensor;
 use checkpoint::{Restored, Skipped};
 pub use choice::Choice;
 pub use cut::Cut;
-use event::{EvalPhase, Evaluated, Event, Finished, Observer, Started, Step, Written};
+use event::{EvalPhase, Evaluated, Event, Finished, Observer, OfDataset, Started, Step, Written};
 use plan::{StepPlan, StepSamples};
 use progress::Evaluation;
 pub use progress::Progress;
 use saver::Saver;
 use std::{path::PathBuf, time::Instant};
-use validate::HeldOut;
+use validate::{HeldOut, Measure};
 
 /// Everything a run needs, ready to go.
 pub struct Trainer<'a> {
@@ -52,6 +52,8 @@ pub struct Trainer<'a> {
     pub dataset_names: &'a [String],
     /// Probability of dropping an input of A.
     pub lora_dropout: f64,
+    /// Each held-out data set is also evaluated by itself.
+    pub each_dataset: bool,
     /// How samples become micro-batches.
     pub cut: Cut,
     /// Launches recorded passes, where that was asked for.
@@ -200,7 +202,7 @@ impl<'a> Trainer<'a> {
     /// The held-out loss of the parameters as they are now, if the last evaluation was of them.
     pub fn held_out(&self) -> Option<HeldOut> {
         let evaluation = self.progress.evaluated.as_ref()?;
-        (evaluation.step == self.progress.step).then_some(evaluation.held_out)
+        (evaluation.step == self.progress.step).then(|| evaluation.held_out.clone())
     }
 
     /// What was told so far, by earlier processes too.
@@ -365,6 +367,8 @@ impl<'a> Trainer<'a> {
             when,
             num_input_tokens_seen: progress.counted(self.counted_tokens),
             written,
+            accuracy: held_out.accuracy,
+            each: held_out.each.iter().map(|(dataset, held_out)| self.of_dataset(*dataset, held_out)).collect(),
         };
         if when == EvalPhase::During {
             self.progress.evaluation_due = false;
@@ -376,10 +380,25 @@ impl<'a> Trainer<'a> {
         Ok(true)
     }
 
+    fn of_dataset(&self, dataset: usize, held_out: &HeldOut) -> OfDataset {
+        let name = self.dataset_names.get(dataset).cloned().unwrap_or_default();
+        OfDataset { name, loss: held_out.loss, accuracy: held_out.accuracy }
+    }
+
+    /// How held-out rows are evaluated.
+    pub fn measuring(&self) -> Measure {
+        Measure {
+            batch_size: self.config.per_device_eval_batch_size,
+            cut: self.cut,
+            accuracy: self.config.compute_accuracy,
+            each: self.each_dataset,
+        }
+    }
+
     /// Held-out loss and what the model writes now. `None`: stopped before the end.
     fn measure(&self) -> Result<Option<Evaluation>> {
-        let (began, batch_size) = (Instant::now(), self.config.per_device_eval_batch_size);
-        let held_out = validate::evaluate(self.model, &self.params, self.eval, batch_size, self.cut, self.stop)?;
+        let began = Instant::now();
+        let held_out = validate::evaluate(self.model, &self.params, self.eval, self.measuring(), self.stop)?;
         let Some(held_out) = held_out else { return Ok(None) };
         let runtime = began.elapsed().as_secs_f64();
         let written = match self.write {

@@ -203,6 +203,8 @@ mod tests {
             when: EvalPhase::During,
             num_input_tokens_seen: None,
             written: None,
+            accuracy: None,
+            each: vec![],
         })
     }
 

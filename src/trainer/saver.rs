@@ -43,8 +43,8 @@ pub struct Saver {
     output: OutputConfig,
     lora: LoraConfig,
     base_model: String,
-    /// Bytes that the answers to `sample_prompts` take, about.
-    samples: usize,
+    /// Bytes that the answers to `sample_prompts` and the numbers of each data set take in an evaluation, about.
+    said: usize,
     identity: Value,
     writing: Option<(usize, JoinHandle<Result<Written>>)>,
     failures: usize,
@@ -61,7 +61,7 @@ impl Saver {
             output: recipe.output.clone(),
             lora: recipe.lora.clone(),
             base_model: recipe.model.model_name_or_path.clone(),
-            samples: recipe.train.sample_prompts.iter().map(|prompt| 2 * prompt.len() + EVENT).sum(),
+            said: said_besides(recipe),
             identity,
             writing: None,
             failures: 0,
@@ -109,7 +109,7 @@ impl Saver {
         let evaluations = eval_steps.map_or(0, |steps| 2 + plan.total_steps / steps);
         let events = plan.total_steps / self.output.logging_steps + evaluations;
         let identity = serde_json::to_string_pretty(&self.identity).map_or(0, |text| 2 * text.len());
-        (events * EVENT + evaluations * self.samples + identity + EVENT) as u64
+        (events * EVENT + evaluations * self.said + identity + EVENT) as u64
     }
 
     /// Whether a checkpoint is due after `step`.
@@ -201,6 +201,12 @@ impl Saver {
     }
 }
 
+fn said_besides(recipe: &Recipe) -> usize {
+    let answers = recipe.train.sample_prompts.iter().map(|prompt| 2 * prompt.len() + EVENT);
+    let each = recipe.data.eval_dataset.iter().filter(|_| recipe.data.eval_on_each_dataset);
+    answers.chain(each.map(|name| 2 * name.len() + EVENT / 3)).sum()
+}
+
 impl Drop for Saver {
     /// A run that ends by an error lets the save under way come to its end: it is of sound steps.
     fn drop(&mut self) {
@@ -241,6 +247,8 @@ mod tests {
             when: EvalPhase::During,
             num_input_tokens_seen: tokens,
             written: None,
+            accuracy: Some(number),
+            each: vec![],
         });
         for event in [logged, evaluated] {
             // As it stands in `state.json`, where it lies three levels deep.

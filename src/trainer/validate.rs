@@ -1,6 +1,6 @@
-//! Held-out loss, without gradients: the same sum as in training.
+//! Held-out loss, without gradients: the same sum as in training; and, where asked for, how many tokens are right.
 
-use super::Cut;
+use super::{Cut, cut::Sample};
 use crate::{
     dataset::{self, Example, IGNORE},
     error::Result,
@@ -8,9 +8,13 @@ use crate::{
     model::{Params, Qwen3},
     plan::{Part, explained},
 };
+use candle_core::D;
+
+/// Logits that are looked at together: 128 MiB in f32.
+const LOGITS: usize = 32 << 20;
 
 /// Held-out loss in two averages.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HeldOut {
     /// LlamaFactory's `eval_loss`: each sample carries the mean of its batch, and these are averaged over samples.
     pub loss: f64,
@@ -18,28 +22,73 @@ pub struct HeldOut {
     pub loss_per_token: f64,
     /// Standard error of `loss_per_token`: how far another draw of as many rows would move it.
     pub standard_error: f64,
+    /// LlamaFactory's `eval_accuracy`: the share of a sample's labels that are the model's likeliest token, averaged over samples.
+    /// One without a label is left out. `None`: not asked for, or there is no label.
+    pub accuracy: Option<f64>,
     /// Rows, or packs of them.
     pub samples: usize,
     /// Batches of `per_device_eval_batch_size`.
     pub batches: usize,
+    /// The same for each data set by itself with its [`Origin::dataset`](crate::dataset::Origin), where asked for.
+    pub each: Vec<(usize, HeldOut)>,
 }
 
-/// Evaluates `examples`; `batch_size` decides LlamaFactory's average, `cut` how many rows go through at once. `None`: `stop` said so.
-#[expect(clippy::disallowed_methods, reason = "no step to hold up")]
+/// What is measured, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Measure {
+    /// `per_device_eval_batch_size`, which decides LlamaFactory's average.
+    pub batch_size: usize,
+    /// How many rows go through at once.
+    pub cut: Cut,
+    /// `compute_accuracy`
+    pub accuracy: bool,
+    /// `eval_on_each_dataset`
+    pub each: bool,
+}
+
+/// What a row comes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Sum {
+    nll: f64,
+    /// Labels that some position predicts.
+    labels: usize,
+    /// Those of them that are the likeliest token there.
+    right: usize,
+}
+
+/// Evaluates `examples`. `None`: `stop` said so.
 pub fn evaluate(
     model: &Qwen3,
     params: &Params,
     examples: &[Example],
-    batch_size: usize,
-    cut: Cut,
+    how: Measure,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<HeldOut>> {
-    let mut sums = vec![(0f64, 0usize); examples.len()]; // (Σ nll, labels) of every sample
-    let supervised: Vec<(usize, &Example)> = examples.iter().enumerate().filter(|(_, e)| e.is_trainable()).collect();
-    for packed in cut.batches(&supervised) {
+    let supervised: Vec<Sample> = examples.iter().enumerate().filter(|(_, e)| e.is_trainable()).collect();
+    let mut sums = vec![Sum::default(); examples.len()];
+    if !add_losses(model, params, &supervised, how.cut, stop, &mut sums)? {
+        return Ok(None);
+    }
+    if how.accuracy && !add_right(model, params, &supervised, how.cut, stop, &mut sums)? {
+        return Ok(None);
+    }
+    Ok(Some(averages(examples, &sums, how)))
+}
+
+/// `false`: stopped.
+#[expect(clippy::disallowed_methods, reason = "no step to hold up")]
+fn add_losses(
+    model: &Qwen3,
+    params: &Params,
+    supervised: &[Sample],
+    cut: Cut,
+    stop: &dyn Fn() -> bool,
+    sums: &mut [Sum],
+) -> Result<bool> {
+    for packed in cut.batches(supervised) {
         fault::phase("eval");
         if stop() {
-            return Ok(None);
+            return Ok(false);
         }
         let (batch, micro) = packed?;
         let part = Part::Evaluation { rows: batch.ids.len(), samples: micro.len() };
@@ -47,45 +96,134 @@ pub fn evaluate(
         let mut losses = losses.into_iter();
         for (i, example) in micro {
             let labels = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();
-            sums[i] = (losses.by_ref().take(labels).map(f64::from).sum(), labels);
+            sums[i] = Sum { nll: losses.by_ref().take(labels).map(f64::from).sum(), labels, right: 0 };
         }
     }
-    let total = |part: &[(f64, usize)]| part.iter().fold((0.0, 0), |(nll, n), s| (nll + s.0, n + s.1));
-    let mean = |(nll, labels): (f64, usize)| nll / labels as f64;
-    let mut rest = sums.as_slice();
+    Ok(true)
+}
+
+/// A pass of its own, so that asking for it changes no bit of the loss. `false`: stopped.
+#[expect(clippy::disallowed_methods, reason = "no step to hold up")]
+fn add_right(
+    model: &Qwen3,
+    params: &Params,
+    supervised: &[Sample],
+    cut: Cut,
+    stop: &dyn Fn() -> bool,
+    sums: &mut [Sum],
+) -> Result<bool> {
+    let cut = Cut { max_rows: (LOGITS / model.config().vocab_size).clamp(1, cut.max_rows), ..cut };
+    for packed in cut.batches(supervised) {
+        if stop() {
+            return Ok(false);
+        }
+        let (batch, micro) = packed?;
+        let part = Part::Evaluation { rows: batch.ids.len(), samples: micro.len() };
+        let logits = model.logits(&batch, params).map_err(|err| explained(err, part))?;
+        let likeliest: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+        let mut pairs = likeliest.into_iter().zip(&batch.targets);
+        for (i, _) in micro {
+            let labels = sums[i].labels;
+            sums[i].right = pairs.by_ref().take(labels).filter(|(likeliest, target)| likeliest == *target).count();
+        }
+    }
+    Ok(true)
+}
+
+/// `sums`: one for every example.
+fn averages(examples: &[Example], sums: &[Sum], how: Measure) -> HeldOut {
+    let total = |part: &[Sum]| {
+        part.iter().fold(Sum::default(), |all, sum| Sum {
+            nll: all.nll + sum.nll,
+            labels: all.labels + sum.labels,
+            right: all.right + sum.right,
+        })
+    };
+    let mean = |sum: Sum| sum.nll / sum.labels as f64;
+    let mut rest = sums;
     let of_sample = |rows: &[Example]| {
         let (sample, behind) = rest.split_at(rows.len());
         rest = behind;
         total(sample)
     };
-    let samples: Vec<(f64, usize)> = dataset::samples(examples).map(of_sample).collect();
-    let by_batch: f64 = samples.chunks(batch_size).map(|batch| mean(total(batch)) * batch.len() as f64).sum();
-    let loss_per_token = mean(total(&sums));
-    Ok(Some(HeldOut {
+    let samples: Vec<Sum> = dataset::samples(examples).map(of_sample).collect();
+    let by_batch: f64 = samples.chunks(how.batch_size).map(|batch| mean(total(batch)) * batch.len() as f64).sum();
+    let shares: Vec<f64> =
+        samples.iter().filter(|sum| sum.labels > 0).map(|sum| sum.right as f64 / sum.labels as f64).collect();
+    let loss_per_token = mean(total(sums));
+    HeldOut {
         loss: by_batch / samples.len() as f64,
         loss_per_token,
-        standard_error: standard_error(&sums, loss_per_token),
+        standard_error: standard_error(sums, loss_per_token),
+        accuracy: (how.accuracy && !shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64),
         samples: samples.len(),
-        batches: samples.len().div_ceil(batch_size),
-    }))
+        batches: samples.len().div_ceil(how.batch_size),
+        each: if how.each { each(examples, sums, how) } else { vec![] },
+    }
 }
 
-/// Of the ratio Σ nll / Σ labels over rows (nll, labels): √Σ(nllᵢ − r·labelsᵢ)² / Σ labels (Cochran, Sampling Techniques, 1977, 6.4).
-fn standard_error(rows: &[(f64, usize)], ratio: f64) -> f64 {
-    let labels: usize = rows.iter().map(|(_, n)| n).sum();
-    let squares: f64 = rows.iter().map(|&(nll, n)| (nll - ratio * n as f64).powi(2)).sum();
+/// Rows of a data set stand one behind the other.
+fn each(examples: &[Example], sums: &[Sum], how: Measure) -> Vec<(usize, HeldOut)> {
+    let mut rest = sums;
+    let of_dataset = |rows: &[Example]| {
+        let (part, behind) = rest.split_at(rows.len());
+        rest = behind;
+        (rows[0].origin.dataset, averages(rows, part, Measure { each: false, ..how }))
+    };
+    examples.chunk_by(|a, b| a.origin.dataset == b.origin.dataset).map(of_dataset).collect()
+}
+
+/// Of the ratio Σ nll / Σ labels over rows: √Σ(nllᵢ − r·labelsᵢ)² / Σ labels (Cochran, Sampling Techniques, 1977, 6.4).
+fn standard_error(rows: &[Sum], ratio: f64) -> f64 {
+    let labels: usize = rows.iter().map(|sum| sum.labels).sum();
+    let squares: f64 = rows.iter().map(|sum| (sum.nll - ratio * sum.labels as f64).powi(2)).sum();
     squares.sqrt() / labels as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        dataset::{Origin, Pack},
+        model::qwen3::Keep,
+    };
+
+    fn sum(nll: f64, labels: usize, right: usize) -> Sum {
+        Sum { nll, labels, right }
+    }
 
     #[test]
     fn the_standard_error_is_that_of_a_mean_where_rows_are_alike() {
         // Four rows with one label each: σ/√n of 1, 2, 3, 4 with σ² over n, as the formula has it.
-        let rows = [(1.0, 1), (2.0, 1), (3.0, 1), (4.0, 1)];
+        let rows = [sum(1.0, 1, 0), sum(2.0, 1, 0), sum(3.0, 1, 0), sum(4.0, 1, 0)];
         assert!((standard_error(&rows, 2.5) - (1.25f64 / 4.0).sqrt()).abs() < 1e-12);
-        assert_eq!(standard_error(&[(2.0, 1), (6.0, 3)], 2.0), 0.0, "every label loses the same");
+        assert_eq!(standard_error(&[sum(2.0, 1, 0), sum(6.0, 3, 0)], 2.0), 0.0, "every label loses the same");
+    }
+
+    #[test]
+    fn averages_are_over_samples_and_of_each_data_set() {
+        let row = |dataset: usize, pack: Option<usize>| Example {
+            input_ids: vec![1, 2],
+            labels: vec![IGNORE, 2],
+            origin: Origin { dataset, row: 1 },
+            pack: pack.map(|number| Pack { number, len: 8 }),
+        };
+        let cut = Cut { max_rows: 99, share_prefix: false, keep: Keep::Lean };
+        let how = Measure { batch_size: 2, cut, accuracy: true, each: true };
+        let sums = [sum(2.0, 1, 1), sum(6.0, 3, 0), sum(4.0, 4, 2), sum(0.0, 0, 0)];
+
+        let plain = averages(&[row(3, None), row(3, None), row(3, None), row(4, None)], &sums, how);
+        // Batches: 8 nats over 4 labels, 4 over 4.
+        assert_eq!((plain.loss, plain.loss_per_token, plain.samples, plain.batches), (1.5, 1.5, 4, 2));
+        assert_eq!(plain.accuracy, Some(0.5), "(1 + 0 + 0.5) / 3: the last row has no label");
+        let each: Vec<_> = plain.each.iter().map(|(of, held)| (*of, held.loss, held.accuracy, held.samples)).collect();
+        assert_eq!(each[0], (3, (2.0 * 2.0 + 1.0) / 3.0, Some(0.5), 3));
+        assert!(each[1].1.is_nan() && (each[1].0, each[1].2, each[1].3) == (4, None, 1));
+
+        let how = Measure { batch_size: 1, accuracy: false, each: false, ..how };
+        let packed = averages(&[row(3, Some(0)), row(3, Some(0)), row(3, Some(1)), row(4, Some(1))], &sums, how);
+        // Packs: 8 nats over 4 labels, 4 over 4.
+        assert_eq!((packed.loss, packed.loss_per_token, packed.samples, packed.batches), (1.5, 1.5, 2, 2));
+        assert_eq!((packed.accuracy, packed.each), (None, vec![]), "not asked for");
     }
 }

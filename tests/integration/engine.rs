@@ -5,15 +5,16 @@ use crate::support::{relative_distance, root, values};
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
     config::{DataConfig, LoraConfig, Projection},
-    dataset::{self, Example, Tokenizer},
+    dataset::{self, Example, IGNORE, Tokenizer},
     model::{
-        Checkpoint, Grads, Params, Qwen3, Qwen3Config,
+        Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config,
         qwen3::{DropoutPlan, Keep},
     },
     rng::Key,
     trainer::{
         Cut,
         step::{self, StepGradient},
+        validate::{self, Measure},
     },
 };
 
@@ -191,4 +192,33 @@ fn a_micro_batch_that_is_filled_up_has_the_same_gradient() {
         assert!(relative_distance(&filled_nll[..nll.len()], &nll, &nll) < 1e-6);
         assert!(relative_distance(&got, &want, &want) < 1e-6);
     }
+}
+
+/// LlamaFactory's `eval_accuracy`, written out: the likeliest token at every place that predicts a label, row by row, then the
+/// mean of the rows' shares.
+#[test]
+fn accuracy_is_the_mean_share_of_labels_that_are_the_likeliest_token() {
+    let bench = Bench::new(0.0);
+    let share = |row: &Example| {
+        let alone = [(0, row.input_ids.as_slice(), row.labels.as_slice())];
+        let batch = Batch::pack(&alone, IGNORE, false).unwrap();
+        let logits: Vec<Vec<f32>> = bench.model.logits(&batch, &bench.params).unwrap().to_vec2().unwrap();
+        let likeliest = |row: &Vec<f32>| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+        let labels: Vec<u32> = row.labels.iter().skip(1).copied().filter(|label| *label != IGNORE).collect();
+        assert_eq!(labels.len(), logits.len());
+        let right = logits.iter().zip(&labels).filter(|(row, label)| likeliest(row) == **label as usize).count();
+        right as f64 / labels.len() as f64
+    };
+    let want = bench.rows.iter().map(share).sum::<f64>() / bench.rows.len() as f64;
+    assert!(want > 0.0 && want < 1.0, "{want} tells nothing");
+
+    let cut = Cut { max_rows: 200, share_prefix: true, keep: Keep::Lean };
+    let evaluate = |accuracy| {
+        let how = Measure { batch_size: 5, cut, accuracy, each: true };
+        validate::evaluate(&bench.model, &bench.params, &bench.rows, how, &|| false).unwrap().expect("not stopped")
+    };
+    let (with, without) = (evaluate(true), evaluate(false));
+    assert_eq!((with.loss, without.accuracy), (without.loss, None), "the loss is the same to the last bit");
+    assert!((with.accuracy.unwrap() - want).abs() < 1e-12, "{:?}, want {want}", with.accuracy);
+    assert_eq!((with.each.len(), with.each[0].0, with.each[0].1.loss), (1, 0, with.loss), "one data set is all");
 }

@@ -245,6 +245,7 @@ fn tiny() -> (Qwen3, Tokenizer, DataConfig) {
         over_length: OverLength::Error,
         mix_strategy: Default::default(),
         interleave_probs: vec![],
+        eval_on_each_dataset: false,
         max_samples: None,
         val_size: 0.0,
         mask_history: false,

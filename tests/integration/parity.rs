@@ -121,6 +121,7 @@ fn run(case: &Case, cut: Cut, device: &Device) -> Difference {
         eval: &[],
         dataset_names: &["couplets".to_owned()],
         lora_dropout: 0.0,
+        each_dataset: false,
         cut,
         recorder: None,
         logging_steps: 1,

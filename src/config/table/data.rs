@@ -54,6 +54,8 @@ pub(super) static KEYS: &[Key] = keys! {
         words("thoughts of earlier turns stay under `mask_history`", "`mask_history` 下保留前几轮的思考");
     default_system: read(BOTH, Data, Kind::Text, Unset),
         words("system text for rows without one", "没有系统提示的行所用的系统提示");
+    eval_on_each_dataset: read(TRAIN, Data, Kind::Flag, Same("false")),
+        words("each of `eval_dataset` is also evaluated by itself, as eval_NAME_loss", "除合并评估外，每个 `eval_dataset` 也单独评估，记为 eval_NAME_loss");
     packing: read(TRAIN, Data, Kind::Flag, Unset),
         words("several rows fill one sample of `cutoff_len` tokens, chosen as LlamaFactory chooses them; they never see each other",
               "多行合成一个不超过 `cutoff_len` 个词元的样本，组合方式与 LlamaFactory 相同；各行互不可见");
@@ -68,7 +70,6 @@ pub(super) static KEYS: &[Key] = keys! {
 
     streaming: NO, words("all rows are read before training", "训练前会读入全部数据");
     buffer_size: Ignored, words("all rows are read before training", "训练前会读入全部数据");
-    eval_on_each_dataset: NO, words("held-out data sets are joined", "验证数据集会合并");
     ignore_pad_token_for_loss: Refused(&["true"]), words("padding is never trained", "填充部分从不参与训练");
     tokenized_path: NOTHING, words("rows are tokenised at every start, in seconds", "每次启动时重新分词，只需数秒");
     length_column_name: Refused(&["length"]), ORDER;

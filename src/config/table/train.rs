@@ -161,6 +161,9 @@ pub(super) static OUTPUT: &[Key] = keys! {
         words("when to evaluate during training", "训练中何时评估");
     eval_steps: read(TRAIN, Train, Kind::Steps, Unset),
         words("steps between evaluations; without it `logging_steps`", "两次评估之间的步数；不写时为 `logging_steps`");
+    compute_accuracy: read(TRAIN, Train, Kind::Flag, Same("false")),
+        words("evaluations also give eval_accuracy, the share of trained tokens that the model would choose; a second pass over the held-out rows",
+              "评估另给出 eval_accuracy，即模型会选中的训练词元所占比例；需再算一遍验证数据");
     early_stopping_steps: read(TRAIN, Train, Kind::Whole(1), Unset),
         words("stop after so many evaluations in a row without a better `metric_for_best_model`", "连续若干次评估没有更好的 `metric_for_best_model` 时停止");
     sample_prompts: read(TRAIN, Train, Kind::Texts, Unset),
@@ -188,7 +191,6 @@ pub(super) static OUTPUT: &[Key] = keys! {
     do_predict: theirs(EVALUATE, Kind::Flag, Unset), words("`evaluate` answers held-out rows and scores the answers", "由 `evaluate` 生成回答并评分");
     predict_with_generate: theirs(EVALUATE, Kind::Flag, Unset), words("`evaluate` answers held-out rows and scores the answers", "由 `evaluate` 生成回答并评分");
 
-    compute_accuracy: NO, words("watch `eval_loss`", "请看 `eval_loss`");
     logging_strategy: Refused(&["steps"]), words("use `logging_steps`", "请用 `logging_steps`");
     logging_first_step: NO, words("use `logging_steps`", "请用 `logging_steps`");
     eval_delay: Refused(&["0"]), words("use `eval_steps`", "请用 `eval_steps`");

@@ -309,6 +309,11 @@ fn yaml_errors_name_place_and_way_out() {
             "it may be one of eval_loss, eval_loss_per_token, eval_couplet_pass",
         ),
         (
+            "metric_for_best_model: accurate\ncompute_accuracy: true\neval_on_each_dataset: true\neval_dataset: a",
+            "c.yaml:7:24: `metric_for_best_model` is \"accurate\", which no evaluation gives",
+            "it may be one of eval_loss, eval_loss_per_token, eval_couplet_pass, eval_a_loss, eval_accuracy, eval_a_accuracy",
+        ),
+        (
             "max_seconds: 0",
             "c.yaml:7:14: `max_seconds` must be a number above 0, found 0",
             "correct the value, or remove the key",

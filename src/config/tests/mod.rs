@@ -31,7 +31,7 @@ fn defaults_follow_the_dialect() {
         "model": {"model_name_or_path": "m", "adapter_name_or_path": null, "cache_dir": null, "model_revision": "main",
             "device": "auto"},
         "data": {"dataset": ["d"], "eval_dataset": [], "test_dataset": [], "dataset_dir": "data", "template": "qwen3", "cutoff_len": 2048,
-            "over_length": "truncate", "max_samples": null, "mix_strategy": "concat", "interleave_probs": [], "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
+            "over_length": "truncate", "max_samples": null, "mix_strategy": "concat", "interleave_probs": [], "eval_on_each_dataset": false, "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
             "enable_thinking": true, "preserve_thinking": false, "default_system": null, "packing": false,
             "preprocessing_batch_size": 1000, "preprocessing_num_workers": 1},
         "lora": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_target":
@@ -41,7 +41,7 @@ fn defaults_follow_the_dialect() {
             "warmup_ratio": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
             "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "bf16": false, "seed": 42, "data_seed": null,
             "disable_shuffling": false, "train_sampling_strategy": "random", "shared_prefix": true, "gradient_checkpointing": "auto", "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500,
-            "early_stopping_steps": null, "sample_prompts": [], "eval_couplets": 0, "max_seconds": null},
+            "compute_accuracy": false, "early_stopping_steps": null, "sample_prompts": [], "eval_couplets": 0, "max_seconds": null},
         "output": {"output_dir": "o", "overwrite_output_dir": false, "logging_steps": 500, "plot_loss": false,
             "include_num_input_tokens_seen": "no", "save_strategy": "steps", "save_steps": 500, "save_total_limit": null,
             "save_only_model": false, "resume_from_checkpoint": "auto", "load_best_model_at_end": false,
@@ -157,6 +157,13 @@ fn values_are_read_as_llamafactory_reads_them() {
         ("resume_from_checkpoint: true", resume, "Always", "the newest"),
         ("resume_from_checkpoint: no", resume, "Never", "YAML 1.1"),
         ("resume_from_checkpoint: o/checkpoint-5", resume, "From(\"o/checkpoint-5\")", "this one"),
+        ("metric_for_best_model: accuracy\ncompute_accuracy: true", metric, "eval_accuracy true", "more is better"),
+        (
+            "metric_for_best_model: a_loss\neval_on_each_dataset: true\neval_dataset: a,b",
+            metric,
+            "eval_a_loss false",
+            "one data set",
+        ),
         ("lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2}", schedule, "Polynomial (power 2)", "a table"),
         (
             "lr_scheduler_type: cosine\nlr_scheduler_kwargs:\n  num_cycles: '1.5'",

@@ -87,6 +87,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         eval: &inputs.data.eval,
         dataset_names: &inputs.data.summary.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
         lora_dropout: recipe.lora.lora_dropout,
+        each_dataset: recipe.data.eval_on_each_dataset,
         cut: planned.cut,
         recorder: None,
         logging_steps: recipe.output.logging_steps,
@@ -266,7 +267,7 @@ fn space(recipe: &Recipe, inputs: &Inputs, trainer: &Trainer) -> Result<Space> {
         EvalStrategy::Steps => Some(recipe.train.eval_steps),
         EvalStrategy::Epoch => Some(plan.steps_per_epoch),
     };
-    let pictures = if recipe.output.plot_loss { 3 * PICTURE } else { 0 };
+    let pictures = if recipe.output.plot_loss { 4 * PICTURE } else { 0 };
     let saver = trainer.saver.as_ref().ok_or_else(|| Error::run("internal error: a run without a saver"))?;
     saver.space(&plan, &slots, eval_steps, inputs.tokenizer_size() + pictures)
 }

@@ -7,7 +7,7 @@ use couplet_train::{
     report::{Score, Scores},
     trainer::{
         Trainer,
-        validate::{self, HeldOut},
+        validate::{self, HeldOut, Measure},
     },
 };
 
@@ -31,7 +31,8 @@ pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Example>>
         eval_dataset: names,
         val_size: 0.0,
         mix_strategy: MixStrategy::Concat, // all of them, once
-        packing: false,                    // scored by the token
+        eval_on_each_dataset: false,
+        packing: false, // scored by the token
         cutoff_len: recipe.data.longest_row(),
         ..recipe.data.clone()
     };
@@ -52,8 +53,8 @@ fn score(trainer: &Trainer, rows: &[Example]) -> Result<Option<Score>> {
     if rows.is_empty() {
         return Ok(None);
     }
-    let batch = trainer.config.per_device_eval_batch_size;
-    let score = validate::evaluate(trainer.model, &trainer.params, rows, batch, trainer.cut, trainer.stop)?;
+    let how = Measure { accuracy: false, each: false, ..trainer.measuring() };
+    let score = validate::evaluate(trainer.model, &trainer.params, rows, how, trainer.stop)?;
     Ok(score.map(|score| as_score(score, rows.len())))
 }
 

@@ -109,6 +109,7 @@ fn data_config(config: &EvaluationConfig, names: &[String], receipt: Option<&Val
         max_samples: config.max_samples,
         mix_strategy: mixed.map_or(MixStrategy::Concat, |data| data.mix_strategy),
         interleave_probs: mixed.map(|data| data.interleave_probs.clone()).unwrap_or_default(),
+        eval_on_each_dataset: false,
         val_size: if splits { config.val_size } else { 0.0 },
         mask_history: known.as_ref().is_some_and(|data| data.mask_history),
         train_on_prompt: known.as_ref().is_some_and(|data| data.train_on_prompt),

@@ -58,7 +58,7 @@ pub fn train_config() -> crate::config::TrainConfig {
         gradient_checkpointing: GradientCheckpointing::Auto,
         micro_batch_tokens: None,
         eval_strategy: EvalStrategy::No,
-        eval_steps: 1,
+        eval_steps: crate::config::Interval::Steps(1),
         compute_accuracy: false,
         early_stopping_steps: None,
         sample_prompts: vec![],

@@ -1,6 +1,7 @@
 //! Checked settings → a [`Recipe`], one function a section.
 
 use super::{
+    interval::Interval,
     keys,
     resolve::metrics,
     scheduler,
@@ -220,7 +221,7 @@ fn train(s: &Settings<'_>) -> Result<TrainConfig> {
             Some("epoch") => EvalStrategy::Epoch,
             _ => EvalStrategy::No,
         },
-        eval_steps: s.whole("eval_steps").map_or_else(|| count(s, "logging_steps"), size),
+        eval_steps: interval(s, if s.value("eval_steps") == Value::Null { "logging_steps" } else { "eval_steps" }),
         compute_accuracy: s.flag("compute_accuracy"),
         early_stopping_steps: s.whole("early_stopping_steps").map(size),
         sample_prompts: s.texts("sample_prompts"),
@@ -242,7 +243,7 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
     Ok(OutputConfig {
         output_dir: PathBuf::from(s.required_text("output_dir")?),
         overwrite_output_dir: s.flag("overwrite_output_dir"),
-        logging_steps: count(s, "logging_steps"),
+        logging_steps: interval(s, "logging_steps"),
         plot_loss: s.flag("plot_loss"),
         include_num_input_tokens_seen: match s.text("include_num_input_tokens_seen").as_deref() {
             Some("all") => CountedTokens::All,
@@ -254,7 +255,7 @@ fn output(s: &Settings<'_>) -> Result<OutputConfig> {
             Some("epoch") => SaveStrategy::Epoch,
             _ => SaveStrategy::Steps,
         },
-        save_steps: count(s, "save_steps"),
+        save_steps: interval(s, "save_steps"),
         save_total_limit: s.whole("save_total_limit").map(size),
         save_only_model: s.flag("save_only_model"),
         resume_from_checkpoint: match s.value("resume_from_checkpoint") {
@@ -283,6 +284,14 @@ fn metric_for_best_model(s: &Settings<'_>) -> Result<String> {
             .hint(format!("it may be one of {names}"))
             .hint_zh(format!("可以是 {}", known.join("、")))
     })
+}
+
+/// A number of steps, or a share of all, that the table gives a default.
+fn interval(s: &Settings<'_>, name: &str) -> Interval {
+    match s.value(name) {
+        Value::Float(share) => Interval::Share(share),
+        _ => Interval::Steps(count(s, name)),
+    }
 }
 
 /// A count that the table gives a default.

@@ -24,7 +24,7 @@ pub enum Kind {
     Flag,
     /// A whole number of at least so much.
     Whole(i64),
-    /// A whole number of steps; a share of all steps, as Hugging Face allows, is not taken.
+    /// A whole number of steps from 1, or a share of all steps below 1.
     Steps,
     /// A whole number of at least 1; -1 means no limit.
     Limit,
@@ -68,7 +68,7 @@ impl Kind {
             Self::Text => value.text().is_some_and(|text| !text.trim().is_empty()),
             Self::Flag => matches!(value, Value::Bool(_)),
             Self::Whole(least) => whole.is_some_and(|n| n >= least),
-            Self::Steps => whole.is_some_and(|n| n >= 1),
+            Self::Steps => whole.is_some_and(|n| n >= 1) || number.is_some_and(|x| x > 0.0 && x < 1.0),
             Self::Limit => whole.is_some_and(|n| n >= 1 || n == -1),
             Self::ShareOrCount => {
                 number.is_some_and(|x| (0.0..1.0).contains(&x) || (1.0..=MOST as f64).contains(&x) && x.fract() == 0.0)
@@ -95,7 +95,10 @@ impl Kind {
         let fixed = match self {
             Self::Text => ("a string", "字符串"),
             Self::Flag => ("true or false", "true 或 false"),
-            Self::Steps => ("a whole number of at least 1", "不小于 1 的整数"),
+            Self::Steps => (
+                "a whole number of at least 1, or a share of all steps below 1",
+                "不小于 1 的整数，或小于 1 的总步数比例",
+            ),
             Self::Limit => ("a whole number of at least 1, or -1 for no limit", "不小于 1 的整数，或 -1（不限）"),
             Self::ShareOrCount => {
                 ("a share from 0 to below 1, or a whole number from 1", "不小于 0 且小于 1 的比例，或不小于 1 的整数")
@@ -182,7 +185,7 @@ mod tests {
             (Kind::Flag, "true no", "1 maybe"),
             (Kind::Whole(1), "1 8", "0 -1 1.0 1e3 x true"),
             (Kind::Whole(0), "0 42 4294967295", "-1 4294967296"),
-            (Kind::Steps, "1 500", "0 0.1"),
+            (Kind::Steps, "1 500 0.1", "0 0.0 1.5 -0.1"),
             (Kind::Limit, "-1 1 100", "0 -2 1.5"),
             (Kind::ShareOrCount, "0 0.1 1 1.0 500", "-0.1 1.5 .nan .inf"),
             (Kind::Positive, "1e-4 2", "0 0.0 -1 .nan .inf x"),

@@ -1,5 +1,6 @@
 //! What a recipe must hold across its sections, and how two recipes differ.
 
+use super::interval::Interval;
 use super::sections::{COUPLET_PASS, EVAL_METRICS, EvalStrategy, MixStrategy, Recipe, SaveStrategy};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
@@ -118,15 +119,18 @@ impl Recipe {
             .hint_zh("请把两者都设为 \"steps\" 或都设为 \"epoch\"，或删除 `load_best_model_at_end`"));
         }
         let (save, eval) = (output.save_steps, train.eval_steps);
-        if output.save_strategy == SaveStrategy::Steps && !save.is_multiple_of(eval) {
-            let next = save.next_multiple_of(eval);
-            return Err(Error::input(format!(
-                "`load_best_model_at_end` needs `save_steps` ({save}) to be a multiple of `eval_steps` ({eval})"
-            ))
-            .hint(format!("set `save_steps` to {next}, or remove `load_best_model_at_end`"))
-            .hint_zh(format!("请把 `save_steps` 设为 {next}，或删除 `load_best_model_at_end`")));
+        if output.save_strategy != SaveStrategy::Steps || save.is_multiple_of(eval) == Some(true) {
+            return Ok(());
         }
-        Ok(())
+        let next = match (save, eval) {
+            (Interval::Steps(save), Interval::Steps(eval)) => save.next_multiple_of(eval).to_string(),
+            _ => eval.to_string(),
+        };
+        Err(Error::input(format!(
+            "`load_best_model_at_end` needs `save_steps` ({save}) to be a multiple of `eval_steps` ({eval})"
+        ))
+        .hint(format!("set `save_steps` to {next}, or remove `load_best_model_at_end`"))
+        .hint_zh(format!("请把 `save_steps` 设为 {next}，或删除 `load_best_model_at_end`")))
     }
 
     /// The leaf keys whose values differ from an earlier recipe as `run.json` holds it; `null` for a key that one side lacks.

@@ -93,7 +93,7 @@ impl Kind {
             Self::Text => json!({"type": "string"}),
             Self::Flag => json!({"type": "boolean"}),
             Self::Whole(least) => json!({"type": "integer", "minimum": least, "maximum": MOST}),
-            Self::Steps => json!({"type": "integer", "minimum": 1, "maximum": MOST}),
+            Self::Steps => json!({"type": "number", "exclusiveMinimum": 0, "maximum": MOST}),
             Self::Limit => json!({"type": "integer", "minimum": -1, "maximum": MOST, "not": {"const": 0}}),
             Self::ShareOrCount | Self::NonNegative => json!({"type": "number", "minimum": 0}),
             Self::Positive => json!({"type": "number", "exclusiveMinimum": 0}),

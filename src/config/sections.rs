@@ -2,7 +2,10 @@
 //!
 //! Nothing here parses or checks: `keys` knows every key, `mod` reads files, `resolve` checks across fields.
 
-use super::scheduler::{SchedulerKwargs, SchedulerType};
+use super::{
+    interval::Interval,
+    scheduler::{SchedulerKwargs, SchedulerType},
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -318,7 +321,7 @@ pub struct TrainConfig {
     /// When to evaluate during training.
     pub eval_strategy: EvalStrategy,
     /// Steps between evaluations; `logging_steps` when absent in the file.
-    pub eval_steps: usize,
+    pub eval_steps: Interval,
     /// An evaluation also counts the labels that are the model's likeliest token.
     pub compute_accuracy: bool,
     /// Stops after so many evaluations in a row without a better `metric_for_best_model`.
@@ -384,7 +387,7 @@ pub struct OutputConfig {
     /// Replace what another config left there.
     pub overwrite_output_dir: bool,
     /// Optimizer steps between two log lines.
-    pub logging_steps: usize,
+    pub logging_steps: Interval,
     /// Draw `training_loss.png` (and `training_eval_loss.png`).
     pub plot_loss: bool,
     /// Which fed tokens are counted into the log.
@@ -392,7 +395,7 @@ pub struct OutputConfig {
     /// When to write a checkpoint.
     pub save_strategy: SaveStrategy,
     /// Optimizer steps between checkpoints. Default 200, in LlamaFactory's dialect 500.
-    pub save_steps: usize,
+    pub save_steps: Interval,
     /// Checkpoints kept; `None`: all. Default 3, in LlamaFactory's dialect all.
     pub save_total_limit: Option<usize>,
     /// Checkpoints hold the adapter and nothing to resume from.

@@ -234,11 +234,6 @@ impl<'s> Settings<'s> {
                 .hint("only Qwen3 is trained: `qwen3` for hybrid models, `qwen3_nothink` for the -2507-Instruct ones")
                 .hint_zh("只支持 Qwen3：混合模型用 `qwen3`，-2507-Instruct 模型用 `qwen3_nothink`");
         }
-        if read.kind == Kind::Steps && found.number().is_some_and(|x| x > 0.0 && x < 1.0) {
-            return err
-                .hint("a share of all steps is not supported yet; give a number of steps")
-                .hint_zh("暂不支持按总步数的比例，请填写步数");
-        }
         match read.default.of(self.dialect) {
             Some(text) => err
                 .hint(format!("without the key it is {text}"))

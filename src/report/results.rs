@@ -67,7 +67,7 @@ impl Results {
         let best = end.best;
         let checkpoint = |step| self.output.output_dir.join(format!("checkpoint-{step}")).display().to_string();
         let eval_steps = match self.train.eval_strategy {
-            EvalStrategy::Steps => self.train.eval_steps,
+            EvalStrategy::Steps => self.train.eval_steps.of(end.total_steps),
             EvalStrategy::No | EvalStrategy::Epoch => UNSET_STEPS,
         };
         let epochs = match self.train.max_steps {
@@ -95,11 +95,11 @@ impl Results {
             ("is_local_process_zero", true.into()),
             ("is_world_process_zero", true.into()),
             ("log_history", self.history.clone().into()),
-            ("logging_steps", self.output.logging_steps.into()),
+            ("logging_steps", self.output.logging_steps.of(end.total_steps).into()),
             ("max_steps", end.total_steps.into()),
             ("num_input_tokens_seen", end.num_input_tokens_seen.unwrap_or(0).into()),
             ("num_train_epochs", (epochs as u64).into()),
-            ("save_steps", self.output.save_steps.into()),
+            ("save_steps", self.output.save_steps.of(end.total_steps).into()),
             ("stateful_callbacks", json!({ "TrainerControl": control })),
             ("total_flos", end.total_flos.into()),
             ("train_batch_size", self.train.per_device_train_batch_size.into()),

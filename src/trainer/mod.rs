@@ -13,7 +13,7 @@ pub mod step;
 pub mod validate;
 
 use crate::{
-    config::{CountedTokens, EvalStrategy, TrainConfig},
+    config::{CountedTokens, EvalStrategy, Interval, TrainConfig},
     dataset::{self, Example},
     error::{Error, Result},
     fs::fault,
@@ -59,7 +59,7 @@ pub struct Trainer<'a> {
     /// Launches recorded passes, where that was asked for.
     pub recorder: Option<Recorder>,
     /// Steps between two log lines.
-    pub logging_steps: usize,
+    pub logging_steps: Interval,
     /// Which fed tokens the log counts.
     pub counted_tokens: CountedTokens,
     /// Writes checkpoints; `None` for a run that leaves none.
@@ -142,11 +142,11 @@ impl<'a> Trainer<'a> {
             };
             let (grad_norm, lr) = (done.grad_norm, done.lr);
             observer.on_event(&Event::Step(done))?;
-            if self.progress.step.is_multiple_of(self.logging_steps) {
+            if self.progress.step.is_multiple_of(self.logging_steps.of(plan.total_steps)) {
                 let logged = self.progress.logged(&plan, grad_norm, lr, self.counted_tokens);
                 self.tell(Event::Logged(logged), observer)?;
             }
-            self.progress.evaluation_due = self.evaluation_is_due(&samples, self.progress.step == plan.total_steps);
+            self.progress.evaluation_due = self.evaluation_is_due(&samples, plan.total_steps);
         }
         if let Some(saver) = &mut self.saver {
             saver.wait(observer)?;
@@ -250,7 +250,9 @@ impl<'a> Trainer<'a> {
         let is_best = evaluated && self.best().is_some_and(|best| best.step == step);
         let is_last = step == plan.total_steps || self.patience_is_over();
         let ends_epoch = step.is_multiple_of(plan.steps_per_epoch);
-        let is_due = |saver: &Saver| saver.last() != Some(step) && (saver.is_due(step, ends_epoch, is_last) || is_best);
+        let is_due = |saver: &Saver| {
+            saver.last() != Some(step) && (saver.is_due(step, plan.total_steps, ends_epoch, is_last) || is_best)
+        };
         if step > 0 && self.saver.as_ref().is_some_and(is_due) {
             self.save(observer)?;
         }
@@ -328,11 +330,12 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    fn evaluation_is_due(&self, samples: &StepSamples, last: bool) -> bool {
+    fn evaluation_is_due(&self, samples: &StepSamples, total: usize) -> bool {
+        let last = self.progress.step == total;
         match self.config.eval_strategy {
             EvalStrategy::No => false,
             // The last step is evaluated in any case, as the Hugging Face trainer does.
-            EvalStrategy::Steps => self.progress.step.is_multiple_of(self.config.eval_steps) || last,
+            EvalStrategy::Steps => self.progress.step.is_multiple_of(self.config.eval_steps.of(total)) || last,
             EvalStrategy::Epoch => samples.ends_epoch || last,
         }
     }

@@ -94,7 +94,7 @@ impl Saver {
         let checkpoint = checkpoint::size(slots, (!self.only_model()).then_some(state))?;
         let all = match self.output.save_strategy {
             SaveStrategy::No => 0,
-            SaveStrategy::Steps => plan.total_steps.div_ceil(self.output.save_steps),
+            SaveStrategy::Steps => plan.total_steps.div_ceil(self.output.save_steps.of(plan.total_steps)),
             SaveStrategy::Epoch => plan.total_steps.div_ceil(plan.steps_per_epoch),
         };
         // A new one is written before an old one goes, and the best may stay beside the newest.
@@ -107,16 +107,16 @@ impl Saver {
     /// Bytes of the last `state.json`, rather too many: it grows with every log line and evaluation.
     fn state_size(&self, plan: &StepPlan, eval_steps: Option<usize>) -> u64 {
         let evaluations = eval_steps.map_or(0, |steps| 2 + plan.total_steps / steps);
-        let events = plan.total_steps / self.output.logging_steps + evaluations;
+        let events = plan.total_steps / self.output.logging_steps.of(plan.total_steps) + evaluations;
         let identity = serde_json::to_string_pretty(&self.identity).map_or(0, |text| 2 * text.len());
         (events * EVENT + evaluations * self.said + identity + EVENT) as u64
     }
 
-    /// Whether a checkpoint is due after `step`.
-    pub fn is_due(&self, step: usize, ends_epoch: bool, last_step: bool) -> bool {
+    /// Whether a checkpoint is due after `step` of `total`.
+    pub fn is_due(&self, step: usize, total: usize, ends_epoch: bool, last_step: bool) -> bool {
         match self.output.save_strategy {
             SaveStrategy::No => false,
-            SaveStrategy::Steps => step.is_multiple_of(self.output.save_steps) || last_step,
+            SaveStrategy::Steps => step.is_multiple_of(self.output.save_steps.of(total)) || last_step,
             SaveStrategy::Epoch => ends_epoch || last_step,
         }
     }

@@ -4,7 +4,7 @@ use crate::support::{Workspace, adapter_distance, assert_near, fixtures, relativ
 use candle_core::{DType, Device};
 use couplet_train::{
     adapter::peft,
-    config::{CountedTokens, SchedulerType, TrainConfig},
+    config::{CountedTokens, Interval, SchedulerType, TrainConfig},
     dataset::{Example, IGNORE, Origin},
     model::{Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config, qwen3::Keep},
     testing::{devices, train_config},
@@ -124,7 +124,7 @@ fn run(case: &Case, cut: Cut, device: &Device) -> Difference {
         each_dataset: false,
         cut,
         recorder: None,
-        logging_steps: 1,
+        logging_steps: Interval::Steps(1),
         counted_tokens: CountedTokens::No,
         saver: None,
         choice: Choice::default(),

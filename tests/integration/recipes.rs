@@ -1,6 +1,6 @@
 //! Every shipped recipe parses, resolves and says what its comments promise.
 
-use couplet_train::config::{self, Dialect, EvalStrategy, Loaded, Projection};
+use couplet_train::config::{self, Dialect, EvalStrategy, Interval, Loaded, Projection};
 use std::path::{Path, PathBuf};
 
 fn folder() -> PathBuf {
@@ -65,5 +65,5 @@ fn the_quick_start_is_250_steps() {
     let per_step = recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps;
     assert_eq!(recipe.data.max_samples.map(|rows| rows / per_step), Some(250));
     assert_eq!((recipe.train.num_train_epochs, recipe.lora.scale()), (1.0, 2.0));
-    assert_eq!((recipe.train.eval_strategy, recipe.train.eval_steps), (EvalStrategy::Steps, 125));
+    assert_eq!((recipe.train.eval_strategy, recipe.train.eval_steps), (EvalStrategy::Steps, Interval::Steps(125)));
 }

@@ -152,7 +152,7 @@ pub(super) static OUTPUT: &[Key] = keys! {
     overwrite_output_dir: read(SCORED, Output, Kind::Flag, Same("false")),
         words("replace what another config left there; an unfinished run of this one goes on all the same", "覆盖其他配置留下的内容；同一配置未完成的训练仍会继续");
     logging_steps: read(TRAIN, Output, Kind::Steps, by("500", "10")),
-        words("optimizer steps between two log lines", "两行日志之间的步数");
+        words("optimizer steps between two log lines; below 1 a share of all steps, rounded up", "两行日志之间的步数；小于 1 时为总步数的比例，向上取整");
     plot_loss: read(TRAIN, Output, Kind::Flag, by("false", "true")),
         words("draw training_loss.png", "绘制 training_loss.png");
     include_num_input_tokens_seen: read(TRAIN, Output, COUNTED, Same("no")),
@@ -160,7 +160,7 @@ pub(super) static OUTPUT: &[Key] = keys! {
     eval_strategy: read(TRAIN, Train, EVALUATIONS, Same("no")),
         words("when to evaluate during training", "训练中何时评估");
     eval_steps: read(TRAIN, Train, Kind::Steps, Unset),
-        words("steps between evaluations; without it `logging_steps`", "两次评估之间的步数；不写时为 `logging_steps`");
+        words("steps between evaluations, or a share as for `logging_steps`, which holds without it", "两次评估之间的步数，或如 `logging_steps` 的比例；不写时同 `logging_steps`");
     compute_accuracy: read(TRAIN, Train, Kind::Flag, Same("false")),
         words("evaluations also give eval_accuracy, the share of trained tokens that the model would choose; a second pass over the held-out rows",
               "评估另给出 eval_accuracy，即模型会选中的训练词元所占比例；需再算一遍验证数据");
@@ -173,7 +173,7 @@ pub(super) static OUTPUT: &[Key] = keys! {
     save_strategy: read(TRAIN, Output, SAVES, Same("steps")),
         words("when a checkpoint is written", "何时写检查点");
     save_steps: read(TRAIN, Output, Kind::Steps, by("500", "200")),
-        words("optimizer steps between checkpoints", "两个检查点之间的步数");
+        words("optimizer steps between checkpoints, or a share as for `logging_steps`", "两个检查点之间的步数，或如 `logging_steps` 的比例");
     save_total_limit: read(TRAIN, Output, Kind::Limit, Absent::By { llamafactory: None, toml: Some("3") }),
         words("checkpoints kept", "保留的检查点个数");
     save_only_model: read(TRAIN, Output, Kind::Flag, Same("false")),

@@ -163,9 +163,9 @@ fn yaml_errors_name_place_and_way_out() {
         ),
         ("bf16: 'true'", "c.yaml:7:7: `bf16` must be true or false, found \"true\"", "without the key it is false"),
         (
-            "logging_steps: 0.1",
-            "c.yaml:7:16: `logging_steps` must be a whole number of at least 1, found 0.1",
-            "a share of all steps is not supported yet; give a number of steps",
+            "logging_steps: 1.5",
+            "c.yaml:7:16: `logging_steps` must be a whole number of at least 1, or a share of all steps below 1, found 1.5",
+            "without the key it is 500",
         ),
         (
             "max_steps: 0",
@@ -289,9 +289,9 @@ fn yaml_errors_name_place_and_way_out() {
             "correct the value, or remove the key",
         ),
         (
-            "save_steps: 0.1",
-            "c.yaml:7:13: `save_steps` must be a whole number of at least 1, found 0.1",
-            "a share of all steps is not supported yet; give a number of steps",
+            "save_steps: 0",
+            "c.yaml:7:13: `save_steps` must be a whole number of at least 1, or a share of all steps below 1, found 0",
+            "without the key it is 500",
         ),
         (
             "save_strategy: best",
@@ -342,6 +342,11 @@ fn yaml_errors_name_place_and_way_out() {
             "load_best_model_at_end: true\nval_size: 5\neval_strategy: steps\neval_steps: 200",
             "c.yaml: `load_best_model_at_end` needs `save_steps` (500) to be a multiple of `eval_steps` (200)",
             "set `save_steps` to 600, or remove `load_best_model_at_end`",
+        ),
+        (
+            "load_best_model_at_end: true\nval_size: 5\neval_strategy: steps\neval_steps: 0.1",
+            "c.yaml: `load_best_model_at_end` needs `save_steps` (500) to be a multiple of `eval_steps` (0.1)",
+            "set `save_steps` to 0.1, or remove `load_best_model_at_end`",
         ),
         (
             "interleave_probs: 0.5,0.5",

@@ -153,6 +153,8 @@ fn values_are_read_as_llamafactory_reads_them() {
         ("save_strategy: no", saving, "No 500 None", "a bare no is false to YAML"),
         ("save_strategy: epoch\nsave_total_limit: 1", saving, "Epoch 500 Some(1)", "1 stays 1 in the recipe"),
         ("save_steps: '8'\nsave_total_limit: -1", saving, "Steps 8 None", "no limit in numbers"),
+        ("save_steps: 0.25", saving, "Steps 0.25 None", "a share of all steps"),
+        ("eval_strategy: steps\nval_size: 5\nlogging_steps: 0.1", evaluation, "Steps 0.1", "eval_steps too"),
         ("resume_from_checkpoint: null", resume, "Auto", "not said"),
         ("resume_from_checkpoint: true", resume, "Always", "the newest"),
         ("resume_from_checkpoint: no", resume, "Never", "YAML 1.1"),

@@ -10,8 +10,9 @@ const MUCH: u64 = 10_000_000_000;
 
 /// Notices about log lines and checkpoints of a run of so many steps.
 pub fn add(output: &OutputConfig, total_steps: usize, space: Space, header: &mut Header) {
-    if let Some(better) = better_logging_steps(total_steps, output.logging_steps) {
-        let (steps, points) = (output.logging_steps, total_steps / output.logging_steps);
+    let steps = output.logging_steps.of(total_steps);
+    if let Some(better) = better_logging_steps(total_steps, steps) {
+        let points = total_steps / steps;
         let more = total_steps / better;
         header.notice(
             format!("logging_steps {steps} gives {points} points in {total_steps} steps; logging_steps={better} gives {more}"),

@@ -264,7 +264,7 @@ fn space(recipe: &Recipe, inputs: &Inputs, trainer: &Trainer) -> Result<Space> {
     let slots: Vec<Slot> = trainer.params.slots().map(|(_, slot)| slot.clone()).collect();
     let eval_steps = match recipe.train.eval_strategy {
         EvalStrategy::No => None,
-        EvalStrategy::Steps => Some(recipe.train.eval_steps),
+        EvalStrategy::Steps => Some(recipe.train.eval_steps.of(plan.total_steps)),
         EvalStrategy::Epoch => Some(plan.steps_per_epoch),
     };
     let pictures = if recipe.output.plot_loss { 4 * PICTURE } else { 0 };

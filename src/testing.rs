@@ -38,6 +38,7 @@ pub fn train_config() -> crate::config::TrainConfig {
         per_device_eval_batch_size: 2,
         gradient_accumulation_steps: 1,
         learning_rate: 1e-3,
+        loraplus_lr_ratio: None,
         num_train_epochs: 1.0,
         max_steps: None,
         lr_scheduler_type: SchedulerType::Cosine,

@@ -179,6 +179,7 @@ fn train(s: &Settings<'_>) -> Result<TrainConfig> {
         per_device_eval_batch_size: count(s, "per_device_eval_batch_size"),
         gradient_accumulation_steps: count(s, "gradient_accumulation_steps"),
         learning_rate: number(s, "learning_rate"),
+        loraplus_lr_ratio: s.number("loraplus_lr_ratio"),
         num_train_epochs: number(s, "num_train_epochs"),
         max_steps: s.whole("max_steps").map(size),
         lr_scheduler_type,

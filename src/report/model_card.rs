@@ -73,7 +73,7 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         row("use_rslora", lora.use_rslora),
         row("template", word(data.template)),
         row("cutoff_len", data.cutoff_len),
-        row("learning_rate", format!("{:e}", train.learning_rate)),
+        row("learning_rate", scheduler::peak_in_words(train)),
         row("lr_scheduler_type", format!("{}{kwargs}", train.lr_scheduler_type.name())),
         warmup,
         row("per_device_train_batch_size", train.per_device_train_batch_size),

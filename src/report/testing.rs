@@ -168,6 +168,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             per_device_eval_batch_size: 2,
             gradient_accumulation_steps: 2,
             learning_rate: 1e-5,
+            loraplus_lr_ratio: None,
             num_train_epochs: 2.5,
             max_steps: None,
             lr_scheduler_type: SchedulerType::Cosine,

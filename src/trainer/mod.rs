@@ -305,7 +305,7 @@ impl<'a> Trainer<'a> {
     /// New parameters and moments. After an error all are as before, so that the last completed step can be saved.
     fn update(&mut self, gradient: &Tensor, lr: f64, factor: f64) -> Result<()> {
         let before = self.optim.clone();
-        let updated = self.optim.step(self.params.flat(), gradient, lr, factor);
+        let updated = self.optim.step(self.params.flat(), gradient, &self.rates(lr), factor);
         let set = updated.and_then(|flat| match self.recorder {
             Some(_) => self.params.set_in_place(flat),
             None => self.params.set(flat),
@@ -314,6 +314,15 @@ impl<'a> Trainer<'a> {
             self.optim = before;
         }
         set
+    }
+
+    /// Of A's and B's how many values they are, and their rate where A's is `lr`. LoRA+ lets B learn faster.
+    fn rates(&self, lr: f64) -> Vec<(usize, f64)> {
+        let (a, all) = (self.params.first_b(), self.params.len());
+        match self.config.loraplus_lr_ratio {
+            None => vec![(all, lr)],
+            Some(ratio) => vec![(a, lr), (all - a, ratio * lr)],
+        }
     }
 
     /// The masks of this step.

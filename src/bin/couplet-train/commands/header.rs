@@ -215,8 +215,8 @@ fn rate_line(recipe: &Recipe, total_steps: usize) -> String {
     let warmup = Schedule::new(train, total_steps).warmup_steps;
     let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
     format!(
-        "{:e} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
-        train.learning_rate,
+        "{} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
+        scheduler::peak_in_words(train),
         train.lr_scheduler_type.name(),
         train.weight_decay,
         train.max_grad_norm,

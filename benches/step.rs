@@ -143,7 +143,7 @@ fn run(options: &Options) {
             .expect("not stopped");
         let (took, began) = (began.elapsed().as_secs_f64(), Instant::now());
         let factor = clip::factor(gradient.grad_norm, 1.0);
-        let updated = optim.step(params.flat(), &gradient.flat, 1e-4, factor).expect("an update");
+        let updated = optim.step(params.flat(), &gradient.flat, &[(params.len(), 1e-4)], factor).expect("an update");
         params.set(updated).expect("parameters");
         (took, began.elapsed().as_secs_f64(), (gradient.loss * 1e4).round() / 1e4)
     };

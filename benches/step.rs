@@ -21,7 +21,11 @@ use couplet_train::{
     optim::{AdamW, AdamWConfig, clip},
     plan::{self, Flop, Shape},
     testing::qwen3_0_6b,
-    trainer::{Cut, Progress, saver::Saver, step},
+    trainer::{
+        Cut, Progress,
+        saver::Saver,
+        step::{self, Random},
+    },
 };
 use std::{
     path::{Path, PathBuf},
@@ -138,7 +142,7 @@ fn run(options: &Options) {
     // Seconds of the gradient and of the update, and the loss.
     let one_step = |params: &mut Params, optim: &mut AdamW, batch: &[(usize, &Example)]| {
         let began = Instant::now();
-        let gradient = step::gradient(&model, params, batch, cut, None, None, &|| false)
+        let gradient = step::gradient(&model, params, batch, cut, &Random::default(), None, &|| false)
             .expect("a gradient")
             .expect("not stopped");
         let (took, began) = (began.elapsed().as_secs_f64(), Instant::now());

@@ -50,6 +50,7 @@ pub fn train_config() -> crate::config::TrainConfig {
         adam_beta2: 0.999,
         adam_epsilon: 1e-8,
         max_grad_norm: 1.0,
+        neftune_noise_alpha: None,
         bf16: false,
         seed: 42,
         data_seed: None,

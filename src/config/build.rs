@@ -191,6 +191,7 @@ fn train(s: &Settings<'_>) -> Result<TrainConfig> {
         adam_beta2: number(s, "adam_beta2"),
         adam_epsilon: number(s, "adam_epsilon"),
         max_grad_norm: number(s, "max_grad_norm"),
+        neftune_noise_alpha: s.number("neftune_noise_alpha").filter(|alpha| *alpha > 0.0),
         bf16: s.flag("bf16"),
         seed: s.whole("seed").unwrap_or_default(),
         data_seed: s.whole("data_seed"),

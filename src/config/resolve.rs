@@ -11,6 +11,11 @@ impl Recipe {
         !self.data.eval_dataset.is_empty() || self.data.val_size > 0.0
     }
 
+    /// Whether training draws random numbers for every row, so that a row of one sample cannot stand for that of another.
+    pub fn is_random(&self) -> bool {
+        self.lora.lora_dropout > 0.0 || self.train.neftune_noise_alpha.is_some()
+    }
+
     /// Refuses combinations that LlamaFactory refuses too. Errors name the keys, not the place: they belong to no one line.
     pub fn validate(&self) -> Result<()> {
         if self.data.val_size > 0.0 && !self.data.eval_dataset.is_empty() {

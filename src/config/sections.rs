@@ -281,6 +281,8 @@ pub struct TrainConfig {
     pub adam_epsilon: f64,
     /// The gradient is scaled down to this L2 norm; 0 turns clipping off.
     pub max_grad_norm: f64,
+    /// NEFTune's α: noise on the embeddings in training, above 0.
+    pub neftune_noise_alpha: Option<f64>,
     /// Base weights and activations in bf16, masters in f32. Else everything f32.
     pub bf16: bool,
     /// Seed of everything random.
@@ -292,7 +294,7 @@ pub struct TrainConfig {
     /// Which rows an epoch takes after which, unless `disable_shuffling` says it.
     pub train_sampling_strategy: SamplingStrategy,
     /// Compute the tokens that all samples of a micro-batch begin with once (`auto`), or for every sample (`off`).
-    /// Changes no result; off by itself under `lora_dropout`.
+    /// Changes no result; off by itself under `lora_dropout` and `neftune_noise_alpha`.
     pub shared_prefix: bool,
     /// Whether blocks keep their input alone and run forward twice. Changes no bit.
     pub gradient_checkpointing: GradientCheckpointing,

@@ -60,18 +60,18 @@ const VARIABLE: &str = "COUPLET_TRAIN_GRAPHS";
 impl Recorder {
     /// Whether `COUPLET_TRAIN_GRAPHS=on` asks for recorded passes. Not so by itself before it has been seen on a card.
     ///
-    /// Errors: it says something else; or they cannot be recorded: on the CPU, in another dtype than bf16, with dropout, with
-    /// heads that attention has no kernel for.
-    pub fn is_asked_for(model: &Qwen3, dropout: f64) -> Result<bool> {
+    /// Errors: it says something else; or they cannot be recorded: on the CPU, in another dtype than bf16, with heads
+    /// that attention has no kernel for, or where training is `random`: with dropout, or noise on the embeddings.
+    pub fn is_asked_for(model: &Qwen3, random: bool) -> Result<bool> {
         let value = std::env::var(VARIABLE).unwrap_or_else(|_| "off".into());
         if !matches!(value.as_str(), "on" | "off") {
             return Err(Error::input(format!("{VARIABLE}={value}: on or off was expected")));
         }
-        let possible =
-            model.device().is_cuda() && dropout == 0.0 && has_attention(model.dtype(), model.config().head_dim);
+        let possible = model.device().is_cuda() && !random && has_attention(model.dtype(), model.config().head_dim);
         match (value == "on", possible) {
             (true, false) => Err(Error::input(format!(
-                "{VARIABLE}=on: passes are recorded on a card, in bf16, with heads of 64 or 128 and without dropout"
+                "{VARIABLE}=on: passes are recorded on a card, in bf16, with heads of 64 or 128, and without \
+                 `lora_dropout` and `neftune_noise_alpha`"
             ))
             .hint("leave it out")
             .hint_zh("请去掉该环境变量")),
@@ -94,7 +94,7 @@ impl Recorder {
         &self.grads
     }
 
-    /// [`Qwen3::train`] without dropout. Where `params` are in another place than before, everything is recorded anew.
+    /// [`Qwen3::train`] with nothing random. Where `params` are in another place than before, everything is recorded anew.
     pub fn train(&mut self, model: &Qwen3, batch: &Batch, params: &Params, scale: f64, keep: Keep) -> Result<Tensor> {
         if self.params.id() != params.computing().id() {
             (self.params, self.recordings) = (params.computing().clone(), vec![]);

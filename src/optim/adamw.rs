@@ -44,7 +44,13 @@ impl AdamW {
     /// `rates`: of parameters behind each other how many they are, and their learning rate.
     ///
     /// PyTorch's order of operations: decay, moments, then `lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)`.
-    pub fn step(&mut self, params: &Tensor, grads: &Tensor, rates: &[(usize, f64)], grad_factor: f64) -> Result<Tensor> {
+    pub fn step(
+        &mut self,
+        params: &Tensor,
+        grads: &Tensor,
+        rates: &[(usize, f64)],
+        grad_factor: f64,
+    ) -> Result<Tensor> {
         self.steps += 1;
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
         let part = |&(n, lr): &(usize, f64)| {

@@ -65,7 +65,8 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         steps => row("warmup_steps", steps),
     };
     let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
-    vec![
+    let noise = train.neftune_noise_alpha.map(|alpha| row("neftune_noise_alpha", alpha));
+    let mut rows = vec![
         row("lora_rank", lora.lora_rank),
         row("lora_alpha", lora.lora_alpha),
         row("lora_dropout", lora.lora_dropout),
@@ -88,7 +89,9 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         row("max_grad_norm", train.max_grad_norm),
         row("precision", if train.bf16 { "bf16 base, f32 adapter" } else { "f32" }),
         row("seed", train.seed),
-    ]
+    ];
+    rows.extend(noise);
+    rows
 }
 
 /// Losses are in nats per supervised token.

@@ -180,6 +180,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
+            neftune_noise_alpha: None,
             bf16: false,
             seed: 16,
             data_seed: None,

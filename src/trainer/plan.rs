@@ -27,12 +27,24 @@ pub struct StepPlan {
 pub struct StepSamples {
     /// Indices into the training rows, in the order they are trained.
     pub indices: Vec<usize>,
-    /// Sizes of LlamaFactory's micro-batches, which only count padded tokens here.
+    /// Sizes of LlamaFactory's micro-batches, which only say here how long its padding made a row.
     pub micro_batches: Vec<usize>,
     /// Passes over the data once this step is done.
     pub epoch: f64,
     /// Whether this step ends an epoch.
     pub ends_epoch: bool,
+}
+
+impl StepSamples {
+    /// [`Self::indices`], a micro-batch of LlamaFactory's at a time.
+    pub fn by_micro_batch(&self) -> impl Iterator<Item = &[usize]> {
+        let mut rest = self.indices.as_slice();
+        self.micro_batches.iter().map(move |&size| {
+            let (micro, tail) = rest.split_at(size);
+            rest = tail;
+            micro
+        })
+    }
 }
 
 impl StepPlan {

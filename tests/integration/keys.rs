@@ -58,6 +58,7 @@ const DRIVEN: &[(&str, &str, &[&str])] = &[
     ("adam_beta2", "0.5", &[]),
     ("adam_epsilon", "1e-3", &[]),
     ("max_grad_norm", "0.1", &[]),
+    ("neftune_noise_alpha", "5", &[]),
     ("bf16", "true", &[]),
     ("seed", "7", &[]),
     ("data_seed", "7", &[]),

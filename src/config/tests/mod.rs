@@ -38,7 +38,7 @@ fn defaults_follow_the_dialect() {
         "train": {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
             "learning_rate": 5e-5, "loraplus_lr_ratio": null, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear", "lr_scheduler_kwargs": {},
             "warmup_ratio": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
-            "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "bf16": false, "seed": 42, "data_seed": null,
+            "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "neftune_noise_alpha": null, "bf16": false, "seed": 42, "data_seed": null,
             "disable_shuffling": false, "train_sampling_strategy": "random", "shared_prefix": true, "gradient_checkpointing": "auto", "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500,
             "early_stopping_steps": null, "sample_prompts": [], "eval_couplets": 0, "max_seconds": null},
         "output": {"output_dir": "o", "overwrite_output_dir": false, "logging_steps": 500, "plot_loss": false,

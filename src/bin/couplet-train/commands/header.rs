@@ -214,8 +214,9 @@ fn rate_line(recipe: &Recipe, total_steps: usize) -> String {
     let train = &recipe.train;
     let warmup = Schedule::new(train, total_steps).warmup_steps;
     let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
+    let noise = train.neftune_noise_alpha.map_or(String::new(), |alpha| format!(", NEFTune {alpha}"));
     format!(
-        "{} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
+        "{} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}{noise}, seed {}",
         scheduler::peak_in_words(train),
         train.lr_scheduler_type.name(),
         train.weight_decay,

@@ -68,7 +68,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let before = place.restored.as_ref().map(|restored| restored.path.clone());
     let loading = Loading::load(&recipe, &inputs, &mut on_card);
     let Loading { model, params, optim, about } = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
-    let recorded = Recorder::is_asked_for(&model, recipe.lora.lora_dropout)?;
+    let recorded = Recorder::is_asked_for(&model, recipe.is_random())?;
     let identity = identity(&recipe, &about)?;
     if let Some(restored) = &place.restored {
         restore::refuse_changes(&recipe, restored, &identity, &mut console)?;
@@ -281,8 +281,8 @@ fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Tr
     }
     if recipe.train.shared_prefix && !trainer.cut.share_prefix {
         header.notice(
-            "`lora_dropout` > 0: the shared prefix is computed for every sample",
-            "`lora_dropout` > 0：共同前缀将逐样本计算",
+            "`lora_dropout` or `neftune_noise_alpha`: the shared prefix is computed for every sample",
+            "设置了 `lora_dropout` 或 `neftune_noise_alpha`：共同前缀将逐样本计算",
         );
     }
     for warning in &inputs.data.summary.warnings {

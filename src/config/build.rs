@@ -33,16 +33,10 @@ pub fn recipe(s: &Settings<'_>) -> Result<Recipe> {
 }
 
 fn model(s: &Settings<'_>) -> Result<ModelConfig> {
-    let adapters = s.words("adapter_name_or_path");
-    if adapters.len() > 1 {
-        return Err(s
-            .complain("adapter_name_or_path", "several adapters in `adapter_name_or_path` are not supported yet")
-            .hint("merge all but the last into the base beforehand, and give the last")
-            .hint_zh("请先把前面的适配器合并进基座，只填写最后一个"));
-    }
     Ok(ModelConfig {
         model_name_or_path: s.required_text("model_name_or_path")?,
-        adapter_name_or_path: adapters.into_iter().next().map(PathBuf::from),
+        adapter_name_or_path: s.words("adapter_name_or_path").into_iter().map(PathBuf::from).collect(),
+        create_new_adapter: s.flag("create_new_adapter"),
         cache_dir: s.text("cache_dir").map(PathBuf::from),
         model_revision: s.required_text("model_revision")?,
         device: device(s)?,

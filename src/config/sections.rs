@@ -3,8 +3,8 @@
 //! Nothing here parses or checks: `keys` knows every key, `mod` reads files, `resolve` checks across fields.
 
 use super::scheduler::{SchedulerKwargs, SchedulerType};
-use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize, Serializer};
+use std::path::{Path, PathBuf};
 
 /// Whose defaults hold: those of LlamaFactory (flat YAML or JSON) or ours (TOML in sections).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -38,14 +38,41 @@ pub struct Recipe {
 pub struct ModelConfig {
     /// A folder with a checkpoint, or a Hugging Face model name (`Qwen/Qwen3-14B`).
     pub model_name_or_path: String,
-    /// A PEFT adapter directory to continue from.
-    pub adapter_name_or_path: Option<PathBuf>,
+    /// PEFT adapter directories: all but the last are merged into the base, the last is trained on.
+    #[serde(serialize_with = "none_one_or_list")]
+    pub adapter_name_or_path: Vec<PathBuf>,
+    /// Merge the last one too, and train a new adapter over it.
+    pub create_new_adapter: bool,
     /// Where downloaded models are kept; the Hugging Face cache when absent.
     pub cache_dir: Option<PathBuf>,
     /// Branch, tag or commit of the model repository. Default `main`.
     pub model_revision: String,
     /// Where to compute. `use_cpu: true` in LlamaFactory's dialect means `cpu`.
     pub device: DeviceChoice,
+}
+
+impl ModelConfig {
+    /// The adapters that are merged into the base before training, one after the other.
+    pub fn merged(&self) -> &[PathBuf] {
+        match self.adapter_name_or_path.split_last() {
+            Some((_, before)) if !self.create_new_adapter => before,
+            _ => &self.adapter_name_or_path,
+        }
+    }
+
+    /// The adapter whose training goes on; `None`: a new one is trained.
+    pub fn continued(&self) -> Option<&Path> {
+        self.adapter_name_or_path.last().filter(|_| !self.create_new_adapter).map(PathBuf::as_path)
+    }
+}
+
+/// As a file says it: nothing, one name, or several.
+fn none_one_or_list<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    match paths {
+        [] => to.serialize_none(),
+        [one] => one.serialize(to),
+        several => several.serialize(to),
+    }
 }
 
 /// `device = "auto" | "cpu" | "cuda:N"`

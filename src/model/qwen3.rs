@@ -9,7 +9,7 @@ use super::{
     config::Qwen3Config,
     lora::{Backward, Dropout, LoraLinear, Projected, backward_all, forward_all, through_all},
     params::{Grads, Layout, Params},
-    weights::Checkpoint,
+    weights::{Change, Checkpoint},
 };
 use crate::{
     config::{LoraConfig, Projection},
@@ -165,8 +165,19 @@ impl Qwen3 {
         dtype: DType,
         device: &Device,
     ) -> Result<(Self, Layout)> {
+        Self::load_changed(config, checkpoint, None, lora, (dtype, device))
+    }
+
+    /// As [`Self::load`], with the matrices changed while they are read: adapters merged into them.
+    pub fn load_changed(
+        config: &Qwen3Config,
+        checkpoint: &Checkpoint,
+        change: Option<&Change>,
+        lora: &LoraConfig,
+        (dtype, device): (DType, &Device),
+    ) -> Result<(Self, Layout)> {
         let vector = |name: &str, width| checkpoint.tensor(name, &[width], dtype, device);
-        let matrix = |name: &str, shape| checkpoint.frozen(name, shape, dtype, device);
+        let matrix = |name: &str, shape| checkpoint.frozen_changed(name, shape, (dtype, device), change);
         Self::assemble(config, lora, (dtype, device), &vector, &matrix)
     }
 

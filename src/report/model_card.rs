@@ -2,7 +2,7 @@
 
 use super::{Outcome, lang::duration};
 use crate::{
-    config::{Recipe, TemplateName, scheduler},
+    config::{ModelConfig, Recipe, TemplateName, scheduler},
     trainer::event::{EvalPhase, Evaluated},
 };
 use serde::Serialize;
@@ -25,16 +25,31 @@ pub fn model_card(recipe: &Recipe, outcome: &Outcome) -> String {
          # {name}\n\n\
          A LoRA adapter for `{base}`, trained on {} with couplet-train {}.\n\n\
          ## Use\n\n\
-         PEFT loads this folder on top of the base model; LlamaFactory takes it as `adapter_name_or_path`.\n\
+         {}\n\
          {}\n\n\
          ## Training\n\n{}\n\
          ## Results\n\n{}",
         yaml(base),
         data.join(", "),
         env!("CARGO_PKG_VERSION"),
+        loading_advice(&recipe.model),
         prompt_advice(recipe),
         table(["setting", "value"], settings(recipe)),
         results(recipe, outcome),
+    )
+}
+
+/// What the adapter is loaded on top of.
+fn loading_advice(model: &ModelConfig) -> String {
+    let merged: Vec<String> = model.merged().iter().map(|dir| format!("`{}`", dir.display())).collect();
+    if merged.is_empty() {
+        return "PEFT loads this folder on top of the base model; LlamaFactory takes it as `adapter_name_or_path`."
+            .into();
+    }
+    format!(
+        "It was trained over the base with {} merged into it, and is nothing without: LlamaFactory takes them all as \
+         `adapter_name_or_path`, this folder last.",
+        merged.join(", then ")
     )
 }
 

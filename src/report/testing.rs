@@ -130,7 +130,8 @@ pub fn recipe(output_dir: &Path) -> Recipe {
         dialect: Dialect::LlamaFactory,
         model: ModelConfig {
             model_name_or_path: "Qwen/Qwen3-0.6B".into(),
-            adapter_name_or_path: None,
+            adapter_name_or_path: vec![],
+            create_new_adapter: false,
             cache_dir: None,
             model_revision: "main".into(),
             device: DeviceChoice::Cpu,

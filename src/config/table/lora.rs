@@ -4,7 +4,7 @@ use super::{
     Absent::{Same, Unset},
     Answer::{Ignored, Refused},
     Key, NO, NOTHING, SCORED,
-    Section::{Lora, Train},
+    Section::{Lora, Model, Train},
     TRAIN, keys, read, theirs, words,
 };
 use crate::config::kind::{Kind, Words};
@@ -26,6 +26,8 @@ pub(super) static KEYS: &[Key] = keys! {
               "加适配器的投影：all，或 q_proj、k_proj、v_proj、o_proj、gate_proj、up_proj、down_proj 中的几个");
     use_rslora: read(TRAIN, Lora, Kind::Flag, Same("false")),
         words("scale by lora_alpha / √lora_rank", "按 lora_alpha / √lora_rank 缩放");
+    create_new_adapter: read(TRAIN, Model, Kind::Flag, Same("false")),
+        words("merge every adapter of `adapter_name_or_path` and train a new one over them", "合并 `adapter_name_or_path` 的全部适配器，在其上训练新的适配器");
     loraplus_lr_ratio: read(TRAIN, Train, Kind::Positive, Unset),
         words("LoRA+: B learns at so many times the rate of A, which is `learning_rate`; 16 is usual", "LoRA+：B 的学习率为 A 的多少倍，A 用 `learning_rate`；常用 16");
     stage: theirs(SCORED, STAGE, Same("sft")),
@@ -40,7 +42,6 @@ pub(super) static KEYS: &[Key] = keys! {
     pissa_init: NO, RANDOM;
     pissa_iter: Ignored, RANDOM;
     pissa_convert: NO, RANDOM;
-    create_new_adapter: NO, words("merge the first adapter into the base beforehand", "请先把已有适配器合并进基座模型");
     pure_bf16: NO, words("use `bf16: true`: the base is bf16, the adapter stays f32", "请用 `bf16: true`：基座为 bf16，适配器保持 f32");
     use_dft_loss: NO, CROSS_ENTROPY;
     use_eaft_loss: NO, CROSS_ENTROPY;

@@ -201,11 +201,6 @@ fn yaml_errors_name_place_and_way_out() {
             "remove one of the two",
         ),
         (
-            "adapter_name_or_path: a,b",
-            "c.yaml:7:23: several adapters in `adapter_name_or_path` are not supported yet",
-            "merge all but the last into the base beforehand, and give the last",
-        ),
-        (
             "dataset_dir: ONLINE",
             "c.yaml:7:14: `dataset_dir: ONLINE` is not supported: data sets are local files",
             "download the data and give the folder of its dataset_info.json",

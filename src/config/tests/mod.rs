@@ -28,7 +28,7 @@ fn defaults_follow_the_dialect() {
     let theirs = serde_json::to_value(yaml("")).unwrap();
     let want = json!({
         "dialect": "llamafactory",
-        "model": {"model_name_or_path": "m", "adapter_name_or_path": null, "cache_dir": null, "model_revision": "main",
+        "model": {"model_name_or_path": "m", "adapter_name_or_path": null, "create_new_adapter": false, "cache_dir": null, "model_revision": "main",
             "device": "auto"},
         "data": {"dataset": ["d"], "eval_dataset": [], "test_dataset": [], "dataset_dir": "data", "template": "qwen3", "cutoff_len": 2048,
             "over_length": "truncate", "max_samples": null, "mix_strategy": "concat", "interleave_probs": [], "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
@@ -101,7 +101,7 @@ fn the_yaml_of_a_parity_run_loads() {
          include_num_input_tokens_seen: true\nuse_cpu: true\nreport_to: none\nseed: 101\n",
     );
     assert_eq!(recipe.model.device, DeviceChoice::Cpu);
-    assert_eq!(recipe.model.adapter_name_or_path.as_deref(), Some(Path::new("init_adapter")));
+    assert_eq!(recipe.model.continued(), Some(Path::new("init_adapter")));
     assert_eq!(recipe.lora.lora_target, [Projection::QProj, Projection::VProj]);
     assert_eq!((recipe.lora.lora_alpha, recipe.lora.scale()), (32.0, 16.0));
     assert_eq!((recipe.train.learning_rate, recipe.train.max_steps, recipe.train.seed), (1e-5, None, 101));
@@ -314,4 +314,20 @@ fn only_what_shapes_the_result_holds_a_resume_up() {
     let exists =
         |key: &&&str| all.get(**key).is_some() || all.as_object().unwrap().values().any(|s| s.get(**key).is_some());
     assert_eq!(MAY_CHANGE.iter().filter(exists).count(), MAY_CHANGE.len(), "every name in the list is a key");
+}
+
+#[test]
+fn adapters_are_merged_or_trained_on_as_in_llamafactory() {
+    for (lines, merged, continued) in [
+        ("", &[][..], None),
+        ("create_new_adapter: true\n", &[], None),
+        ("adapter_name_or_path: a\n", &[], Some("a")),
+        ("adapter_name_or_path: a, b,c\n", &["a", "b"], Some("c")),
+        ("adapter_name_or_path: a\ncreate_new_adapter: true\n", &["a"], None),
+        ("adapter_name_or_path: [a, b]\ncreate_new_adapter: true\n", &["a", "b"], None),
+    ] {
+        let model = yaml(lines).model;
+        assert_eq!(model.merged(), merged.iter().map(Path::new).collect::<Vec<_>>(), "{lines}");
+        assert_eq!(model.continued(), continued.map(Path::new), "{lines}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The run header: everything that matters, resolved.
 
+use super::below;
 use crate::machine;
 use candle_core::DType;
 use couplet_train::{
@@ -44,6 +45,9 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     let mut header = Header::default();
     let (train, lora) = (&recipe.train, &recipe.lora);
     header.row("model", "模型", model_line(recipe, facts));
+    if !recipe.model.merged().is_empty() {
+        header.row("merged", "已合并", below::in_order(recipe.model.merged()));
+    }
     header.row("device", "设备", device_and_threads(facts));
     let targets: Vec<&str> = lora.lora_target.iter().map(|p| p.name()).collect();
     let scaling = if lora.use_rslora { "alpha/√r" } else { "alpha/r" };

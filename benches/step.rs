@@ -27,7 +27,11 @@ use couplet_train::{
     optim::{AdamW, AdamWConfig, clip},
     plan::{self, Shape},
     testing,
-    trainer::{Cut, Progress, saver::Saver, step},
+    trainer::{
+        Cut, Progress,
+        saver::Saver,
+        step::{self, Random},
+    },
 };
 use machine::Machine;
 use serde_json::{Value, json};
@@ -277,7 +281,7 @@ impl<'a> Training<'a> {
         let cut = Cut { max_rows, share_prefix: options.share_prefix, keep: options.keep };
         machine.wait().expect("parameters");
         let recorded = std::env::var("COUPLET_TRAIN_GRAPHS").is_ok_and(|value| value == "on");
-        assert!(!recorded || Recorder::is_possible(model, 0.0), "passes of this case cannot be recorded");
+        assert!(!recorded || Recorder::is_possible(model, false), "passes of this case cannot be recorded");
         let recorder = recorded.then(|| Recorder::new(&params).expect("recorded passes"));
         let start = params.flat().clone();
         Self { machine, model, params, start, optim, recorder, cut }
@@ -286,12 +290,16 @@ impl<'a> Training<'a> {
     fn step(&mut self, batch: &Step) -> Took {
         let began = Instant::now();
         let recorder = self.recorder.as_mut();
-        let gradient = step::gradient(self.model, &self.params, batch, self.cut, None, recorder, &|| false);
+        let gradient =
+            step::gradient(self.model, &self.params, batch, self.cut, &Random::default(), recorder, &|| false);
         let gradient = gradient.expect("a gradient").expect("not stopped");
         // The loss and the norm have been read, so a card is done with it.
         let (took, began) = (began.elapsed().as_secs_f64(), Instant::now());
         let factor = clip::factor(gradient.grad_norm, 1.0);
-        let updated = self.optim.step(self.params.flat(), &gradient.flat, 1e-4, factor).expect("an update");
+        let updated = self
+            .optim
+            .step(self.params.flat(), &gradient.flat, &[(self.params.len(), 1e-4)], factor)
+            .expect("an update");
         let set = match self.recorder {
             Some(_) => self.params.set_in_place(updated),
             None => self.params.set(updated),

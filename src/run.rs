@@ -278,7 +278,7 @@ fn is_same(recipe: &Recipe, receipt: &Value) -> bool {
 
 /// Keys without effect where an adapter is continued: the receipt has those of the adapter.
 fn shape_of_another(recipe: &Recipe) -> &'static [&'static str] {
-    if recipe.model.adapter_name_or_path.is_some() { &LORA_SHAPE } else { &[] }
+    if recipe.model.continued().is_some() { &LORA_SHAPE } else { &[] }
 }
 
 /// Keys that ask a finished run for nothing: when it logged, evaluated and saved is past, and where it ran too.

@@ -19,7 +19,6 @@ const PIECE: usize = 64 << 20;
 pub struct Merge<'a> {
     base: &'a Checkpoint,
     adapters: &'a [Existing],
-    config: &'a Qwen3Config,
     /// Names of the base's tensors with their dtype in the result, in the order of the model.
     entries: Vec<shards::Entry>,
 }
@@ -30,16 +29,12 @@ impl<'a> Merge<'a> {
     ///
     /// Errors: an adapter lacks a tensor, has one too many or of another shape: it belongs to another base.
     pub fn new(
-        config: &'a Qwen3Config,
+        config: &Qwen3Config,
         base: &'a Checkpoint,
         adapters: &'a [Existing],
         dtype: Option<DType>,
     ) -> Result<Self> {
-        for adapter in adapters {
-            let layout = lora::layout(config, &adapter.lora);
-            adapter.refuse_strangers(layout.slots().iter())?;
-            layout.slots().iter().try_for_each(|slot| adapter.refuse_missing(slot))?;
-        }
+        adapters.iter().try_for_each(|adapter| adapter.refuse_misfit(config))?;
         // A tied head is the embedding; `save_pretrained` leaves the copy out.
         let kept = base.names().filter(|name| !(config.tie_word_embeddings && *name == "lm_head.weight"));
         let mut names: Vec<&str> = kept.collect();
@@ -48,7 +43,7 @@ impl<'a> Merge<'a> {
             let (stored, shape) = base.info(name).expect("the name of a tensor of this file");
             shards::Entry { name: name.to_owned(), dtype: dtype.unwrap_or(stored), shape: shape.to_vec() }
         };
-        Ok(Self { base, adapters, config, entries: names.into_iter().map(entry).collect() })
+        Ok(Self { base, adapters, entries: names.into_iter().map(entry).collect() })
     }
 
     /// Bytes of the merged weights.
@@ -80,15 +75,18 @@ impl<'a> Merge<'a> {
 
     /// Rows of the merged tensor `name` in `dtype`.
     fn piece(&self, name: &str, rows: Range<usize>, dtype: DType) -> Result<Tensor> {
-        let mut value = self.base.rows(name, rows.clone())?.to_dtype(dtype)?;
-        let Some((module, projection)) = adapted(name) else { return Ok(value) };
-        let (_, width) = self.config.projection(projection);
-        for adapter in self.adapters.iter().filter(|adapter| adapter.lora.lora_target.contains(&projection)) {
-            let delta = adapter.delta(module, rows.clone(), width)?;
-            value = (value.to_dtype(DType::F32)? + delta)?.to_dtype(dtype)?;
-        }
-        Ok(value)
+        merged(self.adapters, name, rows.clone(), self.base.rows(name, rows)?.to_dtype(dtype)?)
     }
+}
+
+/// `value`, which are `rows` of the tensor `name`, with one adapter after the other merged into it.
+pub fn merged(adapters: &[Existing], name: &str, rows: Range<usize>, mut value: Tensor) -> Result<Tensor> {
+    let Some((module, projection)) = adapted(name) else { return Ok(value) };
+    for adapter in adapters.iter().filter(|adapter| adapter.lora.lora_target.contains(&projection)) {
+        let delta = adapter.delta(module, rows.clone(), value.dim(1)?)?;
+        value = (value.to_dtype(DType::F32)? + delta)?.to_dtype(value.dtype())?;
+    }
+    Ok(value)
 }
 
 /// The module and projection whose weight this is: `model.layers.0.self_attn.q_proj.weight`.
@@ -110,6 +108,19 @@ fn place_in_model(name: &str) -> (usize, usize, String) {
 }
 
 impl Existing {
+    /// Errors: the adapter lacks a tensor, has one too many or of another shape: it belongs to another base.
+    pub fn refuse_misfit(&self, config: &Qwen3Config) -> Result<()> {
+        let layout = lora::layout(config, &self.lora);
+        self.refuse_strangers(layout.slots().iter())?;
+        layout.slots().iter().try_for_each(|slot| self.refuse_missing(slot))
+    }
+
+    /// A digest of all its tensors.
+    pub fn whole_digest(&self) -> Result<String> {
+        self.tensors.names().try_for_each(|name| self.tensors.take_note(name))?;
+        Ok(self.tensors.digest())
+    }
+
     /// `s·B·A` of a module for some rows of its weight, `[rows, width]` f32.
     #[expect(clippy::disallowed_methods, reason = "merging, not a step")]
     fn delta(&self, module: &str, rows: Range<usize>, width: usize) -> Result<Tensor> {

@@ -36,16 +36,10 @@ pub fn recipe(s: &Settings<'_>) -> Result<Recipe> {
 }
 
 fn model(s: &Settings<'_>) -> Result<ModelConfig> {
-    let adapters = s.words("adapter_name_or_path");
-    if adapters.len() > 1 {
-        return Err(s
-            .complain("adapter_name_or_path", "several adapters in `adapter_name_or_path` are not supported yet")
-            .hint("merge all but the last into the base beforehand, and give the last")
-            .hint_zh("请先把前面的适配器合并进基座，只填写最后一个"));
-    }
     Ok(ModelConfig {
         model_name_or_path: s.required_text("model_name_or_path")?,
-        adapter_name_or_path: adapters.into_iter().next().map(PathBuf::from),
+        adapter_name_or_path: s.words("adapter_name_or_path").into_iter().map(PathBuf::from).collect(),
+        create_new_adapter: s.flag("create_new_adapter"),
         cache_dir: s.text("cache_dir").map(PathBuf::from),
         model_revision: s.required_text("model_revision")?,
         device: device(s)?,
@@ -189,6 +183,7 @@ fn train(s: &Settings<'_>) -> Result<TrainConfig> {
         per_device_eval_batch_size: count(s, "per_device_eval_batch_size"),
         gradient_accumulation_steps: count(s, "gradient_accumulation_steps"),
         learning_rate: number(s, "learning_rate"),
+        loraplus_lr_ratio: s.number("loraplus_lr_ratio"),
         num_train_epochs: number(s, "num_train_epochs"),
         max_steps: s.whole("max_steps").map(size),
         lr_scheduler_type,
@@ -200,6 +195,7 @@ fn train(s: &Settings<'_>) -> Result<TrainConfig> {
         adam_beta2: number(s, "adam_beta2"),
         adam_epsilon: number(s, "adam_epsilon"),
         max_grad_norm: number(s, "max_grad_norm"),
+        neftune_noise_alpha: s.number("neftune_noise_alpha").filter(|alpha| *alpha > 0.0),
         bf16: s.flag("bf16"),
         seed: s.whole("seed").unwrap_or_default(),
         data_seed: s.whole("data_seed"),

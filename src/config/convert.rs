@@ -82,6 +82,11 @@ fn toml(settings: &Settings<'_>) -> String {
 
 fn yaml(settings: &Settings<'_>) -> String {
     let line = |(key, _, value): (&Key, &Read, Value)| {
+        let value = match key.name {
+            // LlamaFactory splits this one itself, and takes no list.
+            "adapter_name_or_path" => Value::Text(value.words().unwrap_or_default().join(",")),
+            _ => value,
+        };
         format!("{}: {}  # {} / {}\n", key.name, in_yaml(&value), key.about.en, key.about.zh)
     };
     let (ours, theirs): (Vec<_>, Vec<_>) = said(settings, Dialect::LlamaFactory).partition(|(key, ..)| key.is_ours());

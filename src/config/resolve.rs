@@ -25,6 +25,11 @@ impl Recipe {
         metrics(&self.data.eval_dataset, self.data.eval_on_each_dataset, self.train.compute_accuracy)
     }
 
+    /// Whether training draws random numbers for every row, so that a row of one sample cannot stand for that of another.
+    pub fn is_random(&self) -> bool {
+        self.lora.lora_dropout > 0.0 || self.train.neftune_noise_alpha.is_some()
+    }
+
     /// Refuses combinations that LlamaFactory refuses too. Errors name the keys, not the place: they belong to no one line.
     pub fn validate(&self) -> Result<()> {
         if self.data.val_size > 0.0 && !self.data.eval_dataset.is_empty() {

@@ -1,6 +1,6 @@
 //! The shapes that the learning rate may take, and the parameters of each: `lr_scheduler_type` and `lr_scheduler_kwargs`.
 
-use super::{keys, kind::Kind, settings::Settings, value::Value};
+use super::{keys, kind::Kind, sections::TrainConfig, settings::Settings, value::Value};
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -202,6 +202,15 @@ pub fn word(kwargs: &SchedulerKwargs, name: &str) -> Option<&'static str> {
     match kwargs.get(name) {
         Some(Argument::Word(word)) => Some(word),
         _ => None,
+    }
+}
+
+/// `5e-5`; with LoRA+ `5e-5 for A, 8e-4 for B`.
+pub fn peak_in_words(train: &TrainConfig) -> String {
+    let peak = train.learning_rate;
+    match train.loraplus_lr_ratio {
+        None => format!("{peak:e}"),
+        Some(ratio) => format!("{peak:e} for A, {:e} for B", ratio * peak),
     }
 }
 

@@ -6,8 +6,8 @@ use super::{
     interval::Interval,
     scheduler::{SchedulerKwargs, SchedulerType},
 };
-use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize, Serializer};
+use std::path::{Path, PathBuf};
 
 /// Whose defaults hold: those of LlamaFactory (flat YAML or JSON) or ours (TOML in sections).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -41,14 +41,41 @@ pub struct Recipe {
 pub struct ModelConfig {
     /// A folder with a checkpoint, or a Hugging Face model name (`Qwen/Qwen3-14B`).
     pub model_name_or_path: String,
-    /// A PEFT adapter directory to continue from.
-    pub adapter_name_or_path: Option<PathBuf>,
+    /// PEFT adapter directories: all but the last are merged into the base, the last is trained on.
+    #[serde(serialize_with = "none_one_or_list")]
+    pub adapter_name_or_path: Vec<PathBuf>,
+    /// Merge the last one too, and train a new adapter over it.
+    pub create_new_adapter: bool,
     /// Where downloaded models are kept; the Hugging Face cache when absent.
     pub cache_dir: Option<PathBuf>,
     /// Branch, tag or commit of the model repository. Default `main`.
     pub model_revision: String,
     /// Where to compute. `use_cpu: true` in LlamaFactory's dialect means `cpu`.
     pub device: DeviceChoice,
+}
+
+impl ModelConfig {
+    /// The adapters that are merged into the base before training, one after the other.
+    pub fn merged(&self) -> &[PathBuf] {
+        match self.adapter_name_or_path.split_last() {
+            Some((_, before)) if !self.create_new_adapter => before,
+            _ => &self.adapter_name_or_path,
+        }
+    }
+
+    /// The adapter whose training goes on; `None`: a new one is trained.
+    pub fn continued(&self) -> Option<&Path> {
+        self.adapter_name_or_path.last().filter(|_| !self.create_new_adapter).map(PathBuf::as_path)
+    }
+}
+
+/// As a file says it: nothing, one name, or several.
+fn none_one_or_list<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    match paths {
+        [] => to.serialize_none(),
+        [one] => one.serialize(to),
+        several => several.serialize(to),
+    }
 }
 
 /// `device = "auto" | "cpu" | "cuda:N"`
@@ -283,6 +310,8 @@ pub struct TrainConfig {
     pub num_train_epochs: f64,
     /// Stops after so many optimizer steps; overrides the epochs when given.
     pub max_steps: Option<usize>,
+    /// LoRA+: the rate of B is so many times that of A.
+    pub loraplus_lr_ratio: Option<f64>,
     /// Shape of the rate.
     pub lr_scheduler_type: SchedulerType,
     /// Parameters of the shape.
@@ -301,6 +330,8 @@ pub struct TrainConfig {
     pub adam_epsilon: f64,
     /// The gradient is scaled down to this L2 norm; 0 turns clipping off.
     pub max_grad_norm: f64,
+    /// NEFTune's α: noise on the embeddings in training, above 0.
+    pub neftune_noise_alpha: Option<f64>,
     /// Base weights and activations in bf16, masters in f32. Else everything f32.
     pub bf16: bool,
     /// Seed of everything random.
@@ -312,7 +343,7 @@ pub struct TrainConfig {
     /// Which rows an epoch takes after which, unless `disable_shuffling` says it.
     pub train_sampling_strategy: SamplingStrategy,
     /// Compute the tokens that all samples of a micro-batch begin with once (`auto`), or for every sample (`off`).
-    /// Changes no result; off by itself under `lora_dropout`.
+    /// Changes no result; off by itself under `lora_dropout` and `neftune_noise_alpha`.
     pub shared_prefix: bool,
     /// Whether blocks keep their input alone and run forward twice. Changes no bit.
     pub gradient_checkpointing: GradientCheckpointing,

@@ -115,6 +115,11 @@ impl Params {
         self.flat.elem_count()
     }
 
+    /// Where the B's begin in [`Self::flat`]: behind all A's.
+    pub fn first_b(&self) -> usize {
+        self.slots.iter().find(|slot| slot.is_b()).map_or(self.len(), |slot| slot.offset)
+    }
+
     /// Whether nothing is trainable.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -265,6 +270,7 @@ mod tests {
             ("k.lora_B", ids[3], 22..30),
         ];
         assert_eq!(order, want);
+        assert_eq!(params.first_b(), 12);
         let first = |t: Tensor| -> Result<f32> { Ok(t.flatten_all()?.get(0)?.to_scalar()?) };
         for (_, id, range) in want {
             assert_eq!((first(params.get(id)?)?, params.get(id)?.elem_count()), (range.start as f32, range.len()));

@@ -9,7 +9,7 @@ use super::{
     config::Qwen3Config,
     lora::{Backward, Dropout, LoraLinear, Projected, backward_all, forward_all, through_all},
     params::{Grads, Layout, Params},
-    weights::Checkpoint,
+    weights::{Change, Checkpoint},
 };
 use crate::{
     config::{LoraConfig, Projection},
@@ -40,6 +40,8 @@ pub struct Batch {
     pub label_rows: Vec<u32>,
     /// `L` token ids to predict there.
     pub targets: Vec<u32>,
+    /// Added to the embeddings in training, `T·D` values row by row.
+    pub noise: Option<Vec<f32>>,
 }
 
 /// Dropout of a training pass.
@@ -111,6 +113,8 @@ pub(super) struct Rows {
 pub(super) struct Inputs {
     /// `[T]` u32
     pub(super) ids: Tensor,
+    /// `[T, D]`
+    noise: Option<Tensor>,
     pub(super) labels: Labels,
     pub(super) rows: PassRows,
 }
@@ -161,8 +165,19 @@ impl Qwen3 {
         dtype: DType,
         device: &Device,
     ) -> Result<(Self, Layout)> {
+        Self::load_changed(config, checkpoint, None, lora, (dtype, device))
+    }
+
+    /// As [`Self::load`], with the matrices changed while they are read: adapters merged into them.
+    pub fn load_changed(
+        config: &Qwen3Config,
+        checkpoint: &Checkpoint,
+        change: Option<&Change>,
+        lora: &LoraConfig,
+        (dtype, device): (DType, &Device),
+    ) -> Result<(Self, Layout)> {
         let vector = |name: &str, width| checkpoint.tensor(name, &[width], dtype, device);
-        let matrix = |name: &str, shape| checkpoint.frozen(name, shape, dtype, device);
+        let matrix = |name: &str, shape| checkpoint.frozen_changed(name, shape, (dtype, device), change);
         Self::assemble(config, lora, (dtype, device), &vector, &matrix)
     }
 
@@ -255,7 +270,10 @@ impl Qwen3 {
 
     /// Puts what [`Self::train_on`] reads where the model computes.
     pub(super) fn inputs(&self, batch: &Batch, scale: f64) -> Result<Inputs> {
+        let shape = (batch.ids.len(), self.config.hidden_size);
+        let noise = |values: &Vec<f32>| Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype);
         Ok(Inputs {
+            noise: batch.noise.as_ref().map(noise).transpose()?,
             ids: Tensor::new(batch.ids.as_slice(), &self.device)?,
             labels: Labels::new(&batch.targets, scale, &self.device)?,
             rows: PassRows::new(batch, &self.config, self.dtype, &self.device)?,
@@ -265,13 +283,15 @@ impl Qwen3 {
     /// [`Self::train`] of a micro-batch that is in place.
     pub(super) fn train_on(
         &self,
-        Inputs { ids, labels, rows }: &Inputs,
+        Inputs { ids, noise, labels, rows }: &Inputs,
         params: &Params,
         grads: &mut Grads,
         (dropout, keep): (Option<DropoutPlan>, Keep),
     ) -> Result<Tensor> {
         let mut kept = Vec::with_capacity(self.layers.len());
-        let hidden = self.hidden(ids, rows, params, (dropout, keep), |saved| {
+        let embedded = self.embed_tokens.rows(ids)?;
+        let embedded = if let Some(noise) = noise { (embedded + noise)? } else { embedded };
+        let hidden = self.hidden(embedded, rows, params, (dropout, keep), |saved| {
             kept.push(if keep == Keep::Input { Kept::Input(saved.x) } else { Kept::Saved(saved) });
         })?;
         let (losses, mut dx) = self.head_backward(labels, &hidden)?;
@@ -294,19 +314,18 @@ impl Qwen3 {
     fn infer_hidden(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
         let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
         let ids = Tensor::new(batch.ids.as_slice(), &self.device)?;
-        self.hidden(&ids, &rows, params, (None, Keep::Lean), |_| ())
+        self.hidden(self.embed_tokens.rows(&ids)?, &rows, params, (None, Keep::Lean), |_| ())
     }
 
-    /// The residual stream after the last block, label rows only: `[L, D]`.
+    /// The residual stream after the last block, label rows only: `[L, D]`. `x`: before the first, `[T, D]`.
     fn hidden(
         &self,
-        ids: &Tensor,
+        mut x: Tensor,
         rows: &PassRows,
         params: &Params,
         how: (Option<DropoutPlan>, Keep),
         mut save: impl FnMut(Saved),
     ) -> Result<Tensor> {
-        let mut x = self.embed_tokens.rows(ids)?;
         for (i, block) in self.layers.iter().enumerate() {
             let rows = if i + 1 == self.layers.len() { &rows.last } else { &rows.all };
             let (y, saved) = block.forward(x, rows, params, how)?;
@@ -341,9 +360,9 @@ impl Qwen3 {
 impl Inputs {
     /// Everything of them on the device, in a fixed order.
     pub(super) fn tensors(&self) -> Vec<&Tensor> {
-        let Self { ids, labels, rows: PassRows { all, last } } = self;
+        let Self { ids, noise, labels, rows: PassRows { all, last } } = self;
         let tables = [&all.cos, &all.sin, &last.cos_q, &last.sin_q];
-        std::iter::once(ids).chain(labels.tensors()).chain(tables).chain(last.selected.iter()).collect()
+        std::iter::once(ids).chain(noise).chain(labels.tensors()).chain(tables).chain(last.selected.iter()).collect()
     }
 
     /// Who sees whom, in all blocks but the last, and in the last.
@@ -573,7 +592,7 @@ impl Qwen3 {
         let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
         let mut bytes = 0;
         let ids = Tensor::new(batch.ids.as_slice(), &self.device)?;
-        self.hidden(&ids, &rows, params, (None, keep), |saved| bytes += saved.bytes(keep))?;
+        self.hidden(self.embed_tokens.rows(&ids)?, &rows, params, (None, keep), |saved| bytes += saved.bytes(keep))?;
         Ok(bytes)
     }
 }
@@ -633,6 +652,7 @@ impl Batch {
             samples: vec![],
             label_rows: vec![],
             targets: vec![],
+            noise: None,
         };
         if let Some((sample, ids, _)) = samples.first() {
             batch.push(*sample, &ids[..prefix], 0);

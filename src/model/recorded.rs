@@ -55,10 +55,10 @@ struct Placed {
 }
 
 impl Recorder {
-    /// Whether passes of `model` can be recorded: on a card, in bf16, with heads that attention has a kernel for, without
-    /// dropout, whose masks would have to be uploaded.
-    pub fn is_possible(model: &Qwen3, dropout: f64) -> bool {
-        model.device().is_cuda() && dropout == 0.0 && has_attention(model.dtype(), model.config().head_dim)
+    /// Whether passes of `model` can be recorded: on a card, in bf16, with heads that attention has a kernel for, and not where
+    /// training is `random`, with dropout or noise on the embeddings, which would have to be uploaded.
+    pub fn is_possible(model: &Qwen3, random: bool) -> bool {
+        model.device().is_cuda() && !random && has_attention(model.dtype(), model.config().head_dim)
     }
 
     /// Nothing recorded yet, for the parameters of a model on a card.
@@ -76,7 +76,7 @@ impl Recorder {
         &self.grads
     }
 
-    /// [`Qwen3::train`] without dropout. Where `params` are in another place than before, everything is recorded anew.
+    /// [`Qwen3::train`] with nothing random. Where `params` are in another place than before, everything is recorded anew.
     pub fn train(&mut self, model: &Qwen3, batch: &Batch, params: &Params, scale: f64, keep: Keep) -> Result<Tensor> {
         if self.params.id() != params.computing().id() {
             (self.params, self.recordings) = (params.computing().clone(), vec![]);

@@ -39,6 +39,9 @@ pub struct Checkpoint {
     digests: RefCell<BTreeMap<String, blake3::Hash>>,
 }
 
+/// Other values for some rows of a matrix, on the CPU: its name, the rows, and the values in the dtype of the model.
+pub type Change<'a> = dyn Fn(&str, Range<usize>, Tensor) -> Result<Tensor> + 'a;
+
 struct Place {
     shard: PathBuf,
     dtype: DType,
@@ -157,17 +160,40 @@ impl Checkpoint {
     ///
     /// Where it is packed (bf16 on the CPU) it is read and packed piece by piece: no second copy is ever in memory.
     pub fn frozen(&self, name: &str, shape: (usize, usize), dtype: DType, device: &Device) -> Result<FrozenWeight> {
+        self.frozen_changed(name, shape, (dtype, device), None)
+    }
+
+    /// As [`Self::frozen`], every piece changed on its way; the digest is that of the file.
+    #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
+    pub fn frozen_changed(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+        (dtype, device): (DType, &Device),
+        change: Option<&Change>,
+    ) -> Result<FrozenWeight> {
         self.expect_shape(name, &[shape.0, shape.1])?;
         let place = self.place(name)?;
         let mut hasher = blake3::Hasher::new();
-        let whole = || self.tensor(name, &[shape.0, shape.1], dtype, device);
+        let changed = |rows: Range<usize>, piece: Tensor| match change {
+            Some(change) => change(name, rows, piece.to_dtype(dtype)?),
+            None => Ok(piece),
+        };
+        let whole = || match change {
+            Some(_) => {
+                let w = self.tensor(name, &[shape.0, shape.1], dtype, &Device::Cpu)?;
+                Ok(changed(0..shape.0, w)?.to_device(device)?)
+            }
+            None => self.tensor(name, &[shape.0, shape.1], dtype, device),
+        };
         let w = FrozenWeight::read(shape, (dtype, device), whole, |rows| {
             let size = shape.1 * place.dtype.size_in_bytes();
             let bytes = place
                 .read(rows.start * size..rows.end * size)
                 .map_err(|err| Error::file(&place.shard, format!("cannot read {name}: {}", io_reason(&err))))?;
             hasher.update_rayon(&bytes);
-            Ok(Tensor::from_raw_buffer(&bytes, place.dtype, &[rows.len(), shape.1], &Device::Cpu)?)
+            let piece = Tensor::from_raw_buffer(&bytes, place.dtype, &[rows.len(), shape.1], &Device::Cpu)?;
+            changed(rows, piece)
         })?;
         if hasher.count() > 0 {
             self.digests.borrow_mut().insert(name.to_owned(), hasher.finalize());

@@ -41,20 +41,32 @@ impl AdamW {
 
     /// One update: `params`, `grads` `[n]` f32 → new parameters. Gradients are multiplied by `grad_factor` first.
     ///
+    /// `rates`: of parameters behind each other how many they are, and their learning rate.
+    ///
     /// PyTorch's order of operations: decay, moments, then `lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)`.
-    pub fn step(&mut self, params: &Tensor, grads: &Tensor, lr: f64, grad_factor: f64) -> Result<Tensor> {
+    pub fn step(
+        &mut self,
+        params: &Tensor,
+        grads: &Tensor,
+        rates: &[(usize, f64)],
+        grad_factor: f64,
+    ) -> Result<Tensor> {
         self.steps += 1;
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
-        let step = AdamWStep {
-            beta1,
-            beta2,
-            eps,
-            decay: 1.0 - lr * weight_decay,
-            step_size: lr / (1.0 - beta1.powi(self.steps as i32)),
-            root_correction: (1.0 - beta2.powi(self.steps as i32)).sqrt(),
-            grad_factor,
+        let part = |&(n, lr): &(usize, f64)| {
+            let step = AdamWStep {
+                beta1,
+                beta2,
+                eps,
+                decay: 1.0 - lr * weight_decay,
+                step_size: lr / (1.0 - beta1.powi(self.steps as i32)),
+                root_correction: (1.0 - beta2.powi(self.steps as i32)).sqrt(),
+                grad_factor,
+            };
+            (n, step)
         };
-        let (params, m, v) = adamw_step(params, grads, &self.m, &self.v, &step)?;
+        let parts: Vec<(usize, AdamWStep)> = rates.iter().map(part).collect();
+        let (params, m, v) = adamw_step(params, grads, &self.m, &self.v, &parts)?;
         (self.m, self.v) = (m, v);
         Ok(params)
     }
@@ -87,19 +99,30 @@ mod tests {
     #[test]
     fn several_steps_equal_the_formula() -> Result<()> {
         for device in crate::testing::devices() {
-            for (n, weight_decay, factor) in [(7usize, 0.0, 1.0), (5000, 0.1, 0.3)] {
+            // The last: as LoRA+ has it, two rates in one buffer.
+            for (n, weight_decay, factor, second) in
+                [(7usize, 0.0, 1.0, None), (5000, 0.1, 0.3, None), (5000, 0.1, 0.3, Some((1204, 16e-2)))]
+            {
                 let config = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay };
                 let flat = |phase| -> Result<Tensor> { Ok(wave((n, 1), phase, &device)?.flatten_all()?) };
                 let mut optim = AdamW::new(config, n, &device)?;
                 let start = flat(0.0)?;
                 let mut x = start.clone();
                 let mut grads = vec![];
+                let rates = match second {
+                    None => vec![(n, 1e-2)],
+                    Some((first, rate)) => vec![(first, 1e-2), (n - first, rate)],
+                };
                 for step in 0..5 {
                     let g = flat(1.0 + f64::from(step))?;
-                    x = optim.step(&x, &g, 1e-2, factor)?;
+                    x = optim.step(&x, &g, &rates, factor)?;
                     grads.push(g.to_vec1::<f32>()?);
                 }
-                let want = reference(config, &start.to_vec1::<f32>()?, &grads, 1e-2, factor);
+                let start = start.to_vec1::<f32>()?;
+                let mut want = reference(config, &start, &grads, 1e-2, factor);
+                if let Some((first, rate)) = second {
+                    want.splice(first.., reference(config, &start, &grads, rate, factor).split_off(first));
+                }
                 assert_close(&x, &Tensor::from_vec(want, n, &device)?, 2e-6);
             }
         }

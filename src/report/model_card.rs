@@ -2,7 +2,7 @@
 
 use super::{Outcome, lang::duration};
 use crate::{
-    config::{Recipe, TemplateName, scheduler},
+    config::{ModelConfig, Recipe, TemplateName, scheduler},
     trainer::event::{EvalPhase, Evaluated},
 };
 use serde::Serialize;
@@ -25,16 +25,31 @@ pub fn model_card(recipe: &Recipe, outcome: &Outcome) -> String {
          # {name}\n\n\
          A LoRA adapter for `{base}`, trained on {} with couplet-train {}.\n\n\
          ## Use\n\n\
-         PEFT loads this folder on top of the base model; LlamaFactory takes it as `adapter_name_or_path`.\n\
+         {}\n\
          {}\n\n\
          ## Training\n\n{}\n\
          ## Results\n\n{}",
         yaml(base),
         data.join(", "),
         env!("CARGO_PKG_VERSION"),
+        loading_advice(&recipe.model),
         prompt_advice(recipe),
         table(["setting", "value"], settings(recipe)),
         results(recipe, outcome),
+    )
+}
+
+/// What the adapter is loaded on top of.
+fn loading_advice(model: &ModelConfig) -> String {
+    let merged: Vec<String> = model.merged().iter().map(|dir| format!("`{}`", dir.display())).collect();
+    if merged.is_empty() {
+        return "PEFT loads this folder on top of the base model; LlamaFactory takes it as `adapter_name_or_path`."
+            .into();
+    }
+    format!(
+        "It was trained over the base with {} merged into it, and is nothing without: LlamaFactory takes them all as \
+         `adapter_name_or_path`, this folder last.",
+        merged.join(", then ")
     )
 }
 
@@ -65,7 +80,8 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         steps => row("warmup_steps", steps),
     };
     let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
-    vec![
+    let noise = train.neftune_noise_alpha.map(|alpha| row("neftune_noise_alpha", alpha));
+    let mut rows = vec![
         row("lora_rank", lora.lora_rank),
         row("lora_alpha", lora.lora_alpha),
         row("lora_dropout", lora.lora_dropout),
@@ -73,7 +89,7 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         row("use_rslora", lora.use_rslora),
         row("template", word(data.template)),
         row("cutoff_len", data.cutoff_len),
-        row("learning_rate", format!("{:e}", train.learning_rate)),
+        row("learning_rate", scheduler::peak_in_words(train)),
         row("lr_scheduler_type", format!("{}{kwargs}", train.lr_scheduler_type.name())),
         warmup,
         row("per_device_train_batch_size", train.per_device_train_batch_size),
@@ -88,7 +104,9 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         row("max_grad_norm", train.max_grad_norm),
         row("precision", if train.bf16 { "bf16 base, f32 adapter" } else { "f32" }),
         row("seed", train.seed),
-    ]
+    ];
+    rows.extend(noise);
+    rows
 }
 
 /// Losses are in nats per supervised token.

@@ -17,7 +17,7 @@ use crate::{
     dataset::{self, Example},
     error::{Error, Result},
     fs::fault,
-    model::{Grads, Params, Qwen3, Recorder, qwen3::DropoutPlan},
+    model::{Grads, Noise, Params, Qwen3, Recorder, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip},
     plan::{Part, explained},
     rng::Key,
@@ -32,6 +32,7 @@ use progress::Evaluation;
 pub use progress::Progress;
 use saver::Saver;
 use std::{path::PathBuf, time::Instant};
+use step::Random;
 use validate::{HeldOut, Measure};
 
 /// Everything a run needs, ready to go.
@@ -168,12 +169,14 @@ impl<'a> Trainer<'a> {
         let rows: Vec<(usize, &Example)> = samples.iter().map(|&i| (i, &self.train[i])).collect();
         let whole = Cut { max_rows: usize::MAX, ..self.cut };
         fault::phase("rehearse");
+        let random = self.random(std::iter::once(samples));
         for packed in whole.batches(&rows) {
-            let (batch, samples) = packed?;
+            let (mut batch, samples) = packed?;
+            batch.noise = random.noise.as_ref().map(|noise| noise.values(&batch, self.model.config().hidden_size));
             let batch = if self.recorder.is_some() { batch.filled_up() } else { batch };
             let part = Part::MicroBatch { rows: batch.ids.len(), samples: samples.len(), keep: whole.keep };
             let mut grads = Grads::new(&self.params).map_err(|err| explained(err, Part::Adapter))?;
-            let nll = self.model.train(&batch, &self.params, &mut grads, 1.0, (self.dropout(), whole.keep));
+            let nll = self.model.train(&batch, &self.params, &mut grads, 1.0, (random.dropout, whole.keep));
             nll.map_err(|err| explained(err, part))?;
         }
         Ok(())
@@ -279,8 +282,8 @@ impl<'a> Trainer<'a> {
         fault::phase("step");
         let train = self.train;
         let rows: Vec<(usize, &Example)> = samples.indices.iter().map(|&i| (i, &train[i])).collect();
-        let (dropout, recorder) = (self.dropout(), self.recorder.as_mut());
-        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, dropout, recorder, self.stop);
+        let (random, recorder) = (self.random(samples.by_micro_batch()), self.recorder.as_mut());
+        let gradient = step::gradient(self.model, &self.params, &rows, self.cut, &random, recorder, self.stop);
         // What is left of it behind the micro-batches: the norm.
         let Some(mut gradient) = gradient.map_err(|err| explained(err, Part::Update))? else { return Ok(None) };
         if fault::at_step("nan_loss", self.progress.step + 1) {
@@ -311,7 +314,7 @@ impl<'a> Trainer<'a> {
     /// New parameters and moments. After an error all are as before, so that the last completed step can be saved.
     fn update(&mut self, gradient: &Tensor, lr: f64, factor: f64) -> Result<()> {
         let before = self.optim.clone();
-        let updated = self.optim.step(self.params.flat(), gradient, lr, factor);
+        let updated = self.optim.step(self.params.flat(), gradient, &self.rates(lr), factor);
         let set = updated.and_then(|flat| match self.recorder {
             Some(_) => self.params.set_in_place(flat),
             None => self.params.set(flat),
@@ -322,12 +325,27 @@ impl<'a> Trainer<'a> {
         set
     }
 
-    /// The masks of this step.
-    fn dropout(&self) -> Option<DropoutPlan> {
-        (self.lora_dropout > 0.0).then(|| DropoutPlan {
-            p: self.lora_dropout,
-            key: Key::new(self.config.seed, "dropout").with(self.progress.step as u64),
-        })
+    /// Of A's and B's how many values they are, and their rate where A's is `lr`. LoRA+ lets B learn faster.
+    fn rates(&self, lr: f64) -> Vec<(usize, f64)> {
+        let (a, all) = (self.params.first_b(), self.params.len());
+        match self.config.loraplus_lr_ratio {
+            None => vec![(all, lr)],
+            Some(ratio) => vec![(a, lr), (all - a, ratio * lr)],
+        }
+    }
+
+    /// The masks and the noise of this step. L of the noise is what LlamaFactory pads a sample to in its micro-batch.
+    fn random<'s>(&self, micro_batches: impl Iterator<Item = &'s [usize]>) -> Random {
+        let key = |purpose| Key::new(self.config.seed, purpose).with(self.progress.step as u64);
+        let length = |micro: &'s [usize]| {
+            let length = padded_length(micro.iter().map(|&i| self.train[i].sample_len()));
+            micro.iter().map(move |&i| (i as u64, length))
+        };
+        let noise = |alpha| Noise::new(alpha, key("neftune"), micro_batches.flat_map(length));
+        Random {
+            dropout: (self.lora_dropout > 0.0).then(|| DropoutPlan { p: self.lora_dropout, key: key("dropout") }),
+            noise: self.config.neftune_noise_alpha.map(noise),
+        }
     }
 
     fn evaluation_is_due(&self, samples: &StepSamples, total: usize) -> bool {
@@ -437,16 +455,16 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Tokens as LlamaFactory's collator feeds them: every micro-batch padded to its longest sample, rounded up to 8.
+/// Tokens as LlamaFactory's collator feeds them.
 fn padded_tokens(samples: &StepSamples, train: &[Example]) -> u64 {
-    let mut rest = samples.indices.as_slice();
-    let mut total = 0;
-    for &size in &samples.micro_batches {
-        let (micro, tail) = rest.split_at(size);
-        let longest = micro.iter().map(|&i| train[i].sample_len()).max().unwrap_or(0);
+    let padded = |micro: &[usize]| {
         let samples = micro.chunk_by(|&a, &b| train[a].shares_sample(&train[b])).count();
-        total += (samples * longest.next_multiple_of(8)) as u64;
-        rest = tail;
-    }
-    total
+        samples * padded_length(micro.iter().map(|&i| train[i].sample_len()))
+    };
+    samples.by_micro_batch().map(padded).sum::<usize>() as u64
+}
+
+/// What LlamaFactory's collator pads every sample of a micro-batch to: the longest, rounded up to 8.
+pub fn padded_length(tokens: impl Iterator<Item = usize>) -> usize {
+    tokens.max().unwrap_or(0).next_multiple_of(8)
 }

@@ -30,12 +30,24 @@ pub struct StepSamples {
     pub indices: Vec<usize>,
     /// How many.
     pub samples: usize,
-    /// Rows of LlamaFactory's micro-batches, which only count padded tokens here.
+    /// Rows of LlamaFactory's micro-batches, which only say here how long its padding made a sample.
     pub micro_batches: Vec<usize>,
     /// Passes over the data once this step is done.
     pub epoch: f64,
     /// Whether this step ends an epoch.
     pub ends_epoch: bool,
+}
+
+impl StepSamples {
+    /// [`Self::indices`], a micro-batch of LlamaFactory's at a time.
+    pub fn by_micro_batch(&self) -> impl Iterator<Item = &[usize]> {
+        let mut rest = self.indices.as_slice();
+        self.micro_batches.iter().map(move |&size| {
+            let (micro, tail) = rest.split_at(size);
+            rest = tail;
+            micro
+        })
+    }
 }
 
 impl StepPlan {

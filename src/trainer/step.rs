@@ -5,7 +5,7 @@ use crate::{
     dataset::Example,
     error::{Error, Result},
     fs::fault,
-    model::{Grads, Params, Qwen3, Recorder, qwen3::DropoutPlan},
+    model::{Grads, Noise, Params, Qwen3, Recorder, qwen3::DropoutPlan},
     optim::clip,
     plan::{Part, explained},
 };
@@ -32,13 +32,22 @@ impl StepGradient {
     }
 }
 
+/// What is random in a step.
+#[derive(Debug, Clone, Default)]
+pub struct Random {
+    /// Of the inputs of A.
+    pub dropout: Option<DropoutPlan>,
+    /// On the embeddings.
+    pub noise: Option<Noise>,
+}
+
 /// Where the micro-batches of a step add their gradients.
 enum Sums<'r> {
     Own(Grads),
     Recorded(&'r mut Recorder),
 }
 
-/// Forward and backward over all samples of a step. With a `recorder` there is no dropout.
+/// Forward and backward over all samples of a step. With a `recorder` nothing is random.
 ///
 /// Every micro-batch adds Σ nll / N with N the labels of the whole step, so the cut changes no result. N counts a label
 /// at position 0 although nothing predicts it, as the Hugging Face trainer does. `None`: `stop` said so between two
@@ -49,7 +58,7 @@ pub fn gradient(
     params: &Params,
     samples: &[(usize, &Example)],
     cut: Cut,
-    dropout: Option<DropoutPlan>,
+    random: &Random,
     recorder: Option<&mut Recorder>,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<StepGradient>> {
@@ -70,12 +79,13 @@ pub fn gradient(
         if stop() {
             return Ok(None);
         }
-        let (batch, samples) = packed?;
+        let (mut batch, samples) = packed?;
+        batch.noise = random.noise.as_ref().map(|noise| noise.values(&batch, model.config().hidden_size));
         let part = Part::MicroBatch { rows: batch.ids.len(), samples: samples.len(), keep: cut.keep };
         let scale = 1.0 / labels as f64;
         let nll = match &mut sums {
             Sums::Recorded(recorder) => recorder.train(model, &batch, params, scale, cut.keep),
-            Sums::Own(grads) => model.train(&batch, params, grads, scale, (dropout, cut.keep)),
+            Sums::Own(grads) => model.train(&batch, params, grads, scale, (random.dropout, cut.keep)),
         };
         losses.push(nll.map_err(|err| explained(err, part))?);
     }

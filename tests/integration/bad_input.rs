@@ -141,7 +141,7 @@ const REFUSED: &[Case] = &[
     ("config: NaN", TRAIN, |w| replace(w, "recipe.toml", "learning_rate = 1e-3", "learning_rate = nan")),
     ("config: NaN in YAML", &["run.yaml"], |w| replace(w, "run.yaml", "max_steps: 1", "warmup_ratio: .nan")),
     ("config: a key that must be there", TRAIN, |w| replace(w, "recipe.toml", "output_dir = \"out\"", "")),
-    ("config: not supported yet", &["run.yaml"], |w| replace(w, "run.yaml", "max_steps: 1", "packing: true")),
+    ("config: not supported yet", &["run.yaml"], |w| replace(w, "run.yaml", "max_steps: 1", "use_dora: true")),
     ("config: another template", &["run.yaml"], |w| replace(w, "run.yaml", "template: qwen3", "template: llama3")),
     ("config: for another command", &["run.yaml"], |w| replace(w, "run.yaml", "do_train: true", "export_dir: merged")),
     ("config: a quantised base", &["run.yaml"], |w| {

@@ -8,7 +8,10 @@ use couplet_train::{
     kernels,
     model::{Checkpoint, Params, Qwen3, Qwen3Config, qwen3::Keep},
     rng::Key,
-    trainer::{Cut, step},
+    trainer::{
+        Cut,
+        step::{self, Random},
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -41,8 +44,9 @@ fn gradient(device: &Device, dtype: DType, cut: Cut) -> (f64, Vec<f64>) {
     };
     let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
     let rows: Vec<(usize, &Example)> = rows.iter().enumerate().collect();
-    let step =
-        step::gradient(&model, &params.unwrap(), &rows, cut, None, None, &|| false).unwrap().expect("not stopped");
+    let step = step::gradient(&model, &params.unwrap(), &rows, cut, &Random::default(), None, &|| false)
+        .unwrap()
+        .expect("not stopped");
     (step.loss, values(&step.flat))
 }
 

@@ -1,5 +1,5 @@
 //! What must not change a result: how a step is cut, whether its prefix is shared, how many threads compute it; and
-//! that dropout's gradient is the gradient of dropout's loss.
+//! that the gradient under dropout and noise is the gradient of the loss under them.
 
 use crate::support::{relative_distance, root, values};
 use candle_core::{DType, Device, Tensor};
@@ -7,13 +7,13 @@ use couplet_train::{
     config::{DataConfig, LoraConfig, Projection},
     dataset::{self, Example, IGNORE, Tokenizer},
     model::{
-        Batch, Checkpoint, Grads, Params, Qwen3, Qwen3Config,
+        Batch, Checkpoint, Grads, Noise, Params, Qwen3, Qwen3Config,
         qwen3::{DropoutPlan, Keep},
     },
     rng::Key,
     trainer::{
         Cut,
-        step::{self, StepGradient},
+        step::{self, Random, StepGradient},
         validate::{self, Measure},
     },
 };
@@ -23,6 +23,7 @@ struct Bench {
     model: Qwen3,
     params: Params,
     rows: Vec<Example>,
+    noise: Option<Noise>,
 }
 
 impl Bench {
@@ -50,12 +51,13 @@ impl Bench {
             ..couplet_train::testing::data_config()
         };
         let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
-        Self { model, params: params.unwrap(), rows }
+        Self { model, params: params.unwrap(), rows, noise: None }
     }
 
     fn gradient(&self, params: &Params, cut: Cut, dropout: Option<DropoutPlan>) -> StepGradient {
         let rows: Vec<(usize, &Example)> = self.rows.iter().enumerate().collect();
-        step::gradient(&self.model, params, &rows, cut, dropout, None, &|| false).unwrap().expect("not stopped")
+        let random = Random { dropout, noise: self.noise.clone() };
+        step::gradient(&self.model, params, &rows, cut, &random, None, &|| false).unwrap().expect("not stopped")
     }
 
     /// ‖Δ‖/‖g‖ of the worst parameter.
@@ -137,13 +139,24 @@ fn what_a_block_keeps_changes_no_bit() {
 }
 
 #[test]
-fn dropouts_gradient_is_the_gradient_of_its_loss_and_does_not_depend_on_the_cut() {
-    let bench = Bench::new(0.3);
-    let plan = Some(DropoutPlan { p: 0.3, key: Key::new(3, "dropout") });
+fn the_gradient_under_dropout_and_noise_is_that_of_the_loss_and_does_not_depend_on_the_cut() {
+    for (dropout, alpha) in [(0.3, None), (0.0, Some(20.0)), (0.3, Some(5.0))] {
+        let mut bench = Bench::new(dropout);
+        let lengths = (0..).zip(&bench.rows).map(|(i, row)| (i, row.input_ids.len()));
+        bench.noise = alpha.map(|alpha| Noise::new(alpha, Key::new(3, "neftune"), lengths));
+        let plan = (dropout > 0.0).then(|| DropoutPlan { p: dropout, key: Key::new(3, "dropout") });
+        is_the_gradient_of_its_loss(&bench, plan);
+        let random = bench.gradient(&bench.params, WHOLE, plan).loss;
+        bench.noise = None;
+        let plain = bench.gradient(&bench.params, WHOLE, None).loss;
+        assert!((random - plain).abs() > 1e-4, "dropout {dropout}, noise {alpha:?} do something");
+    }
+}
+
+fn is_the_gradient_of_its_loss(bench: &Bench, plan: Option<DropoutPlan>) {
     let whole = bench.gradient(&bench.params, WHOLE, plan);
     let cut = bench.gradient(&bench.params, Cut { max_rows: 100, ..WHOLE }, plan);
     assert!(bench.worst(&cut, &whole) < 5e-6, "{:.1e}", bench.worst(&cut, &whole));
-    assert!((whole.loss - bench.gradient(&bench.params, WHOLE, None).loss).abs() > 1e-4, "dropout does something");
 
     // Along the gradient itself: (L(θ+h·u) − L(θ−h·u)) / 2h = ‖g‖ for u = g/‖g‖.
     let h = 2e-2;

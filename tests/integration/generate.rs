@@ -68,6 +68,7 @@ impl Subject {
             samples: vec![0; ids.len()],
             label_rows: vec![ids.len() as u32 - 1],
             targets: vec![0],
+            noise: None,
         };
         values(&self.model.logits(&batch, &self.params).expect("logits"))
     }

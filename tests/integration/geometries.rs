@@ -9,7 +9,7 @@ use couplet_train::{
     rng::Key,
     trainer::{
         Cut,
-        step::{self, StepGradient},
+        step::{self, Random, StepGradient},
     },
 };
 
@@ -108,7 +108,9 @@ impl Bench {
 
     fn gradient(&self, cut: Cut) -> StepGradient {
         let rows: Vec<(usize, &Example)> = self.rows.iter().enumerate().collect();
-        step::gradient(&self.model, &self.params, &rows, cut, None, None, &|| false).unwrap().expect("not stopped")
+        step::gradient(&self.model, &self.params, &rows, cut, &Random::default(), None, &|| false)
+            .unwrap()
+            .expect("not stopped")
     }
 }
 

@@ -37,6 +37,7 @@ fn logits_equal_candle_transformers() {
             samples: vec![0; 20],
             label_rows: (0..20).collect(),
             targets: vec![0; 20],
+            noise: None,
         };
         let ours = model.logits(&batch, &params).expect("logits");
         let mut start = 0;

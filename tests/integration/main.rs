@@ -41,6 +41,10 @@ mod keys;
 mod lf_run;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.
 mod logits;
+/// Adapters merged before training.
+mod merged;
+/// NEFTune: a recorded pass.
+mod neftune;
 /// Loss, gradients and trained adapters against recorded PyTorch runs.
 mod parity;
 /// Every recipe in `configs/` loads.

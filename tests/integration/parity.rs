@@ -57,6 +57,7 @@ impl Case {
             per_device_train_batch_size: self.number("bs") as usize,
             gradient_accumulation_steps: self.number("ga") as usize,
             learning_rate: self.number("lr"),
+            loraplus_lr_ratio: Some(self.number("loraplus")).filter(|ratio| *ratio > 0.0),
             num_train_epochs: self.number("epochs"),
             lr_scheduler_type: match self.settings["sched"].as_str().expect("sched") {
                 "cosine" => SchedulerType::Cosine,
@@ -157,7 +158,8 @@ fn adapter_values(dir: &Path, params: &Params) -> Vec<f64> {
     params.slots().flat_map(|(_, slot)| adapter.values(slot).expect(&slot.name)).map(f64::from).collect()
 }
 
-const CASES: [&str; 6] = ["all_targets", "attention_rslora", "on_prompt", "bf16", "clip_nonzero_b", "truncation"];
+const CASES: [&str; 7] =
+    ["all_targets", "attention_rslora", "on_prompt", "bf16", "clip_nonzero_b", "truncation", "loraplus"];
 
 /// Bounds of loss, gradient norm and adapter: `tests/fixtures/parity/README.md`.
 fn bounds(dtype: DType) -> (f64, f64, f64) {

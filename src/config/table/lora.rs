@@ -4,7 +4,7 @@ use super::{
     Absent::{Same, Unset},
     Answer::{Ignored, Refused},
     Key, NO, NOTHING, SCORED,
-    Section::Lora,
+    Section::{Lora, Model, Train},
     TRAIN, keys, read, theirs, words,
 };
 use crate::config::kind::{Kind, Words};
@@ -26,6 +26,10 @@ pub(super) static KEYS: &[Key] = keys! {
               "加适配器的投影：all，或 q_proj、k_proj、v_proj、o_proj、gate_proj、up_proj、down_proj 中的几个");
     use_rslora: read(TRAIN, Lora, Kind::Flag, Same("false")),
         words("scale by lora_alpha / √lora_rank", "按 lora_alpha / √lora_rank 缩放");
+    create_new_adapter: read(TRAIN, Model, Kind::Flag, Same("false")),
+        words("merge every adapter of `adapter_name_or_path` and train a new one over them", "合并 `adapter_name_or_path` 的全部适配器，在其上训练新的适配器");
+    loraplus_lr_ratio: read(TRAIN, Train, Kind::Positive, Unset),
+        words("LoRA+: B learns at so many times the rate of A, which is `learning_rate`; 16 is usual", "LoRA+：B 的学习率为 A 的多少倍，A 用 `learning_rate`；常用 16");
     stage: theirs(SCORED, STAGE, Same("sft")),
         words("what is learned: answers to instructions", "训练阶段：指令微调");
     finetuning_type: theirs(SCORED, TYPE, Same("lora")),
@@ -33,13 +37,11 @@ pub(super) static KEYS: &[Key] = keys! {
 
     additional_target: NOTHING, words("train the seven projections of `lora_target`", "请训练 `lora_target` 的七个投影");
     module_dropout: Refused(&["0"]), words("use `lora_dropout`", "请用 `lora_dropout`");
-    loraplus_lr_ratio: NOTHING, words("A and B share one learning rate", "A 与 B 使用同一学习率");
-    loraplus_lr_embedding: Ignored, words("A and B share one learning rate", "A 与 B 使用同一学习率");
+    loraplus_lr_embedding: Ignored, words("embeddings are not trained", "不训练词嵌入");
     use_dora: NO, words("train plain LoRA or `use_rslora`", "请使用普通 LoRA 或 `use_rslora`");
     pissa_init: NO, RANDOM;
     pissa_iter: Ignored, RANDOM;
     pissa_convert: NO, RANDOM;
-    create_new_adapter: NO, words("merge the first adapter into the base beforehand", "请先把已有适配器合并进基座模型");
     pure_bf16: NO, words("use `bf16: true`: the base is bf16, the adapter stays f32", "请用 `bf16: true`：基座为 bf16，适配器保持 f32");
     use_dft_loss: NO, CROSS_ENTROPY;
     use_eaft_loss: NO, CROSS_ENTROPY;

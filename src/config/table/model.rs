@@ -18,7 +18,7 @@ pub(super) static KEYS: &[Key] = keys! {
     model_name_or_path: read(BOTH, Model, Kind::Text, Required),
         words("the base model: a folder with a checkpoint, or a name such as Qwen/Qwen3-14B", "基座模型：检查点目录，或模型名，如 Qwen/Qwen3-14B");
     adapter_name_or_path: read(BOTH, Model, Kind::List, Unset),
-        words("a PEFT adapter to continue training, or to ask", "要继续训练或用于生成的 PEFT 适配器目录");
+        words("PEFT adapters: all but the last are merged into the base, the last is trained on; or those to ask", "PEFT 适配器目录：前面的合并进基座，最后一个继续训练；或用于生成");
     cache_dir: read(BOTH, Model, Kind::Text, Unset),
         words("where downloaded models are kept; without it the Hugging Face cache", "下载模型的存放目录；不写时为 Hugging Face 缓存");
     model_revision: read(BOTH, Model, Kind::Text, Same("main")),

@@ -92,6 +92,8 @@ pub(super) static KEYS: &[Key] = keys! {
     adam_epsilon: read(TRAIN, Train, Kind::Positive, Same("1e-8")), words("AdamW's ε", "AdamW 的 ε");
     max_grad_norm: read(TRAIN, Train, Kind::NonNegative, Same("1.0")),
         words("the gradient is scaled down to this norm; 0: not", "梯度范数上限；0 为不裁剪");
+    neftune_noise_alpha: read(TRAIN, Train, Kind::NonNegative, Unset),
+        words("NEFTune: in training uniform noise within ±alpha/√(tokens × width) on the embeddings; 5 is usual, 0: none", "NEFTune：训练时给词嵌入加 ±alpha/√(词元数 × 维度) 内的均匀噪声；常用 5，0 为不加");
     bf16: read(TRAIN, Train, Kind::Flag, Same("false")),
         words("base and activations in bf16, the adapter in f32", "基座与激活用 bf16，适配器用 f32");
     seed: read(BOTH, Train, Kind::Whole(0), Same("42")),
@@ -126,7 +128,6 @@ pub(super) static KEYS: &[Key] = keys! {
     optim_args: NOTHING, words("use the `adam_*` keys", "请用 `adam_*` 各项");
     optim_target_modules: NOTHING, words("choose modules with `lora_target`", "请用 `lora_target` 选择模块");
     label_smoothing_factor: Refused(&["0"]), words("the loss is plain cross entropy", "损失为普通交叉熵");
-    neftune_noise_alpha: NOTHING, words("embeddings are trained without noise", "训练时不加噪声");
     auto_find_batch_size: NO, words("set `per_device_train_batch_size`", "请设置 `per_device_train_batch_size`");
     tf32: Ignored, SPEED;
     torch_compile: Ignored, SPEED;

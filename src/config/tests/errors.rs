@@ -201,11 +201,6 @@ fn yaml_errors_name_place_and_way_out() {
             "remove one of the two",
         ),
         (
-            "adapter_name_or_path: a,b",
-            "c.yaml:7:23: several adapters in `adapter_name_or_path` are not supported yet",
-            "merge all but the last into the base beforehand, and give the last",
-        ),
-        (
             "dataset_dir: ONLINE",
             "c.yaml:7:14: `dataset_dir: ONLINE` is not supported: data sets are local files",
             "download the data and give the folder of its dataset_info.json",
@@ -279,9 +274,9 @@ fn yaml_errors_name_place_and_way_out() {
             "remove the key, or set it to false: train plain LoRA or `use_rslora`",
         ),
         (
-            "loraplus_lr_ratio: 16",
-            "c.yaml:7:1: `loraplus_lr_ratio: 16` is not supported yet",
-            "remove the key: A and B share one learning rate",
+            "loraplus_lr_ratio: 0",
+            "c.yaml:7:20: `loraplus_lr_ratio` must be a number above 0, found 0",
+            "correct the value, or remove the key",
         ),
         (
             "resume_from_checkpoint: 5",

@@ -28,7 +28,7 @@ fn defaults_follow_the_dialect() {
     let theirs = serde_json::to_value(yaml("")).unwrap();
     let want = json!({
         "dialect": "llamafactory",
-        "model": {"model_name_or_path": "m", "adapter_name_or_path": null, "cache_dir": null, "model_revision": "main",
+        "model": {"model_name_or_path": "m", "adapter_name_or_path": null, "create_new_adapter": false, "cache_dir": null, "model_revision": "main",
             "device": "auto"},
         "data": {"dataset": ["d"], "eval_dataset": [], "test_dataset": [], "dataset_dir": "data", "template": "qwen3", "cutoff_len": 2048,
             "over_length": "truncate", "max_samples": null, "mix_strategy": "concat", "interleave_probs": [], "eval_on_each_dataset": false, "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
@@ -37,9 +37,9 @@ fn defaults_follow_the_dialect() {
         "lora": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_target":
             ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "use_rslora": false},
         "train": {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
-            "learning_rate": 5e-5, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear", "lr_scheduler_kwargs": {},
+            "learning_rate": 5e-5, "loraplus_lr_ratio": null, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear", "lr_scheduler_kwargs": {},
             "warmup_ratio": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
-            "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "bf16": false, "seed": 42, "data_seed": null,
+            "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "neftune_noise_alpha": null, "bf16": false, "seed": 42, "data_seed": null,
             "disable_shuffling": false, "train_sampling_strategy": "random", "shared_prefix": true, "gradient_checkpointing": "auto", "micro_batch_tokens": null, "eval_strategy": "no", "eval_steps": 500,
             "compute_accuracy": false, "early_stopping_steps": null, "sample_prompts": [], "eval_couplets": 0, "max_seconds": null},
         "output": {"output_dir": "o", "overwrite_output_dir": false, "logging_steps": 500, "plot_loss": false,
@@ -102,7 +102,7 @@ fn the_yaml_of_a_parity_run_loads() {
          include_num_input_tokens_seen: true\nuse_cpu: true\nreport_to: none\nseed: 101\n",
     );
     assert_eq!(recipe.model.device, DeviceChoice::Cpu);
-    assert_eq!(recipe.model.adapter_name_or_path.as_deref(), Some(Path::new("init_adapter")));
+    assert_eq!(recipe.model.continued(), Some(Path::new("init_adapter")));
     assert_eq!(recipe.lora.lora_target, [Projection::QProj, Projection::VProj]);
     assert_eq!((recipe.lora.lora_alpha, recipe.lora.scale()), (32.0, 16.0));
     assert_eq!((recipe.train.learning_rate, recipe.train.max_steps, recipe.train.seed), (1e-5, None, 101));
@@ -324,4 +324,20 @@ fn only_what_shapes_the_result_holds_a_resume_up() {
     let exists =
         |key: &&&str| all.get(**key).is_some() || all.as_object().unwrap().values().any(|s| s.get(**key).is_some());
     assert_eq!(MAY_CHANGE.iter().filter(exists).count(), MAY_CHANGE.len(), "every name in the list is a key");
+}
+
+#[test]
+fn adapters_are_merged_or_trained_on_as_in_llamafactory() {
+    for (lines, merged, continued) in [
+        ("", &[][..], None),
+        ("create_new_adapter: true\n", &[], None),
+        ("adapter_name_or_path: a\n", &[], Some("a")),
+        ("adapter_name_or_path: a, b,c\n", &["a", "b"], Some("c")),
+        ("adapter_name_or_path: a\ncreate_new_adapter: true\n", &["a"], None),
+        ("adapter_name_or_path: [a, b]\ncreate_new_adapter: true\n", &["a", "b"], None),
+    ] {
+        let model = yaml(lines).model;
+        assert_eq!(model.merged(), merged.iter().map(Path::new).collect::<Vec<_>>(), "{lines}");
+        assert_eq!(model.continued(), continued.map(Path::new), "{lines}");
+    }
 }

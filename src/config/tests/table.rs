@@ -180,6 +180,7 @@ fn odd_values_survive_too() {
         "logging_steps: 0.02\neval_strategy: steps\neval_steps: 0.1\nval_size: 5\nsave_steps: 0.2\n",
         "warmup_steps: 0.05\nlearning_rate: 1e-05\nadam_epsilon: 1e-08\n",
         "resume_from_checkpoint: false\n",
+        "adapter_name_or_path: a, b\ncreate_new_adapter: true\n",
         "lr_scheduler_type: warmup_stable_decay\nlr_scheduler_kwargs: {decay_type: 1-sqrt, min_lr_ratio: 0.1}\n",
         "evaluation_strategy: steps\nval_size: 10\nuse_cpu: true\nmodel_revision: '1.0'\nreport_to: wandb\n",
     ] {

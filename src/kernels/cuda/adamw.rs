@@ -71,7 +71,7 @@ mod tests {
         for n in LENGTHS {
             let [x, g, m] = [0.0, 1.0, 2.0].map(|phase| wave(n, phase, DType::F32));
             let v = wave(n, 3.0, DType::F32).sqr()?;
-            let want = adamw_step(&x, &g, &m, &v, &step)?;
+            let want = adamw_step(&x, &g, &m, &v, &[(n, step)])?;
             for in_place in [false, true] {
                 let mut g = Buffer::input(&g);
                 let [mut x, mut m, mut v] = [&x, &m, &v].map(Buffer::in_out);

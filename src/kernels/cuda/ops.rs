@@ -250,25 +250,34 @@ impl InplaceOp1 for NllAndGrad<'_> {
     }
 }
 
-/// As `adamw_step`: new parameters and moments in one launch.
+/// As `adamw_step`: new parameters and moments, a launch for every part.
 pub(in crate::kernels) fn adamw_step(
     [x, g, m, v]: [&Tensor; 4],
-    step: &AdamWStep,
+    parts: &[(usize, AdamWStep)],
 ) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+    let Some((_, AdamWStep { grad_factor, .. })) = parts.first() else { return Ok(None) };
     let (Some((card, _)), Some(operands)) = (place(x), inputs([x, g, m, v], DType::F32)) else { return Ok(None) };
     let n = x.elem_count();
     sizes("adamw", operands.each_ref().map(|operand| (operand, n)))?;
     let operands = operands.each_ref().map(|operand| operand.at());
-    if !operands.iter().all(|a| a.is_wide()) {
+    // A launch reads four values at once.
+    let begin_wide = parts.iter().rev().skip(1).all(|(n, _)| n.is_multiple_of(4));
+    if !begin_wide || !operands.iter().all(|a| a.is_wide()) {
         device::decline("adamw: not aligned to 16 bytes".into());
         return Ok(None);
     }
-    let factor = Tensor::new(&[step.grad_factor as f32], x.device())?;
+    let factor = Tensor::new(&[*grad_factor as f32], x.device())?;
     let at_factor = input(&factor, DType::F32).expect("made on this card, of f32");
     let [new_x, new_m, new_v] =
         [output(&card, DType::F32, n)?, output(&card, DType::F32, n)?, output(&card, DType::F32, n)?];
-    let launch = adamw::update(operands, [new_x.1, new_m.1, new_v.1], at_factor.at(), step, n);
-    device::run(&card, &[launch])?;
+    let mut start = 0;
+    let launch = |(n, step): &(usize, AdamWStep)| {
+        let from = |at: Address| Address(at.0 + 4 * start as u64);
+        let (operands, results) = (operands.map(from), [new_x.1, new_m.1, new_v.1].map(from));
+        start += n;
+        adamw::update(operands, results, at_factor.at(), step, *n)
+    };
+    device::run(&card, &parts.iter().map(launch).collect::<Vec<_>>())?;
     Ok(Some((new_x.0, new_m.0, new_v.0)))
 }
 
@@ -526,7 +535,9 @@ mod tests {
         same_on_every_device(&BOTH, |device, _| {
             let of = |phase| tensor(device, DType::F32, 100_003, phase);
             let step = AdamWStep::example();
-            let (x, m, v) = kernels::adamw_step(&of(0.0)?, &of(1.0)?, &of(2.0)?, &of(3.0)?.sqr()?, &step)?;
+            let faster = AdamWStep { step_size: 16.0 * step.step_size, ..step };
+            let parts = [(60_000, step), (40_003, faster)];
+            let (x, m, v) = kernels::adamw_step(&of(0.0)?, &of(1.0)?, &of(2.0)?, &of(3.0)?.sqr()?, &parts)?;
             let squares = kernels::reduce::sum_of_squares(&x)?.to_dtype(DType::F32)?;
             Ok(vec![x, m, v, squares])
         })

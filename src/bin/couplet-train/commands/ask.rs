@@ -1,9 +1,10 @@
 //! What the commands share that use a trained adapter: which model is asked, and how. Whatever training knew comes from the adapter's receipt.
 
+use super::below;
 use crate::{args::AskArgs, machine};
 use candle_core::DType;
 use couplet_train::{
-    adapter::peft,
+    adapter::{merge::merged, peft},
     config::{GenerationConfig, InferDtype, InferenceConfig, TemplateName},
     dataset::Tokenizer,
     device::{self, Opened},
@@ -11,7 +12,7 @@ use couplet_train::{
     eval::couplet::Comma,
     generate::{Limits, Sampling, Speaker},
     hub::{self, HubEnv},
-    model::{AdapterWeights, Checkpoint, Params, Qwen3, Qwen3Config},
+    model::{AdapterWeights, Checkpoint, Params, Qwen3, Qwen3Config, weights::Change},
     plan::{Part, explained},
     report::{Console, Header, Lang},
     run,
@@ -121,7 +122,14 @@ pub fn open(
         lora_target: vec![],
         use_rslora: false,
     };
-    let loaded = Qwen3::load(&geometry, &checkpoint, &no_adapter, dtype, &opened.device);
+    let (below, adapters) = below::of(&trained)?;
+    adapters.iter().try_for_each(|adapter| adapter.refuse_misfit(&geometry))?;
+    if !below.is_empty() {
+        header.row("merged", "已合并", below::in_order(&below));
+    }
+    let change = |name: &str, rows, value| merged(&adapters, name, rows, value);
+    let change: Option<&Change> = if adapters.is_empty() { None } else { Some(&change) };
+    let loaded = Qwen3::load_changed(&geometry, &checkpoint, change, &no_adapter, (dtype, &opened.device));
     let (model, _) = loaded.map_err(|err| explained(err, Part::Weights(dtype)))?;
     let mut voices = Vec::new();
     if compare || trained.is_empty() {

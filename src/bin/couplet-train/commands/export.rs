@@ -2,6 +2,7 @@
 
 use super::{
     ask::{self, Trained, Words},
+    below,
     data::quoted,
     proof,
 };
@@ -62,14 +63,19 @@ pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
         InferDtype::Float16 => Some(DType::F16),
     };
     header.row("base", "基座", base_dir.display().to_string());
+    // Those that the first was trained over come before it.
+    let (below, mut weights) = below::of(&trained[..1])?;
+    let dirs: Vec<&PathBuf> = below.iter().chain(dirs).collect();
     dirs.iter().for_each(|dir| header.row("adapter", "适配器", dir.display().to_string()));
     header.row("output", "输出", out.display().to_string());
     notices.into_iter().for_each(|notice| header.notice(notice.en, notice.zh));
     console.header(&header);
 
-    let weights: Vec<Existing> = trained.iter().map(|t| Existing::open(&t.dir)).collect::<Result<_>>()?;
+    for one in &trained {
+        weights.push(Existing::open(&one.dir)?);
+    }
     let merge = Merge::new(&geometry, &base, &weights, dtype)?;
-    for (dir, adapter) in dirs.iter().zip(&weights) {
+    for (dir, adapter) in dirs.into_iter().zip(&weights) {
         check::refuse_non_finite(adapter, &geometry).map_err(|err| err.at(dir.display()))?;
     }
     let name = out.display().to_string();

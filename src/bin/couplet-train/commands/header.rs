@@ -1,5 +1,6 @@
 //! The run header: everything that matters, resolved.
 
+use super::below;
 use crate::machine;
 use candle_core::DType;
 use couplet_train::{
@@ -44,6 +45,9 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     let mut header = Header::default();
     let (train, lora) = (&recipe.train, &recipe.lora);
     header.row("model", "模型", model_line(recipe, facts));
+    if !recipe.model.merged().is_empty() {
+        header.row("merged", "已合并", below::in_order(recipe.model.merged()));
+    }
     header.row("device", "设备", device_and_threads(facts));
     let targets: Vec<&str> = lora.lora_target.iter().map(|p| p.name()).collect();
     let scaling = if lora.use_rslora { "alpha/√r" } else { "alpha/r" };
@@ -218,9 +222,10 @@ fn rate_line(recipe: &Recipe, total_steps: usize) -> String {
     let train = &recipe.train;
     let warmup = Schedule::new(train, total_steps).warmup_steps;
     let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
+    let noise = train.neftune_noise_alpha.map_or(String::new(), |alpha| format!(", NEFTune {alpha}"));
     format!(
-        "{:e} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}, seed {}",
-        train.learning_rate,
+        "{} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}{noise}, seed {}",
+        scheduler::peak_in_words(train),
         train.lr_scheduler_type.name(),
         train.weight_decay,
         train.max_grad_norm,

@@ -4,8 +4,8 @@ use super::verdict;
 use crate::machine;
 use candle_core::DType;
 use couplet_train::{
-    adapter::peft,
-    config::{LoraConfig, Recipe},
+    adapter::{check, peft},
+    config::{LoraConfig, ModelConfig, Recipe},
     dataset::{self, Example, Splits, Tokenizer},
     device::{self, Opened},
     error::{Error, Result, io_reason},
@@ -26,7 +26,9 @@ pub struct Inputs {
     pub tokenizer: Tokenizer,
     /// What is to lie beside the adapter: the bytes that were there when the tokenizer was read.
     tokenizer_files: Vec<(&'static str, Vec<u8>)>,
-    /// `adapter_name_or_path`
+    /// Adapters that are merged into the base, in this order.
+    pub merged: Vec<peft::Existing>,
+    /// The adapter whose training goes on.
     pub existing: Option<peft::Existing>,
     /// The LoRA that the recipe asks for, where an adapter may have its own.
     pub asked: LoraConfig,
@@ -47,7 +49,8 @@ impl Inputs {
         let model_config = Qwen3Config::load(&model_dir)?;
         let tokenizer = Tokenizer::load(&model_dir)?;
         let tokenizer_files = tokenizer_files(&model_dir, &tokenizer)?;
-        let existing = recipe.model.adapter_name_or_path.as_deref().map(peft::Existing::open).transpose()?;
+        let merged = merged(&recipe.model, &model_config)?;
+        let existing = recipe.model.continued().map(peft::Existing::open).transpose()?;
         let asked = recipe.lora.clone();
         if let Some(existing) = &existing {
             recipe.lora = existing.lora.clone();
@@ -62,7 +65,19 @@ impl Inputs {
         if opened.device.is_cpu() {
             machine::refuse_too_large(model_config.parameters() * dtype.size_in_bytes(), dtype)?;
         }
-        Ok(Self { model_dir, model_config, tokenizer, tokenizer_files, existing, asked, data, test, opened, dtype })
+        Ok(Self {
+            model_dir,
+            model_config,
+            tokenizer,
+            tokenizer_files,
+            merged,
+            existing,
+            asked,
+            data,
+            test,
+            opened,
+            dtype,
+        })
     }
 
     /// Puts the tokenizer beside the adapter.
@@ -74,6 +89,16 @@ impl Inputs {
     pub fn tokenizer_size(&self) -> u64 {
         self.tokenizer_files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
+}
+
+/// The adapters to merge, each looked at whole. Errors: one is damaged, or of another base.
+fn merged(model: &ModelConfig, geometry: &Qwen3Config) -> Result<Vec<peft::Existing>> {
+    let open = |dir: &PathBuf| {
+        let adapter = peft::Existing::open(dir)?;
+        let sound = adapter.refuse_misfit(geometry).and_then(|()| check::refuse_non_finite(&adapter, geometry));
+        sound.map_err(|err| err.at(dir.display())).map(|()| adapter)
+    };
+    model.merged().iter().map(open).collect()
 }
 
 fn model_dir(recipe: &Recipe, console: &mut Console) -> Result<PathBuf> {

@@ -3,6 +3,7 @@
 mod adapter;
 mod advice;
 mod ask;
+mod below;
 mod chat;
 mod config;
 mod data;

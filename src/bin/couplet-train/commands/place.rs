@@ -44,7 +44,7 @@ impl Place {
         fs::remove_leftovers(out, lock.is_held())?;
         let restored = restore::find(recipe, &start, console)?;
         let doomed = restore::doomed(recipe, &start, restored.as_ref())?;
-        if let Some(adapter) = &recipe.model.adapter_name_or_path {
+        for adapter in &recipe.model.adapter_name_or_path {
             run::refuse_doomed(adapter, &doomed)?;
         }
         let goes_on = restored.as_ref().map(|restored| (restored.path.clone(), restored.state.step));

@@ -50,7 +50,7 @@ impl Planned {
         let cut = Cut {
             max_rows,
             // Exact only while nothing random touches the shared rows.
-            share_prefix: recipe.train.shared_prefix && recipe.lora.lora_dropout == 0.0,
+            share_prefix: recipe.train.shared_prefix && !recipe.is_random(),
             keep: Keep::Lean,
         };
         let largest = cut.largest(&StepPlan::of(&data.train, &recipe.train), &data.train)?;

@@ -1,7 +1,7 @@
 //! `couplet-train --config FILE [key=value …]`: from a recipe to a trained adapter.
 
 use super::{
-    advice,
+    advice, below,
     data::quoted,
     finished,
     header::{self, Facts, device_line},
@@ -17,13 +17,13 @@ use super::{
 use crate::{args::TrainArgs, machine};
 use candle_core::Tensor;
 use couplet_train::{
-    adapter::peft,
+    adapter::{merge::merged, peft},
     config::{self, EvalStrategy, Loaded, Notice, Recipe},
     error::{Error, Result},
     fs::{self, fault},
     generate::Speaker,
     kernels,
-    model::{Checkpoint, Params, Qwen3, Recorder, lora::initial_values, params::Slot},
+    model::{Checkpoint, Params, Qwen3, Recorder, lora::initial_values, params::Slot, weights::Change},
     optim::AdamW,
     plan::{Part, explained},
     report::{
@@ -187,7 +187,9 @@ impl Loading {
         fault::phase("load");
         let checkpoint = Checkpoint::open(&inputs.model_dir)?;
         let (dtype, device) = (inputs.dtype, &inputs.opened.device);
-        let loaded = Qwen3::load(&inputs.model_config, &checkpoint, &recipe.lora, dtype, device);
+        let change = |name: &str, rows, value| merged(&inputs.merged, name, rows, value);
+        let change: Option<&Change> = if inputs.merged.is_empty() { None } else { Some(&change) };
+        let loaded = Qwen3::load_changed(&inputs.model_config, &checkpoint, change, &recipe.lora, (dtype, device));
         let (model, layout) = loaded.map_err(|err| explained(err, Part::Weights(dtype)))?;
         on_card.mark();
         let initial = |slot: &Slot| match &inputs.existing {
@@ -200,7 +202,7 @@ impl Loading {
         }
         let optim = Trainer::optimizer(&recipe.train, &params)?;
         on_card.mark();
-        Ok(Self { model, params, optim, about: receipt_facts(recipe, inputs, &checkpoint) })
+        Ok(Self { model, params, optim, about: receipt_facts(recipe, inputs, &checkpoint)? })
     }
 }
 
@@ -237,9 +239,10 @@ fn recorded(model: &Qwen3, recipe: &Recipe) -> Result<bool> {
     let value = std::env::var(VARIABLE).unwrap_or_else(|_| "off".into());
     match value.as_str() {
         "off" => Ok(false),
-        "on" if Recorder::is_possible(model, recipe.lora.lora_dropout) => Ok(true),
+        "on" if Recorder::is_possible(model, recipe.is_random()) => Ok(true),
         "on" => Err(Error::input(format!(
-            "{VARIABLE}=on: passes are recorded on a card, in bf16, with heads of 64 or 128 and without dropout"
+            "{VARIABLE}=on: passes are recorded on a card, in bf16, with heads of 64 or 128, and without `lora_dropout` and \
+             `neftune_noise_alpha`"
         ))
         .hint("leave it out")
         .hint_zh("请去掉该环境变量")),
@@ -304,10 +307,11 @@ fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Tr
             "秩、alpha、dropout 与目标模块取自 `adapter_name_or_path`，而非配置文件",
         );
     }
+    below::notice(&recipe.model, &mut header);
     if recipe.train.shared_prefix && !trainer.cut.share_prefix {
         header.notice(
-            "`lora_dropout` > 0: the shared prefix is computed for every sample",
-            "`lora_dropout` > 0：共同前缀将逐样本计算",
+            "`lora_dropout` or `neftune_noise_alpha`: the shared prefix is computed for every sample",
+            "设置了 `lora_dropout` 或 `neftune_noise_alpha`：共同前缀将逐样本计算",
         );
     }
     for warning in &inputs.data.summary.warnings {
@@ -381,11 +385,13 @@ fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
     }
 }
 
-fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> Value {
-    json!({
+fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> Result<Value> {
+    let merged = inputs.merged.iter().map(peft::Existing::whole_digest).collect::<Result<Vec<_>>>()?;
+    Ok(json!({
         "digests": {
             "base": checkpoint.digest(),
             "adapter": inputs.existing.as_ref().map(peft::Existing::digest),
+            "merged": (!merged.is_empty()).then(|| merged.join(" ")),
             "data": inputs.data.summary.digest,
             "tokenizer": inputs.tokenizer.digest(),
             "binary": machine::binary_digest(),
@@ -399,8 +405,9 @@ fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> V
             "joined_by": "\n",
             "punctuation": inputs.data.summary.punctuation,
         },
+        "merged": recipe.model.merged(),
         "data": inputs.data.summary,
-    })
+    }))
 }
 
 fn measured(outcome: &Outcome, verdict: Option<&Verdict>, planned: &Planned, on_card: &OnCard) -> Value {

@@ -1,0 +1,74 @@
+//! Adapters below an adapter: merged into the base before it was trained, and so before it is used.
+
+use super::ask::Trained;
+use couplet_train::{
+    adapter::peft,
+    config::ModelConfig,
+    error::{Error, Result},
+    report::Header,
+};
+use serde_json::Value;
+use std::path::PathBuf;
+
+impl Trained {
+    /// Adapters that were merged into the base before this one was trained.
+    pub fn below(&self) -> Vec<PathBuf> {
+        let merged = self.receipt.as_ref().and_then(|receipt| receipt["merged"].as_array());
+        merged.into_iter().flatten().filter_map(Value::as_str).map(PathBuf::from).collect()
+    }
+}
+
+/// The adapters that all of `trained` were trained over, in their order, and where they lie.
+///
+/// Errors: one is not what it was; or `trained` are not over the same.
+pub fn of(trained: &[Trained]) -> Result<(Vec<PathBuf>, Vec<peft::Existing>)> {
+    let Some(first) = trained.first() else { return Ok((vec![], vec![])) };
+    let below = first.below();
+    if let Some(other) = trained.iter().find(|other| other.below() != below) {
+        let (a, b) = (first.dir.display(), other.dir.display());
+        return Err(Error::input(format!("{a} and {b} were not trained over the same merged adapters"))
+            .hint("ask them one by one; each knows what it was trained over")
+            .hint_zh("请分别使用；各适配器记得自己训练时所合并的适配器"));
+    }
+    let adapters = below.iter().map(|dir| peft::Existing::open(dir)).collect::<Result<Vec<_>>>();
+    let adapters = adapters.map_err(|err| {
+        err.at(format!("{} was trained over it", first.dir.display()))
+            .hint("start in the folder where it was trained, or put the adapter back")
+            .hint_zh("请在训练时的目录中运行，或恢复该适配器")
+    })?;
+    let digests = adapters.iter().map(peft::Existing::whole_digest).collect::<Result<Vec<_>>>()?.join(" ");
+    let then = first.receipt.as_ref().and_then(|receipt| receipt["digests"]["merged"].as_str());
+    if !adapters.is_empty() && then != Some(digests.as_str()) {
+        let list = in_order(&below);
+        return Err(Error::input(format!("{list}: no longer what {} was trained over", first.dir.display()))
+            .hint("put back the adapter that was merged then; its digest is in run.json")
+            .hint_zh("请恢复当时合并的适配器，其摘要见 run.json"));
+    }
+    Ok((below, adapters))
+}
+
+/// `a, then b`
+pub fn in_order(adapters: &[PathBuf]) -> String {
+    adapters.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", then ")
+}
+
+/// Says what a training over these adapters leaves out, or says in vain.
+pub fn notice(model: &ModelConfig, header: &mut Header) {
+    let adapters = &model.adapter_name_or_path;
+    for (i, dir) in adapters.iter().enumerate() {
+        let below = Trained::open(dir).map(|trained| trained.below()).unwrap_or_default();
+        if !adapters[..i].ends_with(&below) {
+            let (dir, below) = (dir.display(), in_order(&below));
+            header.notice(
+                format!("{dir} was trained over {below}, which `adapter_name_or_path` does not name before it"),
+                format!("{dir} 是在合并 {below} 之后训练的，而 `adapter_name_or_path` 未在它之前写出"),
+            );
+        }
+    }
+    if model.create_new_adapter && adapters.is_empty() {
+        header.notice(
+            "`create_new_adapter` without `adapter_name_or_path`: a new adapter is trained anyway",
+            "有 `create_new_adapter` 而没有 `adapter_name_or_path`：本来就训练新的适配器",
+        );
+    }
+}

@@ -5,7 +5,7 @@ use crate::{
     dataset::{self, Example, IGNORE},
     error::Result,
     fs::fault,
-    model::{Params, Qwen3},
+    model::{Batch, Params, Qwen3},
     plan::{Part, explained},
 };
 use candle_core::D;
@@ -85,21 +85,15 @@ fn add_losses(
     stop: &dyn Fn() -> bool,
     sums: &mut [Sum],
 ) -> Result<bool> {
-    for packed in cut.batches(supervised) {
-        fault::phase("eval");
-        if stop() {
-            return Ok(false);
-        }
-        let (batch, micro) = packed?;
-        let part = Part::Evaluation { rows: batch.ids.len(), samples: micro.len() };
-        let losses: Vec<f32> = model.nll(&batch, params).map_err(|err| explained(err, part))?.to_vec1()?;
+    each_batch(supervised, cut, stop, |batch, micro| {
+        let losses: Vec<f32> = model.nll(batch, params)?.to_vec1()?;
         let mut losses = losses.into_iter();
         for (i, example) in micro {
             let labels = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();
             sums[i] = Sum { nll: losses.by_ref().take(labels).map(f64::from).sum(), labels, right: 0 };
         }
-    }
-    Ok(true)
+        Ok(())
+    })
 }
 
 /// A pass of its own, so that asking for it changes no bit of the loss. `false`: stopped.
@@ -113,19 +107,32 @@ fn add_right(
     sums: &mut [Sum],
 ) -> Result<bool> {
     let cut = Cut { max_rows: (LOGITS / model.config().vocab_size).clamp(1, cut.max_rows), ..cut };
-    for packed in cut.batches(supervised) {
-        if stop() {
-            return Ok(false);
-        }
-        let (batch, micro) = packed?;
-        let part = Part::Evaluation { rows: batch.ids.len(), samples: micro.len() };
-        let logits = model.logits(&batch, params).map_err(|err| explained(err, part))?;
-        let likeliest: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+    each_batch(supervised, cut, stop, |batch, micro| {
+        let likeliest: Vec<u32> = model.logits(batch, params)?.argmax(D::Minus1)?.to_vec1()?;
         let mut pairs = likeliest.into_iter().zip(&batch.targets);
         for (i, _) in micro {
             let labels = sums[i].labels;
             sums[i].right = pairs.by_ref().take(labels).filter(|(likeliest, target)| likeliest == *target).count();
         }
+        Ok(())
+    })
+}
+
+/// Shows every micro-batch with its samples. `false`: stopped.
+fn each_batch(
+    supervised: &[Sample],
+    cut: Cut,
+    stop: &dyn Fn() -> bool,
+    mut look: impl FnMut(&Batch, Vec<Sample>) -> Result<()>,
+) -> Result<bool> {
+    for packed in cut.batches(supervised) {
+        fault::phase("eval");
+        if stop() {
+            return Ok(false);
+        }
+        let (batch, micro) = packed?;
+        let part = Part::Evaluation { rows: batch.ids.len(), samples: micro.len() };
+        look(&batch, micro).map_err(|err| explained(err, part))?;
     }
     Ok(true)
 }

@@ -1,13 +1,11 @@
 //! The whole program on a card: that of this machine, or the stand-in driver of `.ci/run_cuda_on_cpu`.
 
-use crate::support::{relative_distance, root, values};
+use crate::support::{relative_distance, root, shipped, values};
 use candle_core::{DType, Device};
 use couplet_train::{
-    config::{DataConfig, LoraConfig, Projection},
-    dataset::{self, Example, Tokenizer},
+    dataset::Example,
     kernels,
-    model::{Checkpoint, Params, Qwen3, Qwen3Config, qwen3::Keep},
-    rng::Key,
+    model::qwen3::Keep,
     trainer::{
         Cut,
         step::{self, Random},
@@ -21,32 +19,10 @@ use std::{
 
 /// Loss and gradient of six shipped rows on the shipped model, whose adapter has a B that is not zero.
 fn gradient(device: &Device, dtype: DType, cut: Cut) -> (f64, Vec<f64>) {
-    let dir = root().join("data/tiny_qwen3");
-    let lora = LoraConfig {
-        lora_rank: 4,
-        lora_alpha: 6.0,
-        lora_dropout: 0.0,
-        lora_target: Projection::ALL.to_vec(),
-        use_rslora: false,
-    };
-    let (config, checkpoint) = (Qwen3Config::load(&dir).unwrap(), Checkpoint::open(&dir).unwrap());
-    let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, dtype, device).unwrap();
-    let params = Params::new(layout, dtype, device, |slot| {
-        let key = Key::new(7, &slot.name);
-        Ok((0..(slot.shape.0 * slot.shape.1) as u64).map(|i| (key.uniform(i) - 0.5) * 0.1).collect())
-    });
-    let data = DataConfig {
-        dataset: vec!["couplets_train".into()],
-        dataset_dir: root().join("data"),
-        cutoff_len: 128,
-        max_samples: Some(6),
-        ..couplet_train::testing::data_config()
-    };
-    let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
+    let (model, params, rows) = shipped((dtype, device), 0.0, false, 6);
     let rows: Vec<(usize, &Example)> = rows.iter().enumerate().collect();
-    let step = step::gradient(&model, &params.unwrap(), &rows, cut, &Random::default(), None, &|| false)
-        .unwrap()
-        .expect("not stopped");
+    let step =
+        step::gradient(&model, &params, &rows, cut, &Random::default(), None, &|| false).unwrap().expect("not stopped");
     (step.loss, values(&step.flat))
 }
 

@@ -1,13 +1,12 @@
 //! What must not change a result: how a step is cut, whether its prefix is shared, how many threads compute it; and
 //! that the gradient under dropout and noise is the gradient of the loss under them.
 
-use crate::support::{relative_distance, root, values};
+use crate::support::{relative_distance, shipped, values};
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
-    config::{DataConfig, LoraConfig, Projection},
-    dataset::{self, Example, IGNORE, Tokenizer},
+    dataset::{Example, IGNORE},
     model::{
-        Batch, Checkpoint, Grads, Noise, Params, Qwen3, Qwen3Config,
+        Batch, Grads, Noise, Params, Qwen3,
         qwen3::{DropoutPlan, Keep},
     },
     rng::Key,
@@ -28,30 +27,8 @@ struct Bench {
 
 impl Bench {
     fn new(dropout: f64) -> Self {
-        let dir = root().join("data/tiny_qwen3");
-        let lora = LoraConfig {
-            lora_rank: 4,
-            lora_alpha: 6.0,
-            lora_dropout: dropout,
-            lora_target: Projection::ALL.to_vec(),
-            use_rslora: true,
-        };
-        let config = Qwen3Config::load(&dir).unwrap();
-        let checkpoint = Checkpoint::open(&dir).unwrap();
-        let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, DType::F32, &Device::Cpu).unwrap();
-        let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| {
-            let key = Key::new(7, &slot.name);
-            Ok((0..(slot.shape.0 * slot.shape.1) as u64).map(|i| (key.uniform(i) - 0.5) * 0.1).collect())
-        });
-        let data = DataConfig {
-            dataset: vec!["couplets_train".into()],
-            dataset_dir: root().join("data"),
-            cutoff_len: 128,
-            max_samples: Some(12),
-            ..couplet_train::testing::data_config()
-        };
-        let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
-        Self { model, params: params.unwrap(), rows, noise: None }
+        let (model, params, rows) = shipped((DType::F32, &Device::Cpu), dropout, true, 12);
+        Self { model, params, rows, noise: None }
     }
 
     fn gradient(&self, params: &Params, cut: Cut, dropout: Option<DropoutPlan>) -> StepGradient {

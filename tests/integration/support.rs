@@ -1,6 +1,12 @@
 //! What the integration tests share: fixtures, temporary copies, runs of the real binary, tensors as numbers.
 
 use candle_core::{DType, Device, Tensor};
+use couplet_train::{
+    config::{DataConfig, LoraConfig, Projection},
+    dataset::{self, Example, Tokenizer},
+    model::{Checkpoint, Params, Qwen3, Qwen3Config},
+    rng::Key,
+};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -34,6 +40,34 @@ pub fn copy_dir(from: &Path, to: &Path) {
 /// The elements of a float tensor in f64.
 pub fn values(t: &Tensor) -> Vec<f64> {
     t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1()).expect("a float tensor")
+}
+
+/// The shipped model with an adapter of rank 4 on everything, α 6, whose B is not zero, and the first `rows` shipped rows.
+pub fn shipped(
+    (dtype, device): (DType, &Device),
+    lora_dropout: f64,
+    use_rslora: bool,
+    rows: usize,
+) -> (Qwen3, Params, Vec<Example>) {
+    let dir = root().join("data/tiny_qwen3");
+    let lora =
+        LoraConfig { lora_rank: 4, lora_alpha: 6.0, lora_dropout, lora_target: Projection::ALL.to_vec(), use_rslora };
+    let config = Qwen3Config::load(&dir).unwrap();
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, dtype, device).unwrap();
+    let params = Params::new(layout, dtype, device, |slot| {
+        let key = Key::new(7, &slot.name);
+        Ok((0..(slot.shape.0 * slot.shape.1) as u64).map(|i| (key.uniform(i) - 0.5) * 0.1).collect())
+    });
+    let data = DataConfig {
+        dataset: vec!["couplets_train".into()],
+        dataset_dir: root().join("data"),
+        cutoff_len: 128,
+        max_samples: Some(rows),
+        ..couplet_train::testing::data_config()
+    };
+    let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
+    (model, params.unwrap(), rows)
 }
 
 /// ‖a − b‖ / ‖scale‖, all in f64.

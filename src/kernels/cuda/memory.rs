@@ -47,9 +47,7 @@ pub fn pool(device: &Device) -> Option<Pool> {
 
 /// Memory of recorded passes on the card of `device`.
 fn graphs(device: &Device, which: OfGraphs) -> Option<u64> {
-    let Device::Cuda(cuda) = device else { return None };
-    let mut value = 0u64;
-    let card = cuda.cuda_stream().context().cu_device();
+    let (card, mut value) = (number_of(device)?, 0u64);
     // SAFETY: the card is open, for as long as `device` lives; sizes are 64 bits wide, and `value` is written before the call
     // returns.
     unsafe { sys::cuDeviceGetGraphMemAttribute(card, which, (&raw mut value).cast()) }.result().ok().map(|()| value)
@@ -62,19 +60,24 @@ pub fn forget_peak(device: &Device) {
         // 0 is the only value that it takes.
         let _ = set(pool, peak, 0);
     }
-    let Device::Cuda(cuda) = device else { return };
+    let Some(card) = number_of(device) else { return };
     for peak in [OfGraphs::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH, OfGraphs::CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH] {
-        let (card, mut zero) = (cuda.cuda_stream().context().cu_device(), 0u64);
+        let mut zero = 0u64;
         // SAFETY: as in `graphs`; `zero` is read before the call returns.
         let _ = unsafe { sys::cuDeviceSetGraphMemAttribute(card, peak, (&raw mut zero).cast()) };
     }
 }
 
+/// The driver's number for the card of `device`; `None`: no card.
+fn number_of(device: &Device) -> Option<sys::CUdevice> {
+    let Device::Cuda(cuda) = device else { return None };
+    Some(cuda.cuda_stream().context().cu_device())
+}
+
 /// The pool of the card of `device`; `None`: no card.
 fn pool_of(device: &Device) -> Option<std::result::Result<sys::CUmemoryPool, DriverError>> {
-    let Device::Cuda(cuda) = device else { return None };
     // SAFETY: the number is that of a card that is open, for as long as `device` lives.
-    Some(unsafe { result::device::get_default_mem_pool(cuda.cuda_stream().context().cu_device()) })
+    number_of(device).map(|card| unsafe { result::device::get_default_mem_pool(card) })
 }
 
 fn get(pool: sys::CUmemoryPool, which: Attribute) -> std::result::Result<u64, DriverError> {

@@ -259,12 +259,13 @@ fn every_shipped_row_parses_and_fits() {
     let data = DataConfig {
         eval_dataset: vec!["couplets_valid".into(), "couplets_test".into()],
         cutoff_len: 128,
-        ..data_config(root("data"), &["couplets_train"])
+        ..data_config(root("data"), &["couplets_train", "couplets_festive"])
     };
     let summary = dataset::load(&data, 42, tiny()).unwrap().summary;
     let rows: Vec<_> = summary.files.iter().map(|file| (file.name.as_str(), file.rows, file.kept)).collect();
-    assert_eq!(rows, [("couplets_train", 12_000, 12_000), ("couplets_valid", 600, 600), ("couplets_test", 600, 600)]);
-    assert_eq!((summary.train.rows, summary.eval.rows), (12_000, 1_200));
+    let want = [("couplets_train", 12_000), ("couplets_festive", 440), ("couplets_valid", 600), ("couplets_test", 600)];
+    assert_eq!(rows, want.map(|(name, rows)| (name, rows, rows)));
+    assert_eq!((summary.train.rows, summary.eval.rows), (12_440, 1_200));
     let instruction = summary.instruction.unwrap();
     assert!(instruction.shared);
     assert_eq!(instruction.text, dataset::prepare::DEFAULT_INSTRUCTION);

@@ -27,6 +27,8 @@ mod engine;
 mod evaluate;
 /// Merged models against LlamaFactory, and adapters that are dead or foreign.
 mod export;
+/// The couplets written for this project.
+mod festive;
 /// Generation: the cache, batches, forks, scores, and the two commands.
 mod generate;
 /// The cut and the shared prefix over models and samples of random shapes.

@@ -23,7 +23,9 @@ use couplet_train::{
     config::{self, DataConfig, DeviceChoice, LoraConfig, Projection},
     dataset::{self, Example, Origin, tokenizer::Tokenizer},
     kernels,
-    model::{Checkpoint, Params, Qwen3, Qwen3Config, Recorder, lora::initial_values, params::Layout, qwen3::Keep},
+    model::{
+        Checkpoint, Params, Qwen3, Qwen3Config, Recorder, lora::initial_values, params::Layout, published, qwen3::Keep,
+    },
     optim::{AdamW, AdamWConfig, clip},
     plan::{self, Shape},
     testing,
@@ -217,7 +219,7 @@ fn run(options: &Options) {
 }
 
 fn geometry(case: &str) -> Qwen3Config {
-    match (case, case.strip_prefix("qwen3-").and_then(testing::qwen3)) {
+    match (case, published::named(case)) {
         ("tiny", _) => Qwen3Config::load(&root().join("data/tiny_qwen3")).expect("config.json"),
         // Small enough for where a card is played, with the real tokenizer's vocabulary and an untied head.
         ("toy", _) => Qwen3Config {

@@ -98,54 +98,5 @@ pub fn data_config() -> crate::config::DataConfig {
 
 /// The geometry of Qwen3-0.6B.
 pub fn qwen3_0_6b() -> crate::model::Qwen3Config {
-    qwen3("0.6b").expect("one of the sizes")
-}
-
-/// The geometry of a dense Qwen3 by its size (`0.6b`, `1.7b`, `4b`, `8b`, `14b`, `32b`), as its published config.json has it.
-pub fn qwen3(size: &str) -> Option<crate::model::Qwen3Config> {
-    // D, F, blocks, H, and whether the head is the embedding.
-    let (hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, tied) = match size {
-        "0.6b" => (1024, 3072, 28, 16, true),
-        "1.7b" => (2048, 6144, 28, 16, true),
-        "4b" => (2560, 9728, 36, 32, true),
-        "8b" => (4096, 12_288, 36, 32, false),
-        "14b" => (5120, 17_408, 40, 40, false),
-        "32b" => (5120, 25_600, 64, 64, false),
-        _ => return None,
-    };
-    Some(crate::model::Qwen3Config {
-        vocab_size: 151_936,
-        hidden_size,
-        intermediate_size,
-        num_hidden_layers,
-        num_attention_heads,
-        num_key_value_heads: 8,
-        head_dim: 128,
-        rms_norm_eps: 1e-6,
-        rope_theta: 1e6,
-        tie_word_embeddings: tied,
-        max_position_embeddings: 40_960,
-        torch_dtype: None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::qwen3;
-
-    /// Counts of the published checkpoints.
-    #[test]
-    fn the_sizes_have_as_many_parameters_as_published() {
-        for (size, parameters) in [
-            ("0.6b", 596_049_920),
-            ("1.7b", 1_720_574_976),
-            ("4b", 4_022_468_096),
-            ("8b", 8_190_735_360),
-            ("14b", 14_768_307_200),
-            ("32b", 32_762_123_264),
-        ] {
-            assert_eq!(qwen3(size).map(|config| config.parameters()), Some(parameters), "{size}");
-        }
-        assert_eq!(qwen3("7b"), None);
-    }
+    crate::model::published::of_size("0.6B").expect("one of the sizes")
 }

@@ -6,6 +6,7 @@
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 
+pub mod approximate;
 pub mod encode;
 mod load;
 mod mix;

@@ -114,6 +114,17 @@ pub fn resolve(
     download::fetch(name_or_path, revision, &root, env, progress)
 }
 
+/// The folder of `name_or_path` where it lies here, whole; the network is not asked.
+pub fn here(name_or_path: &str, revision: &str, cache_dir: Option<&Path>, env: &HubEnv) -> Option<PathBuf> {
+    let path = expand(name_or_path, env.home.as_deref());
+    if path.is_dir() {
+        return Some(path);
+    }
+    check_name(name_or_path, revision).ok()?;
+    let root = cache_dir.map(Path::to_owned).or(env.cache.clone())?;
+    cache::snapshot(&root, name_or_path, revision).filter(|folder| cache::missing(folder).is_empty())
+}
+
 /// `~/x` → `x` in the home folder.
 fn expand(path: &str, home: Option<&Path>) -> PathBuf {
     match (path.strip_prefix("~/"), home) {

@@ -6,6 +6,7 @@ mod kv_cache;
 pub mod lora;
 pub mod noise;
 pub mod params;
+pub mod published;
 pub mod qwen3;
 pub mod recorded;
 pub mod shards;

@@ -9,7 +9,7 @@ mod work;
 
 pub use memory::{Attended, Load, Memory, Shape};
 pub use out_of_memory::{Held, Part, explained, with_facts};
-pub use work::Flop;
+pub use work::{Flop, Rows};
 
 use crate::{
     config::GradientCheckpointing,

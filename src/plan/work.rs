@@ -40,20 +40,57 @@ impl AddAssign for Flop {
     }
 }
 
+/// Rows of one or many micro-batches, and what they look at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rows {
+    /// Through the model.
+    pub fed: usize,
+    /// With a label.
+    pub labels: usize,
+    /// Keys that all rows see, each its own and those before it.
+    pub seen: usize,
+    /// Keys that the labelled rows see.
+    pub seen_by_labels: usize,
+}
+
+impl Rows {
+    /// Those of a micro-batch.
+    pub fn of(batch: &Batch) -> Self {
+        // Positions restart with each sample and go on behind the prefix: a row sees that many keys, and its own.
+        let seen = |position: u32| position as usize + 1;
+        Self {
+            fed: batch.ids.len(),
+            labels: batch.label_rows.len(),
+            seen: batch.positions.iter().map(|position| seen(*position)).sum(),
+            seen_by_labels: batch.label_rows.iter().map(|row| seen(batch.positions[*row as usize])).sum(),
+        }
+    }
+}
+
+impl AddAssign for Rows {
+    fn add_assign(&mut self, other: Self) {
+        self.fed += other.fed;
+        self.labels += other.labels;
+        self.seen += other.seen;
+        self.seen_by_labels += other.seen_by_labels;
+    }
+}
+
 impl Shape<'_> {
-    /// What forward and backward of `batch` execute, where blocks keep `keep`.
+    /// [`Self::executed_by`] of one micro-batch.
+    pub fn executed(&self, batch: &Batch, keep: Keep) -> Flop {
+        self.executed_by(&Rows::of(batch), keep)
+    }
+
+    /// What forward and backward of these rows execute, where blocks keep `keep`.
     ///
     /// All projections run on `T` rows, but in the last block only those of keys and values: the others run on `L`. The
     /// first block hands no gradient down. Attention needs 2 products forward and 5 backward, one of which makes the
     /// scores again.
-    pub fn executed(&self, batch: &Batch, keep: Keep) -> Flop {
+    pub fn executed_by(&self, all: &Rows, keep: Keep) -> Flop {
         use Projection::{KProj, OProj, QProj, VProj};
         let (c, last) = (self.model, self.model.num_hidden_layers - 1);
-        let (rows, labels) = (batch.ids.len(), batch.label_rows.len());
-        // Positions restart with each sample and go on behind the prefix: a row sees that many keys, and its own.
-        let seen_by_all: usize = batch.positions.iter().map(|position| *position as usize + 1).sum();
-        let seen_by_labels: usize =
-            batch.label_rows.iter().map(|row| batch.positions[*row as usize] as usize + 1).sum();
+        let (rows, labels) = (all.fed, all.labels);
         let forwards = if keep == Keep::Input { 2 } else { 1 };
         let attention_is_trained =
             [QProj, KProj, VProj, OProj].iter().any(|projection| self.lora.lora_target.contains(projection));
@@ -74,7 +111,7 @@ impl Shape<'_> {
                     flop.adapters += 2 * (rows * products) as u64;
                 }
             }
-            let seen = if layer == last { seen_by_labels } else { seen_by_all };
+            let seen = if layer == last { all.seen_by_labels } else { all.seen };
             flop.attention += self.attention_flop(seen) * (2 * forwards + if goes_below_mlp { 5 } else { 0 }) as u64;
         }
         flop
@@ -92,6 +129,15 @@ impl Shape<'_> {
             head: self.head_flop(labels),
             attention: layers * 6 * self.attention_flop(tokens * (tokens + 1) / 2),
         }
+    }
+
+    /// What a forward pass of these rows executes: an evaluation.
+    ///
+    /// The last block and its rows without labels are counted like the others, about one block in a hundred too many.
+    pub fn forward_by(&self, all: &Rows) -> u64 {
+        let weights = all.fed * (self.model.linear_parameters() + self.trainable());
+        let attention = 2 * self.model.num_hidden_layers as u64 * self.attention_flop(all.seen);
+        2 * weights as u64 + self.head_flop(all.labels) / 2 + attention
     }
 
     /// `lm_head` forward and backward.

@@ -15,7 +15,7 @@ pub mod text;
 pub mod verdict;
 
 pub use console::Console;
-pub use lang::Lang;
+pub use lang::{Lang, duration};
 pub use log::TrainerLog;
 pub use look::{Look, Progress, Verbosity};
 pub use model_card::model_card;

@@ -1,11 +1,11 @@
 //! How the samples of a step go through the model: which together, what they share, what is kept. Changes no result.
 
-use super::plan::StepPlan;
+use super::{padded_tokens, plan::StepPlan};
 use crate::{
     dataset::{Example, IGNORE},
     error::Result,
     model::{Batch, qwen3::Keep},
-    plan::{Attended, Load},
+    plan::{Attended, Rows},
 };
 
 /// Rows that another micro-batch costs as much as: all weights are read twice more. What fewer shared rows would save is
@@ -46,26 +46,41 @@ impl Cut {
         Batch::pack(&rows(samples), IGNORE, self.share_prefix)
     }
 
-    /// The samples of a run's largest micro-batch, as indices into `train`, and its size; `None`: nothing has a label.
-    pub fn largest(self, plan: &StepPlan, train: &[Example]) -> Result<Option<(Vec<usize>, Load)>> {
-        let mut largest: (usize, Vec<Sample>) = (0, vec![]);
-        for (_, samples) in plan.steps() {
-            let samples = samples.indices.into_iter().map(|i| (i, &train[i]));
+    /// What goes through the model in the steps of a run over `train`.
+    pub fn survey(self, plan: &StepPlan, train: &[Example]) -> Survey {
+        let mut survey = Survey::default();
+        for (_, step) in plan.steps() {
+            survey.tokens += step.indices.iter().map(|&i| train[i].input_ids.len()).sum::<usize>();
+            survey.padded += padded_tokens(&step, train);
+            let samples = step.indices.into_iter().map(|i| (i, &train[i]));
             let samples: Vec<Sample> = samples.filter(|(_, row)| row.is_trainable()).collect();
             for micro in self.micro_batches(&samples) {
                 let rows = self.rows_of(&micro);
-                if rows > largest.0 {
-                    largest = (rows, micro);
+                if rows.fed > survey.largest.fed {
+                    survey.largest = rows;
+                    survey.samples = micro.iter().map(|(i, _)| *i).collect();
                 }
+                survey.rows += rows;
+                survey.micro_batches += 1;
             }
         }
-        let (_, samples) = largest;
-        if samples.is_empty() {
-            return Ok(None);
+        survey
+    }
+
+    /// The rows of an evaluation of `rows`, and how many go through the model at once at the most.
+    pub fn evaluation(self, rows: &[Example]) -> (Rows, usize) {
+        self.rows(&rows.iter().enumerate().filter(|(_, row)| row.is_trainable()).collect::<Vec<_>>())
+    }
+
+    /// The rows of `samples`, and how many of them go through the model at once at the most.
+    pub fn rows(self, samples: &[Sample]) -> (Rows, usize) {
+        let (mut all, mut most) = (Rows::default(), 0);
+        for micro in self.micro_batches(samples) {
+            let rows = self.rows_of(&micro);
+            most = most.max(rows.fed);
+            all += rows;
         }
-        let batch = self.pack(&samples)?;
-        let load = Load { rows: batch.ids.len(), labels: batch.label_rows.len(), evaluated: 0 };
-        Ok(Some((samples.iter().map(|(i, _)| *i).collect(), load)))
+        (all, most)
     }
 
     /// What attention looks at in the micro-batch of `samples`, indices into `train`, and in the longest of all samples.
@@ -75,17 +90,39 @@ impl Cut {
         Attended { longest, prefix: if self.share_prefix { prefix(&samples) } else { 0 } }
     }
 
-    /// Rows of the largest micro-batch of an evaluation of `rows`.
-    pub fn largest_evaluation(self, rows: &[Example]) -> usize {
-        let samples: Vec<Sample> = rows.iter().enumerate().filter(|(_, row)| row.is_trainable()).collect();
-        self.micro_batches(&samples).iter().map(|micro| self.rows_of(micro)).max().unwrap_or(0)
-    }
-
     /// Rows through the model.
-    fn rows_of(self, micro: &[Sample]) -> usize {
+    fn rows_of(self, micro: &[Sample]) -> Rows {
         let shared = if self.share_prefix { prefix(micro) } else { 0 };
-        shared + micro.iter().map(|sample| fed(sample) - shared).sum::<usize>()
+        let up_to = |row: usize| row * (row + 1) / 2;
+        let mut rows = Rows { fed: shared, seen: up_to(shared), ..Rows::default() };
+        for sample in micro {
+            rows.fed += fed(sample) - shared;
+            rows.seen += up_to(fed(sample)) - up_to(shared);
+            // The row before a label asks; it sees as many keys as the label has tokens before it.
+            for (place, _) in sample.1.labels.iter().enumerate().skip(1).filter(|(_, label)| **label != IGNORE) {
+                rows.labels += 1;
+                rows.seen_by_labels += place;
+            }
+        }
+        rows
     }
+}
+
+/// What goes through the model in a whole run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Tokens of all samples of all steps.
+    pub tokens: usize,
+    /// The same as LlamaFactory pads them.
+    pub padded: u64,
+    /// What is computed.
+    pub rows: Rows,
+    /// Passes forward and backward.
+    pub micro_batches: usize,
+    /// The largest of them.
+    pub largest: Rows,
+    /// Its samples, as indices into the training rows; none where nothing has a label.
+    pub samples: Vec<usize>,
 }
 
 /// Rows a sample feeds by itself: its last token is only a target.
@@ -155,7 +192,7 @@ fn split(samples: &[Sample], sorted: Vec<usize>, groups: &mut Vec<Vec<usize>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::TrainConfig, dataset::Origin};
+    use crate::{config::TrainConfig, dataset::Origin, testing};
 
     fn row(ids: Vec<u32>, trainable: bool) -> Example {
         let n = ids.len();
@@ -216,20 +253,51 @@ mod tests {
             per_device_train_batch_size: 2,
             disable_shuffling: true,
             num_train_epochs: 1.0,
-            ..crate::testing::train_config()
+            ..testing::train_config()
         };
         let plan = StepPlan::new(rows.len(), &config);
         let find = |max_rows, share_prefix| {
             let cut = Cut { max_rows, share_prefix, keep: Keep::Lean };
-            cut.largest(&plan, &rows).unwrap().map(|(samples, load)| (samples, load.rows, load.labels))
+            let survey = cut.survey(&plan, &rows);
+            (survey.samples, survey.largest.fed, survey.largest.labels)
         };
-        assert_eq!(find(100, false), Some((vec![4, 5], 10, 4)), "5 + 5 rows; the row of 50 has no label");
-        assert_eq!(find(100, true), Some((vec![2], 8, 2)), "of 5 + 5 rows three are shared");
-        assert_eq!(find(8, false), Some((vec![2], 8, 2)), "one at a time, the longest is the largest");
+        assert_eq!(find(100, false), (vec![4, 5], 10, 4), "5 + 5 rows; the row of 50 has no label");
+        assert_eq!(find(100, true), (vec![2], 8, 2), "of 5 + 5 rows three are shared");
+        assert_eq!(find(8, false), (vec![2], 8, 2), "one at a time, the longest is the largest");
         let cut = Cut { max_rows: 8, share_prefix: true, keep: Keep::Lean };
-        assert_eq!(cut.largest(&plan, &vec![plain(5, false); 6]).unwrap(), None);
-        assert_eq!(Cut { max_rows: 100, ..cut }.largest_evaluation(&rows[..3]), 3 + 4 + 8 - 2, "one row is shared");
-        assert_eq!(cut.largest_evaluation(&rows[..2]), 3 + 4 - 1);
-        assert_eq!(cut.largest_evaluation(&[]), 0);
+        let unlabelled = cut.survey(&plan, &vec![plain(5, false); 6]);
+        assert_eq!((unlabelled.samples, unlabelled.rows, unlabelled.tokens), (vec![], Rows::default(), 30));
+        let most = |cut: Cut, rows: &[Example]| cut.evaluation(rows).1;
+        assert_eq!(most(Cut { max_rows: 100, ..cut }, &rows[..3]), 3 + 4 + 8 - 2, "one row is shared");
+        assert_eq!(most(cut, &rows[..2]), 3 + 4 - 1);
+        assert_eq!(most(cut, &[]), 0);
+    }
+
+    #[test]
+    fn a_survey_counts_what_the_batches_of_a_run_hold() {
+        let rows: Vec<Example> = (0..40).map(|own| asked(7 + own % 3, own)).collect();
+        let config = TrainConfig { per_device_train_batch_size: 8, num_train_epochs: 2.0, ..testing::train_config() };
+        let plan = StepPlan::of(&rows, &config);
+        for (share_prefix, max_rows) in [(true, 10_000), (true, 200), (false, 200)] {
+            let cut = Cut { max_rows, share_prefix, keep: Keep::Lean };
+            let (mut all, mut batches, mut largest) = (Rows::default(), 0, 0);
+            for (_, step) in plan.steps() {
+                let samples: Vec<Sample> = step.indices.iter().map(|&i| (i, &rows[i])).collect();
+                for packed in cut.batches(&samples) {
+                    let of = Rows::of(&packed.unwrap().0);
+                    (all, batches, largest) = (
+                        {
+                            all += of;
+                            all
+                        },
+                        batches + 1,
+                        largest.max(of.fed),
+                    );
+                }
+            }
+            let survey = cut.survey(&plan, &rows);
+            assert_eq!((survey.rows, survey.micro_batches, survey.largest.fed), (all, batches, largest));
+            assert_eq!((survey.tokens, survey.padded), (2 * 40 * 49, 2 * 40 * 56), "49 tokens a row");
+        }
     }
 }

@@ -19,19 +19,22 @@ use crate::{
     fs::fault,
     model::{Grads, Noise, Params, Qwen3, Recorder, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip},
-    plan::{Part, explained},
+    plan::{Part, Rows, explained},
     rng::Key,
 };
 use candle_core::Tensor;
 use checkpoint::{Restored, Skipped};
 pub use choice::Choice;
-pub use cut::Cut;
+pub use cut::{Cut, Survey};
 use event::{EvalPhase, Evaluated, Event, Finished, Observer, OfDataset, Started, Step, Written};
 use plan::{StepPlan, StepSamples};
 use progress::Evaluation;
 pub use progress::Progress;
 use saver::Saver;
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use step::Random;
 use validate::{HeldOut, Measure};
 
@@ -166,17 +169,40 @@ impl<'a> Trainer<'a> {
 
     /// Runs `samples` forward and backward and throws the result away: what does not fit fails here and not hours later.
     pub fn rehearse(&self, samples: &[usize]) -> Result<()> {
+        self.try_out(samples, Cut { max_rows: usize::MAX, ..self.cut })
+    }
+
+    /// Seconds that the first steps take forward and backward, and what they compute in them. Thrown away too.
+    ///
+    /// At most so many steps, and none is begun after `patience`.
+    pub fn probe(&self, steps: usize, patience: Duration) -> Result<(Duration, Rows)> {
+        let (plan, began) = (self.plan(), Instant::now());
+        let (order, mut rows) = (plan.order(0), Rows::default());
+        for step in 0..steps.min(plan.total_steps).min(plan.steps_per_epoch) {
+            let samples = plan.samples(step, &order).indices;
+            let trained: Vec<_> =
+                samples.into_iter().map(|i| (i, &self.train[i])).filter(|(_, row)| row.is_trainable()).collect();
+            self.try_out(&trained.iter().map(|(i, _)| *i).collect::<Vec<_>>(), self.cut)?;
+            rows += self.cut.rows(&trained).0;
+            if began.elapsed() > patience {
+                break;
+            }
+        }
+        self.params.flat().device().synchronize()?;
+        Ok((began.elapsed(), rows))
+    }
+
+    fn try_out(&self, samples: &[usize], cut: Cut) -> Result<()> {
         let rows: Vec<(usize, &Example)> = samples.iter().map(|&i| (i, &self.train[i])).collect();
-        let whole = Cut { max_rows: usize::MAX, ..self.cut };
         fault::phase("rehearse");
         let random = self.random(std::iter::once(samples));
-        for packed in whole.batches(&rows) {
+        for packed in cut.batches(&rows) {
             let (mut batch, samples) = packed?;
             batch.noise = random.noise.as_ref().map(|noise| noise.values(&batch, self.model.config().hidden_size));
             let batch = if self.recorder.is_some() { batch.filled_up() } else { batch };
-            let part = Part::MicroBatch { rows: batch.ids.len(), samples: samples.len(), keep: whole.keep };
+            let part = Part::MicroBatch { rows: batch.ids.len(), samples: samples.len(), keep: cut.keep };
             let mut grads = Grads::new(&self.params).map_err(|err| explained(err, Part::Adapter))?;
-            let nll = self.model.train(&batch, &self.params, &mut grads, 1.0, (random.dropout, whole.keep));
+            let nll = self.model.train(&batch, &self.params, &mut grads, 1.0, (random.dropout, cut.keep));
             nll.map_err(|err| explained(err, part))?;
         }
         Ok(())

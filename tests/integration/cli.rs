@@ -117,7 +117,7 @@ fn wrong_usage_is_exit_2() {
         (&["--progress", "loud", "recipe.toml"], "invalid value 'loud'"),
         (
             &["genrate"],
-            "hint: did you mean `generate`? commands: train, generate, chat, evaluate, export, adapter, data, config, doctor;",
+            "hint: did you mean `generate`? commands: train, plan, generate, chat, evaluate, export, adapter, data, config, doctor;",
         ),
         (&["recipe.toml", "output_dir=~/zz"], "`output_dir` begins with `~`, which only a shell replaces: ~/zz"),
         (&["data", "prepare", "pairs.txt", "--output=~/zz"], "~/zz: begins with `~`"),

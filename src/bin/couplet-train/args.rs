@@ -43,6 +43,8 @@ pub struct Cli {
 pub enum Command {
     /// Train; the same as without the word · 训练
     Train(TrainArgs),
+    /// What a run will do and take: rows, tokens, steps, memory, disk, time; trains nothing and fetches nothing · 训练前预估
+    Plan(PlanArgs),
     /// Answer texts: base, adapters, or both side by side · 生成下联，可对比
     Generate(GenerateArgs),
     /// The same as a conversation · 对话
@@ -72,6 +74,15 @@ pub struct TrainArgs {
     /// The recipe, unless --config names it; then overrides of its keys · 配置文件与 key=value 覆盖
     #[arg(value_name = "FILE | KEY=VALUE")]
     pub rest: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub recipe: TrainArgs,
+    /// Time from a product of the model's size, not from some first steps: no weights are read · 不加载权重
+    #[arg(long)]
+    pub no_probe: bool,
 }
 
 /// Whom to ask. What is not said is taken from the adapter's `run.json`.

@@ -8,7 +8,7 @@ use couplet_train::{
     dataset,
     device::Opened,
     kernels,
-    model::{Params, Qwen3Config, qwen3::Keep},
+    model::{Qwen3Config, qwen3::Keep},
     optim::Schedule,
     plan::{Load, Memory, gigabytes},
     report::Header,
@@ -26,8 +26,8 @@ pub struct Facts<'a> {
     pub opened: &'a Opened,
     /// In which dtype.
     pub dtype: DType,
-    /// What is trained.
-    pub params: &'a Params,
+    /// Trainable parameters.
+    pub trainable: usize,
     /// What was read.
     pub data: &'a dataset::Summary,
     /// The steps of the run.
@@ -51,7 +51,7 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     header.row("device", "设备", device_and_threads(facts));
     let targets: Vec<&str> = lora.lora_target.iter().map(|p| p.name()).collect();
     let scaling = if lora.use_rslora { "alpha/√r" } else { "alpha/r" };
-    let share = facts.params.len() as f64 / (facts.model.parameters() + facts.params.len()) as f64;
+    let share = facts.trainable as f64 / (facts.model.parameters() + facts.trainable) as f64;
     header.row(
         "lora",
         "LoRA",
@@ -62,7 +62,7 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
             lora.scale(),
             lora.lora_dropout,
             targets.join(" "),
-            thousands(facts.params.len()),
+            thousands(facts.trainable),
             100.0 * share
         ),
     );

@@ -2,7 +2,7 @@
 
 use super::verdict;
 use crate::machine;
-use candle_core::DType;
+use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
     config::{LoraConfig, ModelConfig, Recipe},
@@ -11,7 +11,7 @@ use couplet_train::{
     error::{Error, Result, io_reason},
     fs::{self, fault},
     hub::{self, HubEnv},
-    model::Qwen3Config,
+    model::{Qwen3Config, published},
     report::Console,
 };
 use std::path::{Path, PathBuf};
@@ -45,10 +45,40 @@ impl Inputs {
         for names in [&recipe.data.dataset, &recipe.data.eval_dataset, &recipe.data.test_dataset] {
             dataset::registry::look_up(&recipe.data.dataset_dir, names)?;
         }
-        let model_dir = model_dir(recipe, console)?;
-        let model_config = Qwen3Config::load(&model_dir)?;
-        let tokenizer = Tokenizer::load(&model_dir)?;
-        let tokenizer_files = tokenizer_files(&model_dir, &tokenizer)?;
+        let base = Base::open(model_dir(recipe, console)?)?;
+        let inputs = Self::of(recipe, base, |recipe, model| device::open(recipe.model.device, model.parameters()))?;
+        if inputs.opened.device.is_cpu() {
+            let size = inputs.model_config.parameters() * inputs.dtype.size_in_bytes();
+            machine::refuse_too_large(size, inputs.dtype)?;
+        }
+        Ok(inputs)
+    }
+
+    /// The same of what is on this machine: nothing is fetched, and no device or memory is asked for that is not there. Also
+    /// whether a published geometry and an approximate tokenizer stand in for the model, and why another device is planned for.
+    ///
+    /// Errors: as [`Self::read`]; the model is neither here nor one of the published.
+    pub fn here(recipe: &mut Recipe) -> Result<(Self, StandIn)> {
+        let base = Base::here(recipe)?;
+        let mut stand_in = StandIn { model: base.is_published, device: None };
+        let on_cpu = || Opened { device: Device::Cpu, card: None, driver: None, passed_over: None };
+        let open = |recipe: &Recipe, model: &Qwen3Config| {
+            Ok(device::open(recipe.model.device, model.parameters()).unwrap_or_else(|err| {
+                stand_in.device = Some(err);
+                on_cpu()
+            }))
+        };
+        let inputs = Self::of(recipe, base, open)?;
+        Ok((inputs, stand_in))
+    }
+
+    /// Of the base that is here or known by its name.
+    pub fn geometry(recipe: &Recipe) -> Result<Qwen3Config> {
+        Ok(Base::here(recipe)?.config)
+    }
+
+    fn of(recipe: &mut Recipe, base: Base, open: impl FnOnce(&Recipe, &Qwen3Config) -> Result<Opened>) -> Result<Self> {
+        let Base { dir: model_dir, config: model_config, tokenizer, tokenizer_files, .. } = base;
         let merged = merged(&recipe.model, &model_config)?;
         let existing = recipe.model.continued().map(peft::Existing::open).transpose()?;
         let asked = recipe.lora.clone();
@@ -60,11 +90,8 @@ impl Inputs {
         let test = verdict::test_rows(recipe, &tokenizer)?;
         let rows = data.train.iter().chain(&data.eval).chain(&test);
         refuse_unknown_ids(rows, model_config.vocab_size, &model_dir)?;
-        let opened = device::open(recipe.model.device, model_config.parameters())?;
+        let opened = open(recipe, &model_config)?;
         let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
-        if opened.device.is_cpu() {
-            machine::refuse_too_large(model_config.parameters() * dtype.size_in_bytes(), dtype)?;
-        }
         Ok(Self {
             model_dir,
             model_config,
@@ -80,6 +107,11 @@ impl Inputs {
         })
     }
 
+    /// Names of the data sets, in the order read.
+    pub fn dataset_names(&self) -> Vec<String> {
+        self.data.summary.files.iter().map(|file| file.name.clone()).collect()
+    }
+
     /// Puts the tokenizer beside the adapter.
     pub fn write_tokenizer(&self, out: &Path) -> Result<()> {
         self.tokenizer_files.iter().try_for_each(|(name, bytes)| fs::write_atomic(&out.join(name), bytes))
@@ -88,6 +120,52 @@ impl Inputs {
     /// Bytes that [`Self::write_tokenizer`] writes.
     pub fn tokenizer_size(&self) -> u64 {
         self.tokenizer_files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+}
+
+/// What a plan does without.
+pub struct StandIn {
+    /// The model: its geometry is known by its name, and tokens are estimated.
+    pub model: bool,
+    /// The device: why it cannot be used here.
+    pub device: Option<Error>,
+}
+
+/// The base model, but for its weights.
+struct Base {
+    dir: PathBuf,
+    config: Qwen3Config,
+    tokenizer: Tokenizer,
+    tokenizer_files: Vec<(&'static str, Vec<u8>)>,
+    is_published: bool,
+}
+
+impl Base {
+    fn here(recipe: &Recipe) -> Result<Self> {
+        let m = &recipe.model;
+        let env = HubEnv::read(|name| std::env::var(name).ok());
+        match hub::here(&m.model_name_or_path, &m.model_revision, m.cache_dir.as_deref(), &env) {
+            Some(dir) => Self::open(dir),
+            None => Self::published(&m.model_name_or_path),
+        }
+    }
+
+    fn open(dir: PathBuf) -> Result<Self> {
+        let (config, tokenizer) = (Qwen3Config::load(&dir)?, Tokenizer::load(&dir)?);
+        let tokenizer_files = tokenizer_files(&dir, &tokenizer)?;
+        Ok(Self { dir, config, tokenizer, tokenizer_files, is_published: false })
+    }
+
+    /// Errors: `name` is none of the dense Qwen3 models.
+    fn published(name: &str) -> Result<Self> {
+        let config = published::named(name).ok_or_else(|| {
+            let sizes = published::SIZES.join(", ");
+            Error::input(format!("{name} is not on this machine, and its geometry is not known by its name"))
+                .hint(format!("name a folder with the model, or one of Qwen/Qwen3-… ({sizes})"))
+                .hint_zh(format!("请填写模型目录，或 Qwen/Qwen3-…（{sizes}）之一"))
+        })?;
+        let tokenizer = dataset::approximate::tokenizer()?;
+        Ok(Self { dir: name.into(), config, tokenizer, tokenizer_files: vec![], is_published: true })
     }
 }
 

@@ -9,6 +9,7 @@ mod config;
 mod data;
 mod doctor;
 mod evaluate;
+mod expected;
 mod export;
 mod finished;
 mod generate;
@@ -16,6 +17,7 @@ mod header;
 mod inputs;
 mod on_card;
 mod place;
+mod plan;
 mod planned;
 mod proof;
 mod restore;
@@ -40,6 +42,7 @@ pub fn run(cli: Cli, look: Look) -> Result<u8> {
     match cli.command {
         None => as_the_file_says(&cli.train, look),
         Some(Command::Train(args)) => as_the_file_says(&args, look),
+        Some(Command::Plan(args)) => plan::run(&args, look).map(|()| 0),
         Some(Command::Generate(args)) => generate::run(&args, look),
         Some(Command::Chat(args)) => chat::run(&args, look),
         Some(Command::Evaluate(args)) => evaluate::run(&args, look),

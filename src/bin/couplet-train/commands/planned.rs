@@ -1,15 +1,16 @@
 //! What a run will need, settled before the weights are loaded: rows at once, what blocks keep, memory.
 
-use super::inputs::Inputs;
+use super::{expected::Expected, inputs::Inputs};
 use crate::machine;
+use candle_core::{DType, Device};
 use couplet_train::{
-    config::{Recipe, SaveStrategy},
+    config::{LoraConfig, Recipe, SaveStrategy},
     error::{Error, Result},
     kernels,
-    model::qwen3::Keep,
-    plan::{self, Load, Memory},
+    model::{Qwen3Config, qwen3::Keep},
+    plan::{self, Load, Memory, Rows},
     report::Header,
-    trainer::{Cut, Trainer, plan::StepPlan},
+    trainer::{Cut, Survey, Trainer, plan::StepPlan},
 };
 use serde_json::{Value, json};
 
@@ -18,9 +19,14 @@ pub struct Planned {
     pub cut: Cut,
     /// The largest micro-batch of the run.
     pub load: Load,
-    /// Its samples.
-    samples: Vec<usize>,
+    /// What goes through the model in all steps.
+    pub survey: Survey,
+    /// And in an evaluation.
+    pub held_out: Rows,
     pub memory: Memory,
+    lora: LoraConfig,
+    dtype: DType,
+    saves: bool,
     /// What the process holds without the model.
     before: Option<u64>,
     /// Rows at once that would have been usual, where the card has no room for them.
@@ -30,42 +36,51 @@ pub struct Planned {
 impl Planned {
     /// Errors: it does not fit into the memory that is free.
     pub fn new(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
-        let (device, usual) = (&inputs.opened.device, usual_rows(recipe, inputs));
-        let card = kernels::card_memory(device);
-        let free = match card {
-            Some(memory) => Some(memory.free),
-            None => machine::available_memory().filter(|_| device.is_cpu()),
-        };
-        let planned = Self::of(recipe, inputs, usual, free);
+        let (model, device) = (&inputs.model_config, &inputs.opened.device);
+        let usual = usual_rows(recipe, inputs, model);
+        let (card, free) = (kernels::card_memory(device), free(device));
+        let planned = Self::of(recipe, inputs, model, usual, free);
         if planned.is_ok() || card.is_none() || recipe.train.micro_batch_tokens.is_some() {
             return planned;
         }
-        let fewer = plan::rows_to_try(usual).skip(1).find_map(|rows| Self::of(recipe, inputs, rows, free).ok());
+        let fewer = plan::rows_to_try(usual).skip(1).find_map(|rows| Self::of(recipe, inputs, model, rows, free).ok());
         fewer.map_or(planned, |fewer| Ok(Self { shrunk_from: Some(usual), ..fewer }))
     }
 
+    /// Of another base, whatever is free. Errors: it does not fit either.
+    pub fn with_base(recipe: &Recipe, inputs: &Inputs, model: &Qwen3Config) -> Result<Self> {
+        Self::of(recipe, inputs, model, usual_rows(recipe, inputs, model), free(&inputs.opened.device))
+    }
+
+    /// Where nothing may be free.
+    pub fn with_any_memory(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
+        let model = &inputs.model_config;
+        Self::of(recipe, inputs, model, usual_rows(recipe, inputs, model), None)
+    }
+
     /// With so many rows at once, in so many free bytes.
-    fn of(recipe: &Recipe, inputs: &Inputs, max_rows: usize, free: Option<u64>) -> Result<Self> {
-        let (model, dtype, data) = (&inputs.model_config, inputs.dtype, &inputs.data);
+    fn of(recipe: &Recipe, inputs: &Inputs, model: &Qwen3Config, max_rows: usize, free: Option<u64>) -> Result<Self> {
+        let (dtype, data) = (inputs.dtype, &inputs.data);
         let cut = Cut {
             max_rows,
             // Exact only while nothing random touches the shared rows.
             share_prefix: recipe.train.shared_prefix && !recipe.is_random(),
             keep: Keep::Lean,
         };
-        let largest = cut.largest(&StepPlan::of(&data.train, &recipe.train), &data.train)?;
-        let (samples, load) = largest.unwrap_or_default();
-        let load = Load { evaluated: cut.largest_evaluation(&data.eval), ..load };
+        let survey = cut.survey(&StepPlan::of(&data.train, &recipe.train), &data.train);
+        let (held_out, evaluated) = cut.evaluation(&data.eval);
+        let load = Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated };
         let saves = recipe.output.save_strategy != SaveStrategy::No;
         let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves };
-        let attended = cut.attended(&data.train, &samples, &data.eval);
+        let attended = cut.attended(&data.train, &survey.samples, &data.eval);
         let need = |keep| match inputs.opened.device.is_cpu() {
             true => shape.memory(load, keep),
             false => shape.memory_on_card(load, attended, keep),
         };
         let keep = plan::keep(recipe.train.gradient_checkpointing, &need, free)?;
         let before = machine::resident_memory();
-        Ok(Self { cut: Cut { keep, ..cut }, load, samples, memory: need(keep), before, shrunk_from: None })
+        let (cut, memory, lora) = (Cut { keep, ..cut }, need(keep), recipe.lora.clone());
+        Ok(Self { cut, load, survey, held_out, memory, lora, dtype, saves, before, shrunk_from: None })
     }
 
     /// Says that the card's free memory decided about the cut.
@@ -82,10 +97,10 @@ impl Planned {
 
     /// The largest micro-batch forward and backward, for nothing but to see that it can be done.
     pub fn rehearse(&self, trainer: &Trainer) -> Result<()> {
-        if self.samples.is_empty() {
+        if self.survey.samples.is_empty() {
             return Ok(());
         }
-        trainer.rehearse(&self.samples).map_err(|err| {
+        trainer.rehearse(&self.survey.samples).map_err(|err| {
             let parts = self.memory.describe();
             if err.out_of_memory().is_some() {
                 return err.and(format!("planned: {parts}"));
@@ -100,19 +115,38 @@ impl Planned {
         })
     }
 
-    /// For the receipt. On a card the peak is that of its tensors.
-    pub fn predicted(&self) -> Value {
+    /// What the arithmetic of the run is made of.
+    pub fn shape<'a>(&'a self, model: &'a Qwen3Config) -> plan::Shape<'a> {
+        plan::Shape { model, lora: &self.lora, dtype: self.dtype, saves: self.saves }
+    }
+
+    /// The highest memory of the process, where that is known; on a card, of its tensors.
+    pub fn peak(&self) -> Option<u64> {
         let before = if self.memory.card > 0 { Some(0) } else { self.before };
+        before.map(|before| before + self.memory.total() - self.memory.card)
+    }
+
+    /// For the receipt.
+    pub fn predicted(&self, expected: Option<Expected>) -> Value {
         json!({
-            "peak_memory_bytes": before.map(|before| before + self.memory.total() - self.memory.card),
+            "peak_memory_bytes": self.peak(),
             "before_the_model": self.before,
+            "train_seconds": expected.map(|expected| expected.seconds),
             "memory": self.memory,
         })
     }
 }
 
 /// Rows at once: the recipe's, or as many as suit the model and the kind of device.
-fn usual_rows(recipe: &Recipe, inputs: &Inputs) -> usize {
-    let by_size = || plan::micro_batch_rows(&inputs.model_config, inputs.dtype, &inputs.opened.device);
+fn usual_rows(recipe: &Recipe, inputs: &Inputs, model: &Qwen3Config) -> usize {
+    let by_size = || plan::micro_batch_rows(model, inputs.dtype, &inputs.opened.device);
     recipe.train.micro_batch_tokens.unwrap_or_else(by_size)
+}
+
+/// Bytes that can still be taken on `device`, where that is known.
+pub fn free(device: &Device) -> Option<u64> {
+    match kernels::card_memory(device) {
+        Some(memory) => Some(memory.free),
+        None => machine::available_memory().filter(|_| device.is_cpu()),
+    }
 }

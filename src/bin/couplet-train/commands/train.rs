@@ -3,6 +3,7 @@
 use super::{
     advice, below,
     data::quoted,
+    expected::{Expected, Rate},
     finished,
     header::{self, Facts, device_line},
     inputs::Inputs,
@@ -25,15 +26,16 @@ use couplet_train::{
     kernels,
     model::{Checkpoint, Params, Qwen3, Recorder, lora::initial_values, params::Slot, weights::Change},
     optim::AdamW,
-    plan::{Part, explained},
+    plan::{Part, explained, gigabytes},
     report::{
         Console, Header, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict,
-        model_card,
+        duration, model_card,
     },
     run::Receipt,
     trainer::{
         Choice, Ended, Progress, Trainer, checkpoint,
         event::{Event, Observer},
+        plan::StepPlan,
         saver::{Saver, Space},
     },
 };
@@ -78,25 +80,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let writing = Writing::new(&recipe, (&model, &inputs.tokenizer), &inputs.data, &speaker, &may_stop)?;
     let write = |params: &Params| writing.as_ref().map_or(Ok(None), |writing| writing.write(params));
     let initial = params.flat().clone();
+    let names = inputs.dataset_names();
     let mut trainer = Trainer {
-        model: &model,
-        params,
-        optim,
-        config: &recipe.train,
-        train: &inputs.data.train,
-        eval: &inputs.data.eval,
-        dataset_names: &inputs.data.summary.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
-        lora_dropout: recipe.lora.lora_dropout,
-        each_dataset: recipe.data.eval_on_each_dataset,
-        cut: planned.cut,
-        recorder: None,
-        logging_steps: recipe.output.logging_steps,
-        counted_tokens: recipe.output.include_num_input_tokens_seen,
         saver: Some(Saver::new(&recipe, identity, place.begins_after())),
-        choice: choice(&recipe),
         stop: &may_stop,
         write: writing.is_some().then_some(&write),
-        progress: Progress::default(),
+        ..trainer(&recipe, (&inputs, &names), &planned, (&model, params, optim))
     };
     let lost = place.restored.take().map(|restored| trainer.resume(restored)).transpose()?.flatten();
     if let Some(lost) = lost {
@@ -104,11 +93,13 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
     trainer.refuse_rate_zero()?;
     trainer.refuse_empty_steps()?;
-    let space = space(&recipe, &inputs, &trainer)?;
+    let saver = trainer.saver.as_ref().ok_or_else(|| Error::run("internal error: a run without a saver"))?;
+    let slots: Vec<Slot> = trainer.params.slots().map(|(_, slot)| slot.clone()).collect();
+    let space = space(&recipe, &inputs, saver, &trainer.plan(), &slots)?;
     let short_of_room = place.short_of_room(&out, space)?.map(|free| (free, space));
 
     // 2. Said before it is done.
-    let mut header = said_before(&recipe, &inputs, &planned, &trainer, notices);
+    let mut header = said_before(&recipe, &inputs, &planned, &trainer.plan(), notices);
     advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
     place.notices(&out, short_of_room, &mut header);
     console.header(&header);
@@ -120,7 +111,13 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
 
     trainer.recorder = recorded.then(|| Recorder::new(&trainer.params)).transpose()?;
+    let rehearsal = Instant::now();
     planned.rehearse(&trainer).map_err(|err| on_card.explain(err, before.as_deref()))?;
+    let rate = Rate::of_steps(&trainer, &planned, rehearsal.elapsed())?;
+    let expected = rate.map(|rate| rate.time(&recipe, &planned, &trainer.plan(), &inputs.model_config));
+    if let Some(expected) = expected {
+        console.line(&format!("{}  {}", look.lang.pick("time", "用时"), expected.describe(look.lang)));
+    }
 
     // 3. The run.
     stop.defer();
@@ -153,13 +150,14 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     // Of a save or prune that failed: told then, and no reason to fail now.
     let _ = fs::remove_leftovers(&out, place.lock.is_held());
-    receipt.complete(measured(&outcome, verdict.as_ref(), &planned, &on_card))?;
+    receipt.complete(measured(&outcome, verdict.as_ref(), planned.predicted(expected), &on_card))?;
     fault::announce("complete", trainer.progress.step);
     let interrupted = stop.is_requested();
     stop.leave_at_once();
     drop(place);
     console.line(&proven);
     told_of_the_card(&on_card, &planned, &mut console);
+    console.line(&against_the_plan(&planned, expected, &outcome, look.lang));
     let mut summary = summary(&recipe, &outcome)?;
     summary.verdict = verdict.map(|verdict| verdict.lines(look.lang)).unwrap_or_default();
     if look.verbosity != Verbosity::Quiet && !interrupted {
@@ -172,6 +170,49 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
     console.summary(&summary);
     Ok(0)
+}
+
+/// A trainer that writes nothing and is not stopped.
+fn trainer<'a>(
+    recipe: &'a Recipe,
+    (inputs, names): (&'a Inputs, &'a [String]),
+    planned: &Planned,
+    (model, params, optim): (&'a Qwen3, Params, AdamW),
+) -> Trainer<'a> {
+    Trainer {
+        model,
+        params,
+        optim,
+        config: &recipe.train,
+        train: &inputs.data.train,
+        eval: &inputs.data.eval,
+        dataset_names: names,
+        lora_dropout: recipe.lora.lora_dropout,
+        each_dataset: recipe.data.eval_on_each_dataset,
+        cut: planned.cut,
+        recorder: None,
+        logging_steps: recipe.output.logging_steps,
+        counted_tokens: recipe.output.include_num_input_tokens_seen,
+        saver: None,
+        choice: choice(recipe),
+        stop: &|| false,
+        write: None,
+        progress: Progress::default(),
+    }
+}
+
+/// What `probe` finds out with the model of the recipe, of which nothing is trained or written.
+pub(super) fn try_out<T>(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    planned: &Planned,
+    probe: impl FnOnce(&Trainer) -> Result<T>,
+) -> Result<T> {
+    let mut on_card = OnCard::new(&inputs.opened.device);
+    let loading = Loading::load(recipe, inputs, &mut on_card).map_err(|err| on_card.explain(err, None))?;
+    let names = inputs.dataset_names();
+    let trainer = trainer(recipe, (inputs, &names), planned, (&loading.model, loading.params, loading.optim));
+    probe(&trainer).map_err(|err| on_card.explain(err, None))
 }
 
 /// The model, what is trained in it, and what the receipt says of both.
@@ -203,6 +244,19 @@ impl Loading {
         let optim = Trainer::optimizer(&recipe.train, &params)?;
         on_card.mark();
         Ok(Self { model, params, optim, about: receipt_facts(recipe, inputs, &checkpoint)? })
+    }
+}
+
+/// What was planned, and what it came to.
+fn against_the_plan(planned: &Planned, expected: Option<Expected>, outcome: &Outcome, lang: Lang) -> String {
+    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), gigabytes);
+    let time = |seconds: Option<f64>| seconds.map_or_else(|| "?".to_owned(), duration);
+    let (memory, peak) = (bytes(planned.peak()), bytes(machine::peak_memory()));
+    let seconds = time(expected.map(|expected| expected.seconds));
+    let took = time(outcome.finished.as_ref().map(|finished| finished.runtime));
+    match lang {
+        Lang::En => format!("planned: {memory} and {seconds}; it took {peak} and {took}"),
+        Lang::Zh => format!("预计 {memory}、{seconds}；实际 {peak}、{took}"),
     }
 }
 
@@ -262,30 +316,33 @@ fn choice(recipe: &Recipe) -> Choice {
 }
 
 /// What the run will write.
-fn space(recipe: &Recipe, inputs: &Inputs, trainer: &Trainer) -> Result<Space> {
-    let plan = trainer.plan();
-    let slots: Vec<Slot> = trainer.params.slots().map(|(_, slot)| slot.clone()).collect();
+pub(super) fn space(recipe: &Recipe, inputs: &Inputs, saver: &Saver, plan: &StepPlan, slots: &[Slot]) -> Result<Space> {
     let eval_steps = match recipe.train.eval_strategy {
         EvalStrategy::No => None,
         EvalStrategy::Steps => Some(recipe.train.eval_steps.of(plan.total_steps)),
         EvalStrategy::Epoch => Some(plan.steps_per_epoch),
     };
     let pictures = if recipe.output.plot_loss { 4 * PICTURE } else { 0 };
-    let saver = trainer.saver.as_ref().ok_or_else(|| Error::run("internal error: a run without a saver"))?;
-    saver.space(&plan, &slots, eval_steps, inputs.tokenizer_size() + pictures)
+    saver.space(plan, slots, eval_steps, inputs.tokenizer_size() + pictures)
 }
 
 /// The header, and what the user should know of config, model and data.
-fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Trainer, notices: Vec<Notice>) -> Header {
+pub(super) fn said_before(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    planned: &Planned,
+    plan: &StepPlan,
+    notices: Vec<Notice>,
+) -> Header {
     let facts = Facts {
         model_dir: &inputs.model_dir,
         model: &inputs.model_config,
         opened: &inputs.opened,
         dtype: inputs.dtype,
-        params: &trainer.params,
+        trainable: planned.shape(&inputs.model_config).trainable(),
         data: &inputs.data.summary,
-        plan: &trainer.plan(),
-        cut: trainer.cut,
+        plan,
+        cut: planned.cut,
         memory: &planned.memory,
         largest: planned.load,
     };
@@ -308,7 +365,7 @@ fn said_before(recipe: &Recipe, inputs: &Inputs, planned: &Planned, trainer: &Tr
         );
     }
     below::notice(&recipe.model, &mut header);
-    if recipe.train.shared_prefix && !trainer.cut.share_prefix {
+    if recipe.train.shared_prefix && !planned.cut.share_prefix {
         header.notice(
             "`lora_dropout` or `neftune_noise_alpha`: the shared prefix is computed for every sample",
             "设置了 `lora_dropout` 或 `neftune_noise_alpha`：共同前缀将逐样本计算",
@@ -370,7 +427,7 @@ fn keep(recipe: &Recipe, inputs: &Inputs, trainer: &Trainer, initial: &Tensor, l
 }
 
 /// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`.
-fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
+pub(super) fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
     if let Some(file) = &args.config {
         return Ok((file.clone(), args.rest.clone()));
     }
@@ -410,10 +467,10 @@ fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> R
     }))
 }
 
-fn measured(outcome: &Outcome, verdict: Option<&Verdict>, planned: &Planned, on_card: &OnCard) -> Value {
+fn measured(outcome: &Outcome, verdict: Option<&Verdict>, predicted: Value, on_card: &OnCard) -> Value {
     let finished = outcome.finished.as_ref();
     json!({
-        "predicted": planned.predicted(),
+        "predicted": predicted,
         "measured": {
             "train_seconds": finished.map(|f| f.runtime),
             "peak_memory_bytes": machine::peak_memory(),

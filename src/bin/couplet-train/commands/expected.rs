@@ -1,0 +1,118 @@
+//! How long a run will take: the arithmetic of its steps, at a rate that was measured.
+
+use super::planned::Planned;
+use candle_core::{DType, Device, Tensor};
+use couplet_train::{
+    config::{EvalStrategy, Projection, Recipe},
+    error::Result,
+    kernels::FrozenWeight,
+    model::Qwen3Config,
+    report::{Lang, duration},
+    trainer::{Trainer, plan::StepPlan},
+};
+use std::time::{Duration, Instant};
+
+/// A probe begins no step after so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Steps of a probe.
+const STEPS: usize = 5;
+
+/// Of the rate of a large product, what whole steps come to. From the peer benchmark on two CPUs: 0.55 (AMX) to 0.8 (others).
+const SHARE: f64 = 0.7;
+
+/// FLOP per second.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    flop: f64,
+    /// Of steps of this run, and not of a product of this shape alone.
+    is_of_steps: bool,
+}
+
+impl Rate {
+    /// After the rehearsal of the largest micro-batch, which took so long and has loaded and touched everything. `None`: nothing is
+    /// trained.
+    pub fn of_steps(trainer: &Trainer, planned: &Planned, rehearsal: Duration) -> Result<Option<Self>> {
+        let shape = planned.shape(trainer.model.config());
+        let (took, rows) = match rehearsal < PATIENCE {
+            true => trainer.probe(STEPS, PATIENCE)?,
+            false => (rehearsal, planned.survey.largest),
+        };
+        let flop = shape.executed_by(&rows, planned.cut.keep).total() as f64 / took.as_secs_f64();
+        Ok((flop > 0.0 && flop.is_finite()).then_some(Self { flop, is_of_steps: true }))
+    }
+
+    /// Of this device, by a product of the model's largest projection; no model is needed.
+    pub fn of_products(model: &Qwen3Config, dtype: DType, device: &Device) -> Result<Self> {
+        const ROWS: usize = 256;
+        let (out, width) = model.projection(Projection::GateProj);
+        let weight = FrozenWeight::new(Tensor::ones((out, width), dtype, device)?)?;
+        let x = Tensor::ones((ROWS, width), dtype, device)?;
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            device.synchronize()?;
+            let began = Instant::now();
+            weight.forward(&x)?;
+            device.synchronize()?;
+            best = best.min(began.elapsed());
+        }
+        let flop = 2.0 * (ROWS * out * width) as f64 / best.as_secs_f64();
+        Ok(Self { flop: SHARE * flop, is_of_steps: false })
+    }
+
+    /// What a run takes at this rate.
+    pub fn time(self, recipe: &Recipe, planned: &Planned, steps: &StepPlan, model: &Qwen3Config) -> Expected {
+        let (shape, total) = (planned.shape(model), steps.total_steps);
+        let evaluations = match recipe.train.eval_strategy {
+            _ if planned.held_out.fed == 0 => 0,
+            EvalStrategy::No => 0,
+            EvalStrategy::Steps => total.div_ceil(recipe.train.eval_steps.of(total)),
+            EvalStrategy::Epoch => total.div_ceil(steps.steps_per_epoch),
+        };
+        let trained = shape.executed_by(&planned.survey.rows, planned.cut.keep).total() as f64;
+        let held_out = shape.forward_by(&planned.held_out) as f64;
+        Expected {
+            steps: total,
+            evaluations,
+            seconds: (trained + evaluations as f64 * held_out) / self.flop,
+            a_step: trained / self.flop / total as f64,
+            rate: self,
+        }
+    }
+}
+
+/// The time of a run, without what a model writes at evaluations.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    steps: usize,
+    evaluations: usize,
+    /// Of training and the evaluations on the way.
+    pub seconds: f64,
+    a_step: f64,
+    rate: Rate,
+}
+
+impl Expected {
+    /// `0:03:20: 250 steps of 0.75 s and 5 evaluations; measured in the first steps, at 410 GFLOP/s`
+    pub fn describe(&self, lang: Lang) -> String {
+        let Self { steps, evaluations, seconds, a_step, rate } = self;
+        let (time, gflop) = (duration(*seconds), rate.flop / 1e9);
+        let a_step = if *a_step < 1.0 { format!("{:.0} ms", a_step * 1e3) } else { format!("{a_step:.1} s") };
+        match (lang, rate.is_of_steps) {
+            (Lang::En, true) => {
+                format!(
+                    "{time}: {steps} steps of {a_step}, {evaluations} evaluations; measured in the first steps, {gflop:.0} GFLOP/s"
+                )
+            }
+            (Lang::En, false) => format!(
+                "≈ {time}: {steps} steps of ≈ {a_step}, {evaluations} evaluations; from a product of this model's size on this device, {gflop:.0} GFLOP/s"
+            ),
+            (Lang::Zh, true) => {
+                format!("{time}：{steps} 步，每步 {a_step}，{evaluations} 次验证；由最初几步实测，{gflop:.0} GFLOP/s")
+            }
+            (Lang::Zh, false) => format!(
+                "≈ {time}：{steps} 步，每步 ≈ {a_step}，{evaluations} 次验证；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s"
+            ),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! `couplet-train plan FILE [key=value …]`: what a run will do and take. Trains nothing, fetches nothing, writes nothing.
+
+use super::{
+    advice,
+    expected::{Expected, Rate},
+    header::thousands,
+    inputs::{Inputs, StandIn},
+    planned::{Planned, free},
+    train,
+};
+use crate::args::PlanArgs;
+use candle_core::{DType, Device};
+use couplet_train::{
+    config::{self, Loaded, Recipe, SaveStrategy},
+    dataset,
+    error::{Error, Result},
+    model::{lora, published, qwen3::Keep},
+    optim::Schedule,
+    plan::{self, Load, gigabytes},
+    report::{Console, Header, Lang, Look},
+    trainer::{Trainer, plan::StepPlan, saver::Saver},
+};
+use serde_json::Value;
+use std::{io::stdout, time::Instant};
+
+/// Prints the plan of a recipe.
+///
+/// Errors: those of a run; a model that is neither here nor known by its name.
+pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
+    let (file, overrides) = train::recipe_and_overrides(&args.recipe)?;
+    let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
+    if let Err(err) = registered(&recipe) {
+        without_rows(&recipe, look)?;
+        return Err(err);
+    }
+    let (inputs, stand_in) = Inputs::here(&mut recipe)?;
+    let (planned, short) = match Planned::new(&recipe, &inputs) {
+        Ok(planned) => (planned, None),
+        Err(err) => (Planned::with_any_memory(&recipe, &inputs)?, Some(err)),
+    };
+    let steps = StepPlan::of(&inputs.data.train, &recipe.train);
+    let mut header = train::said_before(&recipe, &inputs, &planned, &steps, notices);
+    rows(&mut header, &recipe, &planned, &steps, look.lang);
+    memory(&mut header, &recipe, (&inputs, &planned), short.as_ref(), look.lang);
+    disk(&mut header, &recipe, &inputs, &steps)?;
+    let probes = !args.no_probe && !stand_in.model && stand_in.device.is_none() && short.is_none();
+    let expected = time(&recipe, (&inputs, &planned), &steps, probes)?;
+    if let Some(expected) = expected {
+        header.row("time", "用时", expected.describe(look.lang));
+    }
+    stood_in(&mut header, &recipe, &stand_in);
+    Console::new(stdout(), look).header(&header);
+    Ok(())
+}
+
+/// Whether all data sets are.
+fn registered(recipe: &Recipe) -> Result<()> {
+    let d = &recipe.data;
+    let mut all = [&d.dataset, &d.eval_dataset, &d.test_dataset].into_iter();
+    all.try_for_each(|names| dataset::registry::look_up(&d.dataset_dir, names).map(|_| ()))
+}
+
+/// What can be said before there are data.
+fn without_rows(recipe: &Recipe, look: Look) -> Result<()> {
+    let (model, lora) = (Inputs::geometry(recipe)?, &recipe.lora);
+    let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
+    let at_once = recipe.train.micro_batch_tokens;
+    let rows = at_once.unwrap_or_else(|| plan::micro_batch_rows(&model, dtype, &Device::Cpu));
+    let shape = plan::Shape { model: &model, lora, dtype, saves: recipe.output.save_strategy != SaveStrategy::No };
+    let memory = shape.memory(Load { rows, labels: rows, evaluated: rows }, Keep::Lean);
+    let mut header = Header::default();
+    header.row(
+        "model",
+        "模型",
+        format!("{}: {} parameters", recipe.model.model_name_or_path, thousands(model.parameters())),
+    );
+    header.row("lora", "LoRA", format!("{} trainable parameters", thousands(shape.trainable())));
+    header.row("memory", "内存", format!("at most {}\n{}", gigabytes(memory.total()), memory.describe()));
+    header.notice(
+        "rows, steps, disk and time follow from the data, which are not here",
+        "行数、步数、磁盘与用时取决于数据，而数据尚不存在",
+    );
+    Console::new(stdout(), look).header(&header);
+    Ok(())
+}
+
+/// Tokens by kind, and where the rate begins and ends.
+fn rows(header: &mut Header, recipe: &Recipe, planned: &Planned, steps: &StepPlan, lang: Lang) {
+    let survey = &planned.survey;
+    let count = |n: usize| thousands(n);
+    let (all, fed, labels) = (count(survey.tokens), count(survey.rows.fed), count(survey.rows.labels));
+    let (padded, batches) = (count(survey.padded as usize), count(survey.micro_batches));
+    header.row(
+        "in all",
+        "合计",
+        match lang {
+            Lang::En => format!("{all} tokens of samples; {fed} through the model in {batches} passes, {labels} trained; LlamaFactory would feed {padded}"),
+            Lang::Zh => format!("样本共 {all} 词元；实际计算 {fed}，分 {batches} 次前向与反向，其中训练 {labels}；LlamaFactory 需计算 {padded}"),
+        },
+    );
+    let (schedule, last) = (Schedule::new(&recipe.train, steps.total_steps), steps.total_steps.saturating_sub(1));
+    let (first, warm, end) = (schedule.lr(0), schedule.warmup_steps.min(last), schedule.lr(last));
+    header.row(
+        "rates",
+        "学习率端点",
+        match lang {
+            Lang::En => format!(
+                "{first:.3e} in step 1, {:.3e} in step {}, {end:.3e} in step {}",
+                schedule.lr(warm),
+                warm + 1,
+                last + 1
+            ),
+            Lang::Zh => format!(
+                "第 1 步 {first:.3e}，第 {} 步 {:.3e}，第 {} 步 {end:.3e}",
+                warm + 1,
+                schedule.lr(warm),
+                last + 1
+            ),
+        },
+    );
+}
+
+/// Whether it fits, what does where it does not, and what a card would need.
+fn memory(
+    header: &mut Header,
+    recipe: &Recipe,
+    (inputs, planned): (&Inputs, &Planned),
+    short: Option<&Error>,
+    lang: Lang,
+) {
+    let device = &inputs.opened.device;
+    let free = free(device).map_or_else(|| "?".to_owned(), gigabytes);
+    let fits = match (short, lang) {
+        (None, Lang::En) => format!("yes: {free} are free"),
+        (None, Lang::Zh) => format!("可以：可用 {free}"),
+        (Some(_), lang) => {
+            let sizes = published::SIZES.into_iter().rev();
+            let smaller = sizes.filter_map(|size| Some((size, published::of_size(size)?)));
+            let mut smaller = smaller.filter(|(_, model)| model.parameters() < inputs.model_config.parameters());
+            let fitting = smaller.find_map(|(size, model)| {
+                let planned = Planned::with_base(recipe, inputs, &model).ok()?;
+                Some(format!("Qwen3-{size} ({})", gigabytes(planned.memory.total())))
+            });
+            match (fitting, lang) {
+                (Some(base), Lang::En) => format!("no: {free} are free; the largest base that fits here: {base}"),
+                (Some(base), Lang::Zh) => format!("不可以：可用 {free}；此处能训练的最大基座：{base}"),
+                (None, Lang::En) => format!("no: {free} are free, and no smaller Qwen3 fits"),
+                (None, Lang::Zh) => format!("不可以：可用 {free}，更小的 Qwen3 也放不下"),
+            }
+        }
+    };
+    header.row("fits", "能否容纳", fits);
+    if device.is_cpu() {
+        let attended = planned.cut.attended(&inputs.data.train, &planned.survey.samples, &inputs.data.eval);
+        let shape = planned.shape(&inputs.model_config);
+        let card = shape.memory_on_card(planned.load, attended, planned.cut.keep);
+        header.row("on a card", "若用显卡", format!("{}\n{}", gigabytes(card.total()), card.describe()));
+    }
+}
+
+fn disk(header: &mut Header, recipe: &Recipe, inputs: &Inputs, steps: &StepPlan) -> Result<()> {
+    let layout = lora::layout(&inputs.model_config, &recipe.lora);
+    let saver = Saver::new(recipe, Value::Null, None);
+    let space = train::space(recipe, inputs, &saver, steps, layout.slots())?;
+    let (least, most) = (gigabytes(space.least), gigabytes(space.most));
+    let text = if least == most { least } else { format!("{least} to {most}") };
+    header.row("disk", "磁盘", text);
+    advice::add(&recipe.output, steps.total_steps, space, header);
+    Ok(())
+}
+
+/// `None`: nothing is trained.
+fn time(
+    recipe: &Recipe,
+    (inputs, planned): (&Inputs, &Planned),
+    steps: &StepPlan,
+    probes: bool,
+) -> Result<Option<Expected>> {
+    if planned.survey.samples.is_empty() {
+        return Ok(None);
+    }
+    let (model, device) = (&inputs.model_config, &inputs.opened.device);
+    let rate = match probes {
+        false => Some(Rate::of_products(model, inputs.dtype, device)?),
+        true => train::try_out(recipe, inputs, planned, |trainer: &Trainer| {
+            let began = Instant::now();
+            planned.rehearse(trainer)?;
+            Rate::of_steps(trainer, planned, began.elapsed())
+        })?,
+    };
+    Ok(rate.map(|rate| rate.time(recipe, planned, steps, model)))
+}
+
+/// Says what is estimated, and what another machine would have to be asked.
+fn stood_in(header: &mut Header, recipe: &Recipe, stand_in: &StandIn) {
+    if stand_in.model {
+        let name = &recipe.model.model_name_or_path;
+        header.notice(
+            format!("≈ {name} is not on this machine: its geometry is known by its name, and tokens are estimated, a character each"),
+            format!("≈ 本机没有 {name}：结构按名称得知，词元数按每字一个估算"),
+        );
+    }
+    if let Some(err) = &stand_in.device {
+        header.notice(format!("planned for the CPU: {err}"), format!("按 CPU 预估：{err}"));
+    }
+}

@@ -34,7 +34,7 @@ fn main() {
     let model = Qwen3::build(&config, &lora(0), dtype, &Device::Cpu, |name, shape| random_weight(name, shape, dtype));
     let model = model.expect("a model").0;
     let adapter = (rank > 0).then(|| {
-        let layout = model.adapter_layout(&lora(rank));
+        let layout = model.adapter_layout(&lora(rank)).expect("a layout");
         let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| Ok(initial_values(slot, 42)));
         AdapterWeights::new(config.num_hidden_layers, &lora(rank), &params.expect("parameters")).expect("an adapter")
     });
@@ -78,6 +78,7 @@ fn lora(rank: usize) -> LoraConfig {
         lora_alpha: 16.0,
         lora_dropout: 0.0,
         lora_target: if rank > 0 { Projection::ALL.to_vec() } else { vec![] },
+        use_dora: false,
         use_rslora: false,
     }
 }

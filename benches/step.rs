@@ -134,6 +134,7 @@ fn run(options: &Options) {
         lora_alpha: 2.0 * options.rank as f64,
         lora_dropout: 0.0,
         lora_target: Projection::ALL.to_vec(),
+        use_dora: false,
         use_rslora: false,
     };
     let config = geometry(&options.case);

@@ -27,6 +27,7 @@ impl Work {
     pub fn of(steps: &[Vec<(usize, &Example)>], batch: usize, cut: Cut, shape: &Shape) -> Self {
         let mut work = Self::default();
         for samples in steps {
+            work.executed += shape.executed_once();
             for (_, sample) in samples {
                 let (tokens, labels) = (sample.input_ids.len(), sample.labels[1..].iter());
                 let labels = labels.filter(|label| **label != IGNORE).count();

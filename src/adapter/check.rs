@@ -12,18 +12,20 @@ use std::path::Path;
 /// What an adapter's file holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proof {
-    /// Matrices A and B.
+    /// Matrices A and B, and magnitudes.
     pub tensors: usize,
     /// For every projection that has one, the Frobenius norm of its update `s·B·A` over all blocks.
     pub updates: Vec<(Projection, f64)>,
-    /// Modules whose B is zero: their update does nothing.
+    /// Modules whose B is zero: their update does nothing. Of DoRA only the base knows that, for magnitudes do something too.
     pub zero: Vec<String>,
+    /// Whether it is DoRA.
+    pub has_magnitudes: bool,
 }
 
 impl Proof {
-    /// Whether every update is zero.
+    /// Whether every update is zero, and is all that there is.
     pub fn is_dead(&self) -> bool {
-        self.updates.iter().all(|(_, norm)| *norm == 0.0)
+        !self.has_magnitudes && self.updates.iter().all(|(_, norm)| *norm == 0.0)
     }
 }
 
@@ -33,14 +35,16 @@ impl Proof {
 pub fn inspect(adapter: &Existing, config: &Qwen3Config) -> Result<Proof> {
     let layout = lora::layout(config, &adapter.lora);
     adapter.refuse_strangers(layout.slots().iter())?;
-    let mut proof = Proof { tensors: layout.slots().len(), updates: vec![], zero: vec![] };
+    let has_magnitudes = adapter.lora.use_dora;
+    let mut proof = Proof { tensors: layout.slots().len(), updates: vec![], zero: vec![], has_magnitudes };
+    layout.slots().iter().filter(|slot| slot.is_magnitude()).try_for_each(|slot| finite(adapter, slot).map(drop))?;
     for projection in adapter.lora.lora_target.iter().copied() {
         let mut squared = 0.0;
         let of_projection = |(a, _): &(&Slot, &Slot)| a.name.contains(&format!(".{}.lora_", projection.path()));
         for (slot_a, slot_b) in layout.pairs().filter(of_projection) {
             let (a, b) = (finite(adapter, slot_a)?, finite(adapter, slot_b)?);
             let norm = squared_norm_of_product(&a, &b, adapter.lora.lora_rank);
-            if norm == 0.0 {
+            if norm == 0.0 && !has_magnitudes {
                 proof.zero.push(slot_b.name.trim_end_matches(".lora_B").to_owned());
             }
             squared += norm;
@@ -160,6 +164,10 @@ mod tests {
 
     /// Saves an adapter of q and down on the tiny base with `values`, and looks at it.
     fn inspected(values: impl Fn(&Slot) -> Vec<f32>) -> Result<Proof> {
+        inspected_as(false, values)
+    }
+
+    fn inspected_as(use_dora: bool, values: impl Fn(&Slot) -> Vec<f32>) -> Result<Proof> {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny_qwen3");
         let config = Qwen3Config::load(&base).unwrap();
         let lora = LoraConfig {
@@ -167,6 +175,7 @@ mod tests {
             lora_alpha: 6.0,
             lora_dropout: 0.0,
             lora_target: vec![Projection::QProj, Projection::DownProj],
+            use_dora,
             use_rslora: false,
         };
         let dir = tempfile::tempdir().unwrap();
@@ -199,6 +208,24 @@ mod tests {
             );
         let half = half.unwrap();
         assert_eq!((half.is_dead(), half.zero), (false, vec!["model.layers.3.mlp.down_proj".to_owned()]));
+    }
+
+    #[test]
+    fn magnitudes_are_looked_at_and_alone_may_be_all_that_moves() {
+        let of = |broken: bool| {
+            inspected_as(true, move |slot| match (slot.is_b(), broken && slot.is_magnitude()) {
+                (false, true) => vec![f32::NAN; slot.range().len()],
+                (true, _) => vec![0.0; slot.range().len()],
+                _ => waves(slot),
+            })
+        };
+        let proof = of(false).unwrap();
+        assert_eq!((proof.tensors, proof.is_dead(), proof.zero.len()), (36, false, 0));
+        let err = of(true).unwrap_err().to_string();
+        assert_eq!(
+            err,
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector is not finite: value 0 is NaN"
+        );
     }
 
     #[test]

@@ -1,15 +1,17 @@
-//! Adapters into the base: `round(W + s·B·A)` in f32 with one rounding, as PEFT's `merge_and_unload` does it.
+//! Adapters into the base: `round(W + s·B·A)` in f32 with one rounding, as PEFT's `merge_and_unload` does it; with DoRA
+//! `round(m/‖V‖·V)` of V = W + s·B·A, row by row.
 //!
 //! Streamed: no more in memory than a piece of one matrix.
 
 use super::peft::Existing;
 use crate::{
     config::Projection,
-    error::Result,
-    kernels::ordered_product,
+    error::{Error, Result},
+    kernels::{ordered_norm, ordered_product},
     model::{Checkpoint, Qwen3Config, lora, shards, streamed::pieces},
 };
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 use std::{ops::Range, path::Path};
 
 /// Bytes of a matrix that are merged at a time, in f32.
@@ -84,7 +86,11 @@ pub fn merged(adapters: &[Existing], name: &str, rows: Range<usize>, mut value: 
     let Some((module, projection)) = adapted(name) else { return Ok(value) };
     for adapter in adapters.iter().filter(|adapter| adapter.lora.lora_target.contains(&projection)) {
         let delta = adapter.delta(module, rows.clone(), value.dim(1)?)?;
-        value = (value.to_dtype(DType::F32)? + delta)?.to_dtype(value.dtype())?;
+        let mut sum = (value.to_dtype(DType::F32)? + delta)?;
+        if adapter.lora.use_dora {
+            sum = adapter.brought_to_length(module, rows.clone(), &sum)?;
+        }
+        value = sum.to_dtype(value.dtype())?;
     }
     Ok(value)
 }
@@ -132,6 +138,26 @@ impl Existing {
         let product = ordered_product(&matrix("B", rows.clone())?, &matrix("A", 0..rank)?, rank);
         Ok((Tensor::from_vec(product, (rows.len(), width), &Device::Cpu)? * self.lora.scale())?)
     }
+
+    /// Some rows of V, each as long as its magnitude, `[rows, width]` f32. Errors: a row is nothing.
+    #[expect(clippy::disallowed_methods, reason = "merging, not a step")]
+    fn brought_to_length(&self, module: &str, rows: Range<usize>, v: &Tensor) -> Result<Tensor> {
+        let name = format!("base_model.model.{module}.lora_magnitude_vector");
+        let magnitudes: Vec<f32> = self.tensors.rows(&name, rows.clone())?.to_dtype(DType::F32)?.to_vec1()?;
+        let (width, mut values) = (v.dim(1)?, v.flatten_all()?.to_vec1::<f32>()?);
+        let bring = |(row, magnitude): (&mut [f32], &f32)| {
+            let norm = ordered_norm(row);
+            row.iter_mut().for_each(|x| *x *= magnitude / norm);
+            norm == 0.0
+        };
+        let nothing: Vec<bool> = values.par_chunks_mut(width).zip(&magnitudes).map(bring).collect();
+        match nothing.iter().position(|nothing| *nothing) {
+            None => Ok(Tensor::from_vec(values, v.shape(), &Device::Cpu)?),
+            Some(row) => Err(Error::input(format!("row {} of {module} has no length to divide by", rows.start + row))
+                .hint("the adapter is DoRA, and does not fit this base; take the one that it was trained on")
+                .hint_zh("该适配器为 DoRA，与此基座不符；请使用训练它的基座")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,16 +176,18 @@ mod tests {
     }
 
     /// An adapter with uneven values, on the disk.
-    fn adapter(dir: &Path, config: &Qwen3Config, phase: f64) -> Existing {
+    fn adapter(dir: &Path, config: &Qwen3Config, phase: f64, use_dora: bool) -> Existing {
         let lora = LoraConfig {
             lora_rank: 3,
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             lora_target: vec![Projection::QProj, Projection::OProj, Projection::DownProj],
+            use_dora,
             use_rslora: true,
         };
         let params = Params::new(lora::layout(config, &lora), DType::F32, &Device::Cpu, |slot| {
-            Ok(wave(slot.shape, phase, &Device::Cpu)?.affine(0.03, 0.0)?.flatten_all()?.to_vec1()?)
+            let (size, mean) = if slot.is_magnitude() { (0.3, 1.0) } else { (0.03, 0.0) };
+            Ok(wave(slot.shape, phase, &Device::Cpu)?.affine(size, mean)?.flatten_all()?.to_vec1()?)
         });
         peft::save(dir, &params.unwrap(), &lora, "base").unwrap();
         Existing::open(dir).unwrap()
@@ -174,8 +202,10 @@ mod tests {
     fn every_weight_is_the_rounded_sum_and_nothing_else_changes() {
         let (config, base) = (Qwen3Config::load(&tiny()).unwrap(), Checkpoint::open(&tiny()).unwrap());
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let adapters = [0.1, 0.7].map(|phase| adapter(dirs[usize::from(phase > 0.5)].path(), &config, phase));
-        for (adapters, dtype) in [(&adapters[..1], None), (&adapters[..1], Some(DType::F32)), (&adapters[..], None)] {
+        let adapters = [adapter(dirs[0].path(), &config, 0.1, false), adapter(dirs[1].path(), &config, 0.7, true)];
+        let (plain, dora, both) = (&adapters[..1], &adapters[1..], &adapters[..]);
+        let f32_too = |adapters| [(adapters, None), (adapters, Some(DType::F32))];
+        for (adapters, dtype) in [plain, dora].into_iter().flat_map(f32_too).chain([(both, None)]) {
             let out = tempfile::tempdir().unwrap();
             let merge = Merge::new(&config, &base, adapters, dtype).unwrap();
             merge.write(out.path(), 2_000_000, |_, _| ()).unwrap();
@@ -190,7 +220,13 @@ mod tests {
                     if adapter.tensors.info(&part("A")).is_some() {
                         let (a, b) = (f32(&adapter.tensors, &part("A")), f32(&adapter.tensors, &part("B")));
                         let delta = (b.matmul(&a).unwrap() * (8.0 / 3f64.sqrt())).unwrap();
-                        want = (want.to_dtype(DType::F32).unwrap() + delta).unwrap().to_dtype(dtype).unwrap();
+                        want = (want.to_dtype(DType::F32).unwrap() + delta).unwrap();
+                        if adapter.lora.use_dora {
+                            let m = f32(&adapter.tensors, &format!("base_model.model.{module}.lora_magnitude_vector"));
+                            let norms = want.sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+                            want = want.broadcast_mul(&(m / norms).unwrap().unsqueeze(1).unwrap()).unwrap();
+                        }
+                        want = want.to_dtype(dtype).unwrap();
                     }
                 }
                 assert_eq!(merged.info(name).unwrap().0, dtype, "{name}");
@@ -203,9 +239,15 @@ mod tests {
 
     #[test]
     fn merged_equals_unmerged() {
+        for use_dora in [false, true] {
+            merged_is_unmerged(use_dora);
+        }
+    }
+
+    fn merged_is_unmerged(use_dora: bool) {
         let (config, base) = (Qwen3Config::load(&tiny()).unwrap(), Checkpoint::open(&tiny()).unwrap());
         let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let adapters = [adapter(dir.path(), &config, 0.4)];
+        let adapters = [adapter(dir.path(), &config, 0.4, use_dora)];
         let merge = Merge::new(&config, &base, &adapters, Some(DType::F32)).unwrap();
         merge.write(out.path(), u64::MAX, |_, _| ()).unwrap();
         let (ids, no) = (vec![5u32, 90, 400, 77, 1000, 31], u32::MAX);
@@ -235,7 +277,7 @@ mod tests {
             (smaller, "has shape [3, 128], [3, 256] was expected"),
             (more, "the adapter has a tensor base_model.model.model.layers.6."),
         ] {
-            let adapters = [adapter(dir.path(), &other, 0.0)];
+            let adapters = [adapter(dir.path(), &other, 0.0, true)];
             let err = Merge::new(&config, &base, &adapters, None).err().unwrap().to_string();
             assert!(err.contains(want), "{err}");
         }

@@ -1,6 +1,7 @@
 //! `adapter_config.json` + `adapter_model.safetensors`, as PEFT writes and reads them.
 //!
-//! Names in the file: `base_model.model.<module path>.lora_A.weight` `[r, in]` and `.lora_B.weight` `[out, r]`, f32.
+//! Names in the file: `base_model.model.<module path>.lora_A.weight` `[r, in]`, `.lora_B.weight` `[out, r]` and, with DoRA,
+//! `.lora_magnitude_vector` `[out]`, f32.
 
 use crate::{
     config::{LoraConfig, Projection},
@@ -74,27 +75,31 @@ fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
         "revision": null,
         "target_modules": targets,
         "task_type": "CAUSAL_LM",
-        "use_dora": false,
+        "use_dora": lora.use_dora,
         "use_rslora": lora.use_rslora,
     })
 }
 
 /// The tensor's name in the file.
 pub fn file_name(slot: &Slot) -> String {
-    format!("base_model.model.{}.weight", slot.name)
+    format!("base_model.model.{}{}", slot.name, if slot.is_magnitude() { "" } else { ".weight" })
+}
+
+/// The tensor's shape in the file.
+fn file_shape(slot: &Slot) -> Vec<usize> {
+    if slot.is_magnitude() { vec![slot.shape.1] } else { vec![slot.shape.0, slot.shape.1] }
 }
 
 /// The two parts of `adapter_model.safetensors`: the header, and `values`, in which the slots lie end to end, row-major.
 pub fn weights_parts<'v>(slots: &[Slot], values: &'v [f32]) -> Result<(Vec<u8>, Cow<'v, [u8]>)> {
-    let entry =
-        |slot: &Slot| Entry { name: file_name(slot), dtype: DType::F32, shape: vec![slot.shape.0, slot.shape.1] };
+    let entry = |slot: &Slot| Entry { name: file_name(slot), dtype: DType::F32, shape: file_shape(slot) };
     Ok((shards::header(&slots.iter().map(entry).collect::<Vec<_>>())?, f32_bytes(values)))
 }
 
 /// An adapter directory to continue, to merge or to use.
 pub struct Existing {
     pub(super) tensors: Checkpoint,
-    /// Its rank, alpha, dropout, scaling and targets.
+    /// Its rank, alpha, dropout, scaling and targets, and whether it is DoRA.
     pub lora: LoraConfig,
     /// The model it was trained on, as its configuration names it.
     pub base_model: Option<String>,
@@ -103,7 +108,7 @@ pub struct Existing {
 impl Existing {
     /// Opens `dir`. Kinds of adapter that this engine would compute wrongly are refused by name.
     ///
-    /// Errors: a file of the adapter is missing or damaged; it is not plain LoRA on the seven projections.
+    /// Errors: a file of the adapter is missing or damaged; it is not LoRA or DoRA on the seven projections.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
         let text = std::fs::read_to_string(&path).map_err(|err| {
@@ -124,8 +129,7 @@ impl Existing {
     #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
     pub fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
         self.refuse_missing(slot)?;
-        let shape = [slot.shape.0, slot.shape.1];
-        let tensor = self.tensors.tensor(&file_name(slot), &shape, DType::F32, &Device::Cpu)?;
+        let tensor = self.tensors.tensor(&file_name(slot), &file_shape(slot), DType::F32, &Device::Cpu)?;
         Ok(tensor.flatten_all()?.to_vec1()?)
     }
 
@@ -136,7 +140,7 @@ impl Existing {
 
     /// Errors: the file has no tensor for `slot`, or one of another shape.
     pub fn refuse_missing(&self, slot: &Slot) -> Result<()> {
-        self.tensors.expect_shape(&file_name(slot), &[slot.shape.0, slot.shape.1]).map_err(|err| {
+        self.tensors.expect_shape(&file_name(slot), &file_shape(slot)).map_err(|err| {
             Error::input(err.to_string())
                 .hint("was it trained on another base model? if not, its file is damaged")
                 .hint_zh("它是否在另一个基座模型上训练？若不是，则文件已损坏")
@@ -171,7 +175,6 @@ fn refuse_another_rank(tensors: &Checkpoint, rank: usize) -> Result<()> {
 fn parse_config(json: &Value) -> Result<LoraConfig> {
     let refused = [
         (json["peft_type"] != "LORA", "peft_type is not LORA"),
-        (json["use_dora"] == true, "use_dora is not supported yet"),
         (json["fan_in_fan_out"] == true, "fan_in_fan_out is not supported"),
         (json["bias"].as_str().is_some_and(|b| b != "none"), "bias is not \"none\""),
         (json["modules_to_save"].as_array().is_some_and(|m| !m.is_empty()), "modules_to_save is not supported"),
@@ -205,15 +208,16 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
         lora_alpha: alpha,
         lora_dropout: json["lora_dropout"].as_f64().unwrap_or(0.0),
         lora_target: Projection::ALL.into_iter().filter(|p| names.contains(&p.name())).collect(),
+        use_dora: json["use_dora"] == true,
         use_rslora: json["use_rslora"] == true,
     })
 }
 
 fn only_plain_lora(err: Error) -> Error {
     err.hint(
-        "only plain LoRA over q/k/v/o/gate/up/down_proj can be continued, from the files PEFT or this program wrote",
+        "only LoRA and DoRA over q/k/v/o/gate/up/down_proj can be continued, from the files PEFT or this program wrote",
     )
-    .hint_zh("只能继续训练 q/k/v/o/gate/up/down_proj 上的普通 LoRA（PEFT 或本程序写出的文件）")
+    .hint_zh("只能继续训练 q/k/v/o/gate/up/down_proj 上的 LoRA 或 DoRA（PEFT 或本程序写出的文件）")
 }
 
 #[cfg(test)]
@@ -229,6 +233,7 @@ mod tests {
             lora_alpha: 5.0,
             lora_dropout: 0.1,
             lora_target: vec![Projection::QProj, Projection::DownProj],
+            use_dora: true,
             use_rslora: true,
         }
     }
@@ -239,8 +244,8 @@ mod tests {
 
     fn params_with(values: impl Fn(&Slot) -> Result<Vec<f32>>) -> Params {
         let mut layout = Layout::default();
-        for (name, shape) in [("self_attn.q_proj.lora_A", (2, 6)), ("self_attn.q_proj.lora_B", (4, 2))] {
-            layout.push(format!("model.layers.0.{name}"), shape);
+        for (name, shape) in [("lora_A", (2, 6)), ("lora_B", (4, 2)), ("lora_magnitude_vector", (1, 4))] {
+            layout.push(format!("model.layers.0.self_attn.q_proj.{name}"), shape);
         }
         Params::new(layout, DType::F32, &Device::Cpu, values).unwrap()
     }
@@ -261,15 +266,15 @@ mod tests {
         let bytes = std::fs::read(dir.path().join(WEIGHTS)).unwrap();
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(metadata.metadata(), &Some(HashMap::from([("format".to_owned(), "pt".to_owned())])));
-        let mut names: Vec<String> = metadata.tensors().into_keys().collect();
-        names.sort();
-        assert_eq!(
-            names,
-            [
-                "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
-                "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
-            ]
-        );
+        let tensors = metadata.tensors().into_iter();
+        let mut shapes: Vec<(String, Vec<usize>)> = tensors.map(|(name, info)| (name, info.shape.clone())).collect();
+        shapes.sort();
+        let named = |name: &str, shape: &[usize]| {
+            (format!("base_model.model.model.layers.0.self_attn.q_proj.{name}"), shape.to_vec())
+        };
+        let want =
+            [named("lora_A.weight", &[2, 6]), named("lora_B.weight", &[4, 2]), named("lora_magnitude_vector", &[4])];
+        assert_eq!(shapes, want);
         let existing = Existing::open(dir.path()).unwrap();
         assert_eq!(existing.lora, lora());
         let params = params();
@@ -294,7 +299,6 @@ mod tests {
         let good = config_json(&lora(), "x");
         for (key, value, want) in [
             ("peft_type", json!("LOHA"), "peft_type is not LORA"),
-            ("use_dora", json!(true), "use_dora is not supported yet"),
             ("rank_pattern", json!({"q_proj": 4}), "rank_pattern is not supported"),
             ("modules_to_save", json!(["lm_head"]), "modules_to_save is not supported"),
             ("target_modules", json!("all-linear"), "target_modules \"all-linear\" is not a list of projections"),

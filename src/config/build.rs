@@ -142,6 +142,7 @@ fn lora(s: &Settings<'_>) -> Result<LoraConfig> {
         lora_alpha: s.number("lora_alpha").unwrap_or(2.0 * lora_rank as f64),
         lora_dropout: number(s, "lora_dropout"),
         lora_target: lora_target(s)?,
+        use_dora: s.flag("use_dora"),
         use_rslora: s.flag("use_rslora"),
     })
 }

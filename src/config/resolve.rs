@@ -208,7 +208,7 @@ pub const MAY_CHANGE: &[&str] = &[
 ];
 
 /// Keys without effect where an adapter is continued: it has its own shape and keeps it.
-pub const LORA_SHAPE: [&str; 5] = ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora"];
+pub const LORA_SHAPE: [&str; 6] = ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora"];
 
 /// A key that two recipes answer differently.
 #[derive(Debug, Clone, PartialEq)]

@@ -271,6 +271,8 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     /// Which projections of every block get an adapter, in `Projection::ALL` order. Default all seven.
     pub lora_target: Vec<Projection>,
+    /// DoRA: every row of `W + s·B·A` is brought to a length that is trained as well.
+    pub use_dora: bool,
     /// Scale by α/√r instead of α/r.
     pub use_rslora: bool,
 }

@@ -4,7 +4,7 @@ use super::{
     Packed, PackedBf16, PackedF32,
     packed::{self, is_cpu_bf16},
     product::{add_product, add_to, is_cpu_f32, product, scaled, scaled_product},
-    row_product,
+    row_product, wide,
 };
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -66,6 +66,38 @@ impl FrozenWeight {
     /// `x` `[T, in]` → `x·Wᵀ` `[T, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(products(x, &[Factor::Transposed(self)])?.remove(0))
+    }
+
+    /// As [`Self::forward`], but in the type of its sums: nothing is rounded to bf16.
+    pub fn forward_wide(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.w {
+            Form::Plain(w) => {
+                #[cfg(feature = "cuda")]
+                if let Some(y) = super::cuda::product(x, &w.t()?, 1.0, DType::F32)? {
+                    return Ok(y);
+                }
+                product(&wide(x)?, &wide(w)?.t()?)
+            }
+            Form::Bf16(w) => w.infer(&wide(x)?),
+            Form::F32(w) => w.forward(x),
+        }
+    }
+
+    /// ‖w‖² of every row of W, `[out]` f64.
+    pub fn squares(&self) -> Result<Tensor> {
+        let packed = match &self.w {
+            Form::Plain(w) => {
+                let piece = (PIECE / w.dim(1)?.max(1)).max(1);
+                let squares = |start| -> Result<Tensor> {
+                    let rows = w.narrow(0, start, piece.min(w.dim(0)? - start))?;
+                    Ok(rows.to_dtype(DType::F64)?.sqr()?.sum(1)?)
+                };
+                return Ok(Tensor::cat(&(0..w.dim(0)?).step_by(piece).map(squares).collect::<Result<Vec<_>>>()?, 0)?);
+            }
+            Form::Bf16(w) => w.squares(),
+            Form::F32(w) => w.squares(),
+        };
+        Ok(Tensor::new(packed, &Device::Cpu)?)
     }
 
     /// `dy` `[T, out]` → `dx = dy·W` `[T, in]`.
@@ -190,6 +222,25 @@ mod tests {
             assert_close(&both[1], &(x.matmul(&b)? * 0.3)?, 1e-6);
             let ids = Tensor::new(&[2u32, 0, 2], &device)?;
             assert_close(&weight.rows(&ids)?, &w.index_select(&ids, 0)?, 0.0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_row_norm_is_made_of_is_not_rounded() -> Result<()> {
+        for device in devices() {
+            for dtype in [DType::F32, DType::BF16, DType::F64] {
+                for (out, width) in [(1, 1), (33, 65), (70, 40), (64, 1030)] {
+                    let (w, x) = (wave((out, width), 1.0, &device)?, wave((3, width), 0.0, &device)?);
+                    let (w, x) = (w.to_dtype(dtype)?, x.to_dtype(dtype)?);
+                    let weight = FrozenWeight::new(w.clone())?;
+                    let (w, exact) = (w.to_dtype(DType::F64)?, x.to_dtype(DType::F64)?);
+                    assert_close(&weight.squares()?, &w.sqr()?.sum(1)?, 1e-13);
+                    let sums = weight.forward_wide(&x)?;
+                    assert_eq!(sums.dtype(), if dtype == DType::F64 { DType::F64 } else { DType::F32 });
+                    assert_close(&sums, &exact.matmul(&w.t()?)?, 1e-5);
+                }
+            }
         }
         Ok(())
     }

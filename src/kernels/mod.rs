@@ -12,6 +12,7 @@ pub mod adamw;
 pub mod attention;
 pub mod cached_attention;
 pub mod card;
+pub mod columns;
 mod cpu;
 pub mod cross_entropy;
 #[cfg(any(feature = "cuda", all(test, feature = "cuda-host")))]
@@ -34,6 +35,7 @@ mod wide;
 
 pub use adamw::{AdamWStep, adamw_step};
 pub use attention::Segments;
+pub use columns::{blend_columns, column_dots, scale_columns};
 pub use cpu::instruction_set;
 #[cfg(feature = "cuda")]
 pub use cuda::{AttentionLists, Graph, built, card_memory, declined, driver, forget_peak, open_card, pool, remembered};
@@ -42,7 +44,7 @@ pub use linear::{Factor, FrozenWeight, products};
 pub use no_cuda::{
     AttentionLists, Graph, built, card_memory, declined, driver, forget_peak, open_card, pool, remembered,
 };
-pub use ordered_product::ordered_product;
+pub use ordered_product::{ordered_norm, ordered_product};
 pub use packed::{Packable, Packed, PackedBf16, PackedF32, ProductPath, peak};
 pub use process::{join_pool, keep_freed_buffers};
 pub use product::{add, add_product, add_product_at, add_to, product, scaled_product};

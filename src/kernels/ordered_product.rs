@@ -1,7 +1,8 @@
-//! `B·A` of one adapter, summed in the order of the rank: the bits that a BLAS gives for such small inner dimensions.
+//! What merging an adapter computes, with the sums in the order of other programs: `B·A` in the order of the rank, which a BLAS has
+//! for such small inner dimensions, and the length of a row in the eight sums that PyTorch's CPU kernel has.
 //!
-//! A merged model is compared with other programs' to the last bit, so this product must not depend on how a kernel for
-//! large products groups its sums.
+//! A merged model is compared with other programs' to the last bit, so neither must depend on how a kernel for large products
+//! groups its sums, or on the vectors of the CPU.
 
 use super::cpu::for_rows;
 
@@ -20,9 +21,37 @@ pub fn ordered_product(b: &[f32], a: &[f32], rank: usize) -> Vec<f32> {
     out
 }
 
+/// ‖row‖ in f32: of every eighth value a sum of squares, these added from the first on, then the squares of what is left over.
+pub fn ordered_norm(row: &[f32]) -> f32 {
+    let (chunks, tail) = row.as_chunks::<8>();
+    let mut sums = [0f32; 8];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x * x);
+    }
+    let [first, rest @ ..] = sums;
+    rest.into_iter().chain(tail.iter().map(|x| x * x)).fold(first, |sum, x| sum + x).sqrt()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// torch.linalg.norm (PyTorch 2.11.0, on a CPU) gives these bits, all but the first of them not the nearest to the exact length.
+    #[test]
+    fn a_row_is_as_long_as_pytorch_says() {
+        for (width, x, bits) in [
+            (1, 0.3, 0x3e99_999a),
+            (7, 0.021, 0x3fb7_cf13),
+            (8, 0.3, 0x41e0_c810),
+            (33, 0.3, 0x42b8_cd8c),
+            (300, 0.3, 0x4392_78ea),
+            (1024, 0.1, 0x4336_1e95),
+            (5120, 0.3, 0x4498_785c),
+        ] {
+            let row: Vec<f32> = (1..=width).map(|i: u32| (i * i % 97) as f32 * x).collect();
+            assert_eq!(ordered_norm(&row).to_bits(), bits, "{width} values");
+        }
+    }
 
     #[test]
     fn every_sum_is_in_the_order_of_the_rank() {

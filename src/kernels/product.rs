@@ -106,6 +106,9 @@ pub fn scaled_product(a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
 
 /// `x·scale` with the scalar in f32 and one rounding: candle would round the scalar to bf16 first.
 pub(super) fn scaled(x: &Tensor, scale: f64) -> Result<Tensor> {
+    if scale == 1.0 {
+        return Ok(x.clone());
+    }
     Ok((wide(x)? * scale)?.to_dtype(x.dtype())?)
 }
 

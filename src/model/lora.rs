@@ -1,13 +1,21 @@
 //! A frozen projection and its trainable low-rank update: `y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ`, s = α/r (rsLoRA: α/√r).
+//!
+//! With DoRA every column of it has a factor c = m/‖W + s·B·A‖, which gets no gradient but through m (`dora`): then
+//! `y = c·(x·Wᵀ + s·(x·Aᵀ)·Bᵀ)`. Under dropout PEFT drops out of the rows of W too, as far as c is not 1: with x̂ of those rows,
+//! `y = x·Wᵀ + (c − 1)·x̂·Wᵀ + c·s·(x̂·Aᵀ)·Bᵀ`.
 
+pub use super::slots::{initial_values, layout};
 use super::{
-    config::Qwen3Config,
-    params::{Grads, Layout, ParamId, Params, Slot},
+    params::{Grads, Layout, ParamId, Params},
+    slots::declare_over,
 };
 use crate::{
     config::{LoraConfig, Projection},
-    error::Result,
-    kernels::{Factor, FrozenWeight, add_product, add_to, product, products, scaled_product, wide},
+    error::{Error, Result},
+    kernels::{
+        Factor, FrozenWeight, add_product, add_to, blend_columns, column_dots, product, products, scale_columns,
+        scaled_product, wide,
+    },
     rng::Key,
 };
 use candle_core::{Device, Tensor};
@@ -22,9 +30,17 @@ pub struct LoraLinear {
 struct Adapter {
     a: ParamId, // [r, in]
     b: ParamId, // [out, r]
+    /// DoRA's.
+    magnitude: Option<Magnitude>,
     scale: f64,
     /// (layer, projection) as one number: part of the key of its dropout masks.
     place: u64,
+}
+
+struct Magnitude {
+    id: ParamId, // [1, out]
+    /// The residual stream is added to the output in its place, so that nobody keeps the output as it was.
+    is_added_to: bool,
 }
 
 /// Dropout of one micro-batch: which values are zeroed is a function of the place alone, never of the cut.
@@ -37,32 +53,9 @@ pub struct Dropout<'a> {
     pub rows: &'a [(u64, u32)],
 }
 
-/// All matrices of `lora` on a model of this geometry, block by block, as loading the model declares them.
-pub fn layout(config: &Qwen3Config, lora: &LoraConfig) -> Layout {
-    let mut layout = Layout::default();
-    for layer in 0..config.num_hidden_layers {
-        for projection in Projection::ALL.into_iter().filter(|p| lora.lora_target.contains(p)) {
-            declare(&mut layout, layer, projection, config.projection(projection), lora);
-        }
-    }
-    layout
-}
-
-/// A and B of one projection, whose weight is (out, in).
-fn declare(
-    layout: &mut Layout,
-    layer: usize,
-    projection: Projection,
-    (out, width): (usize, usize),
-    lora: &LoraConfig,
-) -> (ParamId, ParamId) {
-    let name = format!("model.layers.{layer}.{}", projection.path());
-    let a = layout.push(format!("{name}.lora_A"), (lora.lora_rank, width));
-    (a, layout.push(format!("{name}.lora_B"), (out, lora.lora_rank)))
-}
-
 impl LoraLinear {
-    /// `base`: W `[out, in]`. Declares A `[r, in]` and B `[out, r]` in `layout` when `lora` targets this projection.
+    /// `base`: W `[out, in]`. Declares A `[r, in]`, B `[out, r]` and with DoRA the magnitude `[1, out]` in `layout` when `lora`
+    /// targets this projection.
     pub fn new(
         base: FrozenWeight,
         layer: usize,
@@ -70,12 +63,14 @@ impl LoraLinear {
         lora: &LoraConfig,
         layout: &mut Layout,
     ) -> Result<Self> {
-        let shape = base.shape()?;
+        let is_added_to = matches!(projection, Projection::OProj | Projection::DownProj);
         let adapter = lora.lora_target.contains(&projection).then(|| {
-            let (a, b) = declare(layout, layer, projection, shape, lora);
-            Adapter { a, b, scale: lora.scale(), place: (layer * Projection::ALL.len() + projection as usize) as u64 }
+            let (a, b, magnitude) = declare_over(&base, layout, layer, projection, lora)?;
+            let magnitude = magnitude.map(|id| Magnitude { id, is_added_to });
+            let place = (layer * Projection::ALL.len() + projection as usize) as u64;
+            Ok::<_, Error>(Adapter { a, b, magnitude, scale: lora.scale(), place })
         });
-        Ok(Self { base, adapter })
+        Ok(Self { adapter: adapter.transpose()?, base })
     }
 
     /// W alone.
@@ -98,16 +93,41 @@ impl LoraLinear {
         &self,
         dy: &Tensor,
         x: &Tensor,
-        xa: Option<&Tensor>,
+        trace: Option<&Trace>,
         pass: &mut Backward,
         need_dx: bool,
     ) -> Result<Option<Tensor>> {
-        backward_all(&[(self, dy, xa)], x, pass, need_dx)
+        backward_all(&[(self, dy, trace)], x, pass, need_dx)
     }
 }
 
-/// `y` `[T, out]`, and `s·x·Aᵀ` `[T, r]` where an adapter is, which the backward pass needs.
-pub type Projected = (Tensor, Option<Tensor>);
+/// `y` `[T, out]`, and what an adapter leaves for its backward pass.
+pub type Projected = (Tensor, Option<Trace>);
+
+/// What the backward pass of an adapter needs besides the rows that went in.
+pub struct Trace {
+    /// `s·x·Aᵀ` `[T, r]`
+    xa: Tensor,
+    /// What the gradient of a magnitude is made of.
+    sum: Option<Sum>,
+}
+
+/// A projection under a magnitude, `[T, out]`.
+enum Sum {
+    /// As it went on, times c. The block keeps it anyway.
+    After(Tensor),
+    /// Before c.
+    Before(Tensor),
+}
+
+#[cfg(test)]
+impl Trace {
+    /// What no one else keeps.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let before = self.sum.as_ref().and_then(|sum| if let Sum::Before(sum) = sum { Some(sum) } else { None });
+        std::iter::once(&self.xa).chain(before)
+    }
+}
 
 /// `x` `[T, in]` through every projection.
 ///
@@ -135,15 +155,24 @@ pub fn forward_all(
         let b = params.get(adapter.b)?;
         let xa = xa.narrow(1, ranks, b.dim(1)?)?;
         ranks += b.dim(1)?;
-        Ok((add_product(y, &xa, &b.t()?)?, Some(xa)))
+        let Some(magnitude) = &adapter.magnitude else {
+            return Ok((add_product(y, &xa, &b.t()?)?, Some(Trace { xa, sum: None })));
+        };
+        let update = scaled_product(&xa, &b.t()?, 1.0)?;
+        let blended = blend_columns(&y, &y, &update, &params.factors(magnitude.id)?)?;
+        let sum = match magnitude.is_added_to {
+            true => Sum::Before(add_to(update, &y)?),
+            false => Sum::After(blended.clone()),
+        };
+        Ok((blended, Some(Trace { xa, sum: Some(sum) })))
     };
     projections.iter().zip(products).map(&mut one).collect()
 }
 
-/// For every projection of the same rows `x`: `dy` `[T, out]` and forward's `s·x·Aᵀ` → `dx` `[T, in]`, summed over them (or
-/// nothing where no one needs it). Adds ∂A and ∂B into the gradients.
+/// For every projection of the same rows `x`: `dy` `[T, out]` and the trace of forward → `dx` `[T, in]`, summed over them (or
+/// nothing where no one needs it). Adds ∂A, ∂B and ∂m into the gradients.
 pub fn backward_all(
-    projections: &[(&LoraLinear, &Tensor, Option<&Tensor>)],
+    projections: &[(&LoraLinear, &Tensor, Option<&Trace>)],
     x: &Tensor,
     pass: &mut Backward,
     need_dx: bool,
@@ -155,30 +184,47 @@ pub fn backward_all(
 
 /// The part of [`backward_all`] that does not need `x`: `dx` and what ∂A is made of.
 ///
-/// With g = s·dy·B `[T, r]`: ∂B = dyᵀ·(s·x·Aᵀ), ∂A = gᵀ·x, dx = dy·W + g·A.
+/// With g = s·dy·B `[T, r]`: ∂B = dyᵀ·(s·x·Aᵀ), ∂A = gᵀ·x, dx = dy·W + g·A. Under a magnitude dy is c·dy in all of them; what
+/// dropout left of it, dy to W and (c − 1)·dy to W of the rows that A saw.
 pub fn through_all<'a>(
-    projections: &[(&'a LoraLinear, &Tensor, Option<&Tensor>)],
+    projections: &[(&'a LoraLinear, &Tensor, Option<&Trace>)],
     pass: &mut Backward,
     need_dx: bool,
 ) -> Result<(Option<Tensor>, Through<'a>)> {
     let mut through = Through { adapters: vec![], stacked: None };
     let mut sum: Option<Tensor> = None;
-    for &(projection, dy, xa) in projections {
-        let adapter = projection.adapter.as_ref().zip(xa);
+    for &(projection, dy, trace) in projections {
+        let adapter = projection.adapter.as_ref().zip(trace);
+        let shape = (dy.dim(0)?, projection.base.shape()?.1);
+        let mask = adapter.map(|(adapter, _)| adapter.mask(shape, dy.device(), pass.dropout)).transpose()?.flatten();
+        let turned = adapter.map(|(adapter, trace)| adapter.before_magnitude(dy, trace, pass)).transpose()?.flatten();
+        let to_update = turned.as_ref().unwrap_or(dy);
+        let to_base = if mask.is_some() { dy } else { to_update };
+
         let b = adapter.map(|(adapter, _)| pass.params.get(adapter.b)).transpose()?;
         let added = sum.is_some() && projection.base.adds_while_multiplying();
-        let factors = (need_dx && !added).then_some(Factor::Frozen(&projection.base)).into_iter();
+        let base = (need_dx && !added).then_some(Factor::Frozen(&projection.base));
         let b = b.as_ref().zip(adapter).map(|(b, (adapter, _))| Factor::Scaled(b, adapter.scale));
-        let mut products = products(dy, &factors.chain(b).collect::<Vec<_>>())?;
-        if let Some((adapter, xa)) = adapter {
+        let apart = !std::ptr::eq(to_base, to_update);
+        let mut products = match apart {
+            false => products(to_update, &base.into_iter().chain(b).collect::<Vec<_>>())?,
+            true => [products(to_base, base.as_slice())?, products(to_update, b.as_slice())?].concat(),
+        };
+        if let Some((adapter, trace)) = adapter {
             // In f32, so that a gradient does not depend on how the rows were cut into micro-batches.
-            pass.grads.add_product(&[adapter.b], &dy.t()?, xa)?;
+            pass.grads.add_product(&[adapter.b], &to_update.t()?, &trace.xa)?;
             let g = products.pop().expect("s·dy·B is the last product");
-            let mask = adapter.mask((dy.dim(0)?, projection.base.shape()?.1), dy.device(), pass.dropout)?;
-            through.adapters.push(Update { adapter, g, mask });
+            let seen = match &adapter.magnitude {
+                Some(Magnitude { id, .. }) if apart && need_dx => {
+                    let less = scale_columns(dy, &(pass.params.factors(*id)? - 1.0)?)?;
+                    Some(projection.base.backward(&less)?)
+                }
+                _ => None,
+            };
+            through.adapters.push(Update { adapter, g, mask, seen });
         }
         sum = match (sum, products.pop()) {
-            (Some(sum), None) if added => Some(projection.base.add_backward(sum, dy)?),
+            (Some(sum), None) if added => Some(projection.base.add_backward(sum, to_base)?),
             (Some(sum), Some(dx)) => Some(add_to(sum, &dx)?),
             (sum, dx) => sum.or(dx),
         };
@@ -203,6 +249,8 @@ struct Update<'a> {
     g: Tensor,
     /// Of the rows A saw, under dropout.
     mask: Option<Tensor>,
+    /// What W adds to the gradient of those rows: (c − 1)·dy·W `[T, in]`.
+    seen: Option<Tensor>,
 }
 
 impl Through<'_> {
@@ -212,8 +260,12 @@ impl Through<'_> {
             let a = stacked_a(self.adapters.iter().map(|update| update.adapter), pass.params)?;
             return add_product(dx, g, &a.expect("g is stacked where adapters are"));
         }
-        for Update { adapter, g, mask } in &self.adapters {
-            dx = add_to(dx, &dropped(&product(g, &pass.params.get(adapter.a)?)?, mask.as_ref())?)?;
+        for Update { adapter, g, mask, seen } in &self.adapters {
+            let mut more = product(g, &pass.params.get(adapter.a)?)?;
+            if let Some(seen) = seen {
+                more = add_to(more, seen)?;
+            }
+            dx = add_to(dx, &dropped(&more, mask.as_ref())?)?;
         }
         Ok(dx)
     }
@@ -224,7 +276,7 @@ impl Through<'_> {
             let ids: Vec<ParamId> = self.adapters.iter().map(|update| update.adapter.a).collect();
             return pass.grads.add_product(&ids, &g.t()?, x);
         }
-        for Update { adapter, g, mask } in &self.adapters {
+        for Update { adapter, g, mask, .. } in &self.adapters {
             pass.grads.add_product(&[adapter.a], &g.t()?, &dropped(x, mask.as_ref())?)?;
         }
         Ok(())
@@ -248,7 +300,14 @@ impl LoraLinear {
         let Some(adapter) = &self.adapter else { return Ok((y, None)) };
         let x = dropped(x, adapter.mask(x.dims2()?, x.device(), dropout)?.as_ref())?;
         let xa = scaled_product(&x, &params.get(adapter.a)?.t()?, adapter.scale)?;
-        Ok((add_product(y, &xa, &params.get(adapter.b)?.t()?)?, Some(xa)))
+        let b = params.get(adapter.b)?.t()?;
+        let Some(magnitude) = &adapter.magnitude else {
+            return Ok((add_product(y, &xa, &b)?, Some(Trace { xa, sum: None })));
+        };
+        let (seen, update) = (self.base.forward(&x)?, scaled_product(&xa, &b, 1.0)?);
+        let blended = blend_columns(&y, &seen, &update, &params.factors(magnitude.id)?)?;
+        let sum = Some(Sum::Before(add_to(update, &seen)?));
+        Ok((blended, Some(Trace { xa, sum })))
     }
 }
 
@@ -263,6 +322,17 @@ pub struct Backward<'a> {
 }
 
 impl Adapter {
+    /// c·dy, the gradient before a magnitude, where there is one. Adds ∂m = Σₜ dy·(the sum before it)/‖W + s·B·A‖.
+    fn before_magnitude(&self, dy: &Tensor, trace: &Trace, pass: &mut Backward) -> Result<Option<Tensor>> {
+        let (Some(Magnitude { id, .. }), Some(sum)) = (&self.magnitude, &trace.sum) else { return Ok(None) };
+        let (sum, over) = match sum {
+            Sum::After(sum) => (sum, pass.params.magnitude(*id)?), // c times the sum before it
+            Sum::Before(sum) => (sum, pass.params.norms(*id)?),
+        };
+        pass.grads.add(*id, &(column_dots(dy, sum)? / over)?)?;
+        scale_columns(dy, &pass.params.factors(*id)?).map(Some)
+    }
+
     /// `[T, in]` f32 of 0 and 1/(1−p). Independent per projection, as PEFT's are.
     fn mask(
         &self,
@@ -292,19 +362,6 @@ fn dropped(x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     })
 }
 
-/// PEFT's start: A uniform on ±1/√in (Kaiming uniform with a = √5), B zero, so that step 0 is exactly the base model.
-///
-/// Drawn by our own generator: the same distribution as PEFT's, other numbers.
-pub fn initial_values(slot: &Slot, seed: u64) -> Vec<f32> {
-    let (rows, width) = slot.shape;
-    if slot.is_b() {
-        return vec![0.0; rows * width];
-    }
-    let bound = 1.0 / (width as f32).sqrt();
-    let key = Key::new(seed, &slot.name);
-    (0..(rows * width) as u64).map(|i| (2.0 * key.uniform(i) - 1.0) * bound).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,59 +375,113 @@ mod tests {
             lora_alpha: alpha,
             lora_dropout: dropout,
             lora_target: vec![Projection::UpProj],
+            use_dora: false,
             use_rslora: false,
         }
     }
 
-    fn layer(config: &LoraConfig) -> Result<(LoraLinear, Params, Tensor)> {
-        let w = wave((6, 10), 1.0, &Device::Cpu)?;
-        let mut layout = Layout::default();
-        let linear = LoraLinear::new(FrozenWeight::new(w.clone())?, 0, Projection::UpProj, config, &mut layout)?;
-        let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| {
-            let phase = if slot.name.ends_with('A') { 0.3 } else { 0.7 };
-            Ok(wave(slot.shape, phase, &Device::Cpu)?.flatten_all()?.to_vec1()?)
-        })?;
-        Ok((linear, params, w))
+    /// One of the projections, and with DoRA one whose output is added to in its place.
+    fn layers(config: &LoraConfig) -> Result<Vec<(LoraLinear, Params, Tensor)>> {
+        let projections =
+            if config.use_dora { &[Projection::UpProj, Projection::DownProj][..] } else { &[Projection::UpProj] };
+        let layer = |projection: &Projection| {
+            let config = LoraConfig { lora_target: vec![*projection], ..config.clone() };
+            let w = wave((6, 10), 1.0, &Device::Cpu)?;
+            let mut layout = Layout::default();
+            let linear = LoraLinear::new(FrozenWeight::new(w.clone())?, 0, *projection, &config, &mut layout)?;
+            let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| {
+                let phase = if slot.name.ends_with('A') { 0.3 } else { 0.7 };
+                Ok(wave(slot.shape, phase, &Device::Cpu)?.flatten_all()?.to_vec1()?)
+            })?;
+            Ok((linear, params, w))
+        };
+        projections.iter().map(layer).collect()
+    }
+
+    /// m/‖V‖ of every row of V, `[out, 1]`, which hands no gradient to V.
+    fn factors(m: &Tensor, v: &Tensor) -> Result<Tensor> {
+        Ok((m.t()? / v.detach().sqr()?.sum_keepdim(1)?.sqrt()?)?)
     }
 
     #[test]
     fn unmerged_equals_merged() -> Result<()> {
-        let (linear, params, w) = layer(&lora(3, 5.0, 0.0))?; // alpha ≠ r and B ≠ 0: ones and zeros would hide a mistake
-        let ids: Vec<ParamId> = params.slots().map(|(id, _)| id).collect();
-        let (a, b) = (params.get(ids[0])?, params.get(ids[1])?);
-        let merged = (w + (b.matmul(&a)? * (5.0 / 3.0))?)?;
-        let x = wave((4, 10), 2.0, &Device::Cpu)?;
-        assert_close(&linear.forward(&x, &params, None)?.0, &x.matmul(&merged.t()?)?, 1e-5);
+        for use_dora in [false, true] {
+            // alpha ≠ r and B ≠ 0: ones and zeros would hide a mistake
+            for (linear, params, w) in layers(&LoraConfig { use_dora, ..lora(3, 5.0, 0.0) })? {
+                let ids: Vec<ParamId> = params.slots().map(|(id, _)| id).collect();
+                let (a, b) = (params.get(ids[0])?, params.get(ids[1])?);
+                let mut merged = (w + (b.matmul(&a)? * (5.0 / 3.0))?)?;
+                if use_dora {
+                    merged = merged.broadcast_mul(&factors(&params.get(ids[2])?, &merged)?)?;
+                }
+                let x = wave((4, 10), 2.0, &Device::Cpu)?;
+                assert_close(&linear.forward(&x, &params, None)?.0, &x.matmul(&merged.t()?)?, 1e-5);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn dora_begins_as_exactly_the_base() -> Result<()> {
+        for (linear, mut params, _) in layers(&LoraConfig { use_dora: true, ..lora(3, 5.0, 0.0) })? {
+            let mut start = vec![];
+            params.slots().for_each(|(_, slot)| start.extend(initial_values(slot, 1)));
+            params.set(Tensor::new(start, &Device::Cpu)?)?;
+            params.begin_magnitudes()?;
+            let x = wave((4, 10), 2.0, &Device::Cpu)?;
+            let (y, _) = linear.forward(&x, &params, None)?;
+            assert_close(&y, &linear.base().forward(&x)?, 0.0);
+        }
         Ok(())
     }
 
     #[test]
     fn gradients_agree_with_autograd_with_and_without_dropout() -> Result<()> {
-        for p in [0.0, 0.4] {
-            let config = lora(3, 5.0, p);
-            let (linear, params, w) = layer(&config)?;
-            let ids: Vec<ParamId> = params.slots().map(|(id, _)| id).collect();
-            let x = Var::from_tensor(&wave((4, 10), 2.0, &Device::Cpu)?)?;
-            let (a, b) = (Var::from_tensor(&params.get(ids[0])?)?, Var::from_tensor(&params.get(ids[1])?)?);
-            let dy = wave((4, 6), 5.0, &Device::Cpu)?;
-            let rows = [(0, 0), (0, 1), (7, 0), (7, 1)];
-            let dropout = Dropout { p, key: Key::new(1, "dropout"), rows: &rows };
-            let adapter = linear.adapter.as_ref().expect("targeted");
-            let dropped = match adapter.mask((4, 10), &Device::Cpu, Some(&dropout))? {
-                Some(mask) => (x.as_tensor() * mask)?,
-                None => x.as_tensor().clone(),
-            };
-            let slow = (x.matmul(&w.t()?)? + (dropped.matmul(&a.t()?)?.matmul(&b.t()?)? * config.scale())?)?;
-            let want = (&slow * &dy)?.backward()?;
+        for (p, use_dora) in [(0.0, false), (0.4, false), (0.0, true), (0.4, true)] {
+            let config = LoraConfig { use_dora, ..lora(3, 5.0, p) };
+            for (linear, params, w) in layers(&config)? {
+                agrees_with_autograd(&config, &linear, &params, &w)?;
+            }
+        }
+        Ok(())
+    }
 
-            let (y, xa) = linear.forward(&x, &params, Some(&dropout))?;
-            assert_close(&y, &slow, 1e-5);
-            let mut grads = Grads::new(&params)?;
-            let mut pass = Backward { params: &params, grads: &mut grads, dropout: Some(&dropout) };
-            let dx = linear.backward(&dy, &x, xa.as_ref(), &mut pass, true)?.expect("asked for");
-            assert_close(&dx, want.get(&x).expect("a Var"), 1e-5);
-            assert_close(&grads.get(ids[0])?.expect("∂A"), want.get(&a).expect("a Var"), 1e-5);
-            assert_close(&grads.get(ids[1])?.expect("∂B"), want.get(&b).expect("a Var"), 1e-5);
+    fn agrees_with_autograd(config: &LoraConfig, linear: &LoraLinear, params: &Params, w: &Tensor) -> Result<()> {
+        let x = Var::from_tensor(&wave((4, 10), 2.0, &Device::Cpu)?)?;
+        let vars: Result<Vec<_>> =
+            params.slots().map(|(id, _)| Ok((id, Var::from_tensor(&params.get(id)?)?))).collect();
+        let vars = vars?;
+        let (a, b) = (&vars[0].1, &vars[1].1);
+        let dy = wave((4, 6), 5.0, &Device::Cpu)?;
+        let rows = [(0, 0), (0, 1), (7, 0), (7, 1)];
+        let dropout = Dropout { p: config.lora_dropout, key: Key::new(1, "dropout"), rows: &rows };
+        let adapter = linear.adapter.as_ref().expect("targeted");
+        let dropped = match adapter.mask((4, 10), &Device::Cpu, Some(&dropout))? {
+            Some(mask) => (x.as_tensor() * mask)?,
+            None => x.as_tensor().clone(),
+        };
+        let update = (dropped.matmul(&a.t()?)?.matmul(&b.t()?)? * config.scale())?;
+        let slow = match vars.get(2) {
+            None => (x.matmul(&w.t()?)? + update)?,
+            Some((_, m)) => {
+                let c = factors(m, &(w + (b.matmul(a)? * config.scale())?)?)?.t()?;
+                let more = dropped.matmul(&w.t()?)?.broadcast_mul(&(&c - 1.0)?)?;
+                ((x.matmul(&w.t()?)? + more)? + update.broadcast_mul(&c)?)?
+            }
+        };
+        let want = (&slow * &dy)?.backward()?;
+
+        let (y, trace) = linear.forward(&x, params, Some(&dropout))?;
+        assert_close(&y, &slow, 1e-5);
+        for need_dx in [true, false] {
+            let mut grads = Grads::new(params)?;
+            let mut pass = Backward { params, grads: &mut grads, dropout: Some(&dropout) };
+            let dx = linear.backward(&dy, &x, trace.as_ref(), &mut pass, need_dx)?;
+            assert_eq!(dx.is_some(), need_dx);
+            dx.iter().for_each(|dx| assert_close(dx, want.get(&x).expect("a Var"), 1e-5));
+            for (id, var) in &vars {
+                assert_close(&grads.get(*id)?.expect("a gradient"), want.get(var).expect("a Var"), 1e-5);
+            }
         }
         Ok(())
     }
@@ -383,14 +494,18 @@ mod tests {
                 if (dtype, p > 0.0) == (DType::F64, true) {
                     continue; // masks are f32
                 }
-                together_and_alone(dtype, tolerance, p, need_dx)?;
+                for use_dora in [false, true] {
+                    let lora_target = vec![Projection::QProj, Projection::VProj];
+                    let config = LoraConfig { lora_target, use_dora, ..lora(3, 5.0, p) };
+                    together_and_alone(dtype, tolerance, &config, need_dx)?;
+                }
             }
         }
         Ok(())
     }
 
-    fn together_and_alone(dtype: DType, tolerance: f64, p: f64, need_dx: bool) -> Result<()> {
-        let config = LoraConfig { lora_target: vec![Projection::QProj, Projection::VProj], ..lora(3, 5.0, p) };
+    fn together_and_alone(dtype: DType, tolerance: f64, config: &LoraConfig, need_dx: bool) -> Result<()> {
+        let p = config.lora_dropout;
         let of = |t: Tensor| t.to_dtype(dtype);
         let mut layout = Layout::default();
         let linears: Result<Vec<LoraLinear>> =
@@ -398,7 +513,7 @@ mod tests {
                 .into_iter()
                 .map(|(projection, out)| {
                     let w = FrozenWeight::new(of(wave((out, 10), out as f64, &Device::Cpu)?)?)?;
-                    LoraLinear::new(w, 0, projection, &config, &mut layout)
+                    LoraLinear::new(w, 0, projection, config, &mut layout)
                 })
                 .collect();
         let params = Params::new(layout, dtype, &Device::Cpu, |slot| {
@@ -412,23 +527,23 @@ mod tests {
 
         let together = forward_all(&linears, &x, &params, dropout)?;
         let mut alone = vec![];
-        for (linear, (y, xa)) in linears.iter().zip(&together) {
-            let (want, want_xa) = linear.forward(&x, &params, dropout)?;
+        for (linear, (y, trace)) in linears.iter().zip(&together) {
+            let (want, own) = linear.forward(&x, &params, dropout)?;
             assert_close(y, &want, tolerance);
-            assert_eq!((xa.is_some(), want_xa.is_some()), (linear.is_trained(), linear.is_trained()));
-            alone.push((of(wave((4, want.dim(1)?), 7.0, &Device::Cpu)?)?, want_xa));
+            assert_eq!((trace.is_some(), own.is_some()), (linear.is_trained(), linear.is_trained()));
+            alone.push((of(wave((4, want.dim(1)?), 7.0, &Device::Cpu)?)?, own));
         }
         let (mut one, mut all) = (Grads::new(&params)?, Grads::new(&params)?);
         let mut pass = Backward { params: &params, grads: &mut one, dropout };
         let mut want: Option<Tensor> = None;
-        for (linear, (dy, xa)) in linears.iter().zip(&alone) {
-            let dx = linear.backward(dy, &x, xa.as_ref(), &mut pass, need_dx)?;
+        for (linear, (dy, trace)) in linears.iter().zip(&alone) {
+            let dx = linear.backward(dy, &x, trace.as_ref(), &mut pass, need_dx)?;
             want = match (want, dx) {
                 (Some(sum), Some(dx)) => Some((sum + dx)?),
                 (sum, dx) => sum.or(dx),
             };
         }
-        let parts: Vec<_> = linears.iter().zip(&alone).map(|(l, (dy, xa))| (*l, dy, xa.as_ref())).collect();
+        let parts: Vec<_> = linears.iter().zip(&alone).map(|(l, (dy, trace))| (*l, dy, trace.as_ref())).collect();
         let mut pass = Backward { params: &params, grads: &mut all, dropout };
         let dx = backward_all(&parts, &x, &mut pass, need_dx)?;
         assert_eq!((dx.is_some(), want.is_some()), (need_dx, need_dx));
@@ -441,7 +556,7 @@ mod tests {
 
     #[test]
     fn a_mask_depends_on_the_place_and_not_on_the_cut() -> Result<()> {
-        let (linear, _, _) = layer(&lora(3, 5.0, 0.5))?;
+        let (linear, _, _) = layers(&lora(3, 5.0, 0.5))?.remove(0);
         let adapter = linear.adapter.as_ref().expect("targeted");
         let key = Key::new(1, "dropout");
         let mask = |rows: &[(u64, u32)]| -> Result<Tensor> {
@@ -452,22 +567,5 @@ mod tests {
         let mean = both.mean_all()?.to_scalar::<f32>()?;
         assert!((mean - 1.0).abs() < 0.1, "kept values are scaled up: mean {mean}");
         Ok(())
-    }
-
-    #[test]
-    fn a_starts_as_peft_draws_it_and_b_at_zero() {
-        let slot = |name: &str, shape| {
-            let mut layout = Layout::default();
-            layout.push(name.into(), shape);
-            layout
-        };
-        let params = Params::new(slot("x.lora_A", (8, 400)), DType::F32, &Device::Cpu, |s| Ok(initial_values(s, 42)));
-        let a: Vec<f32> = params.unwrap().flat().to_vec1().unwrap();
-        let bound = 1.0 / 20.0;
-        assert!(a.iter().all(|x| x.abs() <= bound));
-        let var = a.iter().map(|x| x * x).sum::<f32>() / a.len() as f32;
-        assert!((var - bound * bound / 3.0).abs() < 5e-5, "variance of a uniform distribution: {var}");
-        let params = Params::new(slot("x.lora_B", (8, 4)), DType::F32, &Device::Cpu, |s| Ok(initial_values(s, 42)));
-        assert_eq!(params.unwrap().flat().to_vec1::<f32>().unwrap(), vec![0.0; 32]);
     }
 }

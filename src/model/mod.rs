@@ -2,6 +2,7 @@
 
 pub mod adapter_weights;
 pub mod config;
+mod dora;
 mod kv_cache;
 pub mod lora;
 pub mod noise;
@@ -10,6 +11,7 @@ pub mod published;
 pub mod qwen3;
 pub mod recorded;
 pub mod shards;
+mod slots;
 pub mod streamed;
 pub mod weights;
 

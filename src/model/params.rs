@@ -1,5 +1,6 @@
 //! The trainable parameters: f32 masters in one flat buffer, their gradients beside it.
 
+use super::dora::Direction;
 use crate::{
     error::{Error, Result},
     kernels::add_product_at,
@@ -23,7 +24,20 @@ pub struct Slot {
 impl Slot {
     /// Whether it is a B, which begins as zero.
     pub fn is_b(&self) -> bool {
-        self.name.ends_with(".lora_B")
+        self.kind() == Kind::B
+    }
+
+    /// Whether it is a magnitude of DoRA's, `(1, out)`: a vector, and in files of that shape.
+    pub fn is_magnitude(&self) -> bool {
+        self.kind() == Kind::Magnitude
+    }
+
+    fn kind(&self) -> Kind {
+        match self.name.rsplit('.').next() {
+            Some("lora_B") => Kind::B,
+            Some("lora_magnitude_vector") => Kind::Magnitude,
+            _ => Kind::A,
+        }
     }
 
     fn len(&self) -> usize {
@@ -36,11 +50,20 @@ impl Slot {
     }
 }
 
-/// All LoRA matrices, laid end to end: first every A in the order of declaration, then every B. So the A's of projections
-/// that see the same rows are one matrix, and their gradients one product.
+/// What a parameter is; in this order they lie in the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    A,
+    B,
+    Magnitude,
+}
+
+/// All LoRA matrices, laid end to end: first every A in the order of declaration, then every B, then every magnitude of DoRA's.
+/// So the A's of projections that see the same rows are one matrix, and their gradients one product; and LoRA+ has one rate
+/// for all behind the A's.
 ///
 /// The masters are never written in place: an update replaces them, so views of the old ones stay valid. Their copy in the
-/// compute dtype is, by [`Params::set_in_place`] alone.
+/// compute dtype is, by [`Params::set_in_place`] alone, and what follows from both beside it.
 #[derive(Debug, Clone)]
 pub struct Params {
     slots: Vec<Slot>,
@@ -48,6 +71,18 @@ pub struct Params {
     places: Vec<usize>,
     flat: Tensor,
     compute: Tensor,
+    /// Of every magnitude, in their order; none where they are only read and written.
+    directions: Vec<Direction>,
+    derived: Option<Derived>,
+}
+
+/// What follows from matrices and magnitudes together, of all magnitudes end to end: `[n]` f32 (f64 in f64).
+#[derive(Debug, Clone)]
+struct Derived {
+    /// ‖W + s·B·A‖
+    norms: Tensor,
+    /// m/‖W + s·B·A‖
+    factors: Tensor,
 }
 
 /// Collects slots before any memory is taken.
@@ -55,19 +90,25 @@ pub struct Params {
 pub struct Layout {
     slots: Vec<Slot>,
     places: Vec<usize>,
+    directions: Vec<Direction>,
 }
 
 impl Layout {
     /// Adds a matrix `name` of `shape` (rows, columns).
     pub fn push(&mut self, name: String, shape: (usize, usize)) -> ParamId {
         let mut slot = Slot { name, shape, offset: 0 };
-        let place = if slot.is_b() { self.slots.len() } else { self.slots.iter().take_while(|s| !s.is_b()).count() };
+        let place = self.slots.iter().take_while(|other| other.kind() <= slot.kind()).count();
         slot.offset = place.checked_sub(1).map_or(0, |before| self.slots[before].range().end);
         self.slots[place..].iter_mut().for_each(|behind| behind.offset += slot.len());
         self.slots.insert(place, slot);
         self.places.iter_mut().filter(|other| **other >= place).for_each(|other| *other += 1);
         self.places.push(place);
         ParamId(self.places.len() - 1)
+    }
+
+    /// Says what the magnitude pushed last is the length of.
+    pub(super) fn direct(&mut self, direction: Direction) {
+        self.directions.push(direction);
     }
 
     /// The matrices in the order of [`Params`].
@@ -100,7 +141,19 @@ impl Params {
             values.extend(part);
         }
         let flat = Tensor::from_vec(values, len, device)?;
-        Ok(Self { slots: layout.slots, places: layout.places, compute: flat.to_dtype(compute)?, flat })
+        let Layout { slots, places, directions } = layout;
+        let compute = flat.to_dtype(compute)?;
+        let mut params = Self { slots, places, compute, directions, derived: None, flat: flat.clone() };
+        params.derived = params.derive(&flat, &params.compute)?;
+        params.refuse_no_length()?;
+        Ok(params)
+    }
+
+    /// PEFT's start of DoRA: every magnitude is the length that its row has, so that nothing has changed yet.
+    pub fn begin_magnitudes(&mut self) -> Result<()> {
+        let Some(Derived { norms, .. }) = &self.derived else { return Ok(()) };
+        let matrices = self.flat.narrow(0, 0, self.first_magnitude())?;
+        self.set(Tensor::cat(&[matrices, norms.to_dtype(DType::F32)?], 0)?)
     }
 
     /// Every parameter, in the order of the buffer.
@@ -118,6 +171,10 @@ impl Params {
     /// Where the B's begin in [`Self::flat`]: behind all A's.
     pub fn first_b(&self) -> usize {
         self.slots.iter().find(|slot| slot.is_b()).map_or(self.len(), |slot| slot.offset)
+    }
+
+    fn first_magnitude(&self) -> usize {
+        self.slots.iter().find(|slot| slot.is_magnitude()).map_or(self.len(), |slot| slot.offset)
     }
 
     /// Whether nothing is trainable.
@@ -154,10 +211,36 @@ impl Params {
         &self.flat
     }
 
-    /// Replaces the masters by `flat`, `[n]` f32, and their copy in the compute dtype.
+    /// A magnitude, `[1, out]` f32 (f64 in f64).
+    pub fn magnitude(&self, id: ParamId) -> Result<Tensor> {
+        Ok(self.view(&self.flat, id)?.to_dtype(self.derived()?.norms.dtype())?)
+    }
+
+    /// Of a magnitude m the ‖W + s·B·A‖ of every row, `[1, out]` f32 (f64 in f64).
+    pub fn norms(&self, id: ParamId) -> Result<Tensor> {
+        self.view_derived(&self.derived()?.norms, id)
+    }
+
+    /// Of a magnitude m the m/‖W + s·B·A‖ of every row, `[1, out]` f32 (f64 in f64).
+    pub fn factors(&self, id: ParamId) -> Result<Tensor> {
+        self.view_derived(&self.derived()?.factors, id)
+    }
+
+    /// [`Self::factors`] for who multiplies with the masters.
+    pub fn factors_of_masters(&self, id: ParamId) -> Result<Tensor> {
+        if self.compute.dtype() == self.flat.dtype() {
+            return self.factors(id);
+        }
+        let direction = self.directions.iter().find(|direction| direction.magnitude == id).ok_or_else(no_base)?;
+        let norms = direction.norms(&self.master(direction.a)?, &self.master(direction.b)?)?;
+        Ok((self.master(id)? / norms.unsqueeze(0)?)?)
+    }
+
+    /// Replaces the masters by `flat`, `[n]` f32, and their copy in the compute dtype. After an error all are as before.
     pub fn set(&mut self, flat: Tensor) -> Result<()> {
-        self.compute = flat.to_dtype(self.compute.dtype())?;
-        self.flat = flat;
+        let compute = flat.to_dtype(self.compute.dtype())?;
+        self.derived = self.derive(&flat, &compute)?;
+        (self.flat, self.compute) = (flat, compute);
         Ok(())
     }
 
@@ -167,15 +250,62 @@ impl Params {
         if self.compute.dtype() == flat.dtype() {
             return Err(Error::run("internal error: the masters themselves never change in place"));
         }
-        self.compute.slice_set(&flat.to_dtype(self.compute.dtype())?, 0, 0)?;
+        let compute = flat.to_dtype(self.compute.dtype())?;
+        let derived = self.derive(&flat, &compute)?;
+        self.compute.slice_set(&compute, 0, 0)?;
+        if let (Some(old), Some(new)) = (&self.derived, derived) {
+            old.norms.slice_set(&new.norms, 0, 0)?;
+            old.factors.slice_set(&new.factors, 0, 0)?;
+        }
         self.flat = flat;
         Ok(())
+    }
+
+    /// Of these masters and their copy.
+    fn derive(&self, flat: &Tensor, compute: &Tensor) -> Result<Option<Derived>> {
+        if self.directions.is_empty() {
+            return Ok(None);
+        }
+        let norms = |direction: &Direction| {
+            direction.norms(&self.view(compute, direction.a)?, &self.view(compute, direction.b)?)
+        };
+        let norms = Tensor::cat(&self.directions.iter().map(norms).collect::<Result<Vec<_>>>()?, 0)?;
+        let first = self.first_magnitude();
+        let magnitudes = flat.narrow(0, first, self.len() - first)?.to_dtype(norms.dtype())?;
+        Ok(Some(Derived { factors: (magnitudes / &norms)?, norms }))
+    }
+
+    fn derived(&self) -> Result<&Derived> {
+        self.derived.as_ref().ok_or_else(no_base)
+    }
+
+    fn view_derived(&self, derived: &Tensor, ParamId(i): ParamId) -> Result<Tensor> {
+        let slot = &self.slots[self.places[i]];
+        Ok(derived.narrow(0, slot.offset - self.first_magnitude(), slot.len())?.reshape(slot.shape)?)
+    }
+
+    /// Errors: a row of W + s·B·A is nothing, which no magnitude makes longer.
+    #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
+    fn refuse_no_length(&self) -> Result<()> {
+        let Some(Derived { norms, .. }) = &self.derived else { return Ok(()) };
+        let norms: Vec<f64> = norms.to_dtype(DType::F64)?.to_vec1()?;
+        let Some(at) = norms.iter().position(|norm| *norm == 0.0) else { return Ok(()) };
+        let at = at + self.first_magnitude();
+        let slot = self.slots.iter().find(|slot| slot.range().contains(&at)).expect("a magnitude");
+        let (module, row) = (slot.name.trim_end_matches(".lora_magnitude_vector"), at - slot.offset);
+        Err(Error::input(format!("row {row} of {module} is all zeros: DoRA would divide by its length"))
+            .hint("leave that projection out of `lora_target`, or train without `use_dora`")
+            .hint_zh("请在 `lora_target` 中去掉该投影，或不用 `use_dora`"))
     }
 
     fn view(&self, flat: &Tensor, ParamId(i): ParamId) -> Result<Tensor> {
         let slot = &self.slots[self.places[i]];
         Ok(flat.narrow(0, slot.offset, slot.len())?.reshape(slot.shape)?)
     }
+}
+
+fn no_base() -> Error {
+    Error::run("internal error: magnitudes of a layout that knows no weights")
 }
 
 /// Where matrices that lie behind each other begin, and the shape of them all.
@@ -233,6 +363,15 @@ impl Grads {
         add_product_at(&self.flat, start, a, b)
     }
 
+    /// Adds `values`, as many as the parameter has, in the dtype of [`Self::flat`].
+    pub fn add(&mut self, ParamId(i): ParamId, values: &Tensor) -> Result<()> {
+        let place = self.places[i];
+        let Slot { offset, .. } = self.slots[place];
+        let before = self.flat.narrow(0, offset, self.slots[place].len())?;
+        self.received[place] = true;
+        Ok(self.flat.slice_set(&(before + values.flatten_all()?)?, 0, offset)?)
+    }
+
     /// The gradient of one parameter so far, a view that later sums change; `None` where nothing was added.
     pub fn get(&self, ParamId(i): ParamId) -> Result<Option<Tensor>> {
         let place = self.places[i];
@@ -258,27 +397,36 @@ mod tests {
     #[test]
     fn every_a_lies_before_every_b_and_ids_stay_theirs() -> Result<()> {
         let mut layout = Layout::default();
-        let shapes = [("q.lora_A", (2, 3)), ("q.lora_B", (5, 2)), ("k.lora_A", (2, 3)), ("k.lora_B", (4, 2))];
+        let shapes = [
+            ("q.lora_A", (2, 3)),
+            ("q.lora_B", (5, 2)),
+            ("q.lora_magnitude_vector", (1, 5)),
+            ("k.lora_A", (2, 3)),
+            ("k.lora_B", (4, 2)),
+            ("k.lora_magnitude_vector", (1, 4)),
+        ];
         let ids = shapes.map(|(name, shape)| layout.push(name.into(), shape));
         let params =
             Params::new(layout, DType::F32, &Device::Cpu, |slot| Ok(slot.range().map(|place| place as f32).collect()))?;
         let order: Vec<_> = params.slots().map(|(id, slot)| (slot.name.as_str(), id, slot.range())).collect();
         let want = [
             ("q.lora_A", ids[0], 0..6),
-            ("k.lora_A", ids[2], 6..12),
+            ("k.lora_A", ids[3], 6..12),
             ("q.lora_B", ids[1], 12..22),
-            ("k.lora_B", ids[3], 22..30),
+            ("k.lora_B", ids[4], 22..30),
+            ("q.lora_magnitude_vector", ids[2], 30..35),
+            ("k.lora_magnitude_vector", ids[5], 35..39),
         ];
         assert_eq!(order, want);
-        assert_eq!(params.first_b(), 12);
+        assert_eq!(params.first_b(), 12, "LoRA+ has another rate from there on");
         let first = |t: Tensor| -> Result<f32> { Ok(t.flatten_all()?.get(0)?.to_scalar()?) };
         for (_, id, range) in want {
             assert_eq!((first(params.get(id)?)?, params.get(id)?.elem_count()), (range.start as f32, range.len()));
         }
-        let stacked = params.stacked(&[ids[0], ids[2]])?;
+        let stacked = params.stacked(&[ids[0], ids[3]])?;
         assert_eq!(stacked.dims(), [4, 3]);
         assert_eq!(stacked.flatten_all()?.to_vec1::<f32>()?, (0..12).map(|i| i as f32).collect::<Vec<_>>());
-        assert!(params.stacked(&[ids[2], ids[0]]).is_err() && params.stacked(&[]).is_err());
+        assert!(params.stacked(&[ids[3], ids[0]]).is_err() && params.stacked(&[]).is_err());
         Ok(())
     }
 }

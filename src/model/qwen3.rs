@@ -7,7 +7,7 @@ mod infer;
 
 use super::{
     config::Qwen3Config,
-    lora::{Backward, Dropout, LoraLinear, Projected, backward_all, forward_all, through_all},
+    lora::{Backward, Dropout, LoraLinear, Projected, Trace, backward_all, forward_all, through_all},
     params::{Grads, Layout, Params},
     weights::{Change, Checkpoint},
 };
@@ -127,17 +127,17 @@ pub(super) struct PassRows {
 
 /// What a block keeps for its backward pass. `Tq` are the rows of its output.
 pub(super) struct Saved {
-    x: Tensor,               // [T, D]
-    inv_rms: Tensor,         // [T, 1]
-    q: (Tensor, Tensor),     // before its norm [Tq, H·E], and 1/rms of its heads [Tq·H, 1]
-    k: (Tensor, Tensor),     // [T, K·E]
-    v: Tensor,               // [T, K, E]
-    o: Tensor,               // [Tq, H·E]
-    x_mid: Tensor,           // after attention [Tq, D]
-    inv_rms_mid: Tensor,     // [Tq, 1]
-    gate: Tensor,            // [Tq, F]
-    up: Tensor,              // [Tq, F]
-    xa: [Option<Tensor>; 7], // s·x·Aᵀ of every projection, in Projection::ALL order
+    x: Tensor,                  // [T, D]
+    inv_rms: Tensor,            // [T, 1]
+    q: (Tensor, Tensor),        // before its norm [Tq, H·E], and 1/rms of its heads [Tq·H, 1]
+    k: (Tensor, Tensor),        // [T, K·E]
+    v: Tensor,                  // [T, K, E]
+    o: Tensor,                  // [Tq, H·E]
+    x_mid: Tensor,              // after attention [Tq, D]
+    inv_rms_mid: Tensor,        // [Tq, 1]
+    gate: Tensor,               // [Tq, F]
+    up: Tensor,                 // [Tq, F]
+    traces: [Option<Trace>; 7], // of the adapter of every projection, in Projection::ALL order
     derived: Derived,
 }
 
@@ -473,7 +473,7 @@ impl Block {
 
         // 1. Attention, on normalised rows: [T, D] → [Tq, H·E]
         let (h, inv_rms) = rms_norm::forward(&x, &self.input_layernorm, self.eps)?;
-        let [(q, xa_q), (k, xa_k), (v, xa_v)] = match &rows.selected {
+        let [(q, trace_q), (k, trace_k), (v, trace_v)] = match &rows.selected {
             None => projected(forward_all(&[&self.q_proj, &self.k_proj, &self.v_proj], &h, params, all)?),
             Some(_) => {
                 let q = self.q_proj.forward(&rows.pick(&h)?, params, some)?;
@@ -486,25 +486,25 @@ impl Block {
         let v = v.reshape(((), self.kv_heads, self.head_dim))?;
         let o = attention::forward(&q_rotated, &k_rotated, &v, &rows.segments)?;
         let o = o.reshape(((), self.heads * self.head_dim))?;
-        let (attended, xa_o) = self.o_proj.forward(&o, params, some)?;
+        let (attended, trace_o) = self.o_proj.forward(&o, params, some)?;
 
         // 2. MLP: [Tq, D] → [Tq, F] → [Tq, D]
         let (x_mid, (h_mid, inv_rms_mid)) =
             rms_norm::forward_sum(attended, &rows.pick(&x)?, &self.post_attention_layernorm, self.eps)?;
-        let [(gate, xa_gate), (up, xa_up)] =
+        let [(gate, trace_gate), (up, trace_up)] =
             projected(forward_all(&[&self.gate_proj, &self.up_proj], &h_mid, params, some)?);
         let product = swiglu::forward(&gate, &up)?;
-        let (down, xa_down) = self.down_proj.forward(&product, params, some)?;
+        let (down, trace_down) = self.down_proj.forward(&product, params, some)?;
         let y = add_to(down, &x_mid)?;
 
-        let xa = [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down];
+        let traces = [trace_q, trace_k, trace_v, trace_o, trace_gate, trace_up, trace_down];
         let derived = match keep {
             Keep::Everything => {
                 Derived { h: Some(h), q_rotated: Some(q_rotated), k_rotated: Some(k_rotated), h_mid: Some(h_mid) }
             }
             Keep::Lean | Keep::Input => Derived::default(),
         };
-        Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, xa, derived }))
+        Ok((y, Saved { x, inv_rms, q: (q, inv_q), k: (k, inv_k), v, o, x_mid, inv_rms_mid, gate, up, traces, derived }))
     }
 
     /// `dy` `[Tq, D]` → `dx` `[T, D]`, or nothing where no block below needs it.
@@ -521,16 +521,16 @@ impl Block {
     ) -> Result<Option<Tensor>> {
         let (all, some) = (keyed(dropout, &rows.keys), keyed(dropout, &rows.keys_q));
         let mut pass = Backward { params, grads, dropout: some.as_ref() };
-        let Saved { x, inv_rms, q, k, v, o, x_mid, inv_rms_mid, gate, up, xa, derived } = saved;
-        let [xa_q, xa_k, xa_v, xa_o, xa_gate, xa_up, xa_down] = &xa;
+        let Saved { x, inv_rms, q, k, v, o, x_mid, inv_rms_mid, gate, up, traces, derived } = saved;
+        let [trace_q, trace_k, trace_v, trace_o, trace_gate, trace_up, trace_down] = &traces;
 
         // 2. MLP
-        let (d_product, through) = through_all(&[(&self.down_proj, &dy, xa_down.as_ref())], &mut pass, true)?;
+        let (d_product, through) = through_all(&[(&self.down_proj, &dy, trace_down.as_ref())], &mut pass, true)?;
         let (d_gate, d_up, product) = swiglu::backward(&needed(d_product), &gate, &up)?;
         through.add_da(&product, &mut pass)?;
         drop((product, gate, up));
         let h = or(derived.h_mid, || rms_norm::rebuild(&x_mid, &self.post_attention_layernorm, &inv_rms_mid))?;
-        let both = [(&self.gate_proj, &d_gate, xa_gate.as_ref()), (&self.up_proj, &d_up, xa_up.as_ref())];
+        let both = [(&self.gate_proj, &d_gate, trace_gate.as_ref()), (&self.up_proj, &d_up, trace_up.as_ref())];
         let dh = needed(backward_all(&both, &h, &mut pass, true)?);
         drop((d_gate, d_up, h));
         let d_mid = rms_norm::backward_sum(&dh, &x_mid, &self.post_attention_layernorm, &inv_rms_mid, &dy)?;
@@ -542,7 +542,7 @@ impl Block {
         }
 
         // 1. Attention
-        let d_o = needed(self.o_proj.backward(&d_mid, &o, xa_o.as_ref(), &mut pass, true)?);
+        let d_o = needed(self.o_proj.backward(&d_mid, &o, trace_o.as_ref(), &mut pass, true)?);
         drop(o);
         let d_o = d_o.reshape(((), self.heads, self.head_dim))?;
         let (q_rope, k_rope) = (self.q_rope(rows), self.k_rope(rows));
@@ -556,8 +556,8 @@ impl Block {
         drop((q, k));
 
         let h = or(derived.h, || rms_norm::rebuild(&x, &self.input_layernorm, &inv_rms))?;
-        let q = (&self.q_proj, &dq, xa_q.as_ref());
-        let (k, v) = ((&self.k_proj, &dk, xa_k.as_ref()), (&self.v_proj, &dv, xa_v.as_ref()));
+        let q = (&self.q_proj, &dq, trace_q.as_ref());
+        let (k, v) = ((&self.k_proj, &dk, trace_k.as_ref()), (&self.v_proj, &dv, trace_v.as_ref()));
         pass.dropout = all.as_ref();
         let dh = match &rows.selected {
             None => backward_all(&[q, k, v], &h, &mut pass, need_dx)?,
@@ -588,11 +588,17 @@ impl Block {
 #[cfg(test)]
 impl Qwen3 {
     /// Bytes of all that is kept between forward and backward.
-    pub(crate) fn kept_bytes(&self, batch: &Batch, params: &Params, keep: Keep) -> Result<usize> {
+    pub(crate) fn kept_bytes(
+        &self,
+        batch: &Batch,
+        params: &Params,
+        (dropout, keep): (Option<DropoutPlan>, Keep),
+    ) -> Result<usize> {
         let rows = PassRows::new(batch, &self.config, self.dtype, &self.device)?;
         let mut bytes = 0;
         let ids = Tensor::new(batch.ids.as_slice(), &self.device)?;
-        self.hidden(self.embed_tokens.rows(&ids)?, &rows, params, (None, keep), |saved| bytes += saved.bytes(keep))?;
+        let how = (dropout, keep);
+        self.hidden(self.embed_tokens.rows(&ids)?, &rows, params, how, |saved| bytes += saved.bytes(keep))?;
         Ok(bytes)
     }
 }
@@ -604,7 +610,7 @@ impl Saved {
         if keep != Keep::Input {
             tensors.extend([&self.inv_rms, &self.q.0, &self.q.1, &self.k.0, &self.k.1, &self.v, &self.o, &self.x_mid]);
             tensors.extend([&self.inv_rms_mid, &self.gate, &self.up]);
-            tensors.extend(self.xa.iter().flatten());
+            tensors.extend(self.traces.iter().flatten().flat_map(Trace::tensors));
         }
         let d = &self.derived;
         tensors.extend([&d.h, &d.q_rotated, &d.k_rotated, &d.h_mid].into_iter().flatten());

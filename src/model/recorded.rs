@@ -186,6 +186,7 @@ mod tests {
             lora_alpha: 6.0,
             lora_dropout: 0.0,
             lora_target: Projection::ALL.to_vec(),
+            use_dora: false,
             use_rslora: false,
         };
         for device in devices().into_iter().filter(Device::is_cuda) {

@@ -27,7 +27,14 @@ pub fn logits(
     adapter: Option<(&LoraConfig, &dyn Fn(&Slot) -> Result<Vec<f32>>)>,
     batch: &Batch,
 ) -> Result<Tensor> {
-    let none = LoraConfig { lora_rank: 1, lora_alpha: 1.0, lora_dropout: 0.0, lora_target: vec![], use_rslora: false };
+    let none = LoraConfig {
+        lora_rank: 1,
+        lora_alpha: 1.0,
+        lora_dropout: 0.0,
+        lora_target: vec![],
+        use_dora: false,
+        use_rslora: false,
+    };
     let lora = adapter.map_or(&none, |(lora, _)| lora);
     let vector = |name: &str, width| checkpoint.tensor(name, &[width], DType::F32, &Device::Cpu);
     let matrix = |name: &str, shape| checkpoint.frozen(name, shape, DType::F32, &Device::Cpu);
@@ -86,6 +93,7 @@ mod tests {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             lora_target: Projection::ALL.to_vec(),
+            use_dora: false,
             use_rslora: false,
         };
         let values =

@@ -102,16 +102,16 @@ impl Shape<'_> {
     pub fn memory(&self, load: Load, keep: Keep) -> Memory {
         let size = self.dtype.size_in_bytes();
         let copy = if self.dtype == DType::F32 { 0 } else { size };
-        let n = self.trainable();
+        let (n, rows) = (self.trainable(), self.magnitudes());
         Memory {
             weights: (self.model.parameters() * size) as u64,
-            // Masters, gradient and two moments in f32.
-            trainable: (n * (4 * 4 + copy)) as u64,
+            // Masters, gradient and two moments in f32. Of a magnitude ‖W‖² in f64, ‖V‖ and the factor.
+            trainable: (n * (4 * 4 + copy) + rows * (8 + 4 + 4)) as u64,
             checkpoint: if self.saves { (n * 3 * 4) as u64 } else { 0 },
             activations: self.activations(load, keep) as u64,
             working: self.working(load, keep).max(self.head(load)) as u64,
             evaluation: self.evaluation(load) as u64,
-            update: (n * (3 * 4 + copy)) as u64,
+            update: (n * (3 * 4 + copy) + rows * (4 + 4)) as u64,
             card: 0,
         }
     }
@@ -124,7 +124,7 @@ impl Shape<'_> {
         Memory {
             trainable: memory.trainable + 4 * self.trainable() as u64,
             checkpoint: 0,
-            working: memory.working + attention(load.rows),
+            working: memory.working + attention(load.rows) + self.magnitudes_on_card(load.rows) as u64,
             evaluation: if load.evaluated == 0 { 0 } else { memory.evaluation + attention(load.evaluated) },
             card: BESIDE_TENSORS,
             ..memory
@@ -148,13 +148,37 @@ impl Shape<'_> {
         4 * (2 * rows * heads + parts)
     }
 
+    /// Bytes of the widest projection in f32, three times, where candle's operations bring rows to their magnitudes.
+    fn magnitudes_on_card(&self, rows: usize) -> usize {
+        if self.lora.use_dora { 3 * 4 * rows * self.model.intermediate_size } else { 0 }
+    }
+
     /// Trainable parameters.
     pub fn trainable(&self) -> usize {
-        let of = |p: &Projection| {
-            let (out, width) = self.model.projection(*p);
-            self.lora.lora_rank * (out + width)
-        };
-        self.model.num_hidden_layers * self.lora.lora_target.iter().map(of).sum::<usize>()
+        self.matrices() + self.magnitudes()
+    }
+
+    /// Values of A and B.
+    pub(super) fn matrices(&self) -> usize {
+        self.over_targets(|(out, width)| self.lora.lora_rank * (out + width))
+    }
+
+    /// Values of DoRA's magnitudes: rows of the weights that it brings to a length.
+    fn magnitudes(&self) -> usize {
+        if self.lora.use_dora { self.over_targets(|(out, _)| out) } else { 0 }
+    }
+
+    /// Sum over all projections with an adapter, whose weight is (out, in).
+    pub(super) fn over_targets(&self, of: impl Fn((usize, usize)) -> usize) -> usize {
+        let targets = self.lora.lora_target.iter();
+        self.model.num_hidden_layers * targets.map(|p| of(self.model.projection(*p))).sum::<usize>()
+    }
+
+    /// Values of a row that a magnitude keeps of a projection for its gradient: of all that goes on as it is, nothing.
+    fn kept_by_magnitude(&self, projection: Projection) -> usize {
+        let goes_on = !matches!(projection, Projection::OProj | Projection::DownProj) && self.lora.lora_dropout == 0.0;
+        let is_kept = self.lora.use_dora && !goes_on && self.lora.lora_target.contains(&projection);
+        if is_kept { self.model.projection(projection).0 } else { 0 }
     }
 
     /// Bytes kept by all blocks: all but the last on `T` rows, the last on `L` where it can.
@@ -168,11 +192,17 @@ impl Shape<'_> {
         let on_keys = |p: &&Projection| matches!(p, Projection::KProj | Projection::VProj);
         let adapters_on_keys = self.lora.lora_target.iter().filter(on_keys).count();
         let adapters_on_queries = self.lora.lora_target.len() - adapters_on_keys;
+        let of_magnitudes = |keys: bool| -> usize {
+            let some = Projection::ALL.iter().filter(|p| on_keys(p) == keys);
+            some.map(|p| self.kept_by_magnitude(*p)).sum()
+        };
         // x, k, v, s·x·Aᵀ of k and v; 1/rms of the row and of its keys' heads.
         let mut by_row = (d + 2 * kv + self.lora.lora_rank * adapters_on_keys) * size + 4 * (1 + c.num_key_value_heads);
         // q, o, x_mid, gate, up, the other s·x·Aᵀ; 1/rms.
         let mut by_query =
             (2 * q + d + 2 * f + self.lora.lora_rank * adapters_on_queries) * size + 4 * (1 + c.num_attention_heads);
+        by_row += of_magnitudes(true) * size;
+        by_query += of_magnitudes(false) * size;
         if keep == Keep::Everything {
             by_row += (d + kv) * size; // h, rotated k
             by_query += (q + d) * size; // rotated q, h_mid
@@ -180,7 +210,8 @@ impl Shape<'_> {
         (c.num_hidden_layers - 1) * rows * (by_row + by_query) + rows * by_row + labels * by_query
     }
 
-    /// Bytes of one block running backward: four gradients or products of the MLP's width, and what is rebuilt.
+    /// Bytes of one block running backward: four gradients or products of the MLP's width (with DoRA two more), and what is
+    /// rebuilt.
     fn working(&self, Load { rows, .. }: Load, keep: Keep) -> usize {
         let (c, size) = (self.model, self.dtype.size_in_bytes());
         let (d, f) = (c.hidden_size, c.intermediate_size);
@@ -190,9 +221,11 @@ impl Shape<'_> {
             Keep::Everything => 0,
             Keep::Lean => rebuilt,
             // The whole set of the block that is run again.
-            Keep::Input => rebuilt + saved_values(c),
+            Keep::Input => {
+                rebuilt + saved_values(c) + Projection::ALL.map(|p| self.kept_by_magnitude(p)).iter().sum::<usize>()
+            }
         };
-        rows * (again + 2 * d + 4 * f) * size
+        rows * (again + 2 * d + (4 + self.more_by_magnitudes()) * f) * size
     }
 
     /// Bytes of one block running forward: its lean set, what is derived from it, and its output.
@@ -200,7 +233,13 @@ impl Shape<'_> {
         let c = self.model;
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let derived = 2 * c.hidden_size + q + kv + c.intermediate_size;
-        evaluated * (saved_values(c) + derived + c.hidden_size) * self.dtype.size_in_bytes()
+        let more = self.more_by_magnitudes() * c.intermediate_size;
+        evaluated * (saved_values(c) + derived + c.hidden_size + more) * self.dtype.size_in_bytes()
+    }
+
+    /// Rows of the MLP's width that DoRA takes at once besides: an update or a gradient, and what its magnitude makes of it.
+    fn more_by_magnitudes(&self) -> usize {
+        if self.lora.use_dora { 2 } else { 0 }
     }
 
     /// Bytes of the logits of a chunk of labelled rows, in f32 and in the dtype, and of their rows.
@@ -221,7 +260,8 @@ pub(super) fn saved_values(c: &Qwen3Config) -> usize {
 pub(super) mod tests {
     use super::*;
     use crate::{
-        model::{Batch, Checkpoint, Params, Qwen3},
+        model::{Batch, Checkpoint, Params, Qwen3, qwen3::DropoutPlan},
+        rng::Key,
         testing,
     };
     use candle_core::Device;
@@ -233,7 +273,14 @@ pub(super) mod tests {
     }
 
     fn lora(lora_target: Vec<Projection>) -> LoraConfig {
-        LoraConfig { lora_rank: 8, lora_alpha: 16.0, lora_dropout: 0.0, lora_target, use_rslora: false }
+        LoraConfig {
+            lora_rank: 8,
+            lora_alpha: 16.0,
+            lora_dropout: 0.0,
+            lora_target,
+            use_dora: false,
+            use_rslora: false,
+        }
     }
 
     #[test]
@@ -309,18 +356,41 @@ pub(super) mod tests {
         let load = Load { rows: batch.ids.len(), labels: batch.label_rows.len(), evaluated: 0 };
         for dtype in [DType::F32, DType::BF16] {
             for targets in [Projection::ALL.to_vec(), vec![Projection::VProj, Projection::DownProj]] {
-                let lora = lora(targets);
-                let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, dtype, &Device::Cpu).unwrap();
-                let params = Params::new(layout, dtype, &Device::Cpu, |slot| Ok(vec![0.01; slot.range().len()]));
-                let params = params.unwrap();
-                let shape = Shape { model: &config, lora: &lora, dtype, saves: false };
-                assert_eq!(shape.trainable(), params.len());
-                for keep in [Keep::Everything, Keep::Lean, Keep::Input] {
-                    let kept = model.kept_bytes(&batch, &params, keep).unwrap();
-                    let said = shape.memory(load, keep).activations;
-                    assert_eq!(said, kept as u64, "{dtype:?}, {keep:?}, {:?}", lora.lora_target);
+                for (use_dora, lora_dropout) in [(false, 0.0), (false, 0.1), (true, 0.0), (true, 0.1)] {
+                    let lora = LoraConfig { use_dora, lora_dropout, ..lora(targets.clone()) };
+                    let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, dtype, &Device::Cpu).unwrap();
+                    let params = Params::new(layout, dtype, &Device::Cpu, |slot| Ok(vec![0.01; slot.range().len()]));
+                    let params = params.unwrap();
+                    let shape = Shape { model: &config, lora: &lora, dtype, saves: false };
+                    assert_eq!(shape.trainable(), params.len());
+                    let dropout = (lora_dropout > 0.0).then(|| DropoutPlan { p: lora_dropout, key: Key::new(1, "") });
+                    for keep in [Keep::Everything, Keep::Lean, Keep::Input] {
+                        let kept = model.kept_bytes(&batch, &params, (dropout, keep)).unwrap();
+                        let said = shape.memory(load, keep).activations;
+                        assert_eq!(said, kept as u64, "{dtype:?}, {keep:?}, {lora:?}");
+                    }
                 }
             }
         }
+    }
+
+    #[test]
+    fn magnitudes_take_what_they_take() {
+        let (shape, load) = (qwen3_0_6b(DType::BF16), Load { rows: 1000, labels: 30, evaluated: 500 });
+        let lora = LoraConfig { use_dora: true, ..shape.lora.clone() };
+        let (dora, rows) = (Shape { lora: &lora, ..shape }, 28 * (2048 + 2 * 1024 + 1024 + 2 * 3072 + 1024));
+        assert_eq!(dora.trainable() - shape.trainable(), rows);
+        let attended = Attended { longest: 60, prefix: 29 };
+        let memory = |shape: &Shape| shape.memory_on_card(load, attended, Keep::Lean);
+        let (plain, dora) = (memory(&shape), memory(&dora));
+        assert_eq!(
+            dora.trainable - plain.trainable,
+            (rows * (4 * 4 + 2 + 4 + 16)) as u64,
+            "and the masters at the start"
+        );
+        assert_eq!(dora.update - plain.update, (rows * (3 * 4 + 2 + 8)) as u64);
+        assert_eq!(dora.activations - plain.activations, 2 * 2 * 1024 * (27 * 1000 + 30), "the sums of o and down");
+        assert_eq!(dora.working - plain.working, 1000 * 3072 * (2 * 2 + 3 * 4));
+        assert_eq!(dora.evaluation - plain.evaluation, 500 * 3072 * 2 * 2);
     }
 }

@@ -103,8 +103,11 @@ impl Shape<'_> {
                 let rows = if layer == last && !on_keys { labels } else { rows };
                 let has_backward = goes_below_mlp || !(on_keys || matches!(projection, QProj | OProj));
                 let has_dx = has_backward && (layer > 0 || !(on_keys || projection == QProj));
-                flop.projections += 2 * (rows * out * width * (forwards + usize::from(has_dx))) as u64;
-                if self.lora.lora_target.contains(&projection) {
+                let is_target = self.lora.lora_target.contains(&projection);
+                // Under dropout DoRA multiplies the rows that A sees with W as well.
+                let times = if is_target && self.lora.use_dora && self.lora.lora_dropout > 0.0 { 2 } else { 1 };
+                flop.projections += 2 * (times * rows * out * width * (forwards + usize::from(has_dx))) as u64;
+                if is_target {
                     let (a, b) = (self.lora.lora_rank * width, self.lora.lora_rank * out);
                     // Forward x·Aᵀ and its product with Bᵀ; backward dy·B, ∂B, ∂A, and the product with A.
                     let products = forwards * (a + b) + 2 * b + a + if has_dx { a } else { 0 };
@@ -117,6 +120,17 @@ impl Shape<'_> {
         flop
     }
 
+    /// What a step executes once, whatever its micro-batches are: the lengths of DoRA's rows, `A·Wᵀ`, `A·Aᵀ` and `B·(A·Aᵀ)`.
+    pub fn executed_once(&self) -> Flop {
+        let r = self.lora.lora_rank;
+        let lengths = if self.lora.use_dora {
+            self.over_targets(|(out, width)| r * (out * width + r * (out + width)))
+        } else {
+            0
+        };
+        Flop { adapters: 2 * lengths as u64, ..Flop::default() }
+    }
+
     /// What a sample of `tokens`, `labels` of them trained, asks for: every token once through every projection, forward
     /// and backward, no row left out, no row shared, and nothing computed twice.
     ///
@@ -125,7 +139,7 @@ impl Shape<'_> {
         let layers = self.model.num_hidden_layers as u64;
         Flop {
             projections: 4 * (tokens * self.model.linear_parameters()) as u64,
-            adapters: 6 * (tokens * self.trainable()) as u64,
+            adapters: 6 * (tokens * self.matrices()) as u64,
             head: self.head_flop(labels),
             attention: layers * 6 * self.attention_flop(tokens * (tokens + 1) / 2),
         }
@@ -228,6 +242,23 @@ mod tests {
         assert_eq!(all.attention - less.attention, 5 * 2 * 2048 * (56 * 57 / 2), "nor through attention");
         let by_block = 2 * 8 * (3 * 4096) as u64;
         assert_eq!(less.adapters, by_block * (27 * 56 + 10), "2 products of every matrix forward, 4 backward");
+    }
+
+    #[test]
+    fn dora_multiplies_once_a_step_and_under_dropout_twice() {
+        let plain = qwen3_0_6b(DType::F32);
+        let of = |use_dora, lora_dropout| crate::config::LoraConfig { use_dora, lora_dropout, ..plain.lora.clone() };
+        let (lora, dropped) = (of(true, 0.0), of(true, 0.1));
+        let (dora, dropped) = (Shape { lora: &lora, ..plain }, Shape { lora: &dropped, ..plain });
+        let batch = batch(0, &[(57, 10)], true);
+        let executed = |shape: &Shape| shape.executed(&batch, Keep::Lean);
+        assert_eq!(executed(&dora), executed(&plain), "but for what is no product");
+        assert_eq!(executed(&dropped).projections, 2 * executed(&plain).projections);
+        assert_eq!(dora.useful(57, 10), plain.useful(57, 10));
+        assert_eq!(plain.executed_once(), Flop::default());
+        // Of every weight r rows, and r² for each of its rows and columns.
+        let once = 8 * 440_401_920 + 8 * 5_046_272;
+        assert_eq!(dora.executed_once(), Flop { adapters: 2 * once, ..Flop::default() });
     }
 
     #[test]

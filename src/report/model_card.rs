@@ -86,6 +86,7 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         row("lora_alpha", lora.lora_alpha),
         row("lora_dropout", lora.lora_dropout),
         row("lora_target", targets.join(", ")),
+        row("use_dora", lora.use_dora),
         row("use_rslora", lora.use_rslora),
         row("template", word(data.template)),
         row("cutoff_len", data.cutoff_len),

@@ -165,6 +165,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             lora_alpha: 4.0,
             lora_dropout: 0.0,
             lora_target: vec![Projection::GateProj, Projection::UpProj, Projection::DownProj],
+            use_dora: false,
             use_rslora: false,
         },
         train: TrainConfig {

@@ -308,6 +308,7 @@ mod tests {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             lora_target: vec![crate::config::Projection::QProj],
+            use_dora: false,
             use_rslora: false,
         };
         let state = Progress { step: 7, ..Progress::default() }.state(7, &json!({"config": {}}));

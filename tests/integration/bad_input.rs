@@ -118,7 +118,7 @@ const REFUSED: &[Case] = &[
         let other = fixtures().join("parity/attention_rslora/init_adapter");
         crate::support::copy_dir(&other, &w.path("other"));
     }),
-    ("adapter: DoRA", &["recipe.toml", "adapter_name_or_path=init_adapter"], |w| {
+    ("adapter: DoRA without magnitudes", &["recipe.toml", "adapter_name_or_path=init_adapter"], |w| {
         json_file(w, "init_adapter/adapter_config.json", |c| c["use_dora"] = json!(true));
     }),
     // The config.
@@ -141,7 +141,7 @@ const REFUSED: &[Case] = &[
     ("config: NaN", TRAIN, |w| replace(w, "recipe.toml", "learning_rate = 1e-3", "learning_rate = nan")),
     ("config: NaN in YAML", &["run.yaml"], |w| replace(w, "run.yaml", "max_steps: 1", "warmup_ratio: .nan")),
     ("config: a key that must be there", TRAIN, |w| replace(w, "recipe.toml", "output_dir = \"out\"", "")),
-    ("config: not supported yet", &["run.yaml"], |w| replace(w, "run.yaml", "max_steps: 1", "use_dora: true")),
+    ("config: not supported yet", &["run.yaml"], |w| replace(w, "run.yaml", "max_steps: 1", "pure_bf16: true")),
     ("config: another template", &["run.yaml"], |w| replace(w, "run.yaml", "template: qwen3", "template: llama3")),
     ("config: for another command", &["run.yaml"], |w| replace(w, "run.yaml", "do_train: true", "export_dir: merged")),
     ("config: a quantised base", &["run.yaml"], |w| {

@@ -1,8 +1,9 @@
 //! The whole program on a card: that of this machine, or the stand-in driver of `.ci/run_cuda_on_cpu`.
 
-use crate::support::{relative_distance, root, shipped, values};
+use crate::support::{on_everything, relative_distance, root, shipped, values};
 use candle_core::{DType, Device};
 use couplet_train::{
+    config::LoraConfig,
     dataset::Example,
     kernels,
     model::qwen3::Keep,
@@ -19,7 +20,11 @@ use std::{
 
 /// Loss and gradient of six shipped rows on the shipped model, whose adapter has a B that is not zero.
 fn gradient(device: &Device, dtype: DType, cut: Cut) -> (f64, Vec<f64>) {
-    let (model, params, rows) = shipped((dtype, device), 0.0, false, 6);
+    gradient_of(&on_everything(), device, dtype, cut)
+}
+
+fn gradient_of(lora: &LoraConfig, device: &Device, dtype: DType, cut: Cut) -> (f64, Vec<f64>) {
+    let (model, params, rows) = shipped((dtype, device), lora, 6);
     let rows: Vec<(usize, &Example)> = rows.iter().enumerate().collect();
     let step =
         step::gradient(&model, &params, &rows, cut, &Random::default(), None, &|| false).unwrap().expect("not stopped");
@@ -34,18 +39,21 @@ const SHARED: Cut = Cut { max_rows: usize::MAX, share_prefix: true, keep: Keep::
 
 #[test]
 fn a_card_gives_the_gradient_of_the_cpu() {
-    let (want, want_gradient) = gradient(&Device::Cpu, DType::F32, SHARED);
-    for (dtype, on_loss, on_gradient) in [(DType::F32, 1e-5, 1e-4), (DType::BF16, 2e-3, 3e-2)] {
-        let (loss, flat) = gradient(&card(), dtype, SHARED);
-        let off = relative_distance(&flat, &want_gradient, &want_gradient);
-        assert!(
-            (loss - want).abs() < on_loss * want && off < on_gradient,
-            "{dtype:?}: loss {loss} for {want}, {off:.1e}"
-        );
-        // What the CPU makes of bf16 is as far from f32.
-        let (_, on_cpu) = gradient(&Device::Cpu, dtype, SHARED);
-        let cpu_is_off = relative_distance(&on_cpu, &want_gradient, &want_gradient);
-        assert!(off < 2.0 * cpu_is_off + 1e-4, "{dtype:?}: {off:.1e}, the CPU {cpu_is_off:.1e}");
+    for use_dora in [false, true] {
+        let lora = LoraConfig { use_dora, ..on_everything() };
+        let (want, want_gradient) = gradient_of(&lora, &Device::Cpu, DType::F32, SHARED);
+        for (dtype, on_loss, on_gradient) in [(DType::F32, 1e-5, 1e-4), (DType::BF16, 2e-3, 3e-2)] {
+            let (loss, flat) = gradient_of(&lora, &card(), dtype, SHARED);
+            let off = relative_distance(&flat, &want_gradient, &want_gradient);
+            assert!(
+                (loss - want).abs() < on_loss * want && off < on_gradient,
+                "DoRA {use_dora}, {dtype:?}: loss {loss} for {want}, {off:.1e}"
+            );
+            // What the CPU makes of bf16 is as far from f32.
+            let (_, on_cpu) = gradient_of(&lora, &Device::Cpu, dtype, SHARED);
+            let cpu_is_off = relative_distance(&on_cpu, &want_gradient, &want_gradient);
+            assert!(off < 2.0 * cpu_is_off + 1e-4, "DoRA {use_dora}, {dtype:?}: {off:.1e}, the CPU {cpu_is_off:.1e}");
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! What must not change a result: how a step is cut, whether its prefix is shared, how many threads compute it; and
 //! that the gradient under dropout and noise is the gradient of the loss under them.
 
-use crate::support::{relative_distance, shipped, values};
+use crate::support::{on_everything, relative_distance, shipped, values};
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
+    config::LoraConfig,
     dataset::{Example, IGNORE},
     model::{
         Batch, Grads, Noise, Params, Qwen3,
@@ -26,8 +27,16 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(dropout: f64) -> Self {
-        let (model, params, rows) = shipped((DType::F32, &Device::Cpu), dropout, true, 12);
+    fn new(lora_dropout: f64) -> Self {
+        Self::of(LoraConfig { lora_dropout, use_rslora: true, ..on_everything() })
+    }
+
+    fn dora(lora_dropout: f64) -> Self {
+        Self::of(LoraConfig { lora_dropout, use_dora: true, ..on_everything() })
+    }
+
+    fn of(lora: LoraConfig) -> Self {
+        let (model, params, rows) = shipped((DType::F32, &Device::Cpu), &lora, 12);
         Self { model, params, rows, noise: None }
     }
 
@@ -54,15 +63,28 @@ const WHOLE: Cut = Cut { max_rows: usize::MAX, share_prefix: false, keep: Keep::
 /// `engine.md`'s bound in f32, per tensor: 5e-6.
 #[test]
 fn the_cut_and_the_shared_prefix_change_no_gradient() {
-    let bench = Bench::new(0.0);
-    let whole = bench.gradient(&bench.params, WHOLE, None);
-    for (max_rows, share_prefix) in [(1, false), (160, false), (400, true), (usize::MAX, true)] {
-        let cut = Cut { max_rows, share_prefix, ..WHOLE };
-        let other = bench.gradient(&bench.params, cut, None);
-        let loss = (other.loss - whole.loss).abs() / whole.loss;
-        let worst = bench.worst(&other, &whole);
-        assert!(loss < 1e-6 && worst < 5e-6, "{cut:?}: loss {loss:.1e}, gradient {worst:.1e}");
+    for bench in [Bench::new(0.0), Bench::dora(0.0)] {
+        let whole = bench.gradient(&bench.params, WHOLE, None);
+        for (max_rows, share_prefix) in [(1, false), (160, false), (400, true), (usize::MAX, true)] {
+            let cut = Cut { max_rows, share_prefix, ..WHOLE };
+            let other = bench.gradient(&bench.params, cut, None);
+            let loss = (other.loss - whole.loss).abs() / whole.loss;
+            let worst = bench.worst(&other, &whole);
+            assert!(loss < 1e-6 && worst < 5e-6, "{cut:?}: loss {loss:.1e}, gradient {worst:.1e}");
+        }
     }
+}
+
+/// The gradient of DoRA is not that of the loss, since lengths take no part in it: here it is that it does not depend on the cut.
+#[test]
+fn under_dropout_the_cut_changes_no_gradient_of_dora() {
+    let bench = Bench::dora(0.3);
+    let plan = Some(DropoutPlan { p: 0.3, key: Key::new(3, "dropout") });
+    let whole = bench.gradient(&bench.params, WHOLE, plan);
+    let cut = bench.gradient(&bench.params, Cut { max_rows: 100, ..WHOLE }, plan);
+    assert!(bench.worst(&cut, &whole) < 5e-6, "{:.1e}", bench.worst(&cut, &whole));
+    let plain = bench.gradient(&bench.params, WHOLE, None).loss;
+    assert!((whole.loss - plain).abs() > 1e-4, "dropout does something");
 }
 
 /// Several instructions in one step: each goes by itself where that saves rows, and no gradient changes.
@@ -85,23 +107,29 @@ fn instructions_in_one_step_are_grouped_and_change_no_gradient() {
 
 #[test]
 fn threads_change_no_bit() {
-    let bench = Bench::new(0.0);
     let cut = Cut { max_rows: 600, share_prefix: true, ..WHOLE };
-    let bits = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let gradient = pool.install(|| bench.gradient(&bench.params, cut, None));
-        (gradient.loss.to_bits(), values(&gradient.flat))
-    };
-    let one = bits(1);
-    for threads in [2, 4] {
-        assert!(bits(threads) == one, "{threads} threads");
+    for use_dora in [false, true] {
+        // With DoRA lengths are made where parameters are set.
+        let bits = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let gradient = pool.install(|| {
+                let bench = if use_dora { Bench::dora(0.0) } else { Bench::new(0.0) };
+                bench.gradient(&bench.params, cut, None)
+            });
+            (gradient.loss.to_bits(), values(&gradient.flat))
+        };
+        let one = bits(1);
+        for threads in [2, 4] {
+            assert!(bits(threads) == one, "{threads} threads, DoRA {use_dora}");
+        }
     }
 }
 
 #[test]
 fn what_a_block_keeps_changes_no_bit() {
-    for dropout in [0.0, 0.3] {
-        let bench = Bench::new(dropout);
+    for (dropout, bench) in
+        [(0.0, Bench::new(0.0)), (0.3, Bench::new(0.3)), (0.0, Bench::dora(0.0)), (0.3, Bench::dora(0.3))]
+    {
         let plan = (dropout > 0.0).then(|| DropoutPlan { p: dropout, key: Key::new(3, "dropout") });
         let bits = |keep| {
             let gradient =

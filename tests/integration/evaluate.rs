@@ -230,6 +230,7 @@ fn tiny() -> (Qwen3, Tokenizer, DataConfig) {
         lora_alpha: 1.0,
         lora_dropout: 0.0,
         lora_target: vec![],
+        use_dora: false,
         use_rslora: false,
     };
     let checkpoint = Checkpoint::open(&dir).expect("weights");

@@ -12,7 +12,7 @@ fn tensors(path: &Path) -> HashMap<String, Tensor> {
 
 #[test]
 fn a_merged_model_is_llamafactorys_to_the_last_bit() {
-    for case in ["truncation", "bf16"] {
+    for case in ["truncation", "bf16", "dora", "dora_bf16"] {
         let w = Workspace::of_fixture(&format!("parity/{case}"));
         let ended = w.run(EXPORT);
         assert_eq!((ended.code, ended.stdout.as_str()), (0, "merged\n"), "{case}: {}", ended.stderr);

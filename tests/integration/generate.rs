@@ -29,6 +29,7 @@ impl Subject {
             lora_alpha: 6.0,
             lora_dropout: 0.0,
             lora_target: vec![Projection::QProj, Projection::VProj, Projection::OProj, Projection::DownProj],
+            use_dora: false,
             use_rslora: true,
         };
         let draw = |slot: &couplet_train::model::params::Slot| {
@@ -320,7 +321,14 @@ fn the_context_has_an_end() {
     let config =
         dir.read("config.json").replace("\"max_position_embeddings\": 4096", "\"max_position_embeddings\": 24");
     dir.write("config.json", config);
-    let lora = LoraConfig { lora_rank: 1, lora_alpha: 1.0, lora_dropout: 0.0, lora_target: vec![], use_rslora: false };
+    let lora = LoraConfig {
+        lora_rank: 1,
+        lora_alpha: 1.0,
+        lora_dropout: 0.0,
+        lora_target: vec![],
+        use_dora: false,
+        use_rslora: false,
+    };
     let subject = Subject::new(dir.dir(), &lora, DType::F32, |_| unreachable!("no adapter"));
     let how = how(Sampling::GREEDY, vec![]);
     let ask = |n: usize| generate(&subject.model, None, &[vec![7; n]], (1, 0), &how, &mut |_| Ok(()));

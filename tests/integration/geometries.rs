@@ -87,6 +87,7 @@ impl Bench {
             lora_alpha: 3.0,
             lora_dropout: 0.0,
             lora_target: Projection::ALL.to_vec(),
+            use_dora: seed % 2 == 1,
             use_rslora: false,
         };
         let values = |name: &str, n: usize, size: f32| -> Vec<f32> {

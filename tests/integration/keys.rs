@@ -42,6 +42,7 @@ const DRIVEN: &[(&str, &str, &[&str])] = &[
     ("lora_alpha", "5", &[]),
     ("lora_dropout", "0.25", &[]),
     ("lora_target", "q_proj", &[]),
+    ("use_dora", "true", &[]),
     ("use_rslora", "true", &[]),
     ("create_new_adapter", "true", &["adapter_name_or_path=init_adapter"]),
     ("loraplus_lr_ratio", "16", &[]),

@@ -21,8 +21,14 @@ fn logits_equal_candle_transformers() {
     ];
     for dir in checkpoints {
         let config = Qwen3Config::load(&dir).expect("config.json");
-        let no_adapter =
-            LoraConfig { lora_rank: 1, lora_alpha: 1.0, lora_dropout: 0.0, lora_target: vec![], use_rslora: false };
+        let no_adapter = LoraConfig {
+            lora_rank: 1,
+            lora_alpha: 1.0,
+            lora_dropout: 0.0,
+            lora_target: vec![],
+            use_dora: false,
+            use_rslora: false,
+        };
         let checkpoint = Checkpoint::open(&dir).expect("weights");
         let (model, layout) =
             Qwen3::load(&config, &checkpoint, &no_adapter, DType::F32, &Device::Cpu).expect("a model");

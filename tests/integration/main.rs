@@ -21,6 +21,8 @@ mod card_limits;
 mod cli;
 /// Ids, labels and row order against LlamaFactory's own.
 mod dataset;
+/// DoRA from the first step to the files, and what is done with them.
+mod dora;
 /// What must not change a result.
 mod engine;
 /// Loss, answers and metrics of held-out rows.

@@ -8,7 +8,10 @@ const NEW: [&str; 2] = ["adapter_name_or_path=final_adapter", "create_new_adapte
 
 #[test]
 fn one_adapter_is_merged_and_the_next_continued_as_llamafactory_does() {
-    for (case, loss, grad_norm, adapter) in [("clip_nonzero_b", 1e-5, 1e-4, 1e-3), ("bf16", 6e-4, 6e-3, 5e-2)] {
+    let f32 = (1e-5, 1e-4, 1e-3);
+    for (case, (loss, grad_norm, adapter)) in
+        [("clip_nonzero_b", f32), ("bf16", (6e-4, 6e-3, 5e-2)), ("dora_rslora_loraplus", f32)]
+    {
         let work = Workspace::of_fixture(&format!("parity/{case}"));
         work.train(&["train.yaml", "--progress", "none", "adapter_name_or_path=final_adapter,init_adapter"]);
         let recorded = std::fs::read_to_string(fixtures().join(format!("merged/{case}.json"))).expect("a recording");
@@ -27,7 +30,13 @@ fn one_adapter_is_merged_and_the_next_continued_as_llamafactory_does() {
 
 #[test]
 fn a_new_adapter_over_merged_ones_is_that_over_the_exported_merge_and_remembers_them() {
-    let work = Workspace::of_fixture("parity/clip_nonzero_b");
+    for case in ["clip_nonzero_b", "dora_rslora_loraplus"] {
+        is_that_over_the_exported_merge(case);
+    }
+}
+
+fn is_that_over_the_exported_merge(case: &str) {
+    let work = Workspace::of_fixture(&format!("parity/{case}"));
     let done = |args: &[&str]| {
         let ended = work.run(args);
         assert_eq!(ended.code, 0, "{args:?}: {}", ended.stderr);

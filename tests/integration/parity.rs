@@ -158,8 +158,18 @@ fn adapter_values(dir: &Path, params: &Params) -> Vec<f64> {
     params.slots().flat_map(|(_, slot)| adapter.values(slot).expect(&slot.name)).map(f64::from).collect()
 }
 
-const CASES: [&str; 7] =
-    ["all_targets", "attention_rslora", "on_prompt", "bf16", "clip_nonzero_b", "truncation", "loraplus"];
+const CASES: [&str; 10] = [
+    "all_targets",
+    "attention_rslora",
+    "on_prompt",
+    "bf16",
+    "clip_nonzero_b",
+    "truncation",
+    "loraplus",
+    "dora",
+    "dora_rslora_loraplus",
+    "dora_bf16",
+];
 
 /// Bounds of loss, gradient norm and adapter: `tests/fixtures/parity/README.md`.
 fn bounds(dtype: DType) -> (f64, f64, f64) {
@@ -253,7 +263,7 @@ fn the_first_step_agrees_label_by_label_and_tensor_by_tensor() {
         assert_eq!(recorded.names().count(), params.slots().count());
         for (id, slot) in params.slots() {
             let name_in_file = format!("base_model.model.{}.weight", slot.name);
-            let shape = [slot.shape.0, slot.shape.1];
+            let shape = if slot.is_magnitude() { vec![slot.shape.1] } else { vec![slot.shape.0, slot.shape.1] };
             let want = values(&recorded.tensor(&name_in_file, &shape, DType::F32, &Device::Cpu).expect("a gradient"));
             let got = values(&grads.get(id).expect("a view").expect("every trainable tensor receives a gradient"));
             assert!(got.iter().all(|g| g.is_finite()));

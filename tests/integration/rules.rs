@@ -81,7 +81,14 @@ fn what_cannot_be_is_said() {
 #[test]
 fn lines_are_ranked_by_the_formula() {
     let dir = root().join("data/tiny_qwen3");
-    let lora = LoraConfig { lora_rank: 1, lora_alpha: 1.0, lora_dropout: 0.0, lora_target: vec![], use_rslora: false };
+    let lora = LoraConfig {
+        lora_rank: 1,
+        lora_alpha: 1.0,
+        lora_dropout: 0.0,
+        lora_target: vec![],
+        use_dora: false,
+        use_rslora: false,
+    };
     let geometry = Qwen3Config::load(&dir).expect("config.json");
     let checkpoint = Checkpoint::open(&dir).expect("weights");
     let (model, _) = Qwen3::load(&geometry, &checkpoint, &lora, DType::F32, &Device::Cpu).expect("a model");

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use couplet_train::{
     config::{DataConfig, LoraConfig, Projection},
     dataset::{self, Example, Tokenizer},
-    model::{Checkpoint, Params, Qwen3, Qwen3Config},
+    model::{Checkpoint, Params, Qwen3, Qwen3Config, params::Slot},
     rng::Key,
 };
 use serde_json::Value;
@@ -42,23 +42,37 @@ pub fn values(t: &Tensor) -> Vec<f64> {
     t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1()).expect("a float tensor")
 }
 
-/// The shipped model with an adapter of rank 4 on everything, α 6, whose B is not zero, and the first `rows` shipped rows.
-pub fn shipped(
-    (dtype, device): (DType, &Device),
-    lora_dropout: f64,
-    use_rslora: bool,
-    rows: usize,
-) -> (Qwen3, Params, Vec<Example>) {
+/// LoRA of rank 4 on everything, α 6.
+pub fn on_everything() -> LoraConfig {
+    LoraConfig {
+        lora_rank: 4,
+        lora_alpha: 6.0,
+        lora_dropout: 0.0,
+        lora_target: Projection::ALL.to_vec(),
+        use_dora: false,
+        use_rslora: false,
+    }
+}
+
+/// The shipped model with an adapter whose B is not zero and whose magnitudes are not those of its rows, and the first `rows`
+/// shipped rows.
+pub fn shipped((dtype, device): (DType, &Device), lora: &LoraConfig, rows: usize) -> (Qwen3, Params, Vec<Example>) {
     let dir = root().join("data/tiny_qwen3");
-    let lora =
-        LoraConfig { lora_rank: 4, lora_alpha: 6.0, lora_dropout, lora_target: Projection::ALL.to_vec(), use_rslora };
     let config = Qwen3Config::load(&dir).unwrap();
     let checkpoint = Checkpoint::open(&dir).unwrap();
-    let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, dtype, device).unwrap();
-    let params = Params::new(layout, dtype, device, |slot| {
+    let (model, layout) = Qwen3::load(&config, &checkpoint, lora, dtype, device).unwrap();
+    let draw = |slot: &Slot, size: f32| -> Vec<f32> {
         let key = Key::new(7, &slot.name);
-        Ok((0..(slot.shape.0 * slot.shape.1) as u64).map(|i| (key.uniform(i) - 0.5) * 0.1).collect())
-    });
+        (0..(slot.shape.0 * slot.shape.1) as u64).map(|i| (key.uniform(i) - 0.5) * size).collect()
+    };
+    let mut params = Params::new(layout, dtype, device, |slot| Ok(draw(slot, 0.1))).unwrap();
+    if lora.use_dora {
+        params.begin_magnitudes().unwrap();
+        let longer = |slot: &Slot| draw(slot, if slot.is_magnitude() { 0.4 } else { 0.0 });
+        let factors: Vec<f32> = params.slots().flat_map(|(_, slot)| longer(slot)).map(|x| 1.0 + x).collect();
+        let factors = Tensor::from_vec(factors, params.len(), device).unwrap();
+        params.set((params.flat() * factors).unwrap()).unwrap();
+    }
     let data = DataConfig {
         dataset: vec!["couplets_train".into()],
         dataset_dir: root().join("data"),
@@ -67,7 +81,7 @@ pub fn shipped(
         ..couplet_train::testing::data_config()
     };
     let rows = dataset::load(&data, 42, &Tokenizer::load(&dir).unwrap()).unwrap().train;
-    (model, params.unwrap(), rows)
+    (model, params, rows)
 }
 
 /// ‖a − b‖ / ‖scale‖, all in f64.

@@ -26,6 +26,8 @@ pub(super) static KEYS: &[Key] = keys! {
               "加适配器的投影：all，或 q_proj、k_proj、v_proj、o_proj、gate_proj、up_proj、down_proj 中的几个");
     use_rslora: read(TRAIN, Lora, Kind::Flag, Same("false")),
         words("scale by lora_alpha / √lora_rank", "按 lora_alpha / √lora_rank 缩放");
+    use_dora: read(TRAIN, Lora, Kind::Flag, Same("false")),
+        words("DoRA: A and B turn the rows of a weight, and their lengths are trained beside them", "DoRA：A、B 改变权重各行的方向，行的长度另行训练");
     create_new_adapter: read(TRAIN, Model, Kind::Flag, Same("false")),
         words("merge every adapter of `adapter_name_or_path` and train a new one over them", "合并 `adapter_name_or_path` 的全部适配器，在其上训练新的适配器");
     loraplus_lr_ratio: read(TRAIN, Train, Kind::Positive, Unset),
@@ -38,7 +40,6 @@ pub(super) static KEYS: &[Key] = keys! {
     additional_target: NOTHING, words("train the seven projections of `lora_target`", "请训练 `lora_target` 的七个投影");
     module_dropout: Refused(&["0"]), words("use `lora_dropout`", "请用 `lora_dropout`");
     loraplus_lr_embedding: Ignored, words("embeddings are not trained", "不训练词嵌入");
-    use_dora: NO, words("train plain LoRA or `use_rslora`", "请使用普通 LoRA 或 `use_rslora`");
     pissa_init: NO, RANDOM;
     pissa_iter: Ignored, RANDOM;
     pissa_convert: NO, RANDOM;

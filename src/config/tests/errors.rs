@@ -269,9 +269,9 @@ fn yaml_errors_name_place_and_way_out() {
             "without the key it is adamw_torch",
         ),
         (
-            "use_dora: true",
-            "c.yaml:7:1: `use_dora: true` is not supported yet",
-            "remove the key, or set it to false: train plain LoRA or `use_rslora`",
+            "pure_bf16: true",
+            "c.yaml:7:1: `pure_bf16: true` is not supported yet",
+            "remove the key, or set it to false: use `bf16: true`: the base is bf16, the adapter stays f32",
         ),
         (
             "loraplus_lr_ratio: 0",
@@ -463,9 +463,9 @@ fn override_errors_name_the_override() {
             "say `all`, or some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
         ),
         (
-            "use_dora=true",
-            "override `use_dora=true`: `use_dora: true` is not supported yet",
-            "remove the key, or set it to false: train plain LoRA or `use_rslora`",
+            "pure_bf16=true",
+            "override `pure_bf16=true`: `pure_bf16: true` is not supported yet",
+            "remove the key, or set it to false: use `bf16: true`: the base is bf16, the adapter stays f32",
         ),
     ] {
         for (format, file) in [(Format::Toml, TOML), (Format::Yaml, YAML)] {

@@ -245,9 +245,9 @@ fn a_key_is_explained_in_both_languages() {
             "lora_rank: 用于 train\n  秩 r：A 为 r × in，B 为 out × r\n  取值    不小于 1 的整数\n  默认值  8\n  TOML    [lora]\n",
         ),
         (
-            "use_dora",
-            "use_dora: not supported, but for false\n  train plain LoRA or `use_rslora`\n",
-            "use_dora: 不支持，只能为 false\n  请使用普通 LoRA 或 `use_rslora`\n",
+            "pure_bf16",
+            "pure_bf16: not supported, but for false\n  use `bf16: true`: the base is bf16, the adapter stays f32\n",
+            "pure_bf16: 不支持，只能为 false\n  请用 `bf16: true`：基座为 bf16，适配器保持 f32\n",
         ),
         (
             "flash_attn",
@@ -308,6 +308,6 @@ fn the_schema_admits_what_the_parser_admits() {
     assert_eq!(sections["lora"]["properties"]["lora_rank"]["minimum"], 1);
     assert_eq!(sections["train"]["properties"]["lr_scheduler_type"]["default"], "cosine");
     assert_eq!(flat["lr_scheduler_type"]["default"], "linear");
-    assert_eq!(flat["use_dora"]["enum"], json!([false, null]));
+    assert_eq!(flat["pure_bf16"]["enum"], json!([false, null]));
     assert_eq!(flat["flash_attn"]["deprecated"], true);
 }

@@ -223,6 +223,22 @@ impl<T: Packable> Packed<T> {
         Ok(rows)
     }
 
+    /// Σ w² of every row, in f64.
+    pub fn squares(&self) -> Vec<f64> {
+        let mut squares = vec![0.0; self.out];
+        squares.par_chunks_mut(SIDE).enumerate().for_each(|(panel, squares)| {
+            let mut values = [T::zeroed(); 2];
+            let values = &mut values[..T::PER_WORD];
+            for line in self.panel(panel).chunks_exact(SIDE) {
+                for (sum, word) in squares.iter_mut().zip(line) {
+                    T::take(*word, values);
+                    *sum += values.iter().map(|value| f64::from(value.widen()).powi(2)).sum::<f64>();
+                }
+            }
+        });
+        squares
+    }
+
     /// The whole matrix, row-major.
     pub(super) fn unpacked(&self) -> Vec<T> {
         let mut rows = vec![T::zeroed(); self.out * self.width];

@@ -14,12 +14,7 @@ use crate::{
         norm_rope::NormRope,
         rms_norm, rope, swiglu,
     },
-    model::{
-        AdapterWeights, KvCache,
-        adapter_weights::{self, LowRank},
-        lora::LoraLinear,
-        params::Layout,
-    },
+    model::{AdapterWeights, KvCache, adapter_weights::LowRank, lora::LoraLinear, params::Layout, slots::declare_over},
 };
 use candle_core::{DType, Tensor};
 
@@ -48,18 +43,15 @@ impl Qwen3 {
         KvCache::new(self.layers.len(), shape, self.activations(), &self.device)
     }
 
-    /// The slots of an adapter of this shape over this model.
-    pub fn adapter_layout(&self, lora: &LoraConfig) -> Layout {
-        let c = &self.config;
-        let (d, f) = (c.hidden_size, c.intermediate_size);
-        let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        adapter_weights::layout(self.layers.len(), lora, |projection| match projection {
-            Projection::QProj => (q, d),
-            Projection::KProj | Projection::VProj => (kv, d),
-            Projection::OProj => (d, q),
-            Projection::GateProj | Projection::UpProj => (f, d),
-            Projection::DownProj => (d, f),
-        })
+    /// The slots of an adapter of this shape over this model, as loading the model declares them.
+    pub fn adapter_layout(&self, lora: &LoraConfig) -> Result<Layout> {
+        let mut layout = Layout::default();
+        for (layer, block) in self.layers.iter().enumerate() {
+            for projection in Projection::ALL.into_iter().filter(|p| lora.lora_target.contains(p)) {
+                declare_over(block.linear(projection).base(), &mut layout, layer, projection, lora)?;
+            }
+        }
+        Ok(layout)
     }
 
     /// The dtype of activations and of the cache in generation.
@@ -119,6 +111,18 @@ impl Qwen3 {
 }
 
 impl Block {
+    fn linear(&self, projection: Projection) -> &LoraLinear {
+        match projection {
+            Projection::QProj => &self.q_proj,
+            Projection::KProj => &self.k_proj,
+            Projection::VProj => &self.v_proj,
+            Projection::OProj => &self.o_proj,
+            Projection::GateProj => &self.gate_proj,
+            Projection::UpProj => &self.up_proj,
+            Projection::DownProj => &self.down_proj,
+        }
+    }
+
     /// `x` `[T, D]` → `[T, D]`, or `[L, D]` of the wanted rows.
     fn infer(
         &self,

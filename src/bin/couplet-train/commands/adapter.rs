@@ -26,7 +26,8 @@ pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
     let findings = check::inspect(&trained[0].weights, &geometry).map_err(found)?;
     let lora = &trained[0].weights.lora;
     println!("base      {}", dir.display());
-    println!("lora      r {}, alpha {}, scale {:.4}", lora.lora_rank, lora.lora_alpha, lora.scale());
+    let dora = if lora.use_dora { "DoRA, " } else { "" };
+    println!("lora      {dora}r {}, alpha {}, scale {:.4}", lora.lora_rank, lora.lora_alpha, lora.scale());
     println!("tensors   {}, all finite, names and shapes as the base has them", findings.tensors);
     println!("updates   {}", proof::updates(&findings));
     if !findings.zero.is_empty() && !findings.is_dead() {

@@ -120,6 +120,7 @@ pub fn open(
         lora_alpha: 1.0,
         lora_dropout: 0.0,
         lora_target: vec![],
+        use_dora: false,
         use_rslora: false,
     };
     let (below, adapters) = below::of(&trained)?;
@@ -180,7 +181,7 @@ impl Trained {
 
     fn over(&self, model: &Qwen3) -> Result<AdapterWeights> {
         let lora = &self.weights.lora;
-        let layout = model.adapter_layout(lora);
+        let layout = model.adapter_layout(lora)?;
         let params = Params::new(layout, model.activations(), model.device(), |slot| self.weights.values(slot))?;
         self.weights.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
         AdapterWeights::new(model.config().num_hidden_layers, lora, &params)

@@ -56,7 +56,8 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
         "lora",
         "LoRA",
         format!(
-            "r {}, alpha {}, {scaling} = {:.4}, dropout {}; {}\n{} trainable parameters, {:.3} % of all",
+            "{}r {}, alpha {}, {scaling} = {:.4}, dropout {}; {}\n{} trainable parameters, {:.3} % of all",
+            if lora.use_dora { "DoRA, " } else { "" },
             lora.lora_rank,
             lora.lora_alpha,
             lora.scale(),

@@ -11,7 +11,7 @@ use couplet_train::{
     dataset::{self, Example, IGNORE, Tokenizer},
     error::{Error, Result},
     generate::Speaker,
-    model::{Batch, Checkpoint, Params, Qwen3, Qwen3Config, lora, params::Slot, streamed},
+    model::{Batch, Checkpoint, Params, Qwen3, Qwen3Config, params::Slot, streamed},
     report::Lang,
 };
 use std::path::Path;
@@ -94,9 +94,12 @@ pub fn of_a_run(dir: &Path, model: &Qwen3, batch: &Batch, lang: Lang) -> Result<
     let adapter = peft::Existing::open(dir)?;
     let proof = check::inspect(&adapter, model.config())?;
     refuse_dead(&proof, dir)?;
-    let layout = || lora::layout(model.config(), &adapter.lora);
-    let tuned = Params::new(layout(), model.dtype(), model.device(), |slot| adapter.values(slot))?;
-    let zeros = Params::new(layout(), model.dtype(), model.device(), |slot| Ok(vec![0.0; slot.range().len()]))?;
+    let params = |values: &dyn Fn(&Slot) -> Result<Vec<f32>>| {
+        Params::new(model.adapter_layout(&adapter.lora)?, model.dtype(), model.device(), values)
+    };
+    let tuned = params(&|slot| adapter.values(slot))?;
+    let mut zeros = params(&|slot| Ok(vec![0.0; slot.range().len()]))?;
+    zeros.begin_magnitudes()?;
     let moved = largest_difference(&model.logits(batch, &tuned)?, &model.logits(batch, &zeros)?)?;
     refuse_motionless(moved, dir)?;
     let tensors = proof.tensors;

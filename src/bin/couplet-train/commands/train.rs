@@ -237,9 +237,10 @@ impl Loading {
             Some(existing) => existing.values(slot),
             None => Ok(initial_values(slot, recipe.train.seed)),
         };
-        let params = Params::new(layout, dtype, device, initial).map_err(|err| explained(err, Part::Adapter))?;
-        if let Some(existing) = &inputs.existing {
-            existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?;
+        let mut params = Params::new(layout, dtype, device, initial).map_err(|err| explained(err, Part::Adapter))?;
+        match &inputs.existing {
+            Some(existing) => existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?,
+            None => params.begin_magnitudes().map_err(|err| explained(err, Part::Adapter))?,
         }
         let optim = Trainer::optimizer(&recipe.train, &params)?;
         on_card.mark();

@@ -395,8 +395,8 @@ mod tests {
     #[test]
     fn bytes_that_are_not_utf8_are_placed() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), b"[{\"output\": \"\xb5\xd8\"}]").unwrap();
+        fs::write(file.path(), b"\n[{\"output\": \"\xb5\xd8\"}]").unwrap();
         let error = read(file.path(), &Columns::default(), None).unwrap_err();
-        assert!(error.to_string().ends_with(": not UTF-8 at byte 13"), "{error}");
+        assert!(error.to_string().ends_with(":2: not UTF-8 at byte 14 of the file"), "{error}");
     }
 }

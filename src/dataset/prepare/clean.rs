@@ -218,7 +218,7 @@ mod tests {
         let strict = Options { strict: true, ..options() };
         let got = reasons(&wrong, &strict);
         let facts: Vec<&str> = got.iter().map(|(_, _, fact)| fact.as_str()).collect();
-        assert_eq!(facts, ["上联 does not end in 仄, or 下联 not in 平", "33 % of the nodes oppose each other"]);
+        assert_eq!(facts, ["上联 does not end in 仄, or 下联 not in 平", "67 % of the nodes oppose each other"]);
         let kept = Options { keep: vec![Reason::Tones], ..strict };
         assert_eq!(reasons(&wrong, &kept), []);
     }

@@ -84,7 +84,7 @@ fn with_theme(instruction: &str, row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::prepare::{read::Place, themes::Theme};
+    use crate::dataset::prepare::{read::Place, themes};
 
     fn several(before: &str, lines: &str) -> Result<Instructions> {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -115,7 +115,7 @@ mod tests {
             upper: String::new(),
             lower: String::new(),
             draw: draw * 37 % 101,
-            theme: Some(Theme(10)),
+            theme: themes::theme("白日依山尽", "黄河入海流"),
         };
         for wordings in ["甲\n乙\n丙\n", "甲"] {
             let instructions = several("", wordings).unwrap();

@@ -168,9 +168,9 @@ fn sized(first: &[usize]) -> Groups {
 }
 
 fn themes_of(rows: &[&Row]) -> Vec<(&'static str, usize)> {
-    let mut counts: BTreeMap<themes::Theme, usize> = BTreeMap::new();
-    rows.iter().filter_map(|row| row.theme).for_each(|theme| *counts.entry(theme).or_default() += 1);
-    let mut themes: Vec<_> = counts.into_iter().map(|(theme, count)| (theme.name(), count)).collect();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    rows.iter().filter_map(|row| row.theme).for_each(|theme| *counts.entry(theme.name()).or_default() += 1);
+    let mut themes: Vec<_> = counts.into_iter().collect();
     themes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     themes
 }

@@ -133,7 +133,8 @@ impl Split {
     }
 }
 
-/// The `count` rows that are drawn, in the order they had. Under `tag` those with a theme come first.
+/// The `count` rows that are drawn, in the order they had. Under `tag` those come first whose lines share a
+/// theme, then those with any.
 pub(super) fn take(mut rows: Vec<Row>, count: usize) -> Result<Vec<Row>> {
     if count > rows.len() {
         return Err(Error::input(format!("--take {count}, but {} rows are left after cleaning", rows.len()))
@@ -141,7 +142,8 @@ pub(super) fn take(mut rows: Vec<Row>, count: usize) -> Result<Vec<Row>> {
             .hint_zh("请减少 --take 的数目，或用 --keep 保留被剔除的行"));
     }
     let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&row| (rows[row].theme.is_none(), rows[row].draw, row));
+    let rank = |row: &Row| row.theme.map_or(2, |theme| usize::from(!theme.shared));
+    order.sort_by_key(|&row| (rank(&rows[row]), rows[row].draw, row));
     let mut taken = vec![false; rows.len()];
     order[..count].iter().for_each(|&row| taken[row] = true);
     let mut taken = taken.into_iter();
@@ -236,8 +238,10 @@ mod tests {
         assert!(take(all, 101).is_err());
 
         let mut tagged = rows(10);
-        tagged[7].theme = Some(crate::dataset::prepare::themes::Theme(0));
-        assert_eq!(lines(&take(tagged, 1).unwrap()), [7], "one theme for both lines comes first");
+        let theme = |shared| Some(crate::dataset::prepare::themes::Theme { index: 0, shared });
+        (tagged[7].theme, tagged[2].theme) = (theme(true), theme(false));
+        assert_eq!(lines(&take(tagged.clone(), 1).unwrap()), [7], "one theme for both lines comes first");
+        assert_eq!(lines(&take(tagged, 2).unwrap()), [2, 7], "then any theme");
     }
 
     #[test]

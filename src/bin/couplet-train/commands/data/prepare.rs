@@ -175,7 +175,7 @@ fn alike(groups: Groups, lang: Lang) -> String {
     let [groups, rows, largest] = [groups, rows, largest].map(thousands);
     match lang {
         Lang::En => format!(
-            "{rows} rows share a line, or all of it but one character, in {groups} groups (the largest has {largest}); none is parted"
+            "{rows} rows share a line with another, or all of it but one character; groups: {groups}, the largest of {largest}; none is parted"
         ),
         Lang::Zh => format!("{rows} 行与他行有相同或仅差一字的联句，共 {groups} 组（最大 {largest} 行），同组不跨划分"),
     }

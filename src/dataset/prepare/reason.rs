@@ -144,8 +144,7 @@ fn register(upper: &str, lower: &str) -> Option<String> {
         let words = words::lines(include_str!("tables/register.txt")).flat_map(|line| line.split(' '));
         Words::new(words.map(|word| (word, ())))
     });
-    let found = [upper, lower].into_iter().find_map(|line| SLANG.found(line).next().map(|(word, ())| word.to_owned()));
-    found
+    [upper, lower].into_iter().find_map(|line| SLANG.found(line).next()).map(|(word, ())| word.to_owned())
 }
 
 /// The couplet follows the system in which it does better.

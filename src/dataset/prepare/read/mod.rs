@@ -264,8 +264,11 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Line, 上联, 下联.
+    type Row = (u32, String, String);
+
     /// The pairs of a file with that name and content, and how it was understood.
-    fn pairs(name: &str, text: &str, layout: &Layout) -> Result<(String, Vec<(u32, String, String)>)> {
+    fn pairs(name: &str, text: &str, layout: &Layout) -> Result<(String, Vec<Row>)> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();

@@ -39,7 +39,7 @@
 //! 4. [`trainer`] cuts each optimizer step into micro-batches, sums their gradients, and updates with [`optim`].
 //! 5. [`report`] hears the trainer's events and writes logs, results, plots and the terminal; [`adapter`] writes what was
 //!    trained in PEFT's format.
-//! 6. [`eval`] judges what a model writes, by the rules that [`prosody`] knows.
+//! 6. [`eval`] judges what a model writes, by the rules of [`prosody`], which also clean the data and guide generation.
 //!
 //! # The law of imports
 //!
@@ -54,7 +54,7 @@
 //! | [`signal`] | error | SIGINT, SIGTERM and SIGHUP as a question the trainer asks |
 //! | [`config`] | error | the recipe: our TOML, LlamaFactory's YAML and JSON |
 //! | [`hub`] | config, error, fs | a model name → a folder: local, Hugging Face cache, download |
-//! | [`dataset`] | config, error, fs, rng | everything about text; knows no tensor |
+//! | [`dataset`] | config, error, fs, prosody, rng | everything about text, also raw couplets → training data; knows no tensor |
 //! | [`kernels`] | error | forward and backward of each operation; the only home of `unsafe` |
 //! | [`device`] | config, error, kernels | the CPU or a card: which, and why not |
 //! | [`model`] | config, error, fs, kernels, rng | Qwen3 with LoRA: mathematics and its weights |

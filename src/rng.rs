@@ -19,6 +19,11 @@ impl Key {
         Self(mix(self.0 ^ mix(part)))
     }
 
+    /// 64 random bits: the place of something in a drawing.
+    pub fn bits(self) -> u64 {
+        mix(self.0)
+    }
+
     /// Value number `index`, uniform on [0, 1) with 24 random bits.
     pub fn uniform(self, index: u64) -> f32 {
         let bits = mix(self.0.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)));

@@ -53,7 +53,9 @@ pub(super) fn read_text(path: &Path) -> Result<String> {
             .hint_zh("请检查路径与读取权限")
     })?;
     let mut text = String::from_utf8(bytes).map_err(|err| {
-        Error::file(path, format!("not UTF-8 at byte {}", err.utf8_error().valid_up_to()))
+        let at = err.utf8_error().valid_up_to();
+        let line = 1 + err.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+        Error::input(format!("{}:{line}: not UTF-8 at byte {at} of the file", path.display()))
             .hint("save the file as UTF-8, e.g. iconv -f GB18030 -t UTF-8 OLD > NEW")
             .hint_zh("请将文件另存为 UTF-8，例如 iconv -f GB18030 -t UTF-8 旧文件 > 新文件")
     })?;
@@ -393,8 +395,8 @@ mod tests {
     #[test]
     fn bytes_that_are_not_utf8_are_placed() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), b"[{\"output\": \"\xb5\xd8\"}]").unwrap();
+        fs::write(file.path(), b"\n[{\"output\": \"\xb5\xd8\"}]").unwrap();
         let error = read(file.path(), &Columns::default(), None).unwrap_err();
-        assert!(error.to_string().ends_with(": not UTF-8 at byte 13"), "{error}");
+        assert!(error.to_string().ends_with(":2: not UTF-8 at byte 14 of the file"), "{error}");
     }
 }

@@ -253,7 +253,7 @@ fn slips(name: &str, entry: &Map<String, Value>) -> Vec<Warning> {
 }
 
 fn missing(dir: &Path) -> Error {
-    let command = format!("couplet-train data prepare PAIRS.txt --output {} --name NAME", dir.display());
+    let command = format!("couplet-train data prepare PAIRS.txt --out {} --name NAME", dir.display());
     Error::file(&dir.join(FILE), "does not exist")
         .hint(format!("dataset_dir is the folder that holds it; from lines of two sides it is made by\n  {command}"))
         .hint_zh(format!("dataset_dir 应为其所在目录；若数据为每行“上联 下联”的文本，可用以下命令生成：\n  {command}"))
@@ -263,7 +263,7 @@ fn unknown(path: &Path, name: &str, registry: &Map<String, Value>) -> Error {
     let names = nearest(name, registry.keys().map(String::as_str));
     let names = names[..names.len().min(3)].join(", ");
     let dir = path.parent().unwrap_or(Path::new(".")).display();
-    let command = format!("couplet-train data prepare PAIRS.txt --output {dir} --name {name}");
+    let command = format!("couplet-train data prepare PAIRS.txt --out {dir} --name {name}");
     Error::file(path, format!("no data set named \"{name}\""))
         .hint(format!(
             "registered (nearest first): {names}; or add an entry {{\"{name}\": {{\"file_name\": \"….json\"}}}}; or make \

@@ -10,6 +10,14 @@ pub fn is_break(c: char) -> bool {
     matches!(c, '，' | ',' | '、' | '；' | ';' | '：' | ':' | '。' | '！' | '!' | '？' | '?') || c.is_whitespace()
 }
 
+/// Whether a character is a quotation mark or a bracket of titles: it parts nothing.
+pub fn is_quote(c: char) -> bool {
+    matches!(
+        c,
+        '"' | '\'' | '“' | '”' | '‘' | '’' | '「' | '」' | '『' | '』' | '《' | '》' | '〈' | '〉' | '【' | '】'
+    )
+}
+
 /// The clauses of a line, without breaks. None is empty.
 pub fn clauses(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_break).filter(|clause| !clause.is_empty())

@@ -1,6 +1,7 @@
 //! What a line of a couplet sounds and looks like: tones (平仄), clauses, rhythm nodes, repeated characters.
 //!
-//! Small functions of the text alone, for the judge and for a decoder that keeps the rules while it writes.
+//! Small functions of the text alone, for those who choose training data, for the judge, and for a decoder that keeps the rules
+//! while it writes.
 //!
 //! ```
 //! use couplet_train::prosody::{System, Tone, clauses, demands, nodes, tone};
@@ -13,7 +14,9 @@
 //! ```
 
 mod line;
+mod pair;
 mod tones;
 
-pub use line::{Tail, characters, clauses, demands, is_break, nodes, repeat_classes, shape, tail};
+pub use line::{Tail, characters, clauses, demands, is_break, is_quote, nodes, repeat_classes, shape, tail};
+pub use pair::{NodePair, Tones, node_pairs, same_shape, tones};
 pub use tones::{System, Tone, is_traditional, tone};

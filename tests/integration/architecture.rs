@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["error"]),
     ("device", &["config", "error", "kernels"]),
     ("kernels", &["error"]),
-    ("dataset", &["config", "error", "rng", "fs"]),
+    ("dataset", &["config", "error", "fs", "prosody", "rng"]),
     ("hub", &["config", "error", "fs"]),
     ("model", &["config", "error", "kernels", "rng", "fs"]),
     ("optim", &["config", "error", "kernels"]),

@@ -56,6 +56,9 @@ type Case = (&'static str, &'static [&'static str], fn(&Workspace));
 /// The run of the recipe.
 const TRAIN: &[&str] = &["recipe.toml"];
 
+/// Raw couplets.
+const PREPARE: &[&str] = &["data", "prepare", "pairs.txt"];
+
 /// Exit code 2: found before training.
 const REFUSED: &[Case] = &[
     // The model.
@@ -186,6 +189,46 @@ const REFUSED: &[Case] = &[
     ("data: a row longer than cutoff_len", TRAIN, |w| row(w, 2, |r| r["output"] = json!("长".repeat(300)))),
     ("data: nothing left to train", &["recipe.toml", "over_length=drop", "cutoff_len=8"], |_| {}),
     ("data: everything held out", &["recipe.toml", "val_size=1000"], |_| {}),
+    // Raw couplets.
+    ("prepare: no such file", PREPARE, |_| {}),
+    ("prepare: not UTF-8", PREPARE, |w| w.write("pairs.txt", b"\xe5\xa4\xa9 \xe5\x9c\xb0\n\xcc\xec \xb5\xd8\n")),
+    ("prepare: empty", PREPARE, |w| w.write("pairs.txt", "\n \n")),
+    ("prepare: nothing parts the sides", PREPARE, |w| w.write("pairs.txt", "春风又绿江南岸\n明月何时照我还我\n")),
+    ("prepare: mostly no pairs", &["data", "prepare", "pairs.txt", "--format", "csv"], |w| {
+        w.write("pairs.txt", "上联,下联\n天,地\n春风又绿江南岸\n明月何时照我还\n");
+    }),
+    ("prepare: columns without known names", &["data", "prepare", "pairs.csv"], |w| {
+        w.write("pairs.csv", "x,y,z\n1,天,地\n");
+    }),
+    ("prepare: a quote that is not closed", &["data", "prepare", "pairs.csv"], |w| {
+        w.write("pairs.csv", "上联,下联\n天,地\n\"风,雨\n");
+    }),
+    ("prepare: JSON that is broken", &["data", "prepare", "pairs.json"], |w| {
+        w.write("pairs.json", "[\n{\"上联\": \"天\", \"下联\": \"地\"},\n{\"上联\": \"天\",}]\n");
+    }),
+    ("prepare: two files of another length", &["data", "prepare", "--upper", "in.txt", "--lower", "out.txt"], |w| {
+        w.write("in.txt", "天\n风\n");
+        w.write("out.txt", "地\n");
+    }),
+    ("prepare: every row dropped", PREPARE, |w| w.write("pairs.txt", "天 天\n春风 明月夜\n")),
+    ("prepare: more than there is", &["data", "prepare", "pairs.txt", "--take", "3"], |w| {
+        w.write("pairs.txt", "天 地\n风 雨\n");
+    }),
+    ("prepare: larger parts than there is", &["data", "prepare", "pairs.txt", "--split", "9/9/9"], |w| {
+        w.write("pairs.txt", "天 地\n风 雨\n");
+    }),
+    ("prepare: there already", PREPARE, |w| {
+        w.write("pairs.txt", "天 地\n风 雨\n");
+        w.write("data/pairs_test.json", "[]");
+    }),
+    ("prepare: another data set of that name", &["data", "prepare", "pairs.txt", "--name", "couplets"], |w| {
+        w.write("pairs.txt", "天 地\n风 雨\n");
+    }),
+    ("prepare: no name", &["data", "prepare", "pairs.txt", "--name", "a b"], |w| w.write("pairs.txt", "天 地\n")),
+    ("prepare: a wording twice", &["data", "prepare", "pairs.txt", "--instruction-file", "wordings.txt"], |w| {
+        w.write("pairs.txt", "天 地\n");
+        w.write("wordings.txt", "对下联\n\n对下联\n");
+    }),
     // The output folder.
     ("output: a file is in the way", &["recipe.toml", "output_dir=data/couplets.json"], |_| {}),
     ("output: below a file", &["recipe.toml", "output_dir=data/couplets.json/out"], |_| {}),

@@ -120,7 +120,12 @@ fn wrong_usage_is_exit_2() {
             "hint: did you mean `generate`? commands: train, plan, generate, chat, evaluate, export, adapter, data, config, doctor;",
         ),
         (&["recipe.toml", "output_dir=~/zz"], "`output_dir` begins with `~`, which only a shell replaces: ~/zz"),
-        (&["data", "prepare", "pairs.txt", "--output=~/zz"], "~/zz: begins with `~`"),
+        (&["data", "prepare", "pairs.txt", "--out=~/zz"], "~/zz: begins with `~`"),
+        (&["data", "prepare", "pairs.txt", "--split", "9"], "`9` is no split"),
+        (&["data", "prepare", "pairs.txt", "--keep", "sides"], "reasons are characters, shape, copied"),
+        (&["data", "prepare", "--upper", "in.txt"], "--lower <FILE>"),
+        (&["data", "prepare", "none.txt"], "none.txt: cannot read: no such file"),
+        (&["data", "prepare", "x", "--instruction", "a.txt"], "a.txt: cannot read: no such file"),
         (&["export", "export_dir=out", "export_quantization_bit=4"], "`export_quantization_bit` is not supported"),
         (&["generate", "chat.yaml"], "chat.yaml: there is no such config file"),
         (&["data"], "Usage: couplet-train data"),
@@ -401,12 +406,9 @@ fn raw_pairs_become_rows_and_are_trained() {
     start
         .work
         .write("pairs.txt", "海内存知己 天涯若比邻\n两个黄鹂鸣翠柳\t一行白鹭上青天\n\n无边落木萧萧下 不尽长江滚滚来\n");
-    let prepared = start.work.run(&["data", "prepare", "pairs.txt", "--output", "data"]);
+    let prepared = start.work.run(&["data", "prepare", "pairs.txt"]);
     assert_eq!((prepared.code, prepared.stderr.as_str()), (0, ""));
-    let want = "3 rows → data/pairs.json, registered as `pairs` in data/dataset_info.json\n\
-                couplet-train --config configs/tiny_couplets.toml dataset=pairs dataset_dir=data eval_dataset= \
-                eval_strategy=no output_dir=outputs/pairs\n";
-    assert_eq!(prepared.stdout, want);
+    insta::assert_snapshot!("prepared", prepared.stdout);
     let row = |first: &str, second: &str| json!({"instruction": couplet_train::dataset::prepare::DEFAULT_INSTRUCTION, "input": first, "output": second});
     let rows = [
         row("海内存知己", "天涯若比邻"),
@@ -425,13 +427,49 @@ fn raw_pairs_become_rows_and_are_trained() {
     assert_eq!(rows, [Some(3), Some(0)]);
     assert_eq!(receipt["speak"]["instruction"]["text"], couplet_train::dataset::prepare::DEFAULT_INSTRUCTION);
 
-    let again = start.work.run(&["data", "prepare", "pairs.txt"]);
+    // `--output` is the older name of `--out`.
+    let again = start.work.run(&["data", "prepare", "pairs.txt", "--output", "data"]);
     assert_eq!(again.code, 2);
     let want =
         "error: data/pairs.json: exists already\nhint: choose another name (--name), or replace it (--overwrite)\n";
     assert_eq!(again.stderr, want);
-    let replaced = start.work.run_with(&["data", "prepare", "pairs.txt", "--overwrite"], &[("LANG", "zh_CN.UTF-8")]);
-    assert!(replaced.code == 0 && replaced.stdout.starts_with("3 行 → "), "{}", replaced.stdout);
+    let chinese = [("LANG", "zh_CN.UTF-8")];
+    let replaced = start.work.run_with(&["data", "prepare", "pairs.txt", "--overwrite"], &chinese);
+    assert!(replaced.code == 0 && replaced.stdout.contains("3 行 → data/pairs.json"), "{}", replaced.stdout);
+}
+
+/// What a user has: another script, other punctuation, repeats, half a couplet; and everything that can be asked for.
+#[test]
+fn a_messy_file_is_cleaned_and_every_loss_is_said() {
+    let work = Workspace::new();
+    let train: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(root().join("data/couplets_train.json")).expect("data")).expect("rows");
+    let side = |row: &Value, key: &str| row[key].as_str().expect("a text").to_owned();
+    let mut lines: Vec<String> =
+        train.iter().take(120).map(|row| format!("{}——{}", side(row, "input"), side(row, "output"))).collect();
+    lines.push("國泰民安,風調雨順——花好月圓,人壽年豐".into());
+    lines.push(lines[0].clone());
+    lines.push("海内存知己——海内存知己".into());
+    lines.push("年年卖萌处——岁岁读书人".into());
+    lines.push("天涯若比邻".into());
+    lines.push("一帆风顺——万事如意A".into());
+    work.write("messy.txt", lines.join("\n"));
+    work.write("wordings.txt", "请对下联。\n请对下联，要工整。\n请对下联，要有意境。\n");
+    let asked = ["--simplify", "--punctuation", "full", "--keep", "register", "--split", "rest/10/10"];
+    let worded = ["--instruction", "wordings.txt", "--balance", "length", "--tag", "--out", "out", "--name", "mine"];
+    let args = [&["data", "prepare", "messy.txt"], &asked[..], &worded[..]].concat();
+    let prepared = work.run(&args);
+    assert_eq!((prepared.code, prepared.stderr.as_str()), (0, ""));
+    insta::assert_snapshot!("prepared_messy", prepared.stdout);
+    insta::assert_snapshot!("prepared_messy_dropped", work.read("out/mine_dropped.tsv"));
+    let chinese = work.run_with(&[&args[..], &["--overwrite"]].concat(), &[("COUPLET_TRAIN_LANG", "zh")]);
+    insta::assert_snapshot!("prepared_messy_zh", chinese.stdout);
+    let all: Vec<Value> = ["out/mine.json", "out/mine_valid.json", "out/mine_test.json"]
+        .iter()
+        .flat_map(|name| work.json(name).as_array().expect("rows").clone())
+        .collect();
+    let simplified = all.iter().find(|row| row["input"] == "国泰民安，风调雨顺").expect("the row");
+    assert_eq!(simplified["output"], "花好月圆，人寿年丰");
 }
 
 /// Paths of a recipe and of a LlamaFactory config count from the working directory, not from the file.

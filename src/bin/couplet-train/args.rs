@@ -1,5 +1,9 @@
 //! What can be typed.
 
+mod data;
+
+pub use data::{DataCommand, PrepareArgs, Punctuation};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use couplet_train::report::{Look, Progress, Verbosity};
 use std::path::PathBuf;
@@ -10,8 +14,8 @@ Quick start · 快速上手
   couplet-train --config configs/tiny_couplets.toml
   # a LlamaFactory config as it is · 直接用 LlamaFactory 配置
   couplet-train --config my.yaml learning_rate=2e-4
-  # lines `上联 下联` → training data · 文本 → 训练数据
-  couplet-train data prepare pairs.txt --output data
+  # couplets in any format → training data · 对联文本 → 训练数据
+  couplet-train data prepare pairs.txt --out data
   # ask what was trained, beside its base · 对比训练前后
   couplet-train generate --adapter outputs/tiny_couplets --compare \"海内存知己\"
   # how good is it, in numbers · 用数字评估
@@ -179,30 +183,6 @@ pub struct CheckArgs {
     /// The base model, unless the adapter knows it · 基座模型
     #[arg(long, value_name = "MODEL")]
     pub base: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum DataCommand {
-    /// `上联 下联` lines (space or tab) → Alpaca JSON and its registry entry · 文本 → Alpaca JSON
-    Prepare(PrepareArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct PrepareArgs {
-    /// A text file: one pair a line, the two lines separated by a space or a tab · 每行一对，空格或制表符分隔
-    pub input: PathBuf,
-    /// Folder for the JSON file and dataset_info.json · 输出目录
-    #[arg(long, default_value = "data", value_name = "DIR")]
-    pub output: PathBuf,
-    /// Name of the data set; the input's name when absent · 数据集名
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Instruction of every row · 每行的指令
-    #[arg(long, default_value = couplet_train::dataset::prepare::DEFAULT_INSTRUCTION, hide_default_value = true)]
-    pub instruction: String,
-    /// Replace a data set of that name · 覆盖同名数据集
-    #[arg(long)]
-    pub overwrite: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,7 +1,6 @@
 //! Makes an 上联 as people type it into one as the model has learned them, and says what was changed.
 
-use super::extract::is_quote;
-use crate::prosody::{self, System, Tone, is_break};
+use crate::prosody::{self, System, Tone, is_break, is_quote};
 
 /// How the training data writes the break between clauses. The two are different tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

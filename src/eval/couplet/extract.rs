@@ -1,6 +1,6 @@
 //! Finds 下联 in what a model wrote around it.
 
-use crate::prosody::is_break;
+use crate::prosody::{is_break, is_quote};
 
 /// The line in a raw answer: thoughts, a heading such as `下联：`, quotes and marks of formatting, a final full stop and
 /// explanations are left out. Empty where there is no line.
@@ -47,13 +47,6 @@ fn strip(line: &str) -> &str {
 
 fn is_formatting(c: char) -> bool {
     matches!(c, '*' | '#' | '`' | '_' | '>' | '-' | '~') || c.is_whitespace()
-}
-
-pub(super) fn is_quote(c: char) -> bool {
-    matches!(
-        c,
-        '"' | '\'' | '“' | '”' | '‘' | '’' | '「' | '」' | '『' | '』' | '《' | '》' | '〈' | '〉' | '【' | '】'
-    )
 }
 
 #[cfg(test)]

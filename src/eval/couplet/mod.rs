@@ -15,24 +15,8 @@ pub use kinds::{Kind, Tally};
 pub use reason::{Fault, Place};
 
 use super::words;
-use crate::prosody::{self, System, Tail, Tone};
+use crate::prosody::{self, System, Tail, Tones};
 use serde::Serialize;
-
-/// How the tones of a couplet stand in one system.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize)]
-pub struct Tones {
-    /// 仄起平收: 上联 may end in 仄, 下联 may end in 平.
-    pub end: bool,
-    /// Share of nodes where the lines oppose each other; those with an unknown tone are left out.
-    pub opp: f64,
-}
-
-impl Tones {
-    /// Both ends right and every node opposed.
-    pub fn all(self) -> bool {
-        self.end && self.opp == 1.0
-    }
-}
 
 /// What is true of a couplet. Lines of different shape cannot be compared: then `opp`, `pos`, `seg`
 /// and `parallel` are 0.
@@ -95,10 +79,10 @@ impl Verdict {
 
 /// Judges `lower` as the answer to `upper`. Both without the words around them: see [`extract`] and [`clean_upper`].
 pub fn judge(upper: &str, lower: &str) -> Verdict {
-    let shape = prosody::shape(upper) == prosody::shape(lower) && !prosody::shape(upper).is_empty();
+    let shape = prosody::same_shape(upper, lower);
     let a: Vec<char> = prosody::characters(upper).collect();
     let b: Vec<char> = prosody::characters(lower).collect();
-    let [pingshui, modern] = System::ALL.map(|system| tones(upper, lower, system, shape));
+    let [pingshui, modern] = System::ALL.map(|system| prosody::tones(upper, lower, system));
     let classes = [prosody::repeat_classes(upper), prosody::repeat_classes(lower)];
     let repeats = classes.iter().any(|line| line.iter().enumerate().any(|(at, first)| at != *first));
     let shares = |guess| if shape { parallel(&a, &b, guess) } else { (0.0, 0.0) };
@@ -121,45 +105,6 @@ pub fn judge(upper: &str, lower: &str) -> Verdict {
     verdict.tail = prosody::clauses(lower).find_map(|clause| prosody::tail(clause, verdict.system()));
     verdict.faults = reason::faults(upper, lower, &verdict);
     verdict
-}
-
-/// The tones of both lines in one system.
-fn tones(upper: &str, lower: &str, system: System, shape: bool) -> Tones {
-    let last = |line| prosody::characters(line).last().map_or(Tone::Unknown, |c| prosody::tone(c, system));
-    let end = last(upper).may_be(Tone::Oblique) && last(lower).may_be(Tone::Level);
-    let compared: Vec<bool> = node_pairs(upper, lower).filter_map(|pair| pair.opposed(system)).collect();
-    let opp = match compared.len() {
-        _ if !shape => 0.0,
-        0 => 1.0,
-        n => compared.iter().filter(|opposed| **opposed).count() as f64 / n as f64,
-    };
-    Tones { end, opp }
-}
-
-/// A node, and what stands on it in both lines.
-struct NodePair {
-    /// Clause and character, from 0.
-    clause: usize,
-    at: usize,
-    upper: char,
-    lower: char,
-}
-
-impl NodePair {
-    fn opposed(&self, system: System) -> Option<bool> {
-        prosody::tone(self.upper, system).opposes(prosody::tone(self.lower, system))
-    }
-}
-
-/// The nodes of two lines of the same shape; of others, those of the clauses that have a partner of equal length.
-fn node_pairs(upper: &str, lower: &str) -> impl Iterator<Item = NodePair> {
-    let pairs = prosody::clauses(upper).zip(prosody::clauses(lower)).enumerate();
-    pairs.flat_map(|(clause, (a, b))| {
-        let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-        let len = if a.len() == b.len() { a.len() } else { 0 };
-        let pair = move |at| NodePair { clause, at, upper: a[at], lower: b[at] };
-        prosody::nodes(len).map(pair).collect::<Vec<_>>()
-    })
 }
 
 /// Shares of characters that agree in the class of their word, and in whether a word begins. Equally long lines.

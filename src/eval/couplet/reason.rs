@@ -1,6 +1,6 @@
 //! What is wrong with a couplet, where, and what would be right; in Chinese and English.
 
-use super::{Kind, Verdict, kinds, node_pairs};
+use super::{Kind, Verdict, kinds};
 use crate::prosody::{self, Tail, Tone};
 use serde::Serialize;
 
@@ -195,7 +195,7 @@ fn tone_faults(upper: &str, lower: &str, verdict: &Verdict) -> Vec<Fault> {
         faults.push(Fault::UpperEnd { character });
     }
     let clauses = prosody::shape(lower).len();
-    for pair in node_pairs(upper, lower) {
+    for pair in prosody::node_pairs(upper, lower) {
         let wanted = prosody::tone(pair.upper, system).opposite();
         if let (Some(false), Some(wanted)) = (pair.opposed(system), wanted) {
             let place = Place { clause: if clauses == 1 { 0 } else { pair.clause + 1 }, at: pair.at + 1 };

@@ -1,0 +1,459 @@
+//! Files as people have them → pairs of sides, each with its place. The format is recognised, or said by the user.
+//!
+//! What is no pair is kept apart with the reason. Where that is more than half of a file, its format was not understood, and
+//! that is an error.
+
+mod json;
+mod lines;
+mod names;
+mod parallel;
+mod table;
+
+pub use lines::Separator;
+
+use crate::{
+    dataset::record::read_text,
+    error::{Error, Result},
+};
+use std::path::{Path, PathBuf};
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Both sides on a line.
+    Lines,
+    /// 上联 on one line, 下联 on the next.
+    Alternating,
+    /// Columns parted by commas, with quotes where needed.
+    Csv,
+    /// Columns parted by tabs.
+    Tsv,
+    /// A JSON array of rows, or a row a line: objects, or lists of two.
+    Json,
+}
+
+/// What the user says about his files; the rest is recognised.
+#[derive(Debug, Clone, Default)]
+pub struct Layout {
+    /// How they are written.
+    pub format: Option<Format>,
+    /// What stands between the sides of a line, or between the columns of a table.
+    pub separator: Option<String>,
+    /// Columns of 上联 and 下联: names, or numbers from 1.
+    pub columns: Option<[String; 2]>,
+}
+
+/// Where a pair stands: file of the run, and line of it, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Index into [`Read::sources`].
+    pub file: u32,
+    /// The line on which it begins.
+    pub line: u32,
+}
+
+/// Two sides as they stand in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub place: Place,
+    pub upper: String,
+    pub lower: String,
+}
+
+/// What is no pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub place: Place,
+    /// Why.
+    pub fact: String,
+    /// What stands there.
+    pub text: String,
+}
+
+/// A file that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// How it is written.
+    pub found: Found,
+    /// Rows in it, broken ones too.
+    pub rows: usize,
+}
+
+/// The format that was recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Both sides on a line.
+    Lines(Separator),
+    /// One after the other.
+    Alternating,
+    /// A table, its columns, and those that are not used.
+    Table {
+        /// What parts the columns.
+        delimiter: char,
+        /// Of 上联 and 下联: names, or numbers from 1.
+        columns: [String; 2],
+        /// The others.
+        unused: Vec<String>,
+    },
+    /// JSON; `None`: lists of two.
+    Json {
+        /// Names of 上联 and 下联.
+        columns: Option<[String; 2]>,
+        /// The others, as the first row has them.
+        unused: Vec<String>,
+    },
+    /// 下联 stands in this other file.
+    Parallel(PathBuf),
+}
+
+impl Found {
+    /// The format in a few words.
+    pub fn text(&self, chinese: bool) -> String {
+        let columns = |[upper, lower]: &[String; 2], unused: &[String]| {
+            let rest = match (unused, chinese) {
+                ([], _) => String::new(),
+                (names, true) => format!("（未使用：{}）", names.join("、")),
+                (names, false) => format!(" (not used: {})", names.join(", ")),
+            };
+            match chinese {
+                true => format!("列 `{upper}`、`{lower}`{rest}"),
+                false => format!("columns `{upper}` and `{lower}`{rest}"),
+            }
+        };
+        match (self, chinese) {
+            (Self::Lines(separator), true) => format!("每行一副，以{}分隔", separator.name(true)),
+            (Self::Lines(separator), false) => format!("a pair a line, parted by {}", separator.name(false)),
+            (Self::Alternating, true) => "上联、下联各占一行，交替排列".into(),
+            (Self::Alternating, false) => "上联 and 下联 on lines of their own, in turn".into(),
+            (Self::Table { delimiter: '\t', columns: names, unused }, _) => format!("TSV, {}", columns(names, unused)),
+            (Self::Table { columns: names, unused, .. }, _) => format!("CSV, {}", columns(names, unused)),
+            (Self::Json { columns: Some(names), unused }, _) => format!("JSON, {}", columns(names, unused)),
+            (Self::Json { columns: None, .. }, true) => "JSON，每行 [上联, 下联]".into(),
+            (Self::Json { columns: None, .. }, false) => "JSON, lists of [上联, 下联]".into(),
+            (Self::Parallel(lower), true) => format!("每行一条上联，下联在 {} 的同一行", lower.display()),
+            (Self::Parallel(lower), false) => format!("上联 line by line, 下联 in {}", lower.display()),
+        }
+    }
+}
+
+/// All that was read.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub sources: Vec<Source>,
+    pub pairs: Vec<Pair>,
+    pub broken: Vec<Broken>,
+}
+
+impl Read {
+    /// A row of the file that is being read.
+    fn pair(&mut self, line: usize, upper: impl Into<String>, lower: impl Into<String>) {
+        let place = self.place(line);
+        self.pairs.push(Pair { place, upper: upper.into(), lower: lower.into() });
+    }
+
+    /// The same where the row is no pair.
+    fn broken(&mut self, line: usize, text: &str, fact: impl Into<String>) {
+        let place = self.place(line);
+        self.broken.push(Broken { place, fact: fact.into(), text: text.into() });
+    }
+
+    fn place(&self, line: usize) -> Place {
+        Place { file: self.sources.len() as u32, line: line as u32 }
+    }
+
+    /// Reads one file with `reader`, and refuses it where it was not understood.
+    fn file(&mut self, path: &Path, reader: impl FnOnce(&mut Self) -> Result<Found>) -> Result<()> {
+        let (pairs, broken) = (self.pairs.len(), self.broken.len());
+        let found = reader(self)?;
+        let (pairs, bad) = (self.pairs.len() - pairs, &self.broken[broken..]);
+        let rows = pairs + bad.len();
+        if rows == 0 {
+            return Err(shown(Error::file(path, "holds no couplets")));
+        }
+        if let Some(first) = bad.first().filter(|_| bad.len() > pairs) {
+            let place = format!("{}:{}", path.display(), first.place.line);
+            let count = bad.len();
+            let (fact, text) = (&first.fact, shortened(&first.text));
+            return Err(shown(
+                Error::input(format!("{place}: {fact}: {text}"))
+                    .and(format!("so are {count} of {rows} rows, read as: {}", found.text(false))),
+            ));
+        }
+        self.sources.push(Source { path: path.to_owned(), found, rows });
+        Ok(())
+    }
+}
+
+/// Reads every file. Errors name the file and, where there is one, the line.
+pub(super) fn read(files: &[PathBuf], parallel: Option<&[PathBuf; 2]>, layout: &Layout) -> Result<Read> {
+    let mut read = Read::default();
+    for path in files {
+        let text = read_text(path)?;
+        read.file(path, |read| read_one(&text, path, layout, read))?;
+    }
+    if let Some([upper, lower]) = parallel {
+        let texts = [read_text(upper)?, read_text(lower)?];
+        read.file(upper, |read| parallel::read(&texts, [upper, lower], read))?;
+    }
+    Ok(read)
+}
+
+fn read_one(text: &str, path: &Path, layout: &Layout, read: &mut Read) -> Result<Found> {
+    let separator = layout.separator.as_deref();
+    let columns = layout.columns.as_ref();
+    let table = |delimiter: char, quoted: bool, read: &mut Read| {
+        let delimiter = match separator.map(|text| (text, text.chars().next())) {
+            None | Some((_, None)) => delimiter,
+            Some((text, Some(one))) if text.len() == one.len_utf8() => one,
+            Some((text, _)) => {
+                return Err(Error::input(format!("columns are parted by one character, not by `{text}`"))
+                    .hint("lines are parted by any text: --format lines")
+                    .hint_zh("表格的分隔符只能是一个字符；任意文本作分隔请用 --format lines"));
+            }
+        };
+        table::read(text, path, table::Dialect { delimiter, quoted }, columns, read)
+    };
+    match layout.format.or_else(|| by_name(path)).or_else(|| json::begins(text)) {
+        Some(Format::Json) => json::read(text, path, columns, read),
+        Some(Format::Csv) => table(',', true, read),
+        Some(Format::Tsv) => table('\t', false, read),
+        Some(Format::Alternating) => Ok(lines::read_alternating(text, read)),
+        Some(Format::Lines) if separator.is_none() => lines::read(text, lines::separator(text, path)?, read),
+        _ if separator.is_some() => lines::read(text, Separator::Text(separator.unwrap_or_default().into()), read),
+        _ => match lines::recognise(text, path)? {
+            lines::Recognised::Table('\t') => table('\t', false, read),
+            lines::Recognised::Table(delimiter) => table(delimiter, true, read),
+            lines::Recognised::Alternating => Ok(lines::read_alternating(text, read)),
+            lines::Recognised::Lines(separator) => lines::read(text, separator, read),
+        },
+    }
+}
+
+/// What the end of a file's name says for certain. `.txt` says nothing.
+fn by_name(path: &Path) -> Option<Format> {
+    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        "csv" => Some(Format::Csv),
+        "tsv" => Some(Format::Tsv),
+        "json" | "jsonl" | "ndjson" => Some(Format::Json),
+        _ => None,
+    }
+}
+
+/// The way out of a file that is not understood.
+fn shown(error: Error) -> Error {
+    error
+        .hint(
+            "a pair a line: 上联, a blank (or tab, ——, ；), 下联; or CSV, TSV, JSON, JSON Lines; two files with a side each: \
+             --upper FILE --lower FILE; say it with --format, --separator or --columns",
+        )
+        .hint_zh(
+            "每行一副：上联、空格（或制表符、——、；）、下联；也可用 CSV、TSV、JSON、JSON Lines；上下联分在两个文件时用 \
+             --upper 文件 --lower 文件；可用 --format、--separator、--columns 指明",
+        )
+}
+
+/// The beginning of a text, for a message.
+fn shortened(text: &str) -> String {
+    let line: String = text.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(40).is_some() { line + "…" } else { line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Line, 上联, 下联.
+    type Row = (u32, String, String);
+
+    /// The pairs of a file with that name and content, and how it was understood.
+    fn pairs(name: &str, text: &str, layout: &Layout) -> Result<(String, Vec<Row>)> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let read = read(&[path], None, layout)?;
+        let pairs = read.pairs.into_iter().map(|pair| (pair.place.line, pair.upper, pair.lower)).collect();
+        Ok((read.sources[0].found.text(false), pairs))
+    }
+
+    #[test]
+    fn formats_are_recognised() {
+        let want: Vec<(&str, &str)> = vec![("海内存知己", "天涯若比邻"), ("国泰民安，风调雨顺", "花好月圆，人寿年丰")];
+        for (name, text, format) in [
+            (
+                "a.txt",
+                "海内存知己 天涯若比邻\n国泰民安，风调雨顺　花好月圆，人寿年丰\n",
+                "a pair a line, parted by blanks",
+            ),
+            ("a.txt", "海内存知己\t天涯若比邻\n国泰民安，风调雨顺\t花好月圆，人寿年丰", "TSV, columns `1` and `2`"),
+            (
+                "a",
+                "上联 下联\n\n海内存知己   天涯若比邻\r\n国泰民安，风调雨顺 \t花好月圆，人寿年丰",
+                "a pair a line, parted by blanks",
+            ),
+            ("a", "海内存知己——天涯若比邻\n国泰民安，风调雨顺 —— 花好月圆，人寿年丰", "a pair a line, parted by `——`"),
+            (
+                "a",
+                "海内存知己；天涯若比邻。\n国泰民安，风调雨顺；花好月圆，人寿年丰。",
+                "a pair a line, parted by `；`",
+            ),
+            ("a", "海内存知己|天涯若比邻\n国泰民安，风调雨顺｜花好月圆，人寿年丰", "a pair a line, parted by `|`"),
+            ("a", "海内存知己,天涯若比邻\n国泰民安，风调雨顺,花好月圆，人寿年丰", "CSV, columns `1` and `2`"),
+            (
+                "a",
+                "海内存知己\n天涯若比邻\n\n国泰民安，风调雨顺\n花好月圆，人寿年丰",
+                "上联 and 下联 on lines of their own, in turn",
+            ),
+            (
+                "a.csv",
+                "编号,上联,下联\n1,海内存知己,天涯若比邻\n2,\"国泰民安，风调雨顺\",花好月圆，人寿年丰\n",
+                "CSV, columns `上联` and `下联` (not used: 编号)",
+            ),
+            (
+                "a.tsv",
+                "Upper\tLower\n海内存知己\t天涯若比邻\n国泰民安，风调雨顺\t花好月圆，人寿年丰",
+                "TSV, columns `Upper` and `Lower`",
+            ),
+            (
+                "a.json",
+                r#"[{"instruction": "对", "input": "海内存知己", "output": "天涯若比邻"}, {"instruction": "对", "input": "国泰民安，风调雨顺", "output": "花好月圆，人寿年丰"}]"#,
+                "JSON, columns `input` and `output` (not used: instruction)",
+            ),
+            (
+                "a.txt",
+                "{\"上联\": \"海内存知己\", \"下联\": \"天涯若比邻\"}\n{\"下联\": \"花好月圆，人寿年丰\", \"上联\": \"国泰民安，风调雨顺\"}",
+                "JSON, columns `上联` and `下联`",
+            ),
+            (
+                "a",
+                "[[\"海内存知己\", \"天涯若比邻\"],\n[\"国泰民安，风调雨顺\", \"花好月圆，人寿年丰\"]]",
+                "JSON, lists of [上联, 下联]",
+            ),
+            (
+                "a.jsonl",
+                "[\"海内存知己\", \"天涯若比邻\"]\n[\"国泰民安，风调雨顺\", \"花好月圆，人寿年丰\"]",
+                "JSON, lists of [上联, 下联]",
+            ),
+            (
+                "a.json",
+                r#"[{"instruction": "海内存知己", "input": "", "output": "天涯若比邻"}, {"instruction": "国泰民安，风调雨顺", "input": "", "output": "花好月圆，人寿年丰"}]"#,
+                "JSON, columns `instruction` and `output` (not used: input)",
+            ),
+        ] {
+            let (found, got) = pairs(name, text, &Layout::default()).unwrap_or_else(|err| panic!("{text}: {err}"));
+            let got: Vec<(&str, &str)> = got.iter().map(|(_, a, b)| (a.as_str(), b.as_str())).collect();
+            assert_eq!((found.as_str(), got), (format, want.clone()), "{text}");
+        }
+    }
+
+    #[test]
+    fn verse_on_a_line_is_recognised_by_its_comma() {
+        let (found, got) =
+            pairs("a", "海内存知己，天涯若比邻。\n白日依山尽，黄河入海流。\n", &Layout::default()).unwrap();
+        assert_eq!(found, "a pair a line, parted by `，`");
+        assert_eq!(got[1], (2, "白日依山尽".into(), "黄河入海流".into()));
+    }
+
+    #[test]
+    fn the_user_has_the_last_word() {
+        let columns = |a: &str, b: &str| Some([a.to_owned(), b.to_owned()]);
+        for (name, text, layout, want) in [
+            ("a.csv", "天；地\n风；雨\n", Layout { separator: Some("；".into()), ..Layout::default() }, 2),
+            ("a", "天=地\n风=雨\n山=水", Layout { separator: Some("=".into()), ..Layout::default() }, 3),
+            (
+                "a.dat",
+                "x,天,地\n",
+                Layout { format: Some(Format::Csv), columns: columns("2", "3"), ..Layout::default() },
+                1,
+            ),
+            ("a.csv", "p,q,r\nx,天,地\n", Layout { columns: columns("q", "r"), ..Layout::default() }, 1),
+            ("a.json", r#"[{"p": "天", "q": "地"}]"#, Layout { columns: columns("p", "q"), ..Layout::default() }, 1),
+            ("a.csv", "天 地\n", Layout { format: Some(Format::Lines), ..Layout::default() }, 1),
+            ("a", "天\n地\n", Layout { format: Some(Format::Alternating), ..Layout::default() }, 1),
+        ] {
+            let (_, got) = pairs(name, text, &layout).unwrap_or_else(|err| panic!("{text}: {err}"));
+            assert_eq!(got.len(), want, "{text}");
+            assert!(got.iter().all(|(_, a, b)| a.chars().count() == 1 && b.chars().count() == 1), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn places_are_lines_of_the_file() {
+        for (name, text, want) in [
+            ("a", "天 地\n\n\n风 雨", vec![1, 4]),
+            ("a.csv", "上联,下联\n\"天\n\",地\n风,雨", vec![2, 4]),
+            (
+                "a.json",
+                "[\n  {\"上联\": \"天\",\n   \"下联\": \"地\"},\n\n  {\"上联\": \"风\", \"下联\": \"雨\"}\n]\n",
+                vec![2, 5],
+            ),
+            ("a.jsonl", "\n{\"上联\": \"天\", \"下联\": \"地\"}\n\n{\"上联\": \"风\", \"下联\": \"雨\"}", vec![2, 4]),
+        ] {
+            let (_, got) = pairs(name, text, &Layout::default()).unwrap_or_else(|err| panic!("{text}: {err}"));
+            assert_eq!(got.iter().map(|(line, ..)| *line).collect::<Vec<_>>(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error_with_its_place() {
+        for (name, text, want) in [
+            ("a.txt", "春风又绿江南岸\n明月何时\n", "a.txt:1: nothing parts two sides here: 春风又绿江南岸"),
+            ("a.txt", " \n\n", "a.txt: holds no couplets"),
+            ("a.csv", "x,y,z\n1,2,3\n", "a.csv:1: 3 columns, and none of them has a known name"),
+            ("a.csv", "上联,下联\n\"天,地\n", "a.csv:2: a quote that is not closed"),
+            ("a.json", "[{\"上联\": \"天\", }]", "a.json:1:20: not valid JSON: "),
+            ("a.json", "[{\"上联\": \"天\", \"下联\": \"地\"}", "a.json:1: the array is not closed"),
+            ("a.json", "[{\"x\": \"天\", \"y\": \"地\"}]", "a.json:1: no known names of columns: x, y"),
+            (
+                "a.json",
+                "[1, 2]",
+                "a.json:1: neither an object nor a list of two texts: 1; so are 2 of 2 rows, read as: JSON, lists of [上联, 下联]",
+            ),
+            ("a.json", "天 地", "a.json: neither a JSON array nor JSON Lines"),
+        ] {
+            let error = pairs(name, text, &Layout::default()).expect_err(text);
+            let message = error.to_string();
+            assert!(
+                message.split_once(name).is_some_and(|(_, fact)| format!("{name}{fact}").starts_with(want)),
+                "{message}"
+            );
+            assert!(error.hint_text(true).is_some() && error.hint_text(false).is_some(), "{message}");
+        }
+        let layout = Layout { separator: Some("--".into()), ..Layout::default() };
+        let error = pairs("a.csv", "天--地", &layout).unwrap_err();
+        assert_eq!(error.to_string(), "columns are parted by one character, not by `--`");
+    }
+
+    #[test]
+    fn a_few_broken_rows_are_kept_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        std::fs::write(&path, "天 地\n春风又绿\n风 雨\n山 水 云\n日 月\n").unwrap();
+        let read = read(&[path], None, &Layout::default()).unwrap();
+        assert_eq!((read.pairs.len(), read.sources[0].rows), (3, 5));
+        let facts: Vec<(u32, &str)> = read.broken.iter().map(|row| (row.place.line, row.fact.as_str())).collect();
+        assert_eq!(facts, [(2, "not two sides but 1"), (4, "not two sides but 3")]);
+    }
+
+    #[test]
+    fn two_files_with_a_side_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["in.txt", "out.txt"].map(|name| dir.path().join(name));
+        let run = |upper: &str, lower: &str| {
+            std::fs::write(&paths[0], upper).unwrap();
+            std::fs::write(&paths[1], lower).unwrap();
+            read(&[], Some(&paths), &Layout::default())
+        };
+        let got = run("晚 风 摇 树\n\n天\n", "晨 露 润 花 \n\n地\n\n").unwrap();
+        assert_eq!(got.pairs.iter().map(|pair| pair.place.line).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!((got.pairs[0].upper.as_str(), got.pairs[0].lower.as_str()), ("晚 风 摇 树", "晨 露 润 花 "));
+        let got = run("天\n风\n山", "地\n\n水").unwrap();
+        assert_eq!((got.pairs.len(), got.broken[0].fact.as_str(), got.broken[0].place.line), (2, "no 下联", 2));
+        let error = run("天\n风\n", "地\n").unwrap_err();
+        assert!(
+            error.to_string().contains("in.txt has 2 lines, ") && error.to_string().ends_with("out.txt has 1"),
+            "{error}"
+        );
+    }
+}

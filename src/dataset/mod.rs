@@ -9,6 +9,7 @@
 pub mod encode;
 mod load;
 mod mix;
+pub mod near;
 pub mod order;
 mod pack;
 pub mod prepare;

@@ -7,6 +7,7 @@
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 
 pub mod encode;
+pub mod leaks;
 mod load;
 mod mix;
 pub mod near;
@@ -15,11 +16,14 @@ mod pack;
 pub mod prepare;
 pub mod record;
 pub mod registry;
+mod segments;
+pub mod stats;
 pub mod summary;
 pub mod template;
 pub mod tokenizer;
 
-pub use load::{Splits, load, training_rows};
+pub use leaks::Leaks;
+pub use load::{Read, Splits, keep, load, read, settle, training_rows};
 pub use pack::Pack;
 pub use prepare::{Prepared, prepare};
 pub use summary::Summary;

@@ -218,7 +218,7 @@ mod tests {
     fn what_says_nothing_is_no_leak() {
         for (train, held_out, want, why) in [
             (["这部电影很好看", "正面"], ["那家饭店不好吃", "正面"], None, "the label of a class"),
-            (["这部电影很好看", "正面"], ["这部电影很好看", "负面"], Some(Likeness::SharedLine), "its question is"),
+            (["这部电影很好看", "正面"], ["这部电影很好看", "差评"], Some(Likeness::SharedLine), "its question is"),
             (["云对雨", "雪对风"], ["云对雨", "花对树"], None, "three characters"),
             (["云", "雨"], ["云", "风"], None, "a row of two"),
             (["云", "雨"], ["云", "雨"], Some(Likeness::Equal), "unless it is the same"),

@@ -81,6 +81,12 @@ impl Cut {
         self.micro_batches(&samples).iter().map(|micro| self.rows_of(micro)).max().unwrap_or(0)
     }
 
+    /// Rows that these samples feed together, those of them that have a label.
+    pub fn rows_fed<'e>(self, samples: impl Iterator<Item = Sample<'e>>) -> usize {
+        let samples: Vec<Sample> = samples.filter(|(_, row)| row.is_trainable()).collect();
+        self.micro_batches(&samples).iter().map(|micro| self.rows_of(micro)).sum()
+    }
+
     /// Rows through the model.
     fn rows_of(self, micro: &[Sample]) -> usize {
         let shared = if self.share_prefix { prefix(micro) } else { 0 };

@@ -26,7 +26,7 @@ mod train;
 mod verdict;
 mod writing;
 
-use crate::args::{AdapterCommand, AskArgs, ChatArgs, Cli, Command, DataCommand, EvaluateArgs, ExportArgs, TrainArgs};
+use crate::args::{AdapterCommand, AskArgs, ChatArgs, Cli, Command, EvaluateArgs, ExportArgs, TrainArgs};
 use clap::CommandFactory;
 use couplet_train::{
     config::{Purpose, closest, purpose},
@@ -46,7 +46,7 @@ pub fn run(cli: Cli, look: Look) -> Result<u8> {
         Some(Command::Export(args)) => export::run(&args, look),
         Some(Command::Adapter(AdapterCommand::Check(args))) => adapter::check(&args, look),
         Some(Command::Config(command)) => config::run(&command, look).map(|()| 0),
-        Some(Command::Data(DataCommand::Prepare(args))) => data::prepare(&args, look).map(|()| 0),
+        Some(Command::Data(command)) => data::run(&command, look).map(|()| 0),
         Some(Command::Doctor) => doctor::run(look),
     }
 }

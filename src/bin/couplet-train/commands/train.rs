@@ -86,6 +86,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         train: &inputs.data.train,
         eval: &inputs.data.eval,
         dataset_names: &inputs.data.summary.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(),
+        leaks: &inputs.data.summary.leaks,
         lora_dropout: recipe.lora.lora_dropout,
         each_dataset: recipe.data.eval_on_each_dataset,
         cut: planned.cut,

@@ -1,5 +1,6 @@
-//! `couplet-train data …`
+//! `couplet-train data prepare`: raw pairs → Alpaca JSON.
 
+use super::quoted;
 use crate::args::PrepareArgs;
 use couplet_train::{
     dataset,
@@ -38,23 +39,4 @@ pub fn prepare(args: &PrepareArgs, look: Look) -> Result<()> {
         quoted(&format!("dataset_dir={}", args.output.display()))
     );
     Ok(())
-}
-
-/// As a shell reads one word.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./=:@,+".contains(c);
-    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn a_word_with_a_space_is_quoted() {
-        for (word, want) in [("data", "data"), ("新/目录", "新/目录"), ("my data", "'my data'"), ("it's", "'it'\\''s'")]
-        {
-            assert_eq!(quoted(word), want);
-        }
-    }
 }

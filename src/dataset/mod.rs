@@ -2,7 +2,7 @@
 //!
 //! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → records ([`record`]) → turns of a
 //! conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]). How data sets become one is `mix`, which rows are held out
-//! and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what was read and lost is [`summary`]. [`mod@prepare`] makes a data set out of plain lines.
+//! and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what was read and lost is [`summary`]. Those who look at data before training have [`stats`] and [`leaks`], and [`near`], which finds lines that are alike. [`mod@prepare`] makes a data set out of plain lines.
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 

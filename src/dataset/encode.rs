@@ -2,7 +2,12 @@
 
 use crate::{
     config::DataConfig,
-    dataset::{Example, IGNORE, Origin, Tokenizer, record::Record, template},
+    dataset::{
+        Example, IGNORE, Origin, Tokenizer,
+        record::Record,
+        segments::Segmenter,
+        template::{self, Turn},
+    },
     error::Result,
 };
 use rayon::prelude::*;
@@ -23,60 +28,106 @@ pub struct Encoded {
     pub example: Example,
     /// Tokens of the uncut row.
     pub full_len: usize,
+    /// Those of them that are answers.
+    pub answer_len: usize,
 }
+
+/// Rows whose texts show what the others say too.
+const SAMPLE: usize = 256;
 
 /// Tokenises `rows` on all cores; the result has their order. Rows longer than [`DataConfig::longest_row`] are cut by
 /// LlamaFactory's rule, whatever `over_length` says: the caller compares `full_len` with it.
 pub fn encode_rows(rows: &[Row], data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
-    rows.par_iter().map(|row| encode(row, data, tokenizer)).collect()
+    let sample = rows.iter().step_by(rows.len().div_ceil(SAMPLE).max(1));
+    let turns: Vec<Turn> = sample.flat_map(|row| template::turns(&row.record, data)).collect();
+    let texts = turns.iter().flat_map(|turn| turn.source.iter().chain(&turn.target).map(String::as_str));
+    let segmenter = Segmenter::new(tokenizer, texts)?;
+    rows.par_iter().map(|row| encode(row, data, &|text, ids| segmenter.encode(text, ids))).collect()
 }
 
 /// The ids of a conversation up to where its last answer begins: what a model is asked with. `record.response` is not read,
 /// nor is anything cut.
 pub fn prompt(record: &Record, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let record = Record { response: String::new(), ..record.clone() };
-    let mut turns = tokenised(&record, data, tokenizer)?;
+    let mut turns = tokenised(&record, data, &whole(tokenizer))?;
     let last = turns.pop().map(|(source, _)| source).unwrap_or_default();
     let earlier = turns.into_iter().flat_map(|(source, target)| [source, target]);
     Ok(earlier.chain([last]).flatten().collect())
 }
 
+/// A stretch of a conversation: what is said to the model, or what it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// All its ids.
+    pub ids: Vec<u32>,
+    /// So many of them stay when the row is cut to [`DataConfig::longest_row`]; the others are behind them.
+    pub kept: usize,
+    /// It is an answer.
+    pub answer: bool,
+    /// Its tokens are trained.
+    pub learned: bool,
+}
+
+/// The uncut conversation of `record`, a question and an answer in turn. What is kept of the parts is the row.
+pub fn parts(record: &Record, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Part>> {
+    Ok(cut(tokenised(record, data, &whole(tokenizer))?, data))
+}
+
+/// Appends the ids of a text.
+type Encode<'e> = &'e dyn Fn(&str, &mut Vec<u32>) -> Result<()>;
+
+fn whole(tokenizer: &Tokenizer) -> impl Fn(&str, &mut Vec<u32>) -> Result<()> {
+    |text, ids| {
+        ids.extend(tokenizer.encode(text)?);
+        Ok(())
+    }
+}
+
 /// Source and target of every turn; each piece of text is tokenised on its own.
-fn tokenised(record: &Record, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<(Vec<u32>, Vec<u32>)>> {
+fn tokenised(record: &Record, data: &DataConfig, encode: Encode) -> Result<Vec<(Vec<u32>, Vec<u32>)>> {
     let ids = |pieces: &[String]| -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        for piece in pieces {
-            ids.extend(tokenizer.encode(piece)?);
-        }
+        pieces.iter().try_for_each(|piece| encode(piece, &mut ids))?;
         Ok(ids)
     };
     let turns = template::turns(record, data);
     turns.iter().map(|turn| Ok((ids(&turn.source)?, ids(&turn.target)?))).collect()
 }
 
-fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Encoded> {
-    let turns = tokenised(&row.record, data, tokenizer)?;
-
-    let (input_ids, labels) = join(&turns, data);
-    let full_len = turns.iter().map(|(source, target)| source.len() + target.len()).sum();
-    Ok(Encoded { example: Example { input_ids, labels, origin: row.origin, pack: None }, full_len })
+fn encode(row: &Row, data: &DataConfig, encode: Encode) -> Result<Encoded> {
+    let parts = cut(tokenised(&row.record, data, encode)?, data);
+    let (input_ids, labels) = joined(&parts);
+    let len = |parts: &mut dyn Iterator<Item = &Part>| parts.map(|part| part.ids.len()).sum();
+    let answer_len = len(&mut parts.iter().filter(|part| part.answer));
+    let full_len = len(&mut parts.iter());
+    Ok(Encoded { example: Example { input_ids, labels, origin: row.origin, pack: None }, full_len, answer_len })
 }
 
-/// Ids and labels of a conversation of (source, target) turns, cut to [`DataConfig::longest_row`].
+/// A conversation of (source, target) turns, and what is kept of it in [`DataConfig::longest_row`] tokens.
 ///
 /// Targets are learned, sources only under `train_on_prompt`; with `mask_history` only the last target is.
-fn join(turns: &[(Vec<u32>, Vec<u32>)], data: &DataConfig) -> (Vec<u32>, Vec<u32>) {
+fn cut(turns: Vec<(Vec<u32>, Vec<u32>)>, data: &DataConfig) -> Vec<Part> {
     let lengths: Vec<_> = turns.iter().map(|(source, target)| (source.len(), target.len())).collect();
     let fitted = fit_turns(&lengths, data.longest_row(), data.mask_history);
-    let (mut input_ids, mut labels) = (Vec::new(), Vec::new());
-    for (i, ((source, target), (source_len, target_len))) in turns.iter().zip(fitted).enumerate() {
-        let is_last = i + 1 == turns.len();
-        for (part, learned) in
-            [(&source[..source_len], data.train_on_prompt), (&target[..target_len], !data.mask_history || is_last)]
-        {
-            input_ids.extend_from_slice(part);
-            labels.extend(part.iter().map(|&id| if learned { id } else { IGNORE }));
-        }
+    let last = turns.len().saturating_sub(1);
+    let parts = turns.into_iter().zip(fitted).enumerate().flat_map(|(i, ((source, target), (asked, answered)))| {
+        let learned = !data.mask_history || i == last;
+        [
+            Part { ids: source, kept: asked, answer: false, learned: data.train_on_prompt },
+            Part { ids: target, kept: answered, answer: true, learned },
+        ]
+    });
+    parts.collect()
+}
+
+/// Ids and labels of what is kept.
+fn joined(parts: &[Part]) -> (Vec<u32>, Vec<u32>) {
+    let kept = parts.iter().map(|part| part.kept).sum();
+    let (mut input_ids, mut labels) = (Vec::with_capacity(kept), Vec::with_capacity(kept));
+    for part in parts {
+        let ids = &part.ids[..part.kept];
+        input_ids.extend_from_slice(ids);
+        labels.extend(ids.iter().map(|&id| if part.learned { id } else { IGNORE }));
     }
     (input_ids, labels)
 }
@@ -149,14 +200,15 @@ mod tests {
 
     #[test]
     fn labels_follow_the_settings() {
-        let turns = [(vec![1, 2], vec![3]), (vec![4], vec![5, 6])];
+        let turns = vec![(vec![1, 2], vec![3]), (vec![4], vec![5, 6])];
         let x = IGNORE;
         for (mask_history, train_on_prompt, want, why) in [
             (false, false, [x, x, 3, x, 5, 6], "every answer"),
             (true, false, [x, x, x, x, 5, 6], "the last answer"),
             (false, true, [1, 2, 3, 4, 5, 6], "everything, position 0 included"),
         ] {
-            let (ids, labels) = join(&turns, &DataConfig { mask_history, train_on_prompt, ..data_config() });
+            let parts = cut(turns.clone(), &DataConfig { mask_history, train_on_prompt, ..data_config() });
+            let (ids, labels) = joined(&parts);
             assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
             assert_eq!(labels, want, "{why}");
         }

@@ -5,6 +5,7 @@ use crate::{
     dataset::{
         Example, Origin, Tokenizer,
         encode::{Encoded, Row, encode_rows},
+        leaks::{HeldOut, Leaks},
         mix, order, pack,
         record::{self, Record},
         registry::{self, Entry},
@@ -13,7 +14,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How many over-long rows are named.
+/// How many over-long rows and leaks are named.
 const NAMED_ROWS: usize = 3;
 
 /// Everything to train and evaluate on.
@@ -36,24 +37,19 @@ pub struct Splits {
 /// away whole stays, as in LlamaFactory: it teaches nothing but counts as a sample. Fails when there is nothing left to train (or, with `eval_dataset` alone, to evaluate).
 pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Splits> {
     tokenizer.check_template(data.template)?;
-    let mut reader = Reader::new(seed);
-    let rows = reader.read(data, &data.dataset)?;
-    let (train_rows, eval_rows) = if data.eval_dataset.is_empty() {
-        hold_out(rows, data.val_size, seed)?
-    } else {
-        (rows, reader.read(&held_out_config(data), &data.eval_dataset)?)
-    };
+    let read = read(data, seed)?;
+    let leaks = read.leaks().into_iter().map(|leaks| leaks.naming(NAMED_ROWS)).collect();
+    let Read { train: train_rows, eval: eval_rows, mut files, mut warnings, .. } = read;
     let train = encode_rows(&train_rows, data, tokenizer)?;
     let eval = encode_rows(&eval_rows, data, tokenizer)?;
 
-    let Reader { mut files, mut warnings, .. } = reader;
     let (over_long, over_long_rows) = over_long(train.iter().chain(&eval), data.longest_row());
     if over_long > 0 && data.over_length == OverLength::Error {
         return Err(too_long(over_long, &over_long_rows, &files, train.iter().chain(&eval), data));
     }
     let kept = |(_, encoded): &(&Row, &Encoded)| !is_dropped(encoded, data);
     let held_out = eval_rows.iter().zip(&eval).filter(kept).map(|(row, _)| row.record.clone()).collect();
-    let (train, _) = pack(keep(train, data, &mut files), vec![], data, false);
+    let train = settle(train, data, &mut files);
     let (eval, held_out) = pack(keep(eval, data, &mut files), held_out, data, data.eval_on_each_dataset);
     let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
     refuse_empty(data, empty(&train), empty(&eval) && !eval_rows.is_empty(), over_long, &files)?;
@@ -70,11 +66,52 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
         punctuation: summary::punctuation(train_rows.iter().map(|row| row.record.response.as_str())),
         over_long,
         over_long_rows,
+        leaks,
         digest: summary::digest(train.iter().chain(&eval)),
         warnings,
         files,
     };
     Ok(Splits { train, eval, summary, held_out })
+}
+
+/// The rows of a recipe as text: nothing is tokenised, so none is too long.
+#[derive(Debug, Clone, Default)]
+pub struct Read {
+    /// Training rows in split order.
+    pub train: Vec<Row>,
+    /// Held-out rows, from `eval_dataset` or `val_size`.
+    pub eval: Vec<Row>,
+    /// Those of `test_dataset`, each file from its first row to its last.
+    pub test: Vec<Row>,
+    /// What was read, in [`Origin::dataset`] order. Nothing is kept or dropped yet.
+    pub files: Vec<FileSummary>,
+    /// The files of `test`, numbered by themselves.
+    pub test_files: Vec<FileSummary>,
+    /// What should be told of them, but for `test_files`.
+    pub warnings: Vec<Warning>,
+}
+
+impl Read {
+    /// What held-out and test rows have in common with training rows; nothing where there are none of both kinds.
+    pub fn leaks(&self) -> Vec<Leaks> {
+        let held_out = [(HeldOut::Eval, &self.eval, &self.files), (HeldOut::Test, &self.test, &self.test_files)];
+        let held_out = held_out.into_iter().filter(|(_, rows, _)| !rows.is_empty() && !self.train.is_empty());
+        held_out.map(|(of, rows, files)| Leaks::find(of, (&self.train, &self.files), (rows, files))).collect()
+    }
+}
+
+/// Reads and splits the data of a recipe: the first half of [`load`].
+pub fn read(data: &DataConfig, seed: u64) -> Result<Read> {
+    let mut reader = Reader::new(seed);
+    let rows = reader.read(data, &data.dataset)?;
+    let (train, eval) = if data.eval_dataset.is_empty() {
+        hold_out(rows, data.val_size, seed)?
+    } else {
+        (rows, reader.read(&held_out_config(data), &data.eval_dataset)?)
+    };
+    let mut of_test = Reader::new(seed);
+    let test = of_test.read(&test_config(data), &data.test_dataset)?;
+    Ok(Read { train, eval, test, files: reader.files, test_files: of_test.files, warnings: reader.warnings })
 }
 
 /// The training rows of a recipe as text, and how many rows each file holds. Nothing is tokenised, so no row is too long.
@@ -189,7 +226,10 @@ impl Reader {
 /// The validation split: (training, held out).
 fn hold_out(rows: Vec<Row>, val_size: f64, seed: u64) -> Result<(Vec<Row>, Vec<Row>)> {
     let (validation, training) = order::split(rows.len(), val_size, seed);
-    if training.is_empty() && !validation.is_empty() {
+    if validation.is_empty() {
+        return Ok((rows, vec![]));
+    }
+    if training.is_empty() {
         return Err(Error::input(format!("val_size = {val_size} holds out all {} rows", rows.len()))
             .hint("choose a smaller val_size: a share below 1 or a count of rows")
             .hint_zh("请减小 val_size：小于 1 为比例，否则为行数"));
@@ -199,10 +239,20 @@ fn hold_out(rows: Vec<Row>, val_size: f64, seed: u64) -> Result<(Vec<Row>, Vec<R
     Ok((pick(training), pick(validation)))
 }
 
+/// Test rows are read once and whole.
+fn test_config(data: &DataConfig) -> DataConfig {
+    DataConfig { mix_strategy: MixStrategy::Concat, ..data.clone() }
+}
+
 /// Data sets that are evaluated one by one are not interleaved.
 fn held_out_config(data: &DataConfig) -> DataConfig {
     let mix_strategy = if data.eval_on_each_dataset { MixStrategy::Concat } else { data.mix_strategy };
     DataConfig { mix_strategy, ..data.clone() }
+}
+
+/// Training rows as they are trained: what `over_length` leaves of them, counted in `files`, and under `packing` in packs.
+pub fn settle(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec<Example> {
+    pack(keep(rows, data, files), vec![], data, false).0
 }
 
 /// Under `packing`: `rows` with their packs, in the order of these, and their `records` in the same order.
@@ -285,7 +335,7 @@ fn is_dropped(row: &Encoded, data: &DataConfig) -> bool {
 }
 
 /// Applies `over_length` and counts what it does.
-fn keep(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec<Example> {
+pub fn keep(rows: Vec<Encoded>, data: &DataConfig, files: &mut [FileSummary]) -> Vec<Example> {
     let mut kept = Vec::with_capacity(rows.len());
     for row in rows {
         let file = &mut files[row.example.origin.dataset];

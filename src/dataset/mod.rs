@@ -2,24 +2,29 @@
 //!
 //! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → records ([`record`]) → turns of a
 //! conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]). How data sets become one is `mix`, which rows are held out
-//! and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what was read and lost is [`summary`]. [`prepare`] makes a data set out of raw couplets.
+//! and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what was read and lost is [`summary`]. Those who look at data before training have [`stats`] and [`leaks`], and [`near`], which finds lines that are alike. [`prepare`] makes a data set out of raw couplets.
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 
 pub mod approximate;
 pub mod encode;
+pub mod leaks;
 mod load;
 mod mix;
+pub mod near;
 pub mod order;
 mod pack;
 pub mod prepare;
 pub mod record;
 pub mod registry;
+mod segments;
+pub mod stats;
 pub mod summary;
 pub mod template;
 pub mod tokenizer;
 
-pub use load::{Splits, load, training_rows};
+pub use leaks::Leaks;
+pub use load::{Read, Splits, keep, load, read, settle, training_rows};
 pub use pack::Pack;
 pub use summary::Summary;
 pub use tokenizer::Tokenizer;

@@ -27,6 +27,13 @@ pub struct Record {
     pub history: Vec<(String, String)>,
 }
 
+impl Record {
+    /// What is asked, without the instruction where an input follows it, and what is answered: 上联 and 下联 of a couplet.
+    pub fn pair(&self) -> [&str; 2] {
+        [if self.query.is_empty() { &self.prompt } else { &self.query }, &self.response]
+    }
+}
+
 /// What a file holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parsed {

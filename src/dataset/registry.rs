@@ -101,7 +101,7 @@ pub struct Entry {
     pub warnings: Vec<Warning>,
 }
 
-/// Looks `names` up in `dir/dataset_info.json`, in their order.
+/// Looks `names` up in `dir/dataset_info.json`, in their order. A name that it lacks may be the path of a file.
 ///
 /// Errors: no registry; a name that is not in it (the nearest are listed); an entry of a kind that is not read.
 pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
@@ -110,15 +110,41 @@ pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
         return Err(error.hint(DOWNLOAD.0).hint_zh(DOWNLOAD.1));
     }
     let path = dir.join(FILE);
-    let registry = read(dir)?.ok_or_else(|| missing(dir))?;
-    names
-        .iter()
-        .map(|name| {
-            let entry = registry.get(name).ok_or_else(|| unknown(&path, name, &registry))?;
-            let place = format!("{}: \"{name}\"", path.display());
-            entry_of(dir, name, entry).map_err(|err| err.at(place))
-        })
-        .collect()
+    let registry = read(dir)?;
+    let registered = |name: &String| {
+        let registry = registry.as_ref().ok_or_else(|| missing(dir))?;
+        let entry = registry.get(name).ok_or_else(|| unknown(&path, name, registry))?;
+        let place = format!("{}: \"{name}\"", path.display());
+        entry_of(dir, name, entry).map_err(|err| err.at(place))
+    };
+    let known = |name: &String| registry.as_ref().is_some_and(|registry| registry.contains_key(name));
+    let entry = |name: &String| match is_file(name) && !known(name) {
+        true => of_file(Path::new(name)),
+        false => registered(name),
+    };
+    names.iter().map(entry).collect()
+}
+
+/// Whether a name that is not registered means a file of data.
+fn is_file(name: &str) -> bool {
+    check_file(Path::new(name)).is_ok()
+}
+
+/// A file by itself: as the `dataset_info.json` beside it has it, else with the usual columns.
+fn of_file(path: &Path) -> Result<Entry> {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+    let registry = read(dir)?.unwrap_or_default();
+    match registry.iter().find(|(_, entry)| entry["file_name"] == *file_name) {
+        Some((name, entry)) => entry_of(dir, name, entry),
+        None => Ok(Entry {
+            name: path.display().to_string(),
+            path: path.to_owned(),
+            columns: Columns::default(),
+            num_samples: None,
+            warnings: vec![],
+        }),
+    }
 }
 
 /// The registry of `dir`, `None` where there is none.

@@ -1,6 +1,6 @@
 //! What was read, what was lost on the way and how long the rows are: said before the first step, kept in the receipt.
 
-use crate::dataset::{Example, Origin};
+use crate::dataset::{Example, Origin, leaks::Leaks};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -32,6 +32,8 @@ pub struct Summary {
     pub over_long: usize,
     /// The first three of them.
     pub over_long_rows: Vec<OverLong>,
+    /// What held-out and test rows have in common with training rows, the first of them named.
+    pub leaks: Vec<Leaks>,
     /// In the order found.
     pub warnings: Vec<Warning>,
     /// blake3 over the ids and labels of all rows in their order, in hex: equal digests, equal data.
@@ -39,7 +41,7 @@ pub struct Summary {
 }
 
 /// One data set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct FileSummary {
     /// Its name in `dataset_info.json`.
     pub name: String,
@@ -164,15 +166,21 @@ pub fn punctuation<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeMap<char, u
     counts
 }
 
+/// Bytes that are hashed together, on all cores.
+const AT_ONCE: usize = 1 << 20;
+
 /// [`Summary::digest`]: every row as its length and its ids and labels, little-endian.
 pub fn digest<'a>(examples: impl Iterator<Item = &'a Example>) -> String {
-    let mut hasher = blake3::Hasher::new();
+    let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![]);
     for example in examples {
-        hasher.update(&(example.input_ids.len() as u64).to_le_bytes());
-        for id in example.input_ids.iter().chain(&example.labels) {
-            hasher.update(&id.to_le_bytes());
+        bytes.extend((example.input_ids.len() as u64).to_le_bytes());
+        bytes.extend(example.input_ids.iter().chain(&example.labels).flat_map(|id| id.to_le_bytes()));
+        if bytes.len() > AT_ONCE {
+            hasher.update_rayon(&bytes);
+            bytes.clear();
         }
     }
+    hasher.update_rayon(&bytes);
     hasher.finalize().to_hex().to_string()
 }
 

@@ -3,15 +3,17 @@
 //! No id is written down anywhere: control tokens are looked up by their text and must be one token each, so a tokenizer
 //! that does not know Qwen3's chat format is refused before it trains on torn control tokens.
 
+use super::segments;
 use crate::{
     config::TemplateName,
     error::{Error, Result, io_reason},
 };
 use std::{fs, io, path::Path};
+use tokenizers::Model;
 
 const FILE: &str = "tokenizer.json";
-const TURN_BEGINS: &str = "<|im_start|>";
-const TURN_ENDS: &str = "<|im_end|>";
+pub(super) const TURN_BEGINS: &str = "<|im_start|>";
+pub(super) const TURN_ENDS: &str = "<|im_end|>";
 const PAD: &str = "<|endoftext|>";
 const THOUGHT_TAGS: [&str; 2] = ["<think>", "</think>"];
 
@@ -21,6 +23,10 @@ pub struct Tokenizer {
     end_id: u32,
     pad_id: u32,
     digest: blake3::Hash,
+    /// It takes the [`segments`] of a text one by one without a difference.
+    takes_segments: bool,
+    /// The signs that byte-level BPE writes for the bytes.
+    signs: [char; 256],
 }
 
 impl Tokenizer {
@@ -42,7 +48,9 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|err| Error::input(format!("not a usable tokenizer: {err}")))?;
 
-        let mut tokenizer = Self { inner, end_id: 0, pad_id: 0, digest: blake3::hash(bytes) };
+        let takes_segments = segments::are_safe(&inner);
+        let (digest, signs) = (blake3::hash(bytes), signs());
+        let mut tokenizer = Self { inner, end_id: 0, pad_id: 0, digest, takes_segments, signs };
         tokenizer.single(TURN_BEGINS)?;
         tokenizer.end_id = tokenizer.single(TURN_ENDS)?;
         // As LlamaFactory: the pad token, or the end of a turn where a tokenizer has none.
@@ -68,6 +76,20 @@ impl Tokenizer {
         let encoding = self.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|err| Error::input(format!("cannot tokenise {text:?}: {err}")))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Whether the ids of a text are those of its [`segments`], one behind the other.
+    pub(super) fn takes_segments(&self) -> bool {
+        self.takes_segments
+    }
+
+    /// Appends the ids of a text that is a single word ([`segments::words`]): what [`Self::encode`] gives, without its detours.
+    pub(super) fn encode_word(&self, word: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let signs: String = word.bytes().map(|byte| self.signs[usize::from(byte)]).collect();
+        let tokens = self.inner.get_model().tokenize(&signs);
+        let tokens = tokens.map_err(|err| Error::input(format!("cannot tokenise {word:?}: {err}")))?;
+        ids.extend(tokens.into_iter().map(|token| token.id));
+        Ok(())
     }
 
     /// The text of `ids`; `skip_special` leaves out what the tokenizer marks as special (`<|im_end|>`, not `<think>`).
@@ -127,6 +149,17 @@ fn byte_of(c: char) -> Option<u8> {
         Ok(byte) => printable(&byte).then_some(byte),
         Err(_) => (0..=u8::MAX).filter(|byte| !printable(byte)).nth(usize::try_from(code - 0x100).ok()?),
     }
+}
+
+/// [`byte_of`] the other way round.
+fn signs() -> [char; 256] {
+    let mut signs = ['\0'; 256];
+    for sign in '\0'..'\u{200}' {
+        if let Some(byte) = byte_of(sign) {
+            signs[usize::from(byte)] = sign;
+        }
+    }
+    signs
 }
 
 fn unreadable(path: &Path, err: &io::Error) -> Error {

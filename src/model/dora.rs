@@ -59,7 +59,9 @@ mod tests {
             // A rounding of the result, and of what W and the update take from each other.
             for (dtype, rounding) in [(DType::F64, 1e-15), (DType::F32, 6e-8), (DType::BF16, 6e-8)] {
                 for (out, width, rank, size) in CASES {
-                    let of = |shape: (usize, usize), phase| wave(shape, phase, &device)?.to_dtype(dtype);
+                    let of = |shape: (usize, usize), phase| {
+                        Ok::<_, crate::error::Error>(wave(shape, phase, &device)?.to_dtype(dtype)?)
+                    };
                     let (w, a) = (of((out, width), 0.0)?, of((rank, width), 1.0)?);
                     let b = (of((out, rank), 2.0)? * size)?;
                     let got = direction(&w)?.norms(&a, &b)?;

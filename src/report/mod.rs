@@ -1,6 +1,7 @@
 //! Those who watch: log files, result files, loss curves, console and model card, all drawn from [`Event`]s.
 
 pub mod console;
+pub mod histogram;
 pub mod json;
 pub mod lang;
 pub mod log;
@@ -87,6 +88,8 @@ pub struct Outcome {
     pub evaluations: Vec<Evaluated>,
     /// The training losses of the log, in order.
     pub losses: Vec<f64>,
+    /// What held-out and test rows have in common with training rows, a line each.
+    pub leaks: Vec<String>,
     /// The end, once it is there.
     pub finished: Option<Finished>,
 }
@@ -124,7 +127,8 @@ impl Observer for Outcome {
             Event::Evaluated(e) => self.evaluations.push(e.clone()),
             Event::Finished(e) => self.finished = Some(e.clone()),
             Event::Logged(e) => self.losses.push(e.loss),
-            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
+            Event::Started(e) => self.leaks = e.leaks.iter().map(|leaks| leaks.counts()).collect(),
+            Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
         }
         Ok(())
     }

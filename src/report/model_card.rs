@@ -130,6 +130,9 @@ fn results(recipe: &Recipe, outcome: &Outcome) -> String {
         let metric = &recipe.output.metric_for_best_model;
         text += &format!("\nThe adapter is that of step {step}, the best evaluation (`{metric}` {value:.4}).\n");
     }
+    for leaks in &outcome.leaks {
+        text += &format!("\nLeaks: {leaks}.\n");
+    }
     if !outcome.evaluations.is_empty() {
         text.push('\n');
         text += &table(["step", "epoch", "held-out loss"], outcome.evaluations.iter().map(evaluation));
@@ -186,7 +189,12 @@ mod tests {
             evaluated(5, 10, 4.0, EvalPhase::During),
             evaluated(10, 10, 3.5, EvalPhase::Final),
         ];
-        Outcome { evaluations, losses: vec![], finished: Some(finished(10, 1.0)) }
+        Outcome {
+            evaluations,
+            losses: vec![],
+            leaks: vec!["none of 9 held-out rows".into()],
+            finished: Some(finished(10, 1.0)),
+        }
     }
 
     #[test]
@@ -205,6 +213,7 @@ mod tests {
             "| 0 (base model) | 0.00 | 5.0000 |",
             "| 5 | 0.50 | 4.0000 |",
             "| 10 (end) | 1.00 | 3.5000 |",
+            "Leaks: none of 9 held-out rows.",
             "Training loss 3.5000 (mean of 10 steps), 0:00:20 of training.",
         ] {
             assert!(card.lines().any(|l| l == line), "{line}\nis not in\n{card}");

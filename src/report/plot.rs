@@ -27,10 +27,10 @@ const OVERSAMPLE: usize = 2;
 const FONT: &[u8] = include_bytes!("font/DejaVuSans-ascii.ttf");
 const FONT_NAME: &str = "DejaVu Sans";
 /// LlamaFactory's colour of both curves, `#1f77b4`.
-const CURVE: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
+pub(super) const CURVE: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const TEXT: RGBColor = RGBColor(0x30, 0x30, 0x30);
-const AXIS: RGBColor = RGBColor(0x80, 0x80, 0x80);
-const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
+pub(super) const AXIS: RGBColor = RGBColor(0x80, 0x80, 0x80);
+pub(super) const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
 
 /// Collects losses and draws them, at every evaluation and at the end.
 #[derive(Debug)]
@@ -116,25 +116,38 @@ pub fn smooth(values: &[f64]) -> Vec<f64> {
 
 /// A PNG of `points` (step, loss). Losses that are not finite are left out; without any the axes stay empty.
 pub fn png(title: &str, y_label: &str, points: &[(usize, f64)]) -> Result<Vec<u8>> {
-    register()?;
     let points: Vec<(u64, f64)> =
         points.iter().filter(|(_, loss)| loss.is_finite()).map(|&(step, loss)| (step as u64, loss)).collect();
+    picture(|area| chart(area, title, y_label, &points))
+}
+
+/// What is drawn on.
+pub(super) type Area<'a> = DrawingArea<BitMapBackend<'a>, plotters::coord::Shift>;
+/// What may go wrong with it.
+pub(super) type AreaError<'a> = DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>;
+
+/// A PNG of what `draw` draws.
+pub(super) fn picture(draw: impl for<'a> Fn(&Area<'a>) -> Result<(), AreaError<'a>>) -> Result<Vec<u8>> {
+    register()?;
     let (width, height) = (SIZE.0 * OVERSAMPLE, SIZE.1 * OVERSAMPLE);
     let mut pixels = vec![0; width * height * 3];
     let area = BitMapBackend::with_buffer(&mut pixels, (width as u32, height as u32)).into_drawing_area();
-    chart(&area, title, y_label, &points).map_err(failed)?;
+    draw(&area).map_err(failed)?;
     drop(area);
     encode(&shrink(&pixels, width)).map_err(failed)
 }
 
-fn chart<B: DrawingBackend>(
-    area: &DrawingArea<B, plotters::coord::Shift>,
-    title: &str,
-    y_label: &str,
-    points: &[(u64, f64)],
-) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-    let px = |n: u32| n * OVERSAMPLE as u32;
-    let font = |size| (FONT_NAME, px(size)).into_font().color(&TEXT);
+/// Pixels of the kept picture as they are drawn.
+pub(super) fn px(n: u32) -> u32 {
+    n * OVERSAMPLE as u32
+}
+
+/// Words of this size.
+pub(super) fn font(size: u32) -> TextStyle<'static> {
+    (FONT_NAME, px(size)).into_font().color(&TEXT)
+}
+
+fn chart<'a>(area: &Area<'a>, title: &str, y_label: &str, points: &[(u64, f64)]) -> Result<(), AreaError<'a>> {
     let y_range = y_range(points);
     // As many decimals as tell neighbouring labels apart.
     let decimals = (1.0 - (y_range.end - y_range.start).log10()).clamp(1.0, 8.0) as usize;
@@ -238,7 +251,7 @@ fn register() -> Result<()> {
 }
 
 fn failed(err: impl Display) -> Error {
-    Error::run(format!("cannot draw the loss curve: {err}"))
+    Error::run(format!("cannot draw the picture: {err}"))
 }
 
 #[cfg(test)]

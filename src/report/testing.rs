@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::Path;
 
 pub fn started(total_steps: usize) -> Event {
-    Event::Started(Started { total_steps, samples_per_step: 4, eval_samples: 5, resumed_at: 0 })
+    Event::Started(Started { total_steps, samples_per_step: 4, eval_samples: 5, resumed_at: 0, leaks: vec![] })
 }
 
 pub fn step(step: usize, loss: f64, seconds: f64) -> Event {

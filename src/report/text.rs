@@ -116,7 +116,7 @@ impl Summary {
 }
 
 /// Labels in one column, values in the next; `label` may add invisible colour to a padded label.
-pub(super) fn table<V: AsRef<str>>(rows: &[(&str, V)], label: impl Fn(&str) -> String) -> String {
+pub fn table<V: AsRef<str>>(rows: &[(&str, V)], label: impl Fn(&str) -> String) -> String {
     let width = rows.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
@@ -132,6 +132,18 @@ pub(super) fn table<V: AsRef<str>>(rows: &[(&str, V)], label: impl Fn(&str) -> S
 /// Spaces behind `text` until it is `width` columns wide.
 pub fn pad(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
+}
+
+/// Cells below each other by East Asian width, two spaces apart; every line has as many.
+pub fn columns(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let widths: Vec<usize> =
+        (0..columns).map(|at| lines.iter().map(|line| line[at].width()).max().unwrap_or(0)).collect();
+    let line = |line: &Vec<String>| {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| pad(cell, *width)).collect();
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    lines.iter().map(line).collect()
 }
 
 /// `items` two spaces apart, in lines of at most [`WRAP`] columns.

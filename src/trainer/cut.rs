@@ -90,6 +90,11 @@ impl Cut {
         Attended { longest, prefix: if self.share_prefix { prefix(&samples) } else { 0 } }
     }
 
+    /// Rows that these samples feed together, those of them that have a label.
+    pub fn rows_fed<'e>(self, samples: impl Iterator<Item = Sample<'e>>) -> usize {
+        self.rows(&samples.filter(|(_, row)| row.is_trainable()).collect::<Vec<_>>()).0.fed
+    }
+
     /// Rows through the model.
     fn rows_of(self, micro: &[Sample]) -> Rows {
         let shared = if self.share_prefix { prefix(micro) } else { 0 };

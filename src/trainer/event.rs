@@ -2,7 +2,7 @@
 //!
 //! The trainer knows no report: it tells a [`Observer`] and goes on. Log files, console and plots are views of these events.
 
-use crate::{config::COUPLET_PASS, error::Result};
+use crate::{config::COUPLET_PASS, dataset::Leaks, error::Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -39,6 +39,9 @@ pub struct Started {
     pub eval_samples: usize,
     /// Steps done by an earlier process whose checkpoint this run continues; 0 for a new run.
     pub resumed_at: usize,
+    /// What held-out and test rows have in common with training rows.
+    #[serde(default)]
+    pub leaks: Vec<Leaks>,
 }
 
 /// One optimizer step.

@@ -4,6 +4,7 @@ pub mod checkpoint;
 mod choice;
 mod cut;
 pub mod event;
+mod feed;
 mod guards;
 pub mod plan;
 mod progress;
@@ -14,7 +15,7 @@ pub mod validate;
 
 use crate::{
     config::{CountedTokens, EvalStrategy, Interval, TrainConfig},
-    dataset::{self, Example},
+    dataset::{self, Example, Leaks},
     error::{Error, Result},
     fs::fault,
     model::{Grads, Noise, Params, Qwen3, Recorder, qwen3::DropoutPlan},
@@ -27,6 +28,7 @@ use checkpoint::{Restored, Skipped};
 pub use choice::Choice;
 pub use cut::{Cut, Survey};
 use event::{EvalPhase, Evaluated, Event, Finished, Observer, OfDataset, Started, Step, Written};
+pub use feed::Feed;
 use plan::{StepPlan, StepSamples};
 use progress::Evaluation;
 pub use progress::Progress;
@@ -54,6 +56,8 @@ pub struct Trainer<'a> {
     pub eval: &'a [Example],
     /// Names of the data sets, for errors that name a row.
     pub dataset_names: &'a [String],
+    /// What held-out and test rows have in common with training rows: told when the run starts.
+    pub leaks: &'a [Leaks],
     /// Probability of dropping an input of A.
     pub lora_dropout: f64,
     /// Each held-out data set is also evaluated by itself.
@@ -118,6 +122,7 @@ impl<'a> Trainer<'a> {
             samples_per_step: plan.samples_per_step(),
             eval_samples: dataset::samples(self.eval).count(),
             resumed_at: self.progress.step,
+            leaks: self.leaks.to_vec(),
         }))?;
         if self.progress.step == 0 && !self.evaluate(EvalPhase::Before, observer)? {
             return self.stopped(observer);

@@ -72,6 +72,8 @@ fn help_is_this() {
         ("help_evaluate", &["evaluate", "--help"]),
         ("help_config", &["config", "--help"]),
         ("help_data_prepare", &["data", "prepare", "--help"]),
+        ("help_data_show", &["data", "show", "--help"]),
+        ("help_data_stats", &["data", "stats", "--help"]),
     ] {
         let help = folder.run_with(args, &wide);
         assert_eq!((help.code, help.stderr.as_str()), (0, ""), "{args:?}");

@@ -254,6 +254,96 @@ fn without_thinking_a_row_is_what_the_models_own_chat_template_writes() {
     }
 }
 
+/// What rows have in common is tokenised once, and lines of ideographs without the library's detours.
+#[test]
+fn rows_are_tokenised_as_if_each_stood_alone() {
+    let alone = |record: &Record, data: &DataConfig, tokenizer: &Tokenizer| -> Vec<u32> {
+        let turns = template::turns(record, data);
+        let pieces = turns.iter().flat_map(|turn| turn.source.iter().chain(&turn.target));
+        pieces.flat_map(|piece| tokenizer.encode(piece).unwrap()).collect()
+    };
+    let rows_of = |records: Vec<Record>| -> Vec<encode::Row> {
+        let origin = |row| dataset::Origin { dataset: 0, row };
+        records.into_iter().enumerate().map(|(i, record)| encode::Row { origin: origin(i + 1), record }).collect()
+    };
+    let shipped = DataConfig { cutoff_len: 4096, ..data_config(root("data"), &["couplets_train", "couplets_valid"]) };
+    let (shipped, _) = dataset::training_rows(&shipped, 42).unwrap();
+    for (tokenizer, which, records) in [
+        (qwen3(), "Qwen3", shipped.clone()),
+        (tiny(), "tiny", shipped[..1000].to_vec()),
+        (qwen3(), "Qwen3", odd_records(4000)),
+        (tiny(), "tiny", odd_records(1000)),
+    ] {
+        for enable_thinking in [Some(true), Some(false)] {
+            let data = DataConfig { cutoff_len: 1 << 20, enable_thinking, ..data_config(PathBuf::new(), &[]) };
+            let rows = rows_of(records.clone());
+            for (got, row) in encode::encode_rows(&rows, &data, tokenizer).unwrap().iter().zip(&rows) {
+                let want = alone(&row.record, &data, tokenizer);
+                assert_eq!(got.example.input_ids, want, "{which}: {:?}", row.record);
+            }
+        }
+    }
+}
+
+/// Texts out of pieces that are apt to run into each other; every other row has the first one's instruction.
+fn odd_records(rows: u64) -> Vec<Record> {
+    const PIECES: [&str; 40] = [
+        "\n",
+        "\n\n",
+        "\r\n",
+        "\r",
+        " ",
+        "  ",
+        "\t",
+        "\u{3000}",
+        "\u{a0}",
+        "春风",
+        "得意",
+        "春",
+        "，",
+        "。",
+        "，，",
+        "！？",
+        "、",
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|im_",
+        "end|>",
+        "<",
+        "<think>",
+        "</think>",
+        "<|endoftext|>",
+        "<tool_call>",
+        "a",
+        "it's",
+        "'S",
+        "7",
+        "42",
+        "-",
+        "...",
+        "\u{301}",
+        "e\u{301}",
+        "\u{f900}",
+        "\u{9fff}",
+        "\u{20000}",
+        "々〇",
+        "\u{1f600}",
+    ];
+    let key = couplet_train::rng::Key::new(5, "odd records");
+    let text = |seed: u64| -> String {
+        let at = |i: u64| (key.uniform(16 * seed + i) * PIECES.len() as f32) as usize % PIECES.len();
+        (0..at(0) as u64 % 12).map(|i| PIECES[at(i + 1)]).collect()
+    };
+    let prompt = |row: u64| if row.is_multiple_of(2) { text(0) + "对\n" } else { text(3 * row) };
+    let record = |row| Record {
+        prompt: prompt(row),
+        query: text(3 * row + 1),
+        response: text(3 * row + 2),
+        ..Record::default()
+    };
+    (1..=rows).map(record).collect()
+}
+
 #[test]
 fn every_shipped_row_parses_and_fits() {
     let data = DataConfig {

@@ -45,6 +45,8 @@ mod keys;
 mod lf_run;
 /// Our logits against candle-transformers' Qwen3, an independent implementation.
 mod logits;
+/// What `data show` and `data stats` say of rows.
+mod look;
 /// Adapters merged before training.
 mod merged;
 /// NEFTune: a recorded pass.

@@ -121,6 +121,7 @@ fn run(case: &Case, cut: Cut, device: &Device) -> Difference {
         train: &case.train,
         eval: &[],
         dataset_names: &["couplets".to_owned()],
+        leaks: &[],
         lora_dropout: 0.0,
         each_dataset: false,
         cut,

@@ -2,7 +2,7 @@
 
 mod data;
 
-pub use data::{DataCommand, PrepareArgs, Punctuation};
+pub use data::{DataCommand, PrepareArgs, Punctuation, ShowArgs, SourceArgs, SplitArg, StatsArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use couplet_train::report::{Look, Progress, Verbosity};
@@ -60,7 +60,7 @@ pub enum Command {
     /// Look at a trained adapter · 检查适配器
     #[command(subcommand)]
     Adapter(AdapterCommand),
-    /// Make training data · 准备数据
+    /// Make training data, look at it, count it · 准备、查看、统计数据
     #[command(subcommand)]
     Data(DataCommand),
     /// What a config key means; LlamaFactory YAML ⇄ our TOML · 解释配置项，转换配置格式

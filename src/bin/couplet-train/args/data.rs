@@ -8,6 +8,10 @@ use std::path::PathBuf;
 pub enum DataCommand {
     /// Raw couplets in whatever format → cleaned Alpaca JSON for training, validation and test · 整理对联数据
     Prepare(PrepareArgs),
+    /// Rows as the model sees them: what is shared, said, learned and cut off · 逐行查看训练样本
+    Show(ShowArgs),
+    /// Lengths, repeats, what padding and prefixes cost, held-out rows that training has seen · 统计数据
+    Stats(StatsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -137,4 +141,64 @@ fn reason(text: &str) -> Result<Reason, String> {
         Reason::ALL.into_iter().filter(|reason| *reason != Reason::Sides).map(Reason::name).collect();
     let found = Reason::ALL.into_iter().find(|reason| reason.name() == text && names.contains(&text));
     found.ok_or_else(|| format!("reasons are {}", names.join(", ")))
+}
+
+/// Which data: that of a config, or a data set and the model whose tokenizer it is for.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// The config, as for training, unless --config names it; then overrides of its keys · 配置文件与 key=value 覆盖
+    #[arg(value_name = "FILE | KEY=VALUE")]
+    pub words: Vec<String>,
+    /// The config · 配置文件
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Without a config: the model whose tokenizer it is, a folder or a name · 模型（取其分词器）
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Without a config: a data set of dataset_info.json, or a file · 数据集名或文件
+    #[arg(long, value_name = "NAME | FILE")]
+    pub data: Option<String>,
+    /// JSON on stdout · 输出 JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// The row with this number in its file, from 1 · 文件中的行号
+    #[arg(long, value_name = "N", conflicts_with = "rows")]
+    pub row: Option<usize>,
+    /// Rows A to B of their file, both shown · 行号范围（含两端）
+    #[arg(long, value_name = "A..B", value_parser = row_range)]
+    pub rows: Option<std::ops::RangeInclusive<usize>>,
+    /// Only rows that are trained, held out, or tested · 只看训练、验证或测试数据
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub split: Option<SplitArg>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SplitArg {
+    Train,
+    Valid,
+    Test,
+}
+
+/// `3..5` → 3, 4, 5.
+fn row_range(text: &str) -> Result<std::ops::RangeInclusive<usize>, String> {
+    let ends = text.split_once("..").map(|(a, b)| (a.trim().parse(), b.trim_start_matches('=').trim().parse()));
+    match ends {
+        Some((Ok(first), Ok(last))) if first <= last => Ok(first..=last),
+        _ => Err("write the first row and the last, as in 3..5".into()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Draw the lengths of the rows into a picture · 把长度分布画成 PNG
+    #[arg(long, value_name = "FILE.png")]
+    pub plot: Option<PathBuf>,
 }

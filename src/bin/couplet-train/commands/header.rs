@@ -97,6 +97,10 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
             facts.data.common_prefix
         ),
     );
+    if !facts.data.leaks.is_empty() {
+        let lines: Vec<String> = facts.data.leaks.iter().map(ToString::to_string).collect();
+        header.row("leaks", "泄漏", lines.join("\n"));
+    }
     if recipe.data.packing {
         let packs = thousands(facts.plan.epoch_samples());
         header.row("packs", "打包", format!("{packs} samples of at most {} tokens", recipe.data.longest_row()));

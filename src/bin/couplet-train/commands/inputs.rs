@@ -179,7 +179,8 @@ fn merged(model: &ModelConfig, geometry: &Qwen3Config) -> Result<Vec<peft::Exist
     model.merged().iter().map(open).collect()
 }
 
-fn model_dir(recipe: &Recipe, console: &mut Console) -> Result<PathBuf> {
+/// Where the base model lies; fetched where it has to be.
+pub fn model_dir(recipe: &Recipe, console: &mut Console) -> Result<PathBuf> {
     let env = HubEnv::read(|name| std::env::var(name).ok());
     let m = &recipe.model;
     let tell = &mut |p: hub::Progress| console.download(p.file, p.done, p.total);

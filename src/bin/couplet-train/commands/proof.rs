@@ -47,6 +47,7 @@ pub fn sample(trained: Option<&Trained>, speaker: &Speaker, tokenizer: &Tokenize
     let of_the_run = || {
         let config = &trained?.receipt.as_ref()?["config"];
         let mut data: DataConfig = serde_json::from_value(config["data"].clone()).ok()?;
+        data.test_dataset = vec![];
         data.max_samples = Some(data.max_samples.unwrap_or(usize::MAX).min(8 * ROWS));
         let splits = dataset::load(&data, config["train"]["seed"].as_u64()?, tokenizer).ok()?;
         Some((

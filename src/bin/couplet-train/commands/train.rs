@@ -187,6 +187,7 @@ fn trainer<'a>(
         train: &inputs.data.train,
         eval: &inputs.data.eval,
         dataset_names: names,
+        leaks: &inputs.data.summary.leaks,
         lora_dropout: recipe.lora.lora_dropout,
         each_dataset: recipe.data.eval_on_each_dataset,
         cut: planned.cut,

@@ -29,6 +29,7 @@ pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Example>>
     let data = DataConfig {
         dataset: vec![],
         eval_dataset: names,
+        test_dataset: vec![],
         val_size: 0.0,
         mix_strategy: MixStrategy::Concat, // all of them, once
         eval_on_each_dataset: false,

@@ -6,9 +6,8 @@ use couplet_train::{
         metrics::{Estimate, METRICS, WEAK},
         suite::Column,
     },
-    report::{Lang, text::pad},
+    report::{Lang, text::columns},
 };
-use unicode_width::UnicodeWidthStr;
 
 /// Metrics shown, and their names; those of the judge are named there. `raw `: of the answers as they stand.
 const SHOWN: &[(&str, &str, &str)] = &[
@@ -53,7 +52,7 @@ pub fn render(results: &Results, lang: Lang) -> String {
             lines.push([vec![format!("{}{mark}", name(key, lang.pick(en, zh), lang))], cells].concat());
         }
     }
-    let mut text = aligned(&lines);
+    let mut text = columns(&lines);
     text += match lang {
         Lang::En => "value, then its 95 % interval by resampling rows\n",
         Lang::Zh => "数值，其后为按行重抽样的 95 % 区间\n",
@@ -71,18 +70,6 @@ pub fn render(results: &Results, lang: Lang) -> String {
 
 /// Where a metric does not apply.
 const NOTHING: &str = "-";
-
-/// Columns below each other by East Asian width, two spaces apart.
-fn aligned(lines: &[Vec<String>]) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let widths: Vec<usize> =
-        (0..columns).map(|at| lines.iter().map(|line| line[at].width()).max().unwrap_or(0)).collect();
-    let line = |line: &Vec<String>| {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| pad(cell, *width)).collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
-    };
-    lines.iter().map(line).collect()
-}
 
 fn title(column: &Column, lang: Lang) -> String {
     let known = [

@@ -1,0 +1,172 @@
+//! What held-out rows have in common with training rows, in files and rows: a loss over rows that were trained says little.
+
+use super::{
+    encode::Row,
+    near::{self, Likeness, Pair},
+    summary::FileSummary,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A row of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The file, as found from `dataset_dir`.
+    pub file: String,
+    /// From 1.
+    pub row: usize,
+}
+
+impl Place {
+    /// Where `row` stands; `files` are those it was read with.
+    pub fn of(row: &Row, files: &[FileSummary]) -> Self {
+        Self { file: files[row.origin.dataset].path.clone(), row: row.origin.row }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} row {}", self.file, self.row)
+    }
+}
+
+/// A held-out row, and the first training row that it is like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// In which way; the worst that holds.
+    pub likeness: Likeness,
+    /// The held-out row.
+    pub held_out: Place,
+    /// The training row.
+    pub train: Place,
+}
+
+/// Which rows are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldOut {
+    /// Those evaluated during training: `eval_dataset` or `val_size`.
+    Eval,
+    /// Those of `test_dataset`.
+    Test,
+}
+
+/// How many held-out rows are like a training row. Every row counts once, for the worst.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaks {
+    /// Which rows were looked at.
+    pub of: HeldOut,
+    /// How many.
+    pub rows: usize,
+    /// Both sides equal those of a training row.
+    pub equal: usize,
+    /// One character of the row is another.
+    pub one_character: usize,
+    /// A line is a line of training.
+    pub shared_line: usize,
+    /// A line is a line of training but for one character.
+    pub near_line: usize,
+    /// The worst first, then in the order of the held-out rows. In a summary only a few.
+    pub found: Vec<Found>,
+}
+
+impl Leaks {
+    /// Looks through `held_out` rows; each kind of row with the files it was read from.
+    pub fn find(
+        of: HeldOut,
+        (train, train_files): (&[Row], &[FileSummary]),
+        (held_out, files): (&[Row], &[FileSummary]),
+    ) -> Self {
+        let trained: Vec<Pair> = train.iter().map(|row| row.record.pair()).collect();
+        let held: Vec<Pair> = held_out.iter().map(|row| row.record.pair()).collect();
+        let mut leaks = near::leaks(&trained, &held);
+        leaks.sort_by_key(|leak| (leak.likeness, leak.held_out));
+        let count = |likeness| leaks.iter().filter(|leak| leak.likeness == likeness).count();
+        let [equal, one_character, shared_line, near_line] = Likeness::ALL.map(count);
+        let found = leaks.iter().map(|leak| Found {
+            likeness: leak.likeness,
+            held_out: Place::of(&held_out[leak.held_out], files),
+            train: Place::of(&train[leak.train], train_files),
+        });
+        Self { of, rows: held_out.len(), equal, one_character, shared_line, near_line, found: found.collect() }
+    }
+
+    /// With no more than the first `most` rows named.
+    pub fn naming(mut self, most: usize) -> Self {
+        self.found.truncate(most);
+        self
+    }
+
+    /// How many of how many, in words.
+    pub fn counts(&self) -> String {
+        let kind = match self.of {
+            HeldOut::Eval => "held-out",
+            HeldOut::Test => "test",
+        };
+        let counts = [
+            (self.equal, "equal a training row"),
+            (self.one_character, "are one character from one"),
+            (self.shared_line, "share a line with one"),
+            (self.near_line, "have a line one character from one's"),
+        ];
+        let counts: Vec<_> =
+            counts.iter().filter(|(n, _)| *n > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        match (self.rows, counts.join(", ")) {
+            (rows, counts) if counts.is_empty() => {
+                format!("none of {rows} {kind} rows is like a training row (equal lines, or all but one character)")
+            }
+            (rows, counts) => format!("of {rows} {kind} rows {counts}"),
+        }
+    }
+}
+
+/// One line: [`Leaks::counts`] and the first of them.
+impl fmt::Display for Leaks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.counts())?;
+        match self.found.first() {
+            None => Ok(()),
+            Some(Found { held_out, train, .. }) => write!(f, "; the first: {held_out}, like {train}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::{Origin, record::Record};
+
+    fn row(dataset: usize, row: usize, query: &str, response: &str) -> Row {
+        let record = Record { query: query.into(), response: response.into(), ..Record::default() };
+        Row { origin: Origin { dataset, row }, record }
+    }
+
+    fn files(names: &[&str]) -> Vec<FileSummary> {
+        names.iter().map(|name| FileSummary { path: format!("{name}.json"), ..FileSummary::default() }).collect()
+    }
+
+    #[test]
+    fn rows_are_named_by_file_and_the_worst_comes_first() {
+        let train = [row(0, 1, "海内存知己", "天涯若比邻"), row(0, 2, "白日依山尽", "黄河入海流")];
+        let held_out = [
+            row(1, 7, "白日依山尽", "明月照大江"),
+            row(1, 8, "海内存知己", "天涯若比邻"),
+            row(1, 9, "千山鸟飞绝", "万径人踪灭"),
+        ];
+        let files = files(&["train", "valid"]);
+        let leaks = Leaks::find(HeldOut::Eval, (&train, &files), (&held_out, &files));
+        assert_eq!((leaks.rows, leaks.equal, leaks.one_character, leaks.shared_line, leaks.near_line), (3, 1, 0, 1, 0));
+        assert_eq!(
+            leaks.to_string(),
+            "of 3 held-out rows 1 equal a training row, 1 share a line with one; the first: valid.json row 8, like \
+             train.json row 1"
+        );
+        let none = Leaks::find(HeldOut::Test, (&train, &files), (&held_out[2..], &files));
+        assert_eq!(
+            none.to_string(),
+            "none of 1 test rows is like a training row (equal lines, or all but one character)"
+        );
+        assert_eq!(leaks.clone().naming(1).found.len(), 1);
+        assert_eq!(leaks.naming(9).found.len(), 2);
+    }
+}

@@ -1,0 +1,314 @@
+//! Lines that are equal but for one character: what a held-out row has in common with training rows, and which rows belong together.
+//!
+//! A line of `n` characters has `n + 1` keys, its hash and its hash with each of the characters blanked out. Two lines of one
+//! length differ in one character at most exactly where they share a key (but for collisions of 64 bits), so nothing is
+//! compared in pairs and the time is that of the keys. Punctuation and blanks are no characters here: `天下，` is `天下`.
+//! A character more or less makes another line.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    iter,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+/// Characters of a line that says something when it comes twice.
+const SHARED: usize = 4;
+/// Characters of a line, or of a whole row, that says something when it comes again with one of them replaced.
+const NEAR: usize = 5;
+
+/// What is asked and what is answered; for a couplet 上联 and 下联.
+pub type Pair<'a> = [&'a str; 2];
+
+/// How a held-out row is like a training row, from the worst on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Likeness {
+    /// Both sides are equal.
+    Equal,
+    /// One character of the whole row is another.
+    OneCharacter,
+    /// A line is equal: what is asked, or either line of a couplet.
+    SharedLine,
+    /// Such a line has one other character.
+    NearLine,
+}
+
+impl Likeness {
+    /// From the worst on.
+    pub const ALL: [Self; 4] = [Self::Equal, Self::OneCharacter, Self::SharedLine, Self::NearLine];
+}
+
+/// A held-out row that training has seen, or nearly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leak {
+    /// The worst that holds.
+    pub likeness: Likeness,
+    /// Index of the held-out row.
+    pub held_out: usize,
+    /// Index of the first training row that it is so like.
+    pub train: usize,
+}
+
+/// The held-out rows that are like a training row, in their order, each with the worst likeness.
+pub fn leaks(train: &[Pair], held_out: &[Pair]) -> Vec<Leak> {
+    let seen: HashMap<u64, AtomicUsize, BuildHasherDefault<Mixed>> =
+        held_out.iter().flat_map(keys_of).map(|(_, key)| (key, AtomicUsize::new(usize::MAX))).collect();
+    train.par_iter().enumerate().for_each(|(row, pair)| {
+        for first in keys_of(pair).filter_map(|(_, key)| seen.get(&key)) {
+            first.fetch_min(row, Ordering::Relaxed);
+        }
+    });
+    let leak_of = |(row, pair): (usize, &Pair)| {
+        let first = |key: u64| seen.get(&key).map_or(usize::MAX, |first| first.load(Ordering::Relaxed));
+        let found =
+            keys_of(pair).map(|(likeness, key)| (likeness, first(key))).filter(|(_, train)| *train < usize::MAX);
+        found.min().map(|(likeness, train)| Leak { likeness, held_out: row, train })
+    };
+    held_out.iter().enumerate().filter_map(leak_of).collect()
+}
+
+/// For every row the first row of its group. Rows are of one group where a line of the one is a line of the other, but for one
+/// character at most, or both are of one group with a third row. A row may have any number of lines.
+pub fn groups<'a, R: AsRef<[&'a str]> + Sync>(rows: &[R]) -> Vec<usize> {
+    let keys = |(row, lines): (usize, &R)| {
+        let keys =
+            lines.as_ref().iter().map(|line| Sums::of(line)).flat_map(|sums| sums.line_keys().collect::<Vec<_>>());
+        keys.map(|(_, key)| (key, row as u32)).collect::<Vec<_>>()
+    };
+    let mut keys: Vec<(u64, u32)> = rows.par_iter().enumerate().flat_map_iter(keys).collect();
+    keys.par_sort_unstable();
+    let mut first: Vec<usize> = (0..rows.len()).collect();
+    for same in keys.chunk_by(|a, b| a.0 == b.0) {
+        for row in &same[1..] {
+            let (a, b) = (root(&mut first, same[0].1 as usize), root(&mut first, row.1 as usize));
+            first[a.max(b)] = a.min(b);
+        }
+    }
+    (0..rows.len()).map(|row| root(&mut first, row)).collect()
+}
+
+/// The first row of the group of `row`; the way there is halved for the next one who asks.
+fn root(first: &mut [usize], mut row: usize) -> usize {
+    while first[row] != row {
+        first[row] = first[first[row]];
+        row = first[row];
+    }
+    row
+}
+
+/// The lines of a row that say something when they come again: what is asked, and of a couplet, whose sides are equally long,
+/// what is answered. (The answers of other data are often few: a class, yes and no.)
+pub fn lines<'p, 'a>(pair: &'p Pair<'a>) -> &'p [&'a str] {
+    let [asked, answered] = pair.map(|line| line.chars().filter(|c| !is_mark(*c)).count());
+    if asked == answered { pair } else { &pair[..1] }
+}
+
+/// Every key of a row, and what it means to share it.
+fn keys_of(pair: &Pair) -> impl Iterator<Item = (Likeness, u64)> + use<> {
+    let [asked, answered] = pair.map(Sums::of);
+    let is_couplet = lines(pair).len() > 1;
+    let mut keys = vec![(Likeness::Equal, row_key(asked.whole, answered.whole))];
+    if asked.blanked.len() + answered.blanked.len() >= NEAR {
+        keys.extend(asked.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(*sum, answered.whole))));
+        keys.extend(answered.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(asked.whole, *sum))));
+    }
+    keys.extend(asked.line_keys());
+    if is_couplet {
+        keys.extend(answered.line_keys());
+    }
+    keys.into_iter()
+}
+
+fn row_key(asked: u64, answered: u64) -> u64 {
+    mixed(mixed(asked) ^ answered)
+}
+
+/// Hashes of a line: sums over its characters, so that one of them is exchanged by a subtraction.
+struct Sums {
+    whole: u64,
+    /// With each of the characters blanked out.
+    blanked: Vec<u64>,
+}
+
+impl Sums {
+    fn of(line: &str) -> Self {
+        let at = |place: usize, sign: u64| mixed((place as u64 + 1) << 32 | sign);
+        let signs = || line.chars().filter(|c| !is_mark(*c)).map(u64::from).enumerate();
+        // The blank is a sign that no character has.
+        let whole = signs().fold(0u64, |sum, (place, sign)| sum.wrapping_add(at(place, sign)));
+        let blank = |place, sign| whole.wrapping_sub(at(place, sign)).wrapping_add(at(place, u64::from(u32::MAX)));
+        Self { whole, blanked: signs().map(|(place, sign)| blank(place, sign)).collect() }
+    }
+
+    fn line_keys(&self) -> impl Iterator<Item = (Likeness, u64)> {
+        let len = self.blanked.len();
+        let whole = iter::once((Likeness::SharedLine, mixed(self.whole))).filter(move |_| len >= SHARED);
+        let near = self.blanked.iter().map(|sum| (Likeness::NearLine, mixed(*sum))).filter(move |_| len >= NEAR);
+        whole.chain(near)
+    }
+}
+
+/// Blanks and punctuation, but not the boxes that stand for lost characters.
+fn is_mark(c: char) -> bool {
+    // Ideographs first: asking for letters takes much longer.
+    !matches!(c, '\u{4e00}'..='\u{9fff}' | '\u{25a0}'..='\u{25ff}') && !c.is_alphanumeric()
+}
+
+/// A permutation of 64 bits in which every bit depends on all. Constants: Steele, Lea and Flood, "Fast splittable pseudorandom
+/// number generators" (2014), as mixed by Stafford (variant 13).
+fn mixed(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = mixed(self.0 ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Key;
+
+    fn likeness(train: Pair, held_out: Pair) -> Option<Likeness> {
+        leaks(&[train], &[held_out]).first().map(|leak| leak.likeness)
+    }
+
+    #[test]
+    fn rows_are_alike_in_four_ways() {
+        use Likeness::{Equal, NearLine, OneCharacter, SharedLine};
+        let train = ["海内存知己", "天涯若比邻"];
+        for (held_out, want, why) in [
+            (["海内存知己", "天涯若比邻"], Some(Equal), "the same row"),
+            (["海内存知己，", "天涯若比邻。"], Some(Equal), "punctuation aside"),
+            (["海内存知己", "天涯如比邻"], Some(OneCharacter), "one character of the row"),
+            (["海内有知己", "天涯若比邻"], Some(OneCharacter), "on the other side"),
+            (["海内存知己", "山外更青山"], Some(SharedLine), "the same 上联"),
+            (["山外更青天", "天涯若比邻"], Some(SharedLine), "the same 下联"),
+            (["天涯若比邻", "山外更青山"], Some(SharedLine), "on the other side"),
+            (["海内有知己", "山外更青山"], Some(NearLine), "one character of a line"),
+            (["海内存知己", "邻"], Some(SharedLine), "an answer of another length, to the same question"),
+            (["海内有知音", "天涯如芳邻"], None, "two characters of each line"),
+            (["海内存知", "天涯若比"], None, "a character less"),
+            (["内海存知己", "涯天若比邻"], None, "another order"),
+        ] {
+            assert_eq!(likeness(train, held_out), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_is_no_leak() {
+        for (train, held_out, want, why) in [
+            (["这部电影很好看", "正面"], ["那家饭店不好吃", "正面"], None, "the label of a class"),
+            (["这部电影很好看", "正面"], ["这部电影很好看", "差评"], Some(Likeness::SharedLine), "its question is"),
+            (["云对雨", "雪对风"], ["云对雨", "花对树"], None, "three characters"),
+            (["云", "雨"], ["云", "风"], None, "a row of two"),
+            (["云", "雨"], ["云", "雨"], Some(Likeness::Equal), "unless it is the same"),
+            (["春风得意", "秋月无边"], ["春风如意", "山高水长"], None, "one of four characters is a quarter"),
+            (["", ""], ["山", "水"], None, "nothing"),
+            (["一□三四五", "六七八九十"], ["一三四五", "甲乙丙丁"], None, "a lost character has its place"),
+        ] {
+            assert_eq!(likeness(train, held_out), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn the_first_training_row_and_the_worst_likeness_are_told() {
+        let train = [["海内有知己", "甲乙丙丁戊"], ["海内存知己", "己庚辛壬癸"], ["海内存知己", "天涯若比邻"]];
+        let held_out = [["白日依山尽", "黄河入海流"], ["海内存知己", "天涯若比邻"], ["海内存知己", "子丑寅卯辰"]];
+        let leak = |likeness, held_out, train| Leak { likeness, held_out, train };
+        let want = [leak(Likeness::Equal, 1, 2), leak(Likeness::SharedLine, 2, 1)];
+        assert_eq!(leaks(&train, &held_out), want);
+        assert_eq!(leaks(&train, &[]), []);
+        assert_eq!(leaks(&[], &held_out), []);
+    }
+
+    /// Lines over four characters, so that all likenesses occur.
+    fn random_rows(purpose: &str, rows: usize) -> Vec<[String; 2]> {
+        let key = Key::new(1, purpose);
+        let line = |seed: u64| -> String {
+            (0..5).map(|i| ['甲', '乙', '丙', '丁'][(key.uniform(seed * 8 + i) * 4.0) as usize % 4]).collect()
+        };
+        (0..rows as u64).map(|row| [line(2 * row), line(2 * row + 1)]).collect()
+    }
+
+    fn distance(a: &str, b: &str) -> usize {
+        a.chars().zip(b.chars()).filter(|(a, b)| a != b).count()
+    }
+
+    #[test]
+    fn keys_find_what_comparing_every_pair_finds() {
+        let (train, held_out) = (random_rows("train", 60), random_rows("held out", 40));
+        let pairs = |rows: &'static [[String; 2]]| rows.iter().map(|[a, b]| [a.as_str(), b]).collect::<Vec<_>>();
+        let (train, held_out): (&'static [_], &'static [_]) = (train.leak(), held_out.leak());
+        let slow = |held_out: &[String; 2], train: &[String; 2]| {
+            let [a, b] = [distance(&held_out[0], &train[0]), distance(&held_out[1], &train[1])];
+            let lines = held_out.iter().flat_map(|line| train.iter().map(move |other| distance(line, other)));
+            let line = lines.min().unwrap();
+            match (a + b, line) {
+                (0, _) => Some(Likeness::Equal),
+                (1, _) => Some(Likeness::OneCharacter),
+                (_, 0) => Some(Likeness::SharedLine),
+                (_, 1) => Some(Likeness::NearLine),
+                _ => None,
+            }
+        };
+        let want: Vec<Leak> = (0..held_out.len())
+            .filter_map(|row| {
+                let of = |train_row: usize| Some((slow(&held_out[row], &train[train_row])?, train_row));
+                let (likeness, train) = (0..train.len()).filter_map(of).min()?;
+                Some(Leak { likeness, held_out: row, train })
+            })
+            .collect();
+        assert_eq!(leaks(&pairs(train), &pairs(held_out)), want);
+        for likeness in [Likeness::SharedLine, Likeness::NearLine] {
+            assert!(want.iter().any(|leak| leak.likeness == likeness), "{likeness:?} is among them");
+        }
+    }
+
+    #[test]
+    fn groups_are_closed_and_named_by_their_first_row() {
+        let rows = [
+            ["海内存知己", "天涯若比邻"],
+            ["白日依山尽", "黄河入海流"],
+            ["海内有知己", "春风得意人"],
+            ["春风如意人", "黄河入海边"],
+            ["千山鸟飞绝", "万径人踪灭"],
+        ];
+        assert_eq!(groups(&rows), [0, 0, 0, 0, 4], "row 3 brings them together");
+        assert_eq!(groups(&rows[..3]), [0, 1, 0]);
+        assert_eq!(groups::<[&str; 2]>(&[]), [0; 0]);
+
+        let rows = random_rows("groups", 80);
+        let lines: Vec<[&str; 1]> = rows.iter().map(|[a, _]| [a.as_str()]).collect();
+        let mut want: Vec<usize> = (0..lines.len()).collect();
+        for _ in 0..lines.len() {
+            for (a, b) in (0..lines.len()).flat_map(|a| (0..a).map(move |b| (a, b))) {
+                if distance(lines[a][0], lines[b][0]) <= 1 {
+                    let least = want[a].min(want[b]);
+                    (want[a], want[b]) = (least, least);
+                }
+            }
+        }
+        assert_eq!(groups(&lines), want);
+    }
+}

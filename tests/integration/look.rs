@@ -1,0 +1,189 @@
+//! `data show` and `data stats`: what is shown of rows is what training makes of them, and what has leaked is found.
+
+use crate::support::{Ended, Workspace, root};
+use serde_json::{Value, json};
+
+/// A folder with a tokenizer and nothing else of a model, data, and a config in each dialect.
+fn folder() -> Workspace {
+    let w = Workspace::new();
+    let tokenizer = std::fs::read(root().join("data/tiny_qwen3/tokenizer.json")).expect("the tokenizer");
+    std::fs::create_dir_all(w.path("model")).expect("a folder");
+    std::fs::create_dir_all(w.path("data")).expect("a folder");
+    w.write("model/tokenizer.json", tokenizer);
+    let row = |input: &str, output: &str| json!({"instruction": "对下联", "input": input, "output": output});
+    let rows = |rows: &[(&str, &str)]| Value::from(rows.iter().map(|(a, b)| row(a, b)).collect::<Vec<_>>()).to_string();
+    w.write(
+        "data/train.json",
+        rows(&[
+            ("海内存知己", "天涯若比邻"),
+            ("白日依山尽", "黄河入海流"),
+            ("海内存知己", "天涯若比邻"),
+            ("白日依山尽", "明月照人来"),
+            ("两个黄鹂鸣翠柳", "一行白鹭上青天"),
+            ("春风，得意人", "秋月，无边夜"),
+        ]),
+    );
+    w.write(
+        "data/valid.json",
+        rows(&[("千山鸟飞绝", "万径人踪灭"), ("海内存知己", "天涯若比邻"), ("白日依山近", "万里送行舟")]),
+    );
+    w.write("data/test.json", rows(&[("两个黄鹂鸣翠竹", "一行白鹭上青天"), ("孤帆远影碧空尽", "一行白鹭上青天")]));
+    w.write(
+        "data/dataset_info.json",
+        json!({"train": {"file_name": "train.json"}, "valid": {"file_name": "valid.json"}, "test": {"file_name": "test.json"}})
+            .to_string(),
+    );
+    w.write(
+        "run.toml",
+        "[model]\nmodel_name_or_path = \"model\"\n[data]\ndataset = [\"train\"]\neval_dataset = [\"valid\"]\n\
+         test_dataset = [\"test\"]\ncutoff_len = 64\n[train]\nper_device_train_batch_size = 3\ngradient_accumulation_steps = 1\n\
+         [output]\noutput_dir = \"out\"\n",
+    );
+    w.write(
+        "run.yaml",
+        "model_name_or_path: model\nstage: sft\ndo_train: true\ndataset: train\neval_dataset: valid\ntemplate: qwen3\n\
+         cutoff_len: 20\noutput_dir: out\nfinetuning_type: lora\n",
+    );
+    w
+}
+
+/// What a command prints; it must succeed.
+fn printed(w: &Workspace, args: &[&str]) -> String {
+    let Ended { code, stdout, stderr } = w.run(args);
+    assert_eq!(code, 0, "{args:?}: {stderr}");
+    stdout
+}
+
+fn json_lines(w: &Workspace, args: &[&str]) -> Vec<Value> {
+    printed(w, args).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn a_row_is_shown_as_it_is_trained() {
+    let w = folder();
+    insta::assert_snapshot!("show", printed(&w, &["data", "show", "run.toml"]));
+    let chinese =
+        w.run_with(&["data", "show", "run.toml", "--row", "2", "--split", "valid"], &[("COUPLET_TRAIN_LANG", "zh")]);
+    insta::assert_snapshot!("show_zh", chinese.stdout);
+    insta::assert_snapshot!("show_cut", printed(&w, &["data", "show", "run.yaml", "--row", "5"]));
+}
+
+#[test]
+fn what_is_shown_is_what_is_tokenised() {
+    let w = folder();
+    let rows = json_lines(&w, &["data", "show", "run.yaml", "--rows", "1..3", "--json"]);
+    let places: Vec<(&str, u64)> =
+        rows.iter().map(|row| (row["split"].as_str().unwrap(), row["row"].as_u64().unwrap())).collect();
+    assert_eq!(places, [("train", 1), ("train", 2), ("train", 3), ("valid", 1), ("valid", 2), ("valid", 3)]);
+
+    let data = couplet_train::config::DataConfig {
+        dataset: vec!["train".into()],
+        dataset_dir: w.path("data"),
+        enable_thinking: Some(true),
+        cutoff_len: 20,
+        over_length: couplet_train::config::OverLength::Truncate,
+        ..couplet_train::testing::data_config()
+    };
+    let tokenizer = couplet_train::dataset::Tokenizer::load(&w.path("model")).unwrap();
+    let splits = couplet_train::dataset::load(&data, 42, &tokenizer).unwrap();
+    for (row, want) in rows.iter().zip(&splits.train).take(3) {
+        assert_eq!(row["input_ids"], json!(want.input_ids));
+        let labels = want.labels.iter().map(|&label| if label == u32::MAX { -100 } else { i64::from(label) });
+        assert_eq!(row["labels"], json!(labels.collect::<Vec<_>>()));
+        assert_eq!(row["learned"], json!(want.label_count()));
+        assert_eq!(row["shared"], json!(splits.summary.common_prefix));
+        let stretches = row["stretches"].as_array().unwrap();
+        let text: String = stretches.iter().map(|stretch| stretch["text"].as_str().unwrap()).collect();
+        let (first, second) = [("海内存知己", "天涯若比邻"), ("白日依山尽", "黄河入海流")][want.origin.row % 2 ^ 1];
+        assert_eq!(
+            text,
+            format!(
+                "<|im_start|>user\n对下联\n{first}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n{second}<|im_end|>\n"
+            ),
+            "nothing of the row is left out, what is cut off neither"
+        );
+        assert!(row["cut_off"].as_u64() > Some(0) && row["tokens"] == 20, "{row}");
+    }
+}
+
+#[test]
+fn data_are_named_in_several_ways() {
+    let w = folder();
+    let want = json_lines(&w, &["data", "show", "run.toml", "--json"]);
+    for args in [
+        &["data", "show", "--config", "run.toml", "--json"][..],
+        &["data", "show", "--model", "model", "--data", "train", "--json"],
+        &["data", "show", "--model", "model", "--data", "data/train.json", "--json"],
+        &["data", "show", "run.yaml", "enable_thinking=false", "cutoff_len=64", "--json"],
+    ] {
+        assert_eq!(json_lines(&w, args), want, "{args:?}");
+    }
+    w.write("alone.json", r#"[{"instruction": "对下联", "input": "天", "output": "地"}]"#);
+    let alone = json_lines(&w, &["data", "show", "--model", "model", "--data", "alone.json", "--json"]);
+    assert_eq!((&alone[0]["file"], &alone[0]["learned"]), (&json!("alone.json"), &json!(3)));
+    for (args, want) in [
+        (&["data", "show"][..], "no config file"),
+        (&["data", "stats", "--model", "model"], "no config file"),
+        (&["data", "show", "run.toml", "--row", "9"], "no row 9..9 is read: data/train.json has rows 1 to 6"),
+        (&["data", "show", "run.toml", "--rows", "5..3"], "write the first row and the last"),
+        (&["data", "show", "--model", "model", "--data", "trian"], "no data set named \"trian\""),
+    ] {
+        let ended = w.run(args);
+        assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{args:?}");
+        assert!(ended.stderr.contains(want), "{args:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn data_in_numbers() {
+    let w = folder();
+    insta::assert_snapshot!("stats", printed(&w, &["data", "stats", "run.toml"]));
+    let chinese = w.run_with(&["data", "stats", "run.toml", "cutoff_len=20"], &[("COUPLET_TRAIN_LANG", "zh")]);
+    insta::assert_snapshot!("stats_zh", chinese.stdout);
+    insta::assert_snapshot!("stats_json", {
+        let stats: Value = serde_json::from_str(&printed(&w, &["data", "stats", "run.toml", "--json"])).unwrap();
+        format!("{stats:#}")
+    });
+    printed(&w, &["data", "stats", "run.toml", "--plot", "lengths.png"]);
+    assert!(std::fs::read(w.path("lengths.png")).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn a_run_says_what_has_leaked() {
+    let w = folder();
+    let model = format!("model_name_or_path={}", root().join("data/tiny_qwen3").display());
+    let ended = w.run(&["run.toml", &model, "max_steps=1", "warmup_ratio=0", "device=cpu"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let line = |start: &str| ended.stderr.lines().find(|line| line.contains(start)).unwrap_or_default().to_owned();
+    assert_eq!(
+        line("leaks"),
+        "leaks     of 3 held-out rows 1 equal a training row, 1 have a line one character from one's; the first: \
+         data/valid.json row 2, like data/train.json row 1"
+    );
+    assert!(line("2 test rows").ends_with("the first: data/test.json row 1, like data/train.json row 5"));
+    let receipt = w.json("out/run.json");
+    let leaks = &receipt["data"]["leaks"];
+    assert_eq!((&leaks[0]["of"], &leaks[0]["rows"], &leaks[0]["equal"]), (&json!("eval"), &json!(3), &json!(1)));
+    assert_eq!((&leaks[1]["of"], &leaks[1]["one_character"]), (&json!("test"), &json!(1)));
+    assert_eq!(leaks[0]["found"][0]["train"], json!({"file": "data/train.json", "row": 1}));
+    let card = w.read("out/README.md");
+    assert!(card.contains("Leaks: of 3 held-out rows 1 equal a training row"), "{card}");
+}
+
+#[test]
+fn nothing_has_leaked_into_the_shipped_data() {
+    let w = Workspace::new();
+    let model = root().join("data/tiny_qwen3").display().to_string();
+    let dir = format!("dataset_dir={}", root().join("data").display());
+    let held_out = "eval_dataset=couplets_valid,couplets_test";
+    let args = ["data", "stats", "--json", "--model", &model, &dir, "dataset=couplets_train", held_out, "output_dir=o"];
+    w.write("c.toml", "[train]\neval_strategy = \"no\"\n");
+    let stats: Value = serde_json::from_str(&printed(&w, &[&args[..], &["--config", "c.toml"]].concat())).unwrap();
+    let leaks = &stats["leaks"][0];
+    assert_eq!((&leaks["rows"], &leaks["found"]), (&json!(1200), &json!([])));
+    assert_eq!((&stats["doubles"], &stats["alike"]["rows"]), (&json!([]), &json!(0)));
+    assert_eq!(
+        stats["couplets"],
+        json!({"rows": 12000, "shapes": [{"characters": [5], "rows": 6000}, {"characters": [7], "rows": 6000}]})
+    );
+}

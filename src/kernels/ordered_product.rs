@@ -21,7 +21,8 @@ pub fn ordered_product(b: &[f32], a: &[f32], rank: usize) -> Vec<f32> {
     out
 }
 
-/// ‖row‖ in f32: of every eighth value a sum of squares, these added from the first on, then the squares of what is left over.
+/// ‖row‖ in f32: of every eighth value a sum of squares, these added from the first on, then the squares of what is left over, each in
+/// one rounding with its addition.
 pub fn ordered_norm(row: &[f32]) -> f32 {
     let (chunks, tail) = row.as_chunks::<8>();
     let mut sums = [0f32; 8];
@@ -29,7 +30,8 @@ pub fn ordered_norm(row: &[f32]) -> f32 {
         sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x * x);
     }
     let [first, rest @ ..] = sums;
-    rest.into_iter().chain(tail.iter().map(|x| x * x)).fold(first, |sum, x| sum + x).sqrt()
+    let whole = rest.into_iter().fold(first, |sum, x| sum + x);
+    tail.iter().fold(whole, |sum, x| x.mul_add(*x, sum)).sqrt()
 }
 
 #[cfg(test)]

@@ -53,6 +53,14 @@ pub struct DropoutPlan {
     pub key: Key,
 }
 
+#[cfg(test)]
+impl DropoutPlan {
+    /// For rooms that draw no random numbers themselves.
+    pub fn anywhere(p: f64) -> Option<Self> {
+        (p > 0.0).then(|| Self { p, key: Key::new(1, "") })
+    }
+}
+
 /// What every block keeps of its forward pass for its backward pass. Costs memory or time and changes no bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -261,7 +261,6 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         model::{Batch, Checkpoint, Params, Qwen3, qwen3::DropoutPlan},
-        rng::Key,
         testing,
     };
     use candle_core::Device;
@@ -363,7 +362,7 @@ pub(super) mod tests {
                     let params = params.unwrap();
                     let shape = Shape { model: &config, lora: &lora, dtype, saves: false };
                     assert_eq!(shape.trainable(), params.len());
-                    let dropout = (lora_dropout > 0.0).then(|| DropoutPlan { p: lora_dropout, key: Key::new(1, "") });
+                    let dropout = DropoutPlan::anywhere(lora_dropout);
                     for keep in [Keep::Everything, Keep::Lean, Keep::Input] {
                         let kept = model.kept_bytes(&batch, &params, (dropout, keep)).unwrap();
                         let said = shape.memory(load, keep).activations;

@@ -312,7 +312,7 @@ pub struct TrainConfig {
     pub num_train_epochs: f64,
     /// Stops after so many optimizer steps; overrides the epochs when given.
     pub max_steps: Option<usize>,
-    /// LoRA+: the rate of B is so many times that of A.
+    /// LoRA+: the rate of B, and of DoRA's magnitudes, is so many times that of A.
     pub loraplus_lr_ratio: Option<f64>,
     /// Shape of the rate.
     pub lr_scheduler_type: SchedulerType,

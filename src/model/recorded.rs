@@ -181,21 +181,23 @@ mod tests {
     #[test]
     fn a_recorded_pass_gives_the_bits_of_a_usual_one_whatever_is_in_it() -> Result<()> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tiny_qwen3");
-        let lora = LoraConfig {
+        let lora = |use_dora| LoraConfig {
             lora_rank: 4,
             lora_alpha: 6.0,
             lora_dropout: 0.0,
             lora_target: Projection::ALL.to_vec(),
-            use_dora: false,
+            use_dora,
             use_rslora: false,
         };
-        for device in devices().into_iter().filter(Device::is_cuda) {
+        let cards = devices().into_iter().filter(Device::is_cuda);
+        for (device, lora) in cards.flat_map(|card| [(card.clone(), lora(false)), (card, lora(true))]) {
             let (config, checkpoint) = (Qwen3Config::load(&dir)?, Checkpoint::open(&dir)?);
             let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, DType::BF16, &device)?;
             let mut params = Params::new(layout, DType::BF16, &device, |slot| {
                 let key = Key::new(7, &slot.name);
                 Ok((0..(slot.shape.0 * slot.shape.1) as u64).map(|i| (key.uniform(i) - 0.5) * 0.1).collect())
             })?;
+            params.begin_magnitudes()?;
             let mut recorder = Recorder::new(&params)?;
             for kind in 0..4 {
                 let (batch, scale) = (batch(kind), 0.1 + f64::from(kind));

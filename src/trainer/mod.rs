@@ -356,7 +356,8 @@ impl<'a> Trainer<'a> {
         set
     }
 
-    /// Of A's and B's how many values they are, and their rate where A's is `lr`. LoRA+ lets B learn faster.
+    /// Of A's, and of B's and magnitudes, how many values they are, and their rate where A's is `lr`. LoRA+ lets the latter learn
+    /// faster.
     fn rates(&self, lr: f64) -> Vec<(usize, f64)> {
         let (a, all) = (self.params.first_b(), self.params.len());
         match self.config.loraplus_lr_ratio {

@@ -31,7 +31,8 @@ pub(super) static KEYS: &[Key] = keys! {
     create_new_adapter: read(TRAIN, Model, Kind::Flag, Same("false")),
         words("merge every adapter of `adapter_name_or_path` and train a new one over them", "合并 `adapter_name_or_path` 的全部适配器，在其上训练新的适配器");
     loraplus_lr_ratio: read(TRAIN, Train, Kind::Positive, Unset),
-        words("LoRA+: B learns at so many times the rate of A, which is `learning_rate`; 16 is usual", "LoRA+：B 的学习率为 A 的多少倍，A 用 `learning_rate`；常用 16");
+        words("LoRA+: B, and with DoRA the lengths, learn at so many times the rate of A, which is `learning_rate`; 16 is usual",
+              "LoRA+：B（以及 DoRA 的行长度）的学习率为 A 的多少倍，A 用 `learning_rate`；常用 16");
     stage: theirs(SCORED, STAGE, Same("sft")),
         words("what is learned: answers to instructions", "训练阶段：指令微调");
     finetuning_type: theirs(SCORED, TYPE, Same("lora")),

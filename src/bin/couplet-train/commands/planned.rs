@@ -71,7 +71,8 @@ impl Planned {
         let (held_out, evaluated) = cut.evaluation(&data.eval);
         let load = Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated };
         let saves = recipe.output.save_strategy != SaveStrategy::No;
-        let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves };
+        let noise = recipe.train.neftune_noise_alpha.is_some();
+        let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves, noise };
         let attended = cut.attended(&data.train, &survey.samples, &data.eval);
         let need = |keep| match inputs.opened.device.is_cpu() {
             true => shape.memory(load, keep),

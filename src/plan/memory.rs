@@ -298,7 +298,6 @@ pub(super) mod tests {
             lora: Box::leak(Box::new(lora)),
             dtype,
             saves: true,
-            drops: false,
             noise: false,
         }
     }

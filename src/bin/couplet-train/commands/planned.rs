@@ -27,6 +27,7 @@ pub struct Planned {
     lora: LoraConfig,
     dtype: DType,
     saves: bool,
+    noise: bool,
     /// What the process holds without the model.
     before: Option<u64>,
     /// Rows at once that would have been usual, where the card has no room for them.
@@ -81,7 +82,7 @@ impl Planned {
         let keep = plan::keep(recipe.train.gradient_checkpointing, &need, free)?;
         let before = machine::resident_memory();
         let (cut, memory, lora) = (Cut { keep, ..cut }, need(keep), recipe.lora.clone());
-        Ok(Self { cut, load, survey, held_out, memory, lora, dtype, saves, before, shrunk_from: None })
+        Ok(Self { cut, load, survey, held_out, memory, lora, dtype, saves, noise, before, shrunk_from: None })
     }
 
     /// Says that the card's free memory decided about the cut.
@@ -118,7 +119,7 @@ impl Planned {
 
     /// What the arithmetic of the run is made of.
     pub fn shape<'a>(&'a self, model: &'a Qwen3Config) -> plan::Shape<'a> {
-        plan::Shape { model, lora: &self.lora, dtype: self.dtype, saves: self.saves }
+        plan::Shape { model, lora: &self.lora, dtype: self.dtype, saves: self.saves, noise: self.noise }
     }
 
     /// The highest memory of the process, where that is known; on a card, of its tensors.

@@ -175,7 +175,7 @@ fn run(options: &Options) {
     let saving = (options.saves > 0).then(|| saving(&mut training, options, &steps[0]));
 
     let cut = training.cut;
-    let shape = Shape { model: &config, lora: &lora, dtype: options.dtype, saves: false };
+    let shape = Shape { model: &config, lora: &lora, dtype: options.dtype, saves: false, noise: false };
     let work = Work::of(timed, options.batch, cut, &shape);
     let all = Work::of(&steps, options.batch, cut, &shape);
     let (predicted, tensors) = all.memory(&shape, cut, machine.card.is_some());

@@ -63,7 +63,8 @@ pub fn export(
     })
 }
 
-fn refuse_taken(dir: &Path) -> Result<()> {
+/// Errors: `dir` holds something, or is no folder. [`export`] asks too; a command asks before it reads what is large.
+pub fn refuse_taken(dir: &Path) -> Result<()> {
     let taken = match std::fs::read_dir(dir) {
         Ok(mut entries) => entries.next().map(|_| "holds files already"),
         Err(_) if dir.exists() => Some("is not a folder"),

@@ -256,11 +256,11 @@ mod tests {
         let params = Params::new(layout, DType::F32, &Device::Cpu, |slot| adapters[0].values(slot)).unwrap();
         let want = tuned.logits(&batch, &params).unwrap();
         let merged = Checkpoint::open(out.path()).unwrap();
-        let got = crate::model::streamed::logits(&config, &merged, None, &batch).unwrap();
+        let got = crate::model::streamed::logits(&config, &merged, None, None, &batch).unwrap();
         let largest = want.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         let off = (got - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(off <= 1e-5 * largest, "{off} of {largest}");
-        let untouched = crate::model::streamed::logits(&config, &base, None, &batch).unwrap();
+        let untouched = crate::model::streamed::logits(&config, &base, None, None, &batch).unwrap();
         let moved = (untouched - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(moved > 0.01 * largest, "the adapter does something: {moved}");
     }

@@ -227,11 +227,14 @@ fn train(s: &Settings<'_>) -> Result<TrainConfig> {
     })
 }
 
-/// Share and steps of the warmup. Hugging Face: `warmup_steps` wins when above 0, and below 1 it is itself a share.
+/// Share and steps of the warmup, one of them 0: what `warmup_ratio` says, else `warmup_steps`, which is a share below 1.
+///
+/// As transformers 5, where a given ratio takes the place of the steps. Version 4 had it the other way round.
 fn warmup(s: &Settings<'_>) -> (f64, usize) {
-    match number(s, "warmup_steps") {
-        share if share > 0.0 && share < 1.0 => (share, 0),
-        steps => (number(s, "warmup_ratio"), steps as usize),
+    let only_steps = s.says("warmup_steps") && !s.says("warmup_ratio");
+    match number(s, if only_steps { "warmup_steps" } else { "warmup_ratio" }) {
+        share if share < 1.0 => (share, 0),
+        steps => (0.0, steps as usize),
     }
 }
 
@@ -285,9 +288,9 @@ fn metric_for_best_model(s: &Settings<'_>) -> Result<String> {
 
 /// A number of steps, or a share of all, that the table gives a default.
 fn interval(s: &Settings<'_>, name: &str) -> Interval {
-    match s.value(name) {
-        Value::Float(share) => Interval::Share(share),
-        _ => Interval::Steps(count(s, name)),
+    match number(s, name) {
+        share if share < 1.0 => Interval::Share(share),
+        steps => Interval::Steps(steps as usize),
     }
 }
 

@@ -104,6 +104,9 @@ fn said(settings: &Settings<'_>, target: Dialect) -> impl Iterator<Item = (&'sta
         let is_said = settings.given(key.name)
             || key.name == "device" && settings.flag("use_cpu")
             || key.name == "train_sampling_strategy" && settings.flag("group_by_length");
+        if key.name == "warmup_ratio" && !is_said && settings.says("warmup_steps") {
+            return None; // a default on neither side
+        }
         let value = match (is_said && value != Value::Null || !value.same(&absent), read.kind) {
             (false, _) => return None,
             (true, Kind::Limit) if value == Value::Null => Value::Int(-1),

@@ -42,7 +42,7 @@ pub struct EvaluationConfig {
 ///
 /// Errors: unknown and refused keys, values of the wrong type or range, each with its place; a file that trains.
 pub fn evaluation(file: Option<&Path>, overrides: &[String]) -> Result<(EvaluationConfig, Vec<Notice>)> {
-    let (given, ignored) = Given::read(file, overrides, &[Command::Ask, Command::Evaluate])?;
+    let (given, ignored) = Given::read(file, overrides, Command::Evaluate)?;
     if given.flag("do_train") == Some(true) {
         return Err(given
             .complain("do_train", "this config trains")

@@ -60,14 +60,7 @@ fn unknown(name: &str) -> Error {
 
 /// `read by train, generate, …`
 fn readers(read: &Read, chinese: bool) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for command in read.by {
-        names.extend(match command {
-            Command::Train => &["train"][..],
-            Command::Ask => &["generate", "chat", "evaluate", "export"],
-            Command::Evaluate => &["evaluate"],
-        });
-    }
+    let names: Vec<&str> = read.by.iter().map(|command| command.name()).collect();
     match chinese {
         true => format!("用于 {}", names.join("、")),
         false => format!("read by {}", names.join(", ")),

@@ -150,11 +150,11 @@ pub fn purpose(file: &Path) -> Option<Purpose> {
     }
 }
 
-/// Reads an inference config, if there is a file, and `key=value` words on top.
+/// Reads an inference config, if there is a file, and `key=value` words on top, for one of the commands that open a model.
 ///
 /// Errors: unknown and refused keys, values of the wrong type or range, each with its place.
-pub fn inference(file: Option<&Path>, overrides: &[String]) -> Result<(InferenceConfig, Vec<Notice>)> {
-    let (given, ignored) = Given::read(file, overrides, &[Command::Ask])?;
+pub fn inference(file: Option<&Path>, overrides: &[String], by: Command) -> Result<(InferenceConfig, Vec<Notice>)> {
+    let (given, ignored) = Given::read(file, overrides, by)?;
     Ok((given.config(file.is_some())?, Notice::ignored(&ignored).into_iter().collect()))
 }
 
@@ -187,7 +187,7 @@ fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
 }
 
 /// The key's name where it is one of training that has no effect here; an error where it is unknown or would be needed.
-fn without_effect(source: &Source, entry: &Entry, by: &[Command]) -> Result<Option<String>> {
+fn without_effect(source: &Source, entry: &Entry, by: Command) -> Result<Option<String>> {
     // A training config may hold it without effect; a model that was to be small must not come out large in silence.
     let off = [Value::Null, Value::Text("none".into()), Value::Text("None".into()), Value::Int(0)];
     if entry.key == "export_quantization_bit" && !off.contains(&entry.value) {
@@ -228,10 +228,9 @@ fn of_v1(source: &Source, entry: &Entry, ours: &Words) -> Error {
         .hint_zh(format!("请使用 LlamaFactory 通常的键；`{}` 对应：{}", entry.key, ours.zh))
 }
 
-/// What a key takes where one of these commands reads it.
-fn kind_for(name: &str, by: &[Command]) -> Option<Kind> {
-    let key = keys::find(name)?;
-    by.iter().find_map(|command| key.read_by(*command)).map(|read| read.kind)
+/// What a key takes where this command reads it.
+fn kind_for(name: &str, by: Command) -> Option<Kind> {
+    Some(keys::find(name)?.read_by(by)?.kind)
 }
 
 /// The checked entries.
@@ -241,8 +240,8 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The keys that one of `by` reads; the names of further ones, which have no effect.
-    pub(super) fn read(file: Option<&Path>, overrides: &[String], by: &[Command]) -> Result<(Self, Vec<String>)> {
+    /// The keys that `by` reads; the names of further ones, which have no effect.
+    pub(super) fn read(file: Option<&Path>, overrides: &[String], by: Command) -> Result<(Self, Vec<String>)> {
         let (source, mut entries) = match file {
             Some(file) => {
                 let source = Source::read(file)?;
@@ -373,7 +372,8 @@ mod tests {
     use super::*;
 
     fn words(words: &[&str]) -> Result<(InferenceConfig, Vec<Notice>)> {
-        inference(None, &words.iter().map(|word| word.to_string()).collect::<Vec<_>>())
+        let by = if words[0].starts_with("export_") { Command::Export } else { Command::Generate };
+        inference(None, &words.iter().map(|word| word.to_string()).collect::<Vec<_>>(), by)
     }
 
     #[test]
@@ -384,7 +384,8 @@ mod tests {
                     infer_backend: huggingface\ntrust_remote_code: true\nenable_thinking: ~\ntemperature: 0.5\n";
         std::fs::write(&file, text).unwrap();
         assert_eq!(purpose(&file), Some(Purpose::Chat));
-        let (config, notices) = inference(Some(&file), &["top_k=0".into(), "temperature=0.25".into()]).unwrap();
+        let (config, notices) =
+            inference(Some(&file), &["top_k=0".into(), "temperature=0.25".into()], Command::Chat).unwrap();
         assert_eq!(config.base.as_deref(), Some("Qwen/Qwen3-4B"));
         assert_eq!(config.adapters, [PathBuf::from("saves/a"), PathBuf::from("saves/b")]);
         assert_eq!((config.template, config.enable_thinking), (Some(TemplateName::Qwen3), Some(None)));
@@ -397,7 +398,7 @@ mod tests {
         std::fs::write(&file, "model_name_or_path: m\nexport_dir: merged\nexport_size: 2\nexport_device: cpu\n")
             .unwrap();
         assert_eq!(purpose(&file), Some(Purpose::Export));
-        let (config, _) = inference(Some(&file), &["infer_dtype=float16".into()]).unwrap();
+        let (config, _) = inference(Some(&file), &["infer_dtype=float16".into()], Command::Export).unwrap();
         assert_eq!(config.export, ExportConfig { dir: Some("merged".into()), size: 2 });
         assert_eq!(config.dtype, InferDtype::Float16);
     }

@@ -68,7 +68,7 @@ impl Kind {
             Self::Text => value.text().is_some_and(|text| !text.trim().is_empty()),
             Self::Flag => matches!(value, Value::Bool(_)),
             Self::Whole(least) => whole.is_some_and(|n| n >= least),
-            Self::Steps => whole.is_some_and(|n| n >= 1) || number.is_some_and(|x| x > 0.0 && x < 1.0),
+            Self::Steps => number.is_some_and(|x| x > 0.0) && Self::ShareOrCount.admits(value),
             Self::Limit => whole.is_some_and(|n| n >= 1 || n == -1),
             Self::ShareOrCount => {
                 number.is_some_and(|x| (0.0..1.0).contains(&x) || (1.0..=MOST as f64).contains(&x) && x.fract() == 0.0)
@@ -185,7 +185,7 @@ mod tests {
             (Kind::Flag, "true no", "1 maybe"),
             (Kind::Whole(1), "1 8", "0 -1 1.0 1e3 x true"),
             (Kind::Whole(0), "0 42 4294967295", "-1 4294967296"),
-            (Kind::Steps, "1 500 0.1", "0 0.0 1.5 -0.1"),
+            (Kind::Steps, "1 500 500.0 0.1", "0 0.0 1.5 -0.1 1e10"),
             (Kind::Limit, "-1 1 100", "0 -2 1.5"),
             (Kind::ShareOrCount, "0 0.1 1 1.0 500", "-0.1 1.5 .nan .inf"),
             (Kind::Positive, "1e-4 2", "0 0.0 -1 .nan .inf x"),

@@ -67,10 +67,11 @@ pub fn surprises(recipe: &Recipe, settings: &Settings<'_>) -> Vec<Notice> {
             ),
         });
     }
-    if settings.given("warmup_ratio") && recipe.train.warmup_steps > 0 && recipe.train.warmup_ratio > 0.0 {
+    if settings.says("warmup_ratio") && settings.says("warmup_steps") {
         notices.push(Notice {
-            en: "warmup_steps wins over warmup_ratio; transformers 5 would take the ratio: keep one of the two".into(),
-            zh: "warmup_steps 优先于 warmup_ratio，而 transformers 5 取后者：请只保留一个".into(),
+            en: "warmup_ratio holds and not warmup_steps, as in transformers 5 (version 4 took the steps): keep one of the two"
+                .into(),
+            zh: "以 warmup_ratio 为准而非 warmup_steps，与 transformers 5 相同（第 4 版取步数）：请只保留一个".into(),
         });
     }
     notices.extend(about_saving(recipe));

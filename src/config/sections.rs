@@ -318,9 +318,9 @@ pub struct TrainConfig {
     pub lr_scheduler_type: SchedulerType,
     /// Parameters of the shape.
     pub lr_scheduler_kwargs: SchedulerKwargs,
-    /// Share of all steps spent warming up, rounded up. Ignored when `warmup_steps` > 0.
+    /// Share of all steps spent warming up, rounded up; 0 where `warmup_steps` says it.
     pub warmup_ratio: f64,
-    /// Steps spent warming up.
+    /// Steps spent warming up; 0 where `warmup_ratio` says it.
     pub warmup_steps: usize,
     /// Decoupled weight decay.
     pub weight_decay: f64,

@@ -71,6 +71,11 @@ impl<'s> Settings<'s> {
         self.entry(name).is_some()
     }
 
+    /// Whether the key is given and not `null`.
+    pub fn says(&self, name: &str) -> bool {
+        self.entry(name).is_some_and(|entry| entry.value != Value::Null)
+    }
+
     /// The value that holds: the given one, else the dialect's default, else `Null`.
     pub fn value(&self, name: &str) -> Value {
         match self.entry(name) {
@@ -257,7 +262,7 @@ impl<'s> Settings<'s> {
 
     fn useless(&self, entry: &Entry, key: &Key) -> Error {
         let (en, zh) = match key.answer {
-            Answer::Read(read) if read.by.contains(&Command::Evaluate) => {
+            Answer::Read(read) if read.by == [Command::Evaluate] => {
                 ("it is for `couplet-train evaluate`, not for training", "它用于 `couplet-train evaluate`，与训练无关")
             }
             Answer::Read(_) => ("it is about asking a model, not training", "它与生成或导出有关，与训练无关"),

@@ -63,7 +63,8 @@ impl Example {
         self.pack.map_or(self.input_ids.len(), |pack| pack.len)
     }
 
-    /// Labels that are not [`IGNORE`]. Position 0 counts, as in LlamaFactory, although nothing predicts it.
+    /// Labels that are not [`IGNORE`]. Position 0 counts, as in LlamaFactory, although nothing predicts it. Of a pack LlamaFactory
+    /// has the last token of a row predict the first of the next; here rows do not know of each other.
     pub fn label_count(&self) -> usize {
         self.labels.iter().filter(|&&label| label != IGNORE).count()
     }

@@ -34,22 +34,28 @@ pub fn split(n: usize, val_size: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
 
 /// The order in which epoch `epoch` (from 0) visits `n` training rows. With `disable_shuffling` it is `0..n` instead.
 pub fn epoch_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
-    // PyTorch seeds this generator with the low 32 bits of a 64-bit seed.
-    let mut random = Mt19937::new(seed.wrapping_add(epoch as u64) as u32);
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in 0..n.saturating_sub(1) {
-        let step = random.next_u32() as usize % (n - i);
-        order.swap(i, i + step);
+    Mt19937::seeded(seed.wrapping_add(epoch as u64)).permutation(n)
+}
+
+/// The order of epoch `epoch` with samples of like length side by side; a step has `batch` of them.
+///
+/// Here transformers does not seed every epoch but draws from PyTorch's global generator, which it seeds once. Each epoch takes
+/// 64 bits, for seeds of workers, and a permutation. An evaluation in between would draw too: LlamaFactory's later epochs then
+/// have another order.
+pub fn grouped_order(lengths: &[usize], batch: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut random = Mt19937::seeded(seed);
+    let [seeds, permutation] = [2, lengths.len().saturating_sub(1)];
+    for _ in 0..epoch * (seeds + permutation) + seeds {
+        random.next_u32();
     }
-    order
+    grouped(random.permutation(lengths.len()), lengths, batch)
 }
 
 /// At most so many steps' samples are sorted by length at once.
 const GROUPED_STEPS: usize = 50;
 
-/// An epoch's order with rows of like length side by side, as transformers groups them: stretches of up to 50 steps of `batch`
-/// samples are sorted, longest first, and the longest row of all comes first.
-pub fn grouped(mut order: Vec<usize>, lengths: &[usize], batch: usize) -> Vec<usize> {
+/// As transformers groups: stretches of up to 50 steps are sorted, longest first, and the longest of all comes first.
+fn grouped(mut order: Vec<usize>, lengths: &[usize], batch: usize) -> Vec<usize> {
     let stretch = (order.len() / (4 * batch)).clamp(1, GROUPED_STEPS) * batch;
     for rows in order.chunks_mut(stretch) {
         rows.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
@@ -191,6 +197,21 @@ impl Mt19937 {
         Self { state, used: Self::N }
     }
 
+    /// As PyTorch seeds it: with the low 32 bits.
+    fn seeded(seed: u64) -> Self {
+        Self::new(seed as u32)
+    }
+
+    /// PyTorch's `randperm`: Fisher–Yates from the bottom.
+    fn permutation(&mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        for i in 0..n.saturating_sub(1) {
+            let step = self.next_u32() as usize % (n - i);
+            order.swap(i, i + step);
+        }
+        order
+    }
+
     fn twist(&mut self) {
         for i in 0..Self::N {
             let joined = self.state[i] & 0x8000_0000 | self.state[(i + 1) % Self::N] & 0x7fff_ffff;
@@ -245,6 +266,20 @@ mod tests {
             let order = epoch_order(lengths.len(), seed, 0);
             let got = grouped(order, &lengths, case["batch"].as_u64().unwrap() as usize);
             assert_eq!(got, numbers(&case["rows"]), "{case}");
+        }
+    }
+
+    #[test]
+    fn runs_of_llamafactory_grouped_their_epochs_like_this() {
+        let runs: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/mix/lf_grouped.json")).unwrap();
+        let numbers = |value: &serde_json::Value| serde_json::from_value::<Vec<usize>>(value.clone()).unwrap();
+        for run in runs["runs"].as_array().unwrap() {
+            let (lengths, seed) = (numbers(&runs["lengths"]), run["seed"].as_u64().unwrap());
+            for (epoch, rows) in run["epochs"].as_array().unwrap().iter().enumerate() {
+                let got = grouped_order(&lengths, run["batch"].as_u64().unwrap() as usize, seed, epoch);
+                assert_eq!(got, numbers(rows), "seed {seed}, epoch {epoch}");
+            }
         }
     }
 

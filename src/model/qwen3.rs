@@ -22,7 +22,7 @@ use crate::{
     },
     rng::Key,
 };
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use serde::Serialize;
 
 /// A micro-batch as the model eats it: `T` rows, no padding, no batch dimension.
@@ -253,15 +253,35 @@ impl Qwen3 {
 
     /// Negative log-likelihood of every label, `[L]` f32 in nats, without gradients.
     pub fn nll(&self, batch: &Batch, params: &Params) -> Result<Tensor> {
+        self.by_chunk(batch, params, cross_entropy::nll)
+    }
+
+    /// [`Self::nll`], and the likeliest token where the label stands, `[L]` u32.
+    pub fn nll_and_likeliest(&self, batch: &Batch, params: &Params) -> Result<(Tensor, Tensor)> {
+        let mut likeliest = vec![];
+        let nll = self.by_chunk(batch, params, |logits, targets| {
+            likeliest.push(logits.argmax(D::Minus1)?);
+            cross_entropy::nll(logits, targets)
+        })?;
+        Ok((nll, Tensor::cat(&likeliest, 0)?))
+    }
+
+    /// What `look` makes of the logits `[l, V]` and labels of one chunk of label rows after the other, end to end.
+    fn by_chunk(
+        &self,
+        batch: &Batch,
+        params: &Params,
+        mut look: impl FnMut(&Tensor, &[u32]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let (y, _) = rms_norm::forward(&self.infer_hidden(batch, params)?, &self.norm, self.config.rms_norm_eps)?;
-        let losses: Result<Vec<Tensor>> = self
+        let seen: Result<Vec<Tensor>> = self
             .head_chunks(batch.label_rows.len())
             .map(|(start, len)| {
                 let logits = self.lm_head.forward(&y.narrow(0, start, len)?)?;
-                cross_entropy::nll(&logits, &batch.targets[start..start + len])
+                look(&logits, &batch.targets[start..start + len])
             })
             .collect();
-        Ok(Tensor::cat(&losses?, 0)?)
+        Ok(Tensor::cat(&seen?, 0)?)
     }
 
     /// Forward and backward: adds `∂(scale·Σ nll)/∂θ` into `grads` and returns the nll of every label, `[L]` f32.

@@ -4,7 +4,7 @@ use super::{
     config::Qwen3Config,
     params::{Layout, Params, Slot},
     qwen3::{Batch, Block, Keep, PassRows},
-    weights::Checkpoint,
+    weights::{Change, Checkpoint},
 };
 use crate::{
     config::LoraConfig,
@@ -19,11 +19,13 @@ const HEAD_BYTES: usize = 128 << 20;
 
 /// Logits `[L, V]` of the label rows in f32 on the CPU, from weights read as they are needed.
 ///
-/// `adapter`: its LoRA and the values of its matrices. Errors: a tensor is missing or has another shape.
+/// `change`: of the matrices of blocks while they are read. `adapter`: its LoRA and the values of its matrices. Errors: a tensor
+/// is missing or has another shape.
 #[expect(clippy::type_complexity, reason = "a description and where its values come from")]
 pub fn logits(
     config: &Qwen3Config,
     checkpoint: &Checkpoint,
+    change: Option<&Change>,
     adapter: Option<(&LoraConfig, &dyn Fn(&Slot) -> Result<Vec<f32>>)>,
     batch: &Batch,
 ) -> Result<Tensor> {
@@ -37,7 +39,7 @@ pub fn logits(
     };
     let lora = adapter.map_or(&none, |(lora, _)| lora);
     let vector = |name: &str, width| checkpoint.tensor(name, &[width], DType::F32, &Device::Cpu);
-    let matrix = |name: &str, shape| checkpoint.frozen(name, shape, DType::F32, &Device::Cpu);
+    let matrix = |name: &str, shape| checkpoint.frozen_changed(name, shape, (DType::F32, &Device::Cpu), change);
     let rows = PassRows::new(batch, config, DType::F32, &Device::Cpu)?;
     let mut x = embed(config, checkpoint, &batch.ids)?;
     for layer in 0..config.num_hidden_layers {
@@ -106,7 +108,7 @@ mod tests {
             assert_eq!(layout.slots(), crate::model::lora::layout(&config, lora).slots(), "declared in the same order");
             let params = Params::new(layout, DType::F32, &Device::Cpu, values).unwrap();
             let want = model.logits(&batch, &params).unwrap();
-            let got = logits(&config, &checkpoint, adapter, &batch).unwrap();
+            let got = logits(&config, &checkpoint, None, adapter, &batch).unwrap();
             assert_close(&got, &want, 0.0);
         }
     }

@@ -19,6 +19,8 @@ pub struct Shape<'a> {
     pub dtype: DType,
     /// Whether checkpoints are written beside training.
     pub saves: bool,
+    /// Whether the embeddings get noise.
+    pub noise: bool,
 }
 
 /// The largest micro-batch.
@@ -109,7 +111,7 @@ impl Shape<'_> {
             trainable: (n * (4 * 4 + copy) + rows * (8 + 4 + 4)) as u64,
             checkpoint: if self.saves { (n * 3 * 4) as u64 } else { 0 },
             activations: self.activations(load, keep) as u64,
-            working: self.working(load, keep).max(self.head(load)) as u64,
+            working: (self.working(load, keep).max(self.head(load)) + self.noise(load, true)) as u64,
             evaluation: self.evaluation(load) as u64,
             update: (n * (3 * 4 + copy) + rows * (4 + 4)) as u64,
             card: 0,
@@ -124,7 +126,8 @@ impl Shape<'_> {
         Memory {
             trainable: memory.trainable + 4 * self.trainable() as u64,
             checkpoint: 0,
-            working: memory.working + attention(load.rows) + self.magnitudes_on_card(load.rows) as u64,
+            working: memory.working + attention(load.rows) + self.magnitudes_on_card(load.rows) as u64
+                - (self.noise(load, true) - self.noise(load, false)) as u64,
             evaluation: if load.evaluated == 0 { 0 } else { memory.evaluation + attention(load.evaluated) },
             card: BESIDE_TENSORS,
             ..memory
@@ -225,16 +228,33 @@ impl Shape<'_> {
                 rebuilt + saved_values(c) + Projection::ALL.map(|p| self.kept_by_magnitude(p)).iter().sum::<usize>()
             }
         };
-        rows * (again + 2 * d + (4 + self.more_by_magnitudes()) * f) * size
+        rows * (again + 2 * d + (4 + self.more_by_magnitudes()) * f) * size + self.dropout(rows)
     }
 
-    /// Bytes of one block running forward: its lean set, what is derived from it, and its output.
+    /// Bytes of dropping out of the inputs of `down_proj`, the widest: the mask and the masked rows in f32, and in bf16 also
+    /// the rows before it in f32, and the masked rows in bf16.
+    fn dropout(&self, rows: usize) -> usize {
+        let size = self.dtype.size_in_bytes();
+        let a_value = 4 + 4 + if size < 4 { 4 + size } else { 0 };
+        if self.lora.lora_dropout > 0.0 { rows * self.model.intermediate_size * a_value } else { 0 }
+    }
+
+    /// Bytes of the noise on the embeddings; `made_there`: with the f32 it is made from, which for a card are in the machine's
+    /// memory.
+    fn noise(&self, Load { rows, .. }: Load, made_there: bool) -> usize {
+        let a_value = self.dtype.size_in_bytes() + if made_there { 4 } else { 0 };
+        if self.noise { rows * self.model.hidden_size * a_value } else { 0 }
+    }
+
+    /// Bytes of one block running forward: its lean set, what is derived from it, and its output. Or of the logits, where every
+    /// row may have a label.
     fn evaluation(&self, Load { evaluated, .. }: Load) -> usize {
         let c = self.model;
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let derived = 2 * c.hidden_size + q + kv + c.intermediate_size;
         let more = self.more_by_magnitudes() * c.intermediate_size;
-        evaluated * (saved_values(c) + derived + c.hidden_size + more) * self.dtype.size_in_bytes()
+        let block = evaluated * (saved_values(c) + derived + c.hidden_size + more) * self.dtype.size_in_bytes();
+        block.max(self.logits(evaluated) + 2 * evaluated * c.hidden_size * self.dtype.size_in_bytes())
     }
 
     /// Rows of the MLP's width that DoRA takes at once besides: an update or a gradient, and what its magnitude makes of it.
@@ -242,11 +262,15 @@ impl Shape<'_> {
         if self.lora.use_dora { 2 } else { 0 }
     }
 
-    /// Bytes of the logits of a chunk of labelled rows, in f32 and in the dtype, and of their rows.
+    /// Bytes of the logits of a chunk of labelled rows and of their rows.
     fn head(&self, Load { labels, .. }: Load) -> usize {
-        let (c, size) = (self.model, self.dtype.size_in_bytes());
-        let chunk = labels.min(((128 << 20) / (4 * c.vocab_size)).max(1));
-        chunk * c.vocab_size * size + 3 * labels * c.hidden_size * size
+        self.logits(labels) + 3 * labels * self.model.hidden_size * self.dtype.size_in_bytes()
+    }
+
+    /// Bytes of the logits of so many rows, of which no more than 128 MiB in f32 are there at once.
+    fn logits(&self, rows: usize) -> usize {
+        let vocab_size = self.model.vocab_size;
+        rows.min(((128 << 20) / (4 * vocab_size)).max(1)) * vocab_size * self.dtype.size_in_bytes()
     }
 }
 
@@ -268,7 +292,13 @@ pub(super) mod tests {
 
     pub fn qwen3_0_6b(dtype: DType) -> Shape<'static> {
         let lora = lora(Projection::ALL.to_vec());
-        Shape { model: Box::leak(Box::new(testing::qwen3_0_6b())), lora: Box::leak(Box::new(lora)), dtype, saves: true }
+        Shape {
+            model: Box::leak(Box::new(testing::qwen3_0_6b())),
+            lora: Box::leak(Box::new(lora)),
+            dtype,
+            saves: true,
+            noise: false,
+        }
     }
 
     fn lora(lora_target: Vec<Projection>) -> LoraConfig {
@@ -296,10 +326,27 @@ pub(super) mod tests {
         let evaluated = shape.memory(Load { rows: 243, labels: 82, evaluated: 10_000 }, Keep::Lean);
         assert_eq!(evaluated.evaluation, 2 * 10_000 * (14_336 + 8_192 + 1_024));
         assert_eq!(evaluated.total() - evaluated.evaluation, memory.total() - memory.activations - memory.working);
+        let few = shape.memory(Load { rows: 243, labels: 82, evaluated: 300 }, Keep::Lean);
+        assert_eq!(few.evaluation, 2 * (220 * 151_936 + 2 * 300 * 1_024), "a chunk of logits is larger");
         assert_eq!(
             Shape { saves: false, ..shape }.memory(Load { rows: 1, labels: 1, evaluated: 0 }, Keep::Lean).checkpoint,
             0
         );
+    }
+
+    #[test]
+    fn what_is_random_needs_memory_while_a_block_is_at_work() {
+        let load = Load { rows: 4000, labels: 300, evaluated: 0 };
+        for (dtype, dropped, noise) in [(DType::F32, 8, 8), (DType::BF16, 14, 6)] {
+            let plain = qwen3_0_6b(dtype);
+            let more = |shape: Shape| shape.memory(load, Keep::Lean).working - plain.memory(load, Keep::Lean).working;
+            let dropping = LoraConfig { lora_dropout: 0.1, ..plain.lora.clone() };
+            assert_eq!(more(Shape { lora: &dropping, ..plain }), 4000 * 3072 * dropped, "{dtype:?}");
+            assert_eq!(more(Shape { noise: true, ..plain }), 4000 * 1024 * noise, "{dtype:?}");
+            let on_card = |shape: Shape| shape.memory_on_card(load, Attended::default(), Keep::Lean).working;
+            let more = on_card(Shape { noise: true, ..plain }) - on_card(plain);
+            assert_eq!(more, 4000 * 1024 * (noise - 4), "{dtype:?}: it is made in the machine's memory");
+        }
     }
 
     #[test]
@@ -360,7 +407,7 @@ pub(super) mod tests {
                     let (model, layout) = Qwen3::load(&config, &checkpoint, &lora, dtype, &Device::Cpu).unwrap();
                     let params = Params::new(layout, dtype, &Device::Cpu, |slot| Ok(vec![0.01; slot.range().len()]));
                     let params = params.unwrap();
-                    let shape = Shape { model: &config, lora: &lora, dtype, saves: false };
+                    let shape = Shape { model: &config, lora: &lora, dtype, saves: false, noise: false };
                     assert_eq!(shape.trainable(), params.len());
                     let dropout = DropoutPlan::anywhere(lora_dropout);
                     for keep in [Keep::Everything, Keep::Lean, Keep::Input] {

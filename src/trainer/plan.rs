@@ -14,8 +14,10 @@ pub struct StepPlan {
     batch_size: usize,
     accumulation: usize,
     seed: u64,
+    /// Grouped by length, transformers asks the generator that `data_seed` does not seed.
+    grouping_seed: u64,
     sampling: SamplingStrategy,
-    /// Tokens of every sample, where these are grouped by length.
+    /// Tokens of every sample.
     lengths: Vec<usize>,
     /// Optimizer steps of the whole run.
     pub total_steps: usize,
@@ -58,11 +60,8 @@ impl StepPlan {
             *end += sample.len();
             Some(*end)
         }));
+        let lengths = dataset::samples(rows).map(|sample| sample[0].sample_len()).collect();
         let plan = Self::new(starts.len() - 1, config);
-        let lengths = match plan.sampling {
-            SamplingStrategy::GroupByLength => dataset::samples(rows).map(|sample| sample[0].sample_len()).collect(),
-            _ => vec![],
-        };
         Self { starts, lengths, ..plan }
     }
 
@@ -77,11 +76,12 @@ impl StepPlan {
             batch_size,
             accumulation,
             seed: config.data_seed.unwrap_or(config.seed),
+            grouping_seed: config.seed,
             sampling: match config.disable_shuffling {
                 true => SamplingStrategy::Sequential,
                 false => config.train_sampling_strategy,
             },
-            lengths: vec![],
+            lengths: vec![1; samples],
             total_steps: config.max_steps.unwrap_or(by_epochs),
             steps_per_epoch,
         }
@@ -98,16 +98,13 @@ impl StepPlan {
     }
 
     /// The order of the samples in `epoch`, from 0.
-    ///
-    /// Grouped by length, transformers permutes with PyTorch's global generator, whose state nobody knows; this is the permutation
-    /// of the ungrouped epoch.
     pub fn order(&self, epoch: usize) -> Vec<usize> {
-        let random = || order::epoch_order(self.epoch_samples(), self.seed, epoch);
         match self.sampling {
-            SamplingStrategy::Random => random(),
+            SamplingStrategy::Random => order::epoch_order(self.epoch_samples(), self.seed, epoch),
             SamplingStrategy::Sequential => (0..self.epoch_samples()).collect(),
-            SamplingStrategy::GroupByLength if self.lengths.is_empty() => random(),
-            SamplingStrategy::GroupByLength => order::grouped(random(), &self.lengths, self.samples_per_step()),
+            SamplingStrategy::GroupByLength => {
+                order::grouped_order(&self.lengths, self.samples_per_step(), self.grouping_seed, epoch)
+            }
         }
     }
 
@@ -205,19 +202,19 @@ mod tests {
         let origin = crate::dataset::Origin { dataset: 0, row: 1 };
         let row = |n: usize| Example { input_ids: vec![7; n], labels: vec![7; n], origin, pack: None };
         let rows: Vec<Example> = (0..40).map(|i| row(1 + i * 7 % 13)).collect();
+        use SamplingStrategy::{GroupByLength, Random, Sequential};
         let order = |strategy, disable_shuffling| {
             let config = TrainConfig { train_sampling_strategy: strategy, disable_shuffling, ..train_config() };
+            let config = TrainConfig { data_seed: (strategy == GroupByLength).then_some(7), ..config };
             StepPlan::of(&rows, &config).order(1)
         };
-        use SamplingStrategy::{GroupByLength, Random, Sequential};
         let file_order: Vec<usize> = (0..40).collect();
         assert_eq!(order(Random, false), order::epoch_order(40, 42, 1));
         for (strategy, disabled) in [(Sequential, false), (Random, true), (GroupByLength, true)] {
             assert_eq!(order(strategy, disabled), file_order, "{strategy:?}");
         }
         let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
-        assert_eq!(order(GroupByLength, false), order::grouped(order::epoch_order(40, 42, 1), &lengths, 2));
-        assert_ne!(order(GroupByLength, false), order(Random, false));
+        assert_eq!(order(GroupByLength, false), order::grouped_order(&lengths, 2, 42, 1), "by `seed`, not `data_seed`");
     }
 
     #[test]

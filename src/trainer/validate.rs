@@ -8,10 +8,6 @@ use crate::{
     model::{Batch, Params, Qwen3},
     plan::{Part, explained},
 };
-use candle_core::D;
-
-/// Logits that are looked at together: 128 MiB in f32.
-const LOGITS: usize = 32 << 20;
 
 /// Held-out loss in two averages.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +42,7 @@ pub struct Measure {
     pub each: bool,
 }
 
-/// What a row comes to.
+/// What a label, or all of a row, come to.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Sum {
     nll: f64,
@@ -66,86 +62,50 @@ pub fn evaluate(
 ) -> Result<Option<HeldOut>> {
     let supervised: Vec<Sample> = examples.iter().enumerate().filter(|(_, e)| e.is_trainable()).collect();
     let mut sums = vec![Sum::default(); examples.len()];
-    if !add_losses(model, params, &supervised, how.cut, stop, &mut sums)? {
-        return Ok(None);
-    }
-    if how.accuracy && !add_right(model, params, &supervised, how.cut, stop, &mut sums)? {
-        return Ok(None);
+    for packed in how.cut.batches(&supervised) {
+        fault::phase("eval");
+        if stop() {
+            return Ok(None);
+        }
+        let (batch, micro) = packed?;
+        let part = Part::Evaluation { rows: batch.ids.len(), samples: micro.len() };
+        let labels = each_label(model, params, &batch, how.accuracy).map_err(|err| explained(err, part))?;
+        let mut labels = labels.into_iter();
+        for (i, example) in micro {
+            let of_row = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();
+            sums[i] = total(labels.by_ref().take(of_row));
+        }
     }
     Ok(Some(averages(examples, &sums, how)))
 }
 
-/// `false`: stopped.
+/// Every label of `batch`; without `accuracy` none is right.
 #[expect(clippy::disallowed_methods, reason = "no step to hold up")]
-fn add_losses(
-    model: &Qwen3,
-    params: &Params,
-    supervised: &[Sample],
-    cut: Cut,
-    stop: &dyn Fn() -> bool,
-    sums: &mut [Sum],
-) -> Result<bool> {
-    each_batch(supervised, cut, stop, |batch, micro| {
-        let losses: Vec<f32> = model.nll(batch, params)?.to_vec1()?;
-        let mut losses = losses.into_iter();
-        for (i, example) in micro {
-            let labels = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();
-            sums[i] = Sum { nll: losses.by_ref().take(labels).map(f64::from).sum(), labels, right: 0 };
-        }
-        Ok(())
-    })
+fn each_label(model: &Qwen3, params: &Params, batch: &Batch, accuracy: bool) -> Result<Vec<Sum>> {
+    let (nll, likeliest) = match accuracy {
+        true => model.nll_and_likeliest(batch, params).map(|(nll, likeliest)| (nll, Some(likeliest)))?,
+        false => (model.nll(batch, params)?, None),
+    };
+    let is_right = |(likeliest, label): (u32, &u32)| usize::from(likeliest == *label);
+    let right = match likeliest {
+        Some(likeliest) => likeliest.to_vec1()?.into_iter().zip(&batch.targets).map(is_right).collect(),
+        None => vec![0; batch.targets.len()],
+    };
+    let nll: Vec<f32> = nll.to_vec1()?;
+    Ok(nll.into_iter().zip(right).map(|(nll, right)| Sum { nll: nll.into(), labels: 1, right }).collect())
 }
 
-/// A pass of its own, so that asking for it changes no bit of the loss. `false`: stopped.
-#[expect(clippy::disallowed_methods, reason = "no step to hold up")]
-fn add_right(
-    model: &Qwen3,
-    params: &Params,
-    supervised: &[Sample],
-    cut: Cut,
-    stop: &dyn Fn() -> bool,
-    sums: &mut [Sum],
-) -> Result<bool> {
-    let cut = Cut { max_rows: (LOGITS / model.config().vocab_size).clamp(1, cut.max_rows), ..cut };
-    each_batch(supervised, cut, stop, |batch, micro| {
-        let likeliest: Vec<u32> = model.logits(batch, params)?.argmax(D::Minus1)?.to_vec1()?;
-        let mut pairs = likeliest.into_iter().zip(&batch.targets);
-        for (i, _) in micro {
-            let labels = sums[i].labels;
-            sums[i].right = pairs.by_ref().take(labels).filter(|(likeliest, target)| likeliest == *target).count();
-        }
-        Ok(())
+fn total(parts: impl Iterator<Item = Sum>) -> Sum {
+    parts.fold(Sum::default(), |all, part| Sum {
+        nll: all.nll + part.nll,
+        labels: all.labels + part.labels,
+        right: all.right + part.right,
     })
-}
-
-/// Shows every micro-batch with its samples. `false`: stopped.
-fn each_batch(
-    supervised: &[Sample],
-    cut: Cut,
-    stop: &dyn Fn() -> bool,
-    mut look: impl FnMut(&Batch, Vec<Sample>) -> Result<()>,
-) -> Result<bool> {
-    for packed in cut.batches(supervised) {
-        fault::phase("eval");
-        if stop() {
-            return Ok(false);
-        }
-        let (batch, micro) = packed?;
-        let part = Part::Evaluation { rows: batch.ids.len(), samples: micro.len() };
-        look(&batch, micro).map_err(|err| explained(err, part))?;
-    }
-    Ok(true)
 }
 
 /// `sums`: one for every example.
 fn averages(examples: &[Example], sums: &[Sum], how: Measure) -> HeldOut {
-    let total = |part: &[Sum]| {
-        part.iter().fold(Sum::default(), |all, sum| Sum {
-            nll: all.nll + sum.nll,
-            labels: all.labels + sum.labels,
-            right: all.right + sum.right,
-        })
-    };
+    let total = |part: &[Sum]| total(part.iter().copied());
     let mean = |sum: Sum| sum.nll / sum.labels as f64;
     let mut rest = sums;
     let of_sample = |rows: &[Example]| {

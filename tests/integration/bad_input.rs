@@ -126,7 +126,7 @@ const REFUSED: &[Case] = &[
     }),
     // The config.
     ("config: no such file", &["--config", "recipes.toml"], |_| {}),
-    ("config: every step in the warmup", &["recipe.toml", "warmup_ratio=1"], |_| {}),
+    ("config: every step in the warmup", &["recipe.toml", "warmup_ratio=0.9"], |_| {}),
     ("config: a folder", &["--config", "data.toml"], |w| w.write("data.toml/x", "")),
     ("config: not a config by its name", &["--config", "model/model.safetensors"], |_| {}),
     ("config: not UTF-8", TRAIN, |w| w.write("recipe.toml", b"# \xb6\xd4\xc1\xaa\n")),

@@ -93,6 +93,8 @@ impl Variant {
                 "val_size" => data.val_size = value.as_f64().unwrap(),
                 "max_samples" => data.max_samples = value.as_u64().map(|n| n as usize),
                 "packing" | "neat_packing" => data.packing = value.as_bool().unwrap(),
+                "preprocessing_batch_size" => data.preprocessing_batch_size = value.as_u64().unwrap() as usize,
+                "preprocessing_num_workers" => data.preprocessing_num_workers = value.as_u64().unwrap() as usize,
                 "seed" => {}
                 other => panic!("unknown setting {other}"),
             }
@@ -159,6 +161,30 @@ fn packs_are_llamafactorys() {
         let mut rows = origins(&splits.train);
         rows.sort_unstable();
         assert_eq!(rows, (1..=33).map(|row| (0, row)).collect::<Vec<_>>(), "{name}: every row once");
+    }
+}
+
+#[test]
+fn workers_and_batches_pack_as_llamafactorys_do() {
+    #[derive(Deserialize)]
+    struct Case {
+        args: serde_json::Map<String, Value>,
+        train: Vec<Vec<usize>>,
+        eval: Vec<Vec<usize>>,
+    }
+    #[derive(Deserialize)]
+    struct Cases {
+        cases: Vec<Case>,
+    }
+    for Case { mut args, train, eval } in fixture::<Cases>("lf_pack_groups.json").cases {
+        args.insert("template".into(), "qwen3_nothink".into());
+        let variant = Variant { args, train: vec![], eval: vec![], error: None };
+        let splits = dataset::load(&variant.config(), 42, qwen3()).unwrap();
+        for (got, want) in [(&splits.train, train), (&splits.eval, eval)] {
+            let of_pack = |pack: &[Example]| pack.iter().map(|row| row.origin.row).collect::<Vec<_>>();
+            let got: Vec<Vec<usize>> = dataset::samples(got).map(of_pack).collect();
+            assert_eq!(got, want, "{:?}", variant.args);
+        }
     }
 }
 

@@ -58,7 +58,7 @@ const DRIVEN: &[(&str, &str, &[&str])] = &[
     ("lr_scheduler_type", "linear", &[]),
     ("lr_scheduler_kwargs", "{num_cycles: 2}", &[]),
     ("warmup_ratio", "0.6", &[]),
-    ("warmup_steps", "2", &[]),
+    ("warmup_steps", "2", &["warmup_ratio=null"]),
     ("optim", "lion_8bit", &[]),
     ("weight_decay", "0.5", &[]),
     ("adam_beta1", "0.5", &[]),

@@ -1,10 +1,10 @@
 //! The rows, and how they become tokens.
 
 use super::{
-    Absent,
+    ALL, Absent,
     Absent::{Required, Same, Unset},
     Answer::{Ignored, Refused},
-    BOTH, EVALUATE, Key, NO, NOTHING, SCORED,
+    EVALUATE, Key, NO, NOTHING, SCORED,
     Section::Data,
     TRAIN, by, keys, read, theirs, words,
 };
@@ -28,7 +28,7 @@ pub(super) static KEYS: &[Key] = keys! {
         words("rows neither trained on nor chosen by: the final adapter is scored on them once", "既不训练也不用于选择的数据：最后对适配器评分一次");
     dataset_dir: read(SCORED, Data, Kind::Text, Same("data")),
         words("folder of dataset_info.json", "dataset_info.json 所在的目录");
-    template: read(BOTH, Data, TEMPLATE, Absent::By { llamafactory: None, toml: Some("qwen3") }),
+    template: read(ALL, Data, TEMPLATE, Absent::By { llamafactory: None, toml: Some("qwen3") }),
         words("qwen3 for hybrid models, qwen3_nothink for the -2507-Instruct ones", "混合模型用 qwen3，-2507-Instruct 模型用 qwen3_nothink");
     cutoff_len: read(SCORED, Data, Kind::Whole(2), Same("2048")),
         words("the longest row, in tokens", "每行最多的词元数");
@@ -47,24 +47,24 @@ pub(super) static KEYS: &[Key] = keys! {
         words("only the last answer of a conversation is trained", "多轮对话只训练最后一轮回答");
     train_on_prompt: read(TRAIN, Data, Kind::Flag, Same("false")),
         words("prompt tokens are trained too", "提示部分也参与训练");
-    enable_thinking: read(BOTH, Data, Kind::Thinking, by("true", "false")),
+    enable_thinking: read(ALL, Data, Kind::Thinking, by("true", "false")),
         words("template qwen3: true trains an empty thought, false puts it before the answer untrained and removes thoughts, null puts it there and keeps them",
               "模板 qwen3：true 训练空思考块；false 把它放在回答之前、不训练，并删去思考；null 同样放置但保留思考");
     preserve_thinking: read(TRAIN, Data, Kind::Flag, Same("false")),
         words("thoughts of earlier turns stay under `mask_history`", "`mask_history` 下保留前几轮的思考");
-    default_system: read(BOTH, Data, Kind::Text, Unset),
+    default_system: read(ALL, Data, Kind::Text, Unset),
         words("system text for rows without one", "没有系统提示的行所用的系统提示");
     eval_on_each_dataset: read(TRAIN, Data, Kind::Flag, Same("false")),
         words("each of `eval_dataset` is also evaluated by itself, as eval_NAME_loss", "除合并评估外，每个 `eval_dataset` 也单独评估，记为 eval_NAME_loss");
     packing: read(TRAIN, Data, Kind::Flag, Unset),
-        words("several rows fill one sample of `cutoff_len` tokens, chosen as LlamaFactory chooses them; they never see each other",
-              "多行合成一个不超过 `cutoff_len` 个词元的样本，组合方式与 LlamaFactory 相同；各行互不可见");
+        words("several rows fill one sample of `cutoff_len` tokens, chosen as LlamaFactory chooses them; each is trained as if it stood alone: none sees another or predicts another's first token",
+              "多行合成一个不超过 `cutoff_len` 个词元的样本，组合方式与 LlamaFactory 相同；各行如同单独训练：互不可见，也不预测下一行的首个词元");
     neat_packing: read(TRAIN, Data, Kind::Flag, Same("false")),
         words("the same as `packing`", "与 `packing` 相同");
     preprocessing_batch_size: read(TRAIN, Data, Kind::Whole(1), Same("1000")),
-        words("rows that are packed together at most", "最多多少行一起打包");
+        words("under `packing` rows that are packed together at most", "`packing` 时最多多少行一起打包");
     preprocessing_num_workers: read(TRAIN, Data, Kind::Whole(1), Unset),
-        words("equal stretches of the data that are packed apart, as LlamaFactory's workers do", "数据等分为若干段分别打包，与 LlamaFactory 的进程数对应");
+        words("under `packing` equal stretches of the data that are packed apart, as LlamaFactory's workers do", "`packing` 时数据等分为若干段分别打包，与 LlamaFactory 的进程数对应");
     n: theirs(EVALUATE, Kind::Whole(1), Unset),
         words("answers to every row that are found under `rules` and ranked", "每行在 `rules` 下生成并排序的答案数");
 
@@ -72,7 +72,7 @@ pub(super) static KEYS: &[Key] = keys! {
     buffer_size: Ignored, words("all rows are read before training", "训练前会读入全部数据");
     ignore_pad_token_for_loss: Refused(&["true"]), words("padding is never trained", "填充部分从不参与训练");
     tokenized_path: NOTHING, words("rows are tokenised at every start, in seconds", "每次启动时重新分词，只需数秒");
-    length_column_name: Refused(&["length"]), ORDER;
+    length_column_name: Ignored, words("the tokens of rows are counted", "行长按词元数计算");
     sortish_sampler: NO, ORDER;
     label_names: NOTHING, words("the answers of the data are the labels", "标签即数据中的回答");
     dataloader_drop_last: NO, words("a last incomplete batch is trained too", "最后不满的一批也会训练");
@@ -83,7 +83,7 @@ pub(super) static KEYS: &[Key] = keys! {
     dataloader_persistent_workers: Ignored, WORKERS;
     dataloader_prefetch_factor: Ignored, WORKERS;
     data_shared_file_system: Ignored, WORKERS;
-    remove_unused_columns: Ignored, WORKERS;
+    remove_unused_columns: Ignored, words("only columns that dataset_info.json names are read", "只读取 dataset_info.json 中映射的列");
     tool_format: Ignored, words("rows with tools are not trained", "不训练带工具的数据");
     media_dir: Ignored, TEXT_ONLY;
     image_max_pixels: Ignored, TEXT_ONLY;

@@ -76,10 +76,27 @@ pub enum Absent {
 pub enum Command {
     /// `train`
     Train,
-    /// `generate`, `chat`, `export` and `evaluate`, which ask a model.
-    Ask,
-    /// `evaluate` alone.
+    /// `generate`
+    Generate,
+    /// `chat`
+    Chat,
+    /// `evaluate`
     Evaluate,
+    /// `export`
+    Export,
+}
+
+impl Command {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Generate => "generate",
+            Self::Chat => "chat",
+            Self::Evaluate => "evaluate",
+            Self::Export => "export",
+        }
+    }
 }
 
 /// A key that is read: by whom, where it stands in TOML, what it takes, and what holds without it.
@@ -153,7 +170,7 @@ pub static TABLE: &[(Words, &[Key])] = &[
     (words("Output: logs, checkpoints, evaluation", "输出：日志、检查点、评估"), train::OUTPUT),
     (words("One process, one device", "单进程单设备"), train::MACHINE),
     (words("Generation", "生成"), other::GENERATION),
-    (words("Export", "导出"), other::EXPORT),
+    (words("Export", "导出"), other::EXPORTED),
     (words("Other methods and engines", "其他方法与引擎"), other::METHODS),
 ];
 
@@ -229,10 +246,14 @@ const fn by(llamafactory: &'static str, toml: &'static str) -> Absent {
 }
 
 const TRAIN: &[Command] = &[Command::Train];
-const BOTH: &[Command] = &[Command::Train, Command::Ask];
-const ASK: &[Command] = &[Command::Ask];
+const ALL: &[Command] = &[Command::Train, Command::Generate, Command::Chat, Command::Evaluate, Command::Export];
+/// Those that run a model as it is.
+const RUN: &[Command] = &[Command::Train, Command::Generate, Command::Chat, Command::Evaluate];
+const ASK: &[Command] = &[Command::Generate, Command::Chat, Command::Evaluate];
+const OPEN: &[Command] = &[Command::Generate, Command::Chat, Command::Evaluate, Command::Export];
 const SCORED: &[Command] = &[Command::Train, Command::Evaluate];
 const EVALUATE: &[Command] = &[Command::Evaluate];
+const EXPORT: &[Command] = &[Command::Export];
 
 /// Off where `false`.
 const NO: Answer = Answer::Refused(&["false"]);

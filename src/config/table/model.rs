@@ -1,9 +1,10 @@
 //! The base model: which one, and how it is loaded.
 
 use super::{
+    ALL,
     Absent::{Required, Same, Unset},
     Answer::{Ignored, Refused},
-    BOTH, Key, NO, NOTHING,
+    Key, NO, NOTHING, RUN,
     Section::Model,
     keys, read, theirs, words,
 };
@@ -15,17 +16,17 @@ const VOCABULARY: Words = words("train with the checkpoint's own vocabulary", "�
 const LOCAL: Words = words("download the model first and give its folder", "请先下载模型，再填写本地目录");
 
 pub(super) static KEYS: &[Key] = keys! {
-    model_name_or_path: read(BOTH, Model, Kind::Text, Required),
+    model_name_or_path: read(ALL, Model, Kind::Text, Required),
         words("the base model: a folder with a checkpoint, or a name such as Qwen/Qwen3-14B", "基座模型：检查点目录，或模型名，如 Qwen/Qwen3-14B");
-    adapter_name_or_path: read(BOTH, Model, Kind::List, Unset),
-        words("PEFT adapters: all but the last are merged into the base, the last is trained on; or those to ask", "PEFT 适配器目录：前面的合并进基座，最后一个继续训练；或用于生成");
-    cache_dir: read(BOTH, Model, Kind::Text, Unset),
+    adapter_name_or_path: read(ALL, Model, Kind::List, Unset),
+        words("PEFT adapters: all but the last are merged into the base, the last is trained on or answers", "PEFT 适配器目录：前面的合并进基座，最后一个继续训练或用于生成");
+    cache_dir: read(ALL, Model, Kind::Text, Unset),
         words("where downloaded models are kept; without it the Hugging Face cache", "下载模型的存放目录；不写时为 Hugging Face 缓存");
-    model_revision: read(BOTH, Model, Kind::Text, Same("main")),
+    model_revision: read(ALL, Model, Kind::Text, Same("main")),
         words("branch, tag or commit of the model repository", "模型仓库的分支、标签或提交");
-    device: read(BOTH, Model, Kind::Text, Same("auto")),
+    device: read(RUN, Model, Kind::Text, Same("auto")),
         words("where to compute: auto, cpu or cuda:N", "计算设备：auto、cpu 或 cuda:N");
-    use_cpu: theirs(BOTH, Kind::Flag, Same("false")),
+    use_cpu: theirs(RUN, Kind::Flag, Same("false")),
         words("compute on the CPU; in TOML device = \"cpu\"", "用 CPU 计算；TOML 中写 device = \"cpu\"");
 
     // Quantisation has its own error, with numbers.

@@ -4,7 +4,7 @@ use super::{
     ASK,
     Absent::{Same, Unset},
     Answer::{Ignored, Refused},
-    Key, NO, NOTHING, keys, theirs, words,
+    EXPORT, Key, NO, NOTHING, OPEN, keys, theirs, words,
 };
 use crate::config::kind::{Kind, Words};
 
@@ -19,15 +19,19 @@ const LORA_ADAMW: Words = words("train LoRA with AdamW", "请使用 LoRA 与 Ada
 const OFF: Words = words("it belongs to a switch that is off", "它所属的功能没有开启");
 
 pub(super) static GENERATION: &[Key] = keys! {
-    do_sample: theirs(ASK, Kind::Flag, Unset), words("draw tokens at random; else the likeliest one", "随机采样；否则取概率最大的词元");
-    temperature: theirs(ASK, Kind::NonNegative, Unset), words("divides the logits; 0 takes the likeliest token", "logits 的除数；0 为取最大");
-    top_p: theirs(ASK, Kind::Share, Unset), words("draw among the likeliest tokens that make up this probability", "在累计概率达到此值的词元中采样");
-    top_k: theirs(ASK, Kind::Whole(0), Unset), words("draw among so many of the likeliest tokens; 0: all", "只在前若干个词元中采样；0 为不限");
-    num_beams: theirs(ASK, Kind::Whole(1), Unset), words("only 1: there is no beam search", "只能为 1：不支持束搜索");
-    repetition_penalty: theirs(ASK, Kind::Positive, Unset), words("above 1: tokens that have occurred become less likely", "大于 1 时降低已出现词元的概率");
-    max_new_tokens: theirs(ASK, Kind::Whole(1), Unset), words("the longest answer, in tokens", "回答最多的词元数");
-    skip_special_tokens: theirs(ASK, Kind::Flag, Unset), words("leave special tokens out of the text", "输出文本中略去特殊词元");
-    infer_dtype: theirs(ASK, DTYPE, Unset), words("how the base's weights are kept; float16 only by export", "基座权重的精度；float16 仅用于导出");
+    do_sample: theirs(ASK, Kind::Flag, Unset),
+        words("draw tokens at random, else the likeliest one; without it a LlamaFactory config draws but for `evaluate`, and so do words that ask for it",
+              "随机采样，否则取概率最大的词元；不写时，除 `evaluate` 外 LlamaFactory 配置会采样，命令行写了采样参数也会采样");
+    temperature: theirs(ASK, Kind::NonNegative, Same("0.95")), words("divides the logits; 0 takes the likeliest token", "logits 的除数；0 为取最大");
+    top_p: theirs(ASK, Kind::Share, Same("0.7")), words("draw among the likeliest tokens that make up this probability", "在累计概率达到此值的词元中采样");
+    top_k: theirs(ASK, Kind::Whole(0), Same("50")), words("draw among so many of the likeliest tokens; 0: all", "只在前若干个词元中采样；0 为不限");
+    num_beams: theirs(ASK, Kind::Whole(1), Same("1")), words("only 1: there is no beam search", "只能为 1：不支持束搜索");
+    repetition_penalty: theirs(ASK, Kind::Positive, Same("1.0")), words("above 1: tokens that have occurred become less likely", "大于 1 时降低已出现词元的概率");
+    max_new_tokens: theirs(ASK, Kind::Whole(1), Unset),
+        words("the longest answer, in tokens; without it 1024 in a LlamaFactory config and in `chat`, 128 in `generate`, and what its rows need in `evaluate`",
+              "回答最多的词元数；不写时，LlamaFactory 配置与 `chat` 为 1024，`generate` 为 128，`evaluate` 按数据而定");
+    skip_special_tokens: theirs(ASK, Kind::Flag, Same("true")), words("leave special tokens out of the text", "输出文本中略去特殊词元");
+    infer_dtype: theirs(OPEN, DTYPE, Same("auto")), words("how the base's weights are kept; float16 only by export", "基座权重的精度；float16 仅用于导出");
     rules: theirs(ASK, RULES, Unset), words("what 下联 must keep by construction", "生成时强制遵守的对联规则");
     candidates: theirs(ASK, Kind::Whole(1), Unset), words("lines that are found under `rules` and ranked", "在 `rules` 下生成并排序的候选数");
     rank_beta: theirs(ASK, Kind::NonNegative, Unset), words("weight of −log p(下) when candidates are ranked", "候选排序中 −log p(下) 的权重");
@@ -58,14 +62,19 @@ pub(super) static GENERATION: &[Key] = keys! {
     kt_lora_expert_intermediate_size: Ignored, ENGINE;
 };
 
-pub(super) static EXPORT: &[Key] = keys! {
-    export_dir: theirs(ASK, Kind::Text, Unset), words("folder of the merged model", "合并后模型的目录");
-    export_size: theirs(ASK, Kind::Whole(1), Same("5")), words("GB of weights in one file at most", "单个权重文件的最大体积（GB）");
+const QUANTISED: Words = words(
+    "`export` refuses to quantise: do it to the exported folder, with a program of its own",
+    "`export` 不做量化：请用专门的程序量化导出的目录",
+);
+
+pub(super) static EXPORTED: &[Key] = keys! {
+    export_dir: theirs(EXPORT, Kind::Text, Unset), words("folder of the merged model", "合并后模型的目录");
+    export_size: theirs(EXPORT, Kind::Whole(1), Same("5")), words("GB of weights in one file at most", "单个权重文件的最大体积（GB）");
     export_device: Ignored, words("merging is done in f32 on the CPU", "合并总在 CPU 上以 f32 进行");
-    export_quantization_bit: Ignored, words("quantise the exported folder with a program of its own", "请用专门的程序量化导出的目录");
-    export_quantization_dataset: Ignored, words("quantise the exported folder with a program of its own", "请用专门的程序量化导出的目录");
-    export_quantization_nsamples: Ignored, words("quantise the exported folder with a program of its own", "请用专门的程序量化导出的目录");
-    export_quantization_maxlen: Ignored, words("quantise the exported folder with a program of its own", "请用专门的程序量化导出的目录");
+    export_quantization_bit: Ignored, QUANTISED;
+    export_quantization_dataset: Ignored, QUANTISED;
+    export_quantization_nsamples: Ignored, QUANTISED;
+    export_quantization_maxlen: Ignored, QUANTISED;
     export_legacy_format: Ignored, words("safetensors is written", "总是写 safetensors");
     export_hub_model_id: Ignored, words("nothing is uploaded", "不上传任何内容");
 };

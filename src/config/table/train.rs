@@ -4,7 +4,7 @@ use super::{
     Absent,
     Absent::{Required, Same, Unset},
     Answer::{Ignored, Refused},
-    BOTH, EVALUATE, Key, NO, NOTHING, SCORED,
+    EVALUATE, Key, NO, NOTHING, RUN, SCORED,
     Section::{Output, Train},
     TRAIN, by, keys, read, theirs, words,
 };
@@ -79,10 +79,10 @@ pub(super) static KEYS: &[Key] = keys! {
         words("shape of the learning rate over the run", "学习率的变化方式");
     lr_scheduler_kwargs: read(TRAIN, Train, Kind::Table, Unset),
         words("parameters of the shape", "该方式的参数");
-    warmup_ratio: read(TRAIN, Train, Kind::Share, by("0", "0.1")),
-        words("share of all steps spent warming up, rounded up", "预热步数占总步数的比例，向上取整");
+    warmup_ratio: read(TRAIN, Train, Kind::BelowOne, by("0", "0.1")),
+        words("share of all steps spent warming up, rounded up; where it is given, `warmup_steps` says nothing", "预热步数占总步数的比例，向上取整；写明时 `warmup_steps` 不起作用");
     warmup_steps: read(TRAIN, Train, Kind::ShareOrCount, Same("0")),
-        words("steps spent warming up; above 0 it wins over `warmup_ratio`, below 1 it is a share", "预热步数；大于 0 时优先于 `warmup_ratio`，小于 1 时为比例");
+        words("steps spent warming up, or below 1 a share of all", "预热步数；小于 1 时为总步数的比例");
     optim: theirs(TRAIN, OPTIM, Same("adamw_torch")),
         words("the optimizer: AdamW with f32 moments, whatever computes it", "优化器：f32 状态的 AdamW");
     weight_decay: read(TRAIN, Train, Kind::NonNegative, Same("0")),
@@ -96,14 +96,15 @@ pub(super) static KEYS: &[Key] = keys! {
         words("NEFTune: in training uniform noise within ±alpha/√(tokens × width) on the embeddings; 5 is usual, 0: none", "NEFTune：训练时给词嵌入加 ±alpha/√(词元数 × 维度) 内的均匀噪声；常用 5，0 为不加");
     bf16: read(TRAIN, Train, Kind::Flag, Same("false")),
         words("base and activations in bf16, the adapter in f32", "基座与激活用 bf16，适配器用 f32");
-    seed: read(BOTH, Train, Kind::Whole(0), Same("42")),
+    seed: read(RUN, Train, Kind::Whole(0), Same("42")),
         words("seed of everything random", "随机种子");
     data_seed: read(TRAIN, Train, Kind::Whole(0), Unset),
         words("seed of the row order; without it `seed`", "数据顺序的种子；不写时为 `seed`");
     disable_shuffling: read(TRAIN, Train, Kind::Flag, Same("false")),
         words("rows in file order in every epoch", "每轮都按文件顺序");
     train_sampling_strategy: read(TRAIN, Train, SAMPLING, Same("random")),
-        words("which rows an epoch takes after which; group_by_length puts rows of like length side by side", "每轮取数据的顺序；group_by_length 把长度相近的行放在一起");
+        words("which rows an epoch takes after which; group_by_length puts rows of like length side by side, as LlamaFactory does in its first epoch and, where it does not evaluate in between, in the later ones",
+              "每轮取数据的顺序；group_by_length 把长度相近的行放在一起，首轮与 LlamaFactory 相同，中间不评估时以后各轮也相同");
     group_by_length: theirs(TRAIN, Kind::Flag, Same("false")),
         words("the older name of train_sampling_strategy: group_by_length", "train_sampling_strategy: group_by_length 的旧写法");
     shared_prefix: read(TRAIN, Train, SHARED, Same("auto")),
@@ -163,8 +164,7 @@ pub(super) static OUTPUT: &[Key] = keys! {
     eval_steps: read(TRAIN, Train, Kind::Steps, Unset),
         words("steps between evaluations, or a share as for `logging_steps`, which holds without it", "两次评估之间的步数，或如 `logging_steps` 的比例；不写时同 `logging_steps`");
     compute_accuracy: read(TRAIN, Train, Kind::Flag, Same("false")),
-        words("evaluations also give eval_accuracy, the share of trained tokens that the model would choose; a second pass over the held-out rows",
-              "评估另给出 eval_accuracy，即模型会选中的训练词元所占比例；需再算一遍验证数据");
+        words("evaluations also give eval_accuracy, the share of trained tokens that the model would choose", "评估另给出 eval_accuracy，即模型会选中的训练词元所占比例");
     early_stopping_steps: read(TRAIN, Train, Kind::Whole(1), Unset),
         words("stop after so many evaluations in a row without a better `metric_for_best_model`", "连续若干次评估没有更好的 `metric_for_best_model` 时停止");
     sample_prompts: read(TRAIN, Train, Kind::Texts, Unset),
@@ -185,9 +185,10 @@ pub(super) static OUTPUT: &[Key] = keys! {
     load_best_model_at_end: read(TRAIN, Output, Kind::Flag, Same("false")),
         words("write the adapter of the best evaluation instead of the last", "写出评估最好的适配器，而不是最后的");
     metric_for_best_model: read(TRAIN, Output, Kind::Text, Same("eval_loss")),
-        words("what makes an evaluation the best", "以哪项指标判断最好");
+        words("what makes an evaluation the best: eval_loss, eval_loss_per_token, eval_couplet_pass, or what `compute_accuracy` and `eval_on_each_dataset` add",
+              "以哪项指标判断最好：eval_loss、eval_loss_per_token、eval_couplet_pass，或 `compute_accuracy` 与 `eval_on_each_dataset` 所增加的指标");
     greater_is_better: read(TRAIN, Output, Kind::Flag, Unset),
-        words("whether more of it is better; without it true for couplets that pass, false for losses", "指标是否越大越好；不写时合格率为 true，损失为 false");
+        words("whether more of it is better; without it true for accuracy and couplets that pass, false for losses", "指标是否越大越好；不写时准确率与合格率为 true，损失为 false");
     do_eval: theirs(SCORED, Kind::Flag, Unset), words("held-out rows are evaluated", "评估验证数据");
     do_predict: theirs(EVALUATE, Kind::Flag, Unset), words("`evaluate` answers held-out rows and scores the answers", "由 `evaluate` 生成回答并评分");
     predict_with_generate: theirs(EVALUATE, Kind::Flag, Unset), words("`evaluate` answers held-out rows and scores the answers", "由 `evaluate` 生成回答并评分");

@@ -141,7 +141,10 @@ fn values_are_read_as_llamafactory_reads_them() {
         ("enable_thinking: null", thinking, "None", "null is a value here"),
         ("enable_thinking: none", thinking, "None", "the word too"),
         ("enable_thinking: no", thinking, "Some(false)", "YAML 1.1"),
-        ("warmup_steps: 5\nwarmup_ratio: 0.2", warmup, "0.2 5", "both are kept, steps win later"),
+        ("warmup_steps: 5", warmup, "0 5", "a number"),
+        ("warmup_steps: 5\nwarmup_ratio: 0.2", warmup, "0.2 0", "a given share holds, as in transformers 5"),
+        ("warmup_steps: 5\nwarmup_ratio: 0", warmup, "0 0", "also one of nothing"),
+        ("warmup_steps: 5\nwarmup_ratio: null", warmup, "0 5", "which null is not"),
         ("warmup_steps: 0.05", warmup, "0.05 0", "below 1 it is a share"),
         ("lora_target: [v_proj, q_proj, v_proj]", targets, "q_proj v_proj", "block order, once each"),
         ("lora_target:\n  - down_proj\n  - o_proj", targets, "o_proj down_proj", "a list over lines"),
@@ -153,6 +156,7 @@ fn values_are_read_as_llamafactory_reads_them() {
         ("save_strategy: no", saving, "No 500 None", "a bare no is false to YAML"),
         ("save_strategy: epoch\nsave_total_limit: 1", saving, "Epoch 500 Some(1)", "1 stays 1 in the recipe"),
         ("save_steps: '8'\nsave_total_limit: -1", saving, "Steps 8 None", "no limit in numbers"),
+        ("save_steps: 500.0", saving, "Steps 500 None", "transformers takes it for a number with a fraction"),
         ("save_steps: 0.25", saving, "Steps 0.25 None", "a share of all steps"),
         ("eval_strategy: steps\nval_size: 5\nlogging_steps: 0.1", evaluation, "Steps 0.1", "eval_steps too"),
         ("resume_from_checkpoint: null", resume, "Auto", "not said"),
@@ -259,7 +263,7 @@ fn notices_warn_of_surprising_pairs() {
     let with = |text: &'static str| [silent[0], silent[1], text];
     assert_eq!(of("save_total_limit: 1\n", &silent), ["save_total_limit"], "two are kept");
     assert_eq!(of("save_total_limit: 1\n", &with("save_strategy=no")), [""; 0], "none are kept");
-    assert_eq!(of("warmup_ratio: 0.1\nwarmup_steps: 5\n", &silent), ["warmup_steps"], "versions differ");
+    assert_eq!(of("warmup_ratio: 0.1\nwarmup_steps: 5\n", &silent), ["warmup_ratio"], "versions differ");
     let early = "early_stopping_steps: 3\neval_strategy: epoch\nsave_strategy: epoch\nval_size: 5\n";
     assert_eq!(of(early, &silent), ["early_stopping_steps"], "the last is written");
     assert_eq!(of(early, &with("load_best_model_at_end=true")), [""; 0], "the best is written");

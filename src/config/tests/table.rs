@@ -178,6 +178,7 @@ fn odd_values_survive_too() {
         "enable_thinking: null\n",
         "max_steps: -1\nsave_total_limit: -1\nadapter_name_or_path: null\n",
         "logging_steps: 0.02\neval_strategy: steps\neval_steps: 0.1\nval_size: 5\nsave_steps: 0.2\n",
+        "warmup_steps: 3\nwarmup_ratio: 0.2\n",
         "warmup_steps: 0.05\nlearning_rate: 1e-05\nadam_epsilon: 1e-08\n",
         "resume_from_checkpoint: false\n",
         "adapter_name_or_path: a, b\ncreate_new_adapter: true\n",

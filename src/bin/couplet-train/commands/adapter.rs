@@ -1,6 +1,6 @@
 //! `couplet-train adapter check`: is it whole, finite, alive, and of this base?
 
-use super::{ask, proof};
+use super::{ask, below, proof};
 use crate::args::{AskArgs, CheckArgs};
 use couplet_train::{
     adapter::check,
@@ -16,7 +16,7 @@ use std::io::stderr;
 #[expect(clippy::print_stdout, reason = "the result")]
 pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
-    let (config, _) = config::inference(None, &[])?;
+    let (config, _) = config::inference(None, &[], config::table::Command::Generate)?;
     let asked = AskArgs { base: args.base.clone(), ..AskArgs::default() };
     let trained = [ask::Trained::open(&args.dir)?];
     let (dir, base) = ask::base(&config, &asked, &trained, &mut console)?;
@@ -25,7 +25,12 @@ pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
     let found = |err: Error| if err.kind() == Kind::Input { err.in_run() } else { err };
     let findings = check::inspect(&trained[0].weights, &geometry).map_err(found)?;
     let lora = &trained[0].weights.lora;
+    let (below, lower) = below::of(&trained)?;
+    lower.iter().try_for_each(|adapter| adapter.refuse_misfit(&geometry))?;
     println!("base      {}", dir.display());
+    if !below.is_empty() {
+        println!("merged    {}", below::in_order(&below));
+    }
     let dora = if lora.use_dora { "DoRA, " } else { "" };
     println!("lora      {dora}r {}, alpha {}, scale {:.4}", lora.lora_rank, lora.lora_alpha, lora.scale());
     println!("tensors   {}, all finite, names and shapes as the base has them", findings.tensors);
@@ -39,8 +44,8 @@ pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
     let mut header = Header::default();
     let speaker = ask::speaker(&config, &asked, &trained, &mut header)?;
     let (batch, rows) = proof::sample(trained.first(), &speaker, &tokenizer)?;
-    let (untuned, tuned) = proof::streamed_logits(&geometry, &base, &[&trained[0].weights], &batch)?;
-    let moved = tuned.map_or(Ok(0.0), |tuned| proof::largest_difference(&tuned, &untuned))?;
+    let (untuned, tuned) = proof::streamed_logits(&geometry, &base, (&lower, None), &trained[0].weights, &batch)?;
+    let moved = proof::largest_difference(&tuned, &untuned)?;
     println!("logits    moved by up to {moved:.3} ({rows})");
     proof::refuse_motionless(moved, &args.dir)?;
     header.rows.clear();

@@ -97,7 +97,7 @@ pub fn open(
     header: &mut Header,
     console: &mut Console,
 ) -> Result<Asked> {
-    let dirs = if args.adapter.is_empty() { &config.adapters } else { &args.adapter };
+    let (dirs, lower) = whom(config, args);
     let trained = dirs.iter().map(|dir| Trained::open(dir)).collect::<Result<Vec<_>>>()?;
     let (dir, checkpoint) = base(config, args, &trained, console)?;
     let geometry = Qwen3Config::load(&dir)?;
@@ -123,7 +123,7 @@ pub fn open(
         use_dora: false,
         use_rslora: false,
     };
-    let (below, adapters) = below::of(&trained)?;
+    let (below, adapters) = if lower.is_empty() { below::of(&trained)? } else { below::stack(lower)? };
     adapters.iter().try_for_each(|adapter| adapter.refuse_misfit(&geometry))?;
     if !below.is_empty() {
         header.row("merged", "已合并", below::in_order(&below));
@@ -141,10 +141,22 @@ pub fn open(
         voices.push(Voice { name: trained.dir.display().to_string(), adapter: Some(trained.over(&model)?) });
     }
     describe(header, &dir, &trained, &speaker, (&opened, dtype));
+    if !lower.is_empty() {
+        below::notice_unnamed(&config.adapters, header);
+    }
     super::header::passed_over(header, &opened);
     let stop = stop_ids(&dir, &tokenizer);
     let (base_digest, comma) = (checkpoint.digest(), comma(&trained));
     Ok(Asked { model, tokenizer, voices, speaker, stop, comma, trained, base_digest })
+}
+
+/// Adapters that answer, each by itself; and those that are merged below. Of several in `adapter_name_or_path` the last
+/// answers, over all others, as in LlamaFactory; `--adapter` names several that are compared.
+fn whom<'a>(config: &'a InferenceConfig, args: &'a AskArgs) -> (&'a [PathBuf], &'a [PathBuf]) {
+    match config.adapters.split_last() {
+        Some((last, lower)) if args.adapter.is_empty() => (std::slice::from_ref(last), lower),
+        _ => (&args.adapter, &[]),
+    }
 }
 
 impl Trained {

@@ -47,6 +47,19 @@ pub fn of(trained: &[Trained]) -> Result<(Vec<PathBuf>, Vec<peft::Existing>)> {
     Ok((below, adapters))
 }
 
+/// `adapters` and what the first of them was trained over, in the order in which they are merged.
+///
+/// Errors: as [`of`]; one cannot be read.
+pub fn stack(adapters: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<peft::Existing>)> {
+    let first = adapters.iter().take(1).map(|dir| Trained::open(dir)).collect::<Result<Vec<_>>>()?;
+    let (mut dirs, mut weights) = of(&first)?;
+    for dir in adapters {
+        weights.push(peft::Existing::open(dir)?);
+        dirs.push(dir.clone());
+    }
+    Ok((dirs, weights))
+}
+
 /// `a, then b`
 pub fn in_order(adapters: &[PathBuf]) -> String {
     adapters.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", then ")
@@ -54,7 +67,17 @@ pub fn in_order(adapters: &[PathBuf]) -> String {
 
 /// Says what a training over these adapters leaves out, or says in vain.
 pub fn notice(model: &ModelConfig, header: &mut Header) {
-    let adapters = &model.adapter_name_or_path;
+    notice_unnamed(&model.adapter_name_or_path, header);
+    if model.create_new_adapter && model.adapter_name_or_path.is_empty() {
+        header.notice(
+            "`create_new_adapter` without `adapter_name_or_path`: a new adapter is trained anyway",
+            "有 `create_new_adapter` 而没有 `adapter_name_or_path`：本来就训练新的适配器",
+        );
+    }
+}
+
+/// Says which of `adapter_name_or_path` was trained over others than those before it.
+pub fn notice_unnamed(adapters: &[PathBuf], header: &mut Header) {
     for (i, dir) in adapters.iter().enumerate() {
         let below = Trained::open(dir).map(|trained| trained.below()).unwrap_or_default();
         if !adapters[..i].ends_with(&below) {
@@ -64,11 +87,5 @@ pub fn notice(model: &ModelConfig, header: &mut Header) {
                 format!("{dir} 是在合并 {below} 之后训练的，而 `adapter_name_or_path` 未在它之前写出"),
             );
         }
-    }
-    if model.create_new_adapter && adapters.is_empty() {
-        header.notice(
-            "`create_new_adapter` without `adapter_name_or_path`: a new adapter is trained anyway",
-            "有 `create_new_adapter` 而没有 `adapter_name_or_path`：本来就训练新的适配器",
-        );
     }
 }

@@ -3,7 +3,7 @@
 use super::ask::{self, Asked, Words};
 use crate::args::ChatArgs;
 use couplet_train::{
-    config::{self, Rules},
+    config::{self, Rules, table},
     error::{Error, Result, io_reason},
     generate::{Conversation, How, Limits, TextStream, Token},
     report::{Console, Header, Lang, Look},
@@ -24,7 +24,7 @@ pub fn run(args: &ChatArgs, look: Look) -> Result<u8> {
             .hint("chat reads its texts from the keyboard; `couplet-train generate` answers those on the command line")
             .hint_zh("chat 从键盘读取文本；命令行中的文本请用 `couplet-train generate`"));
     }
-    let (config, notices) = config::inference(words.config.as_deref(), &words.overrides)?;
+    let (config, notices) = config::inference(words.config.as_deref(), &words.overrides, table::Command::Chat)?;
     if config.generation.rules.is_some_and(|rules| rules != Rules::Off) {
         return Err(Error::input("a conversation keeps no rules")
             .hint("`couplet-train generate rules=strict` answers first lines by the rules")

@@ -11,11 +11,10 @@ use candle_core::DType;
 use couplet_train::{
     adapter::{
         check::{self, Agreement},
-        export::export,
+        export::{export, refuse_taken},
         merge::Merge,
-        peft::Existing,
     },
-    config::{self, InferDtype, TemplateName},
+    config::{self, InferDtype, TemplateName, table},
     dataset::Tokenizer,
     error::{Error, Result},
     fs,
@@ -38,12 +37,13 @@ pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
             .hint("couplet-train export --adapter outputs/run export_dir=merged")
             .hint_zh("couplet-train export --adapter outputs/run export_dir=merged"));
     }
-    let (config, notices) = config::inference(words.config.as_deref(), &words.overrides)?;
+    let (config, notices) = config::inference(words.config.as_deref(), &words.overrides, table::Command::Export)?;
     let out = config.export.dir.clone().ok_or_else(|| {
         Error::input("`export_dir` is missing")
             .hint("say where the merged model goes, e.g. `export_dir=merged`")
             .hint_zh("请写明合并后模型的位置，例如 `export_dir=merged`")
     })?;
+    refuse_taken(&out)?;
     let dirs = if args.ask.adapter.is_empty() { &config.adapters } else { &args.ask.adapter };
     if dirs.is_empty() {
         return Err(Error::input("no adapter to merge")
@@ -51,11 +51,13 @@ pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
             .hint_zh("请指明适配器：`--adapter outputs/run`，或配置中的 `adapter_name_or_path`"));
     }
     let trained = dirs.iter().map(|dir: &PathBuf| Trained::open(dir)).collect::<Result<Vec<_>>>()?;
-    let (base_dir, base) = ask::base(&config, &args.ask, &trained, &mut console)?;
+    // It is asked as the last was trained.
+    let last = &trained[trained.len() - 1..];
+    let (base_dir, base) = ask::base(&config, &args.ask, last, &mut console)?;
     let geometry = Qwen3Config::load(&base_dir)?;
     let tokenizer = Tokenizer::load(&base_dir)?;
     let mut header = Header::default();
-    let speaker = ask::speaker(&config, &args.ask, &trained, &mut header)?;
+    let speaker = ask::speaker(&config, &args.ask, last, &mut header)?;
     let dtype = match config.dtype {
         InferDtype::Auto => None,
         InferDtype::Float32 => Some(DType::F32),
@@ -64,40 +66,36 @@ pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
     };
     header.row("base", "基座", base_dir.display().to_string());
     // Those that the first was trained over come before it.
-    let (below, mut weights) = below::of(&trained[..1])?;
-    let dirs: Vec<&PathBuf> = below.iter().chain(dirs).collect();
-    dirs.iter().for_each(|dir| header.row("adapter", "适配器", dir.display().to_string()));
+    let (stack, weights) = below::stack(dirs)?;
+    below::notice_unnamed(&stack, &mut header);
+    stack.iter().for_each(|dir| header.row("adapter", "适配器", dir.display().to_string()));
     header.row("output", "输出", out.display().to_string());
     notices.into_iter().for_each(|notice| header.notice(notice.en, notice.zh));
     console.header(&header);
 
-    for one in &trained {
-        weights.push(Existing::open(&one.dir)?);
-    }
     let merge = Merge::new(&geometry, &base, &weights, dtype)?;
-    for (dir, adapter) in dirs.into_iter().zip(&weights) {
+    for (dir, adapter) in stack.iter().zip(&weights) {
         check::refuse_non_finite(adapter, &geometry).map_err(|err| err.at(dir.display()))?;
     }
     let name = out.display().to_string();
     let show = |done, all| console.export(&name, done, all);
     export(&merge, &base_dir, &out, config.export.size * 1_000_000_000, dtype, &speaker.modelfile(), show)?;
 
-    let (batch, rows) = proof::sample(trained.first(), &speaker, &tokenizer)?;
+    let (batch, rows) = proof::sample(last.first(), &speaker, &tokenizer)?;
     let merged = Checkpoint::open(&out)?;
-    let refs: Vec<&Existing> = weights.iter().collect();
-    let (untuned, tuned) = proof::streamed_logits(&geometry, &base, &refs, &batch)?;
+    let Some((upper, lower)) = weights.split_last() else {
+        return Err(Error::run("internal error: nothing was merged"));
+    };
+    let (untuned, tuned) = proof::streamed_logits(&geometry, &base, (lower, dtype), upper, &batch)?;
     let mut foreign = Header::default();
     trained.iter().for_each(|trained| trained.warn_of_another_base(&base, &mut foreign));
     console.header(&foreign);
-    // Several adapters have no unmerged form to compare with.
-    if let Some(tuned) = tuned {
-        let result = streamed::logits(&geometry, &merged, None, &batch)?;
-        let agreement = Agreement::of(&untuned, &tuned, &result)?;
-        console.line(&told(&agreement, rows, look.lang));
-        let written = dtype.or(merged.info("model.embed_tokens.weight").map(|(dtype, _)| dtype)).unwrap_or(DType::F32);
-        // A model that is not the tuned one must not stay under its name.
-        agreement.refuse_difference(written).inspect_err(|_| remove(&out))?;
-    }
+    let result = streamed::logits(&geometry, &merged, None, None, &batch)?;
+    let agreement = Agreement::of(&untuned, &tuned, &result)?;
+    console.line(&told(&agreement, rows, look.lang));
+    let written = dtype.or(merged.info("model.embed_tokens.weight").map(|(dtype, _)| dtype)).unwrap_or(DType::F32);
+    // A model that is not the tuned one must not stay under its name.
+    agreement.refuse_difference(written).inspect_err(|_| remove(&out))?;
     console.line(&serving(&out, &speaker, look.lang));
     println!("{name}");
     Ok(0)

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::args::GenerateArgs;
 use couplet_train::{
-    config,
+    config::{self, table},
     dataset::template::EMPTY_THOUGHT,
     error::{Error, Result, io_reason},
     eval::couplet::{extract, judge},
@@ -33,7 +33,7 @@ const LONGEST: usize = 60;
 pub fn run(args: &GenerateArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
     let words = Words::sort(&args.words)?;
-    let (config, notices) = config::inference(words.config.as_deref(), &words.overrides)?;
+    let (config, notices) = config::inference(words.config.as_deref(), &words.overrides, table::Command::Generate)?;
     if ruled::asked_for(args, &config)? {
         return ruled::run(args, &config, notices, words.texts, look);
     }

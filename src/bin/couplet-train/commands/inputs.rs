@@ -45,6 +45,7 @@ impl Inputs {
         for names in [&recipe.data.dataset, &recipe.data.eval_dataset, &recipe.data.test_dataset] {
             dataset::registry::look_up(&recipe.data.dataset_dir, names)?;
         }
+        recipe.model.adapter_name_or_path.iter().try_for_each(|dir| peft::Existing::open(dir).map(drop))?;
         let base = Base::open(model_dir(recipe, console)?)?;
         let inputs = Self::of(recipe, base, |recipe, model| device::open(recipe.model.device, model.parameters()))?;
         if inputs.opened.device.is_cpu() {

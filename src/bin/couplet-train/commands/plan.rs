@@ -66,7 +66,13 @@ fn without_rows(recipe: &Recipe, look: Look) -> Result<()> {
     let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
     let at_once = recipe.train.micro_batch_tokens;
     let rows = at_once.unwrap_or_else(|| plan::micro_batch_rows(&model, dtype, &Device::Cpu));
-    let shape = plan::Shape { model: &model, lora, dtype, saves: recipe.output.save_strategy != SaveStrategy::No };
+    let shape = plan::Shape {
+        model: &model,
+        lora,
+        dtype,
+        saves: recipe.output.save_strategy != SaveStrategy::No,
+        noise: recipe.train.neftune_noise_alpha.is_some(),
+    };
     let memory = shape.memory(Load { rows, labels: rows, evaluated: rows }, Keep::Lean);
     let mut header = Header::default();
     header.row(

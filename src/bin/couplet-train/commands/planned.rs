@@ -27,6 +27,7 @@ pub struct Planned {
     lora: LoraConfig,
     dtype: DType,
     saves: bool,
+    noise: bool,
     /// What the process holds without the model.
     before: Option<u64>,
     /// Rows at once that would have been usual, where the card has no room for them.
@@ -71,7 +72,8 @@ impl Planned {
         let (held_out, evaluated) = cut.evaluation(&data.eval);
         let load = Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated };
         let saves = recipe.output.save_strategy != SaveStrategy::No;
-        let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves };
+        let noise = recipe.train.neftune_noise_alpha.is_some();
+        let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves, noise };
         let attended = cut.attended(&data.train, &survey.samples, &data.eval);
         let need = |keep| match inputs.opened.device.is_cpu() {
             true => shape.memory(load, keep),
@@ -80,7 +82,7 @@ impl Planned {
         let keep = plan::keep(recipe.train.gradient_checkpointing, &need, free)?;
         let before = machine::resident_memory();
         let (cut, memory, lora) = (Cut { keep, ..cut }, need(keep), recipe.lora.clone());
-        Ok(Self { cut, load, survey, held_out, memory, lora, dtype, saves, before, shrunk_from: None })
+        Ok(Self { cut, load, survey, held_out, memory, lora, dtype, saves, noise, before, shrunk_from: None })
     }
 
     /// Says that the card's free memory decided about the cut.
@@ -117,7 +119,7 @@ impl Planned {
 
     /// What the arithmetic of the run is made of.
     pub fn shape<'a>(&'a self, model: &'a Qwen3Config) -> plan::Shape<'a> {
-        plan::Shape { model, lora: &self.lora, dtype: self.dtype, saves: self.saves }
+        plan::Shape { model, lora: &self.lora, dtype: self.dtype, saves: self.saves, noise: self.noise }
     }
 
     /// The highest memory of the process, where that is known; on a card, of its tensors.

@@ -5,13 +5,14 @@ use candle_core::{DType, Tensor};
 use couplet_train::{
     adapter::{
         check::{self, Proof},
+        merge::merged,
         peft,
     },
     config::{DataConfig, Projection},
     dataset::{self, Example, IGNORE, Tokenizer},
     error::{Error, Result},
     generate::Speaker,
-    model::{Batch, Checkpoint, Params, Qwen3, Qwen3Config, params::Slot, streamed},
+    model::{Batch, Checkpoint, Params, Qwen3, Qwen3Config, params::Slot, streamed, weights::Change},
     report::Lang,
 };
 use std::path::Path;
@@ -70,22 +71,28 @@ pub fn sample(trained: Option<&Trained>, speaker: &Speaker, tokenizer: &Tokenize
     Ok((Batch::pack(&rows, IGNORE, false)?, "sample couplets, because the data of the run is not here"))
 }
 
-/// Logits of base and of base + adapter (where it is one), one block in memory at a time. The base's digest is complete then.
+/// Logits of base and of base + adapter, one block in memory at a time. `lower`: adapters that are merged into the base before,
+/// with one rounding each to `dtype`, or the base's own. The base's digest is complete then.
 pub fn streamed_logits(
     config: &Qwen3Config,
     base: &Checkpoint,
-    adapters: &[&peft::Existing],
+    (lower, dtype): (&[peft::Existing], Option<DType>),
+    adapter: &peft::Existing,
     batch: &Batch,
-) -> Result<(Tensor, Option<Tensor>)> {
-    let untuned = streamed::logits(config, base, None, batch)?;
+) -> Result<(Tensor, Tensor)> {
+    let change = |name: &str, rows, value: Tensor| {
+        let dtype = dtype.or(base.info(name).map(|(dtype, _)| dtype)).unwrap_or(value.dtype());
+        Ok(merged(lower, name, rows, value.to_dtype(dtype)?)?.to_dtype(value.dtype())?)
+    };
+    let change: Option<&Change> = if lower.is_empty() { None } else { Some(&change) };
+    let untuned = streamed::logits(config, base, change, None, batch)?;
     base.take_note("model.embed_tokens.weight")?;
     if !config.tie_word_embeddings {
         base.take_note("lm_head.weight")?;
     }
-    let [adapter] = adapters else { return Ok((untuned, None)) };
     let values = |slot: &Slot| adapter.values(slot);
-    let tuned = streamed::logits(config, base, Some((&adapter.lora, &values)), batch)?;
-    Ok((untuned, Some(tuned)))
+    let tuned = streamed::logits(config, base, change, Some((&adapter.lora, &values)), batch)?;
+    Ok((untuned, tuned))
 }
 
 /// Reads the adapter of a finished run back from `dir`: whole, finite, alive. Returns a line that says so.

@@ -192,6 +192,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "eval_couplets",
     "test_dataset",
     "max_seconds",
+    "pissa_convert",
     "resume_from_checkpoint",
     "overwrite_output_dir",
     "output_dir",
@@ -208,7 +209,8 @@ pub const MAY_CHANGE: &[&str] = &[
 ];
 
 /// Keys without effect where an adapter is continued: it has its own shape and keeps it.
-pub const LORA_SHAPE: [&str; 6] = ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora"];
+pub const LORA_SHAPE: [&str; 8] =
+    ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora", "pissa_init", "pissa_iter"];
 
 /// A key that two recipes answer differently.
 #[derive(Debug, Clone, PartialEq)]

@@ -188,6 +188,7 @@ mod tests {
             lora_target: Projection::ALL.to_vec(),
             use_dora: false,
             use_rslora: false,
+            pissa: Default::default(),
         };
         for device in devices().into_iter().filter(Device::is_cuda) {
             let (config, checkpoint) = (Qwen3Config::load(&dir)?, Checkpoint::open(&dir)?);

@@ -273,6 +273,10 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
             .hint("known: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj")
             .hint_zh("可用：q_proj、k_proj、v_proj、o_proj、gate_proj、up_proj、down_proj"));
     }
+    let pissa = pissa_of(json)?;
+    if json["use_dora"] == true && pissa.pissa_init {
+        return Err(only_plain_lora(Error::input("DoRA that began by PiSSA is not supported")));
+    }
     Ok(LoraConfig {
         lora_rank: rank as usize,
         lora_alpha: alpha,
@@ -280,7 +284,7 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
         lora_target: Projection::ALL.into_iter().filter(|p| names.contains(&p.name())).collect(),
         use_dora: json["use_dora"] == true,
         use_rslora: json["use_rslora"] == true,
-        pissa: pissa_of(json)?,
+        pissa,
     })
 }
 

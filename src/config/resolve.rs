@@ -1,7 +1,7 @@
 //! What a recipe must hold across its sections, and how two recipes differ.
 
 use super::interval::Interval;
-use super::sections::{COUPLET_PASS, EVAL_METRICS, EvalStrategy, MixStrategy, Recipe, SaveStrategy};
+use super::sections::{COUPLET_PASS, EVAL_METRICS, EvalStrategy, LoraConfig, MixStrategy, Pissa, Recipe, SaveStrategy};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -58,6 +58,7 @@ impl Recipe {
                     .hint_zh(format!("请设置 `eval_dataset` 或 `val_size`，或删除 `{key}`")));
             }
         }
+        self.lora.refuse_pissa_of_dora()?;
         self.validate_mix()?;
         self.validate_best()
     }
@@ -162,6 +163,20 @@ impl Recipe {
         let mut changes = self.diff(old);
         changes.retain(|change| !MAY_CHANGE.contains(&change.key.as_str()));
         changes
+    }
+}
+
+impl LoraConfig {
+    /// Errors: DoRA that begins by PiSSA or is converted. A plain LoRA of twice the rank has no place for magnitudes; PEFT drops them.
+    pub fn refuse_pissa_of_dora(&self) -> Result<()> {
+        let Pissa { pissa_init, pissa_convert, .. } = self.pissa;
+        if !(self.use_dora && (pissa_init || pissa_convert)) {
+            return Ok(());
+        }
+        let key = if pissa_init { "pissa_init" } else { "pissa_convert" };
+        Err(Error::input(format!("`{key}` and `use_dora` do not go together: what is converted would lose the magnitudes"))
+            .hint("keep one of the two")
+            .hint_zh("请只保留一个"))
     }
 }
 

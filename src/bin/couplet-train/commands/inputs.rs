@@ -85,6 +85,7 @@ impl Inputs {
         if let Some(existing) = &existing {
             recipe.lora = existing.lora.clone();
             recipe.lora.pissa.pissa_convert = asked.pissa.pissa_convert;
+            recipe.lora.refuse_pissa_of_dora()?;
         }
         fault::phase("tokenise");
         let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;

@@ -8,9 +8,9 @@ use couplet_train::{
         peft::Existing,
         pissa::{self, CONVERTED, INIT, Matrices},
     },
-    config::Recipe,
+    config::{Pissa, Recipe},
     error::Result,
-    model::{AdapterWeights, Checkpoint, Params, Principal, Qwen3, lora, params::Slot},
+    model::{AdapterWeights, Checkpoint, Params, Principal, Qwen3, params::Slot},
     report::{Console, Header},
 };
 use std::{path::Path, time::Instant};
@@ -57,11 +57,16 @@ pub fn principal(
     Ok(Some((principal, format!("the {r} largest singular values of {weights} weights, {how} ({seconds:.1} s)"))))
 }
 
-/// The line of the header, and what the user should know.
-pub fn describe(recipe: &Recipe, principal: Option<&(Principal, String)>, header: &mut Header) {
-    let Some((_, how)) = principal else { return };
-    header.row("pissa", "PiSSA", how.clone());
-    if !recipe.lora.pissa.pissa_convert {
+/// What will be taken out of the base, before it is looked for.
+pub fn planned(recipe: &Recipe) -> Option<String> {
+    let (r, pissa) = (recipe.lora.lora_rank, &recipe.lora.pissa);
+    let how = pissa.rounds().map_or_else(|| "exact".to_owned(), |rounds| format!("found in {rounds} rounds"));
+    pissa.pissa_init.then(|| format!("the {r} largest singular values of every targeted weight, {how}"))
+}
+
+/// Says what the adapter will be worth to others.
+pub fn notice(pissa: &Pissa, header: &mut Header) {
+    if pissa.pissa_init && !pissa.pissa_convert {
         header.notice(
             format!(
                 "the adapter will fit only the base without what {INIT}/ holds, which this program reads along; PEFT finds that \
@@ -116,7 +121,7 @@ fn matrices<'a>(recipe: &'a Recipe, slots: &'a [Slot], values: &'a [f32]) -> Mat
 
 /// The adapter with which `model` is the base as it was.
 pub fn untrained(recipe: &Recipe, principal: &Principal, model: &Qwen3) -> Result<AdapterWeights> {
-    let layout = lora::layout(model.config(), &recipe.lora);
+    let layout = model.adapter_layout(&recipe.lora)?;
     let params = Params::new(layout, model.activations(), model.device(), |slot| principal.values(slot))?;
     AdapterWeights::new(model.config().num_hidden_layers, &recipe.lora, &params)
 }

@@ -5,6 +5,7 @@ use super::{
     expected::{Expected, Rate},
     header::thousands,
     inputs::{Inputs, StandIn},
+    pissa,
     planned::{Planned, free},
     train,
 };
@@ -39,7 +40,8 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
         Err(err) => (Planned::with_any_memory(&recipe, &inputs)?, Some(err)),
     };
     let steps = StepPlan::of(&inputs.data.train, &recipe.train);
-    let mut header = train::said_before(&recipe, &inputs, &planned, &steps, notices);
+    let pissa = pissa::planned(&recipe);
+    let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices);
     rows(&mut header, &recipe, &planned, &steps, look.lang);
     memory(&mut header, &recipe, (&inputs, &planned), short.as_ref(), look.lang);
     disk(&mut header, &recipe, &inputs, &steps)?;

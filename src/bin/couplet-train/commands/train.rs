@@ -103,8 +103,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let short_of_room = place.short_of_room(&out, space)?.map(|free| (free, space));
 
     // 2. Said before it is done.
-    let mut header = said_before(&recipe, &inputs, &planned, &trainer.plan(), notices);
-    pissa::describe(&recipe, lacking.as_ref(), &mut header);
+    let pissa = lacking.as_ref().map(|(_, how)| how.as_str());
+    let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices);
     advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
     place.notices(&out, short_of_room, &mut header);
     console.header(&header);
@@ -359,7 +359,7 @@ pub(super) fn space(recipe: &Recipe, inputs: &Inputs, saver: &Saver, plan: &Step
 /// The header, and what the user should know of config, model and data.
 pub(super) fn said_before(
     recipe: &Recipe,
-    inputs: &Inputs,
+    (inputs, pissa): (&Inputs, Option<&str>),
     planned: &Planned,
     plan: &StepPlan,
     notices: Vec<Notice>,
@@ -370,6 +370,7 @@ pub(super) fn said_before(
         opened: &inputs.opened,
         dtype: inputs.dtype,
         trainable: planned.shape(&inputs.model_config).trainable(),
+        pissa,
         data: &inputs.data.summary,
         plan,
         cut: planned.cut,
@@ -395,6 +396,7 @@ pub(super) fn said_before(
         );
     }
     below::notice(&recipe.model, &mut header);
+    pissa::notice(&recipe.lora.pissa, &mut header);
     if recipe.train.shared_prefix && !planned.cut.share_prefix {
         header.notice(
             "`lora_dropout` or `neftune_noise_alpha`: the shared prefix is computed for every sample",

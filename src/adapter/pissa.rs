@@ -165,6 +165,7 @@ mod tests {
             lora_alpha: 5.0,
             lora_dropout: 0.0,
             lora_target: vec![Projection::KProj, Projection::DownProj],
+            use_dora: false,
             use_rslora,
             pissa: Pissa { pissa_init: true, pissa_iter: 4, pissa_convert: true },
         }

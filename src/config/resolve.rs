@@ -174,9 +174,11 @@ impl LoraConfig {
             return Ok(());
         }
         let key = if pissa_init { "pissa_init" } else { "pissa_convert" };
-        Err(Error::input(format!("`{key}` and `use_dora` do not go together: what is converted would lose the magnitudes"))
-            .hint("keep one of the two")
-            .hint_zh("请只保留一个"))
+        Err(Error::input(format!(
+            "`{key}` and `use_dora` do not go together: what is converted would lose the magnitudes"
+        ))
+        .hint("keep one of the two")
+        .hint_zh("请只保留一个"))
     }
 }
 

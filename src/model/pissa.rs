@@ -182,6 +182,7 @@ mod tests {
             lora_alpha: 15.0,
             lora_dropout: 0.0,
             lora_target: vec![Projection::QProj, Projection::VProj, Projection::DownProj],
+            use_dora: false,
             use_rslora: true,
             pissa: Pissa { pissa_init: true, pissa_iter, pissa_convert: false },
         }

@@ -80,5 +80,6 @@ fn lora(rank: usize) -> LoraConfig {
         lora_target: if rank > 0 { Projection::ALL.to_vec() } else { vec![] },
         use_dora: false,
         use_rslora: false,
+        pissa: Default::default(),
     }
 }

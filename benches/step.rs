@@ -136,6 +136,7 @@ fn run(options: &Options) {
         lora_target: Projection::ALL.to_vec(),
         use_dora: false,
         use_rslora: false,
+        pissa: Default::default(),
     };
     let config = geometry(&options.case);
     let machine = Machine::open(options.device, config.parameters(), options.dtype, options.quick).expect("a device");

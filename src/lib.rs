@@ -66,7 +66,7 @@
 //! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
 //! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |
 //! | [`eval`] | config, dataset, error, generate, model, prosody, rng | couplets judged, with reasons and intervals; BLEU and ROUGE; a model over held-out rows |
-//! | [`run`] | config, error, fs, trainer | the output directory and its receipt, `run.json` |
+//! | [`run`] | adapter, config, error, fs, trainer | the output directory and its receipt, `run.json` |
 //! | `testing` | config, error, kernels, model | helpers of tests; any room's tests may use it |
 //!
 //! Nothing but the binary imports clap, and nothing but the binary and [`report::console`] prints.

@@ -2,6 +2,7 @@
 //! `run.json`.
 
 use crate::{
+    adapter::pissa,
     config::{Difference, LORA_SHAPE, Recipe, Resume},
     error::{Error, Result, io_reason},
     fs,
@@ -32,6 +33,9 @@ const OWN_FILES: [&str; 16] = [
     "training_eval_loss.png",
     "training_loss.png",
 ];
+
+/// Folders a run writes besides its checkpoints; they go like its files.
+const OWN_FOLDERS: [&str; 3] = [pissa::INIT, pissa::BACKUP, pissa::CONVERTED];
 
 /// Files by which a folder is known as something that a run must not write into.
 const NOT_AN_OUTPUT: [&str; 4] = ["config.json", "dataset_info.json", "Cargo.toml", ".git"];
@@ -183,8 +187,9 @@ pub fn results(dir: &Path, spare: Option<&Path>) -> Result<Vec<PathBuf>> {
     let spare = spare.and_then(|path| path.canonicalize().ok());
     let is_spared = |path: &Path| spare.is_some() && path.canonicalize().ok() == spare;
     let checkpoints = checkpoint::list(dir)?.into_iter().map(|(_, path)| path).filter(|path| !is_spared(path));
+    let folders = OWN_FOLDERS.into_iter().map(|name| dir.join(name)).filter(|path| path.is_dir());
     let files = OWN_FILES.into_iter().rev().map(|name| dir.join(name)).filter(|path| path.is_file());
-    Ok(checkpoints.chain(files).collect())
+    Ok(checkpoints.chain(folders).chain(files).collect())
 }
 
 /// Bytes of files, and of the files in folders.
@@ -213,7 +218,7 @@ pub fn refuse_doomed(adapter: &Path, doomed: &[PathBuf]) -> Result<()> {
 pub fn clear(doomed: &[PathBuf]) -> Result<()> {
     for path in doomed {
         match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
-            (Some(dir), Some(name)) if checkpoint::step_of(name).is_some() => fs::remove_durable_dir(dir, name)?,
+            (Some(dir), Some(name)) if path.is_dir() => fs::remove_durable_dir(dir, name)?,
             _ => fs::ops::remove_file(path).map_err(|err| {
                 Error::file(path, format!("cannot be replaced: {}", io_reason(&err)))
                     .hint("choose another `output_dir`, or remove the file yourself")
@@ -232,7 +237,7 @@ pub fn began_there(recipe: &Recipe) -> Result<bool> {
 }
 
 fn is_result(name: &str) -> bool {
-    OWN_FILES.contains(&name) || checkpoint::step_of(name).is_some()
+    OWN_FILES.contains(&name) || OWN_FOLDERS.contains(&name) || checkpoint::step_of(name).is_some()
 }
 
 /// The receipt of the run that wrote `dir`: there, or for a `checkpoint-N` in the folder above. `None` where there is none.

@@ -62,7 +62,7 @@ pub fn refuse_non_finite(adapter: &Existing, config: &Qwen3Config) -> Result<()>
 /// Reads every tensor of the adapter in `dir`, whatever base it is for. Errors: a file is missing or damaged, a value not finite.
 pub fn refuse_damaged(dir: &Path) -> Result<()> {
     let adapter = Existing::open(dir)?;
-    adapter.tensors.names().try_for_each(|name| refuse_infinite(name, &adapter.tensors.values(name)?))
+    adapter.files().try_for_each(|file| file.names().try_for_each(|name| refuse_infinite(name, &file.values(name)?)))
 }
 
 fn finite(adapter: &Existing, slot: &Slot) -> Result<Vec<f32>> {
@@ -177,6 +177,7 @@ mod tests {
             lora_target: vec![Projection::QProj, Projection::DownProj],
             use_dora,
             use_rslora: false,
+            pissa: Default::default(),
         };
         let dir = tempfile::tempdir().unwrap();
         let layout = lora::layout(&config, &lora);

@@ -3,7 +3,7 @@
 //!
 //! Streamed: no more in memory than a piece of one matrix.
 
-use super::peft::Existing;
+use super::{peft::Existing, pissa};
 use crate::{
     config::Projection,
     error::{Error, Result},
@@ -123,19 +123,26 @@ impl Existing {
 
     /// A digest of all its tensors.
     pub fn whole_digest(&self) -> Result<String> {
-        self.tensors.names().try_for_each(|name| self.tensors.take_note(name))?;
-        Ok(self.tensors.digest())
+        self.files().try_for_each(|file| file.names().try_for_each(|name| file.take_note(name)))?;
+        Ok(self.digest())
     }
 
     /// `s·B·A` of a module for some rows of its weight, `[rows, width]` f32.
     #[expect(clippy::disallowed_methods, reason = "merging, not a step")]
     fn delta(&self, module: &str, rows: Range<usize>, width: usize) -> Result<Tensor> {
-        let rank = self.lora.lora_rank;
+        let rank = self.rank_in_file();
         let matrix = |which: &str, rows: Range<usize>| -> Result<Vec<f32>> {
             let name = format!("base_model.model.{module}.lora_{which}.weight");
-            Ok(self.tensors.rows(&name, rows)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+            let read = |file: &Checkpoint| -> Result<Vec<f32>> {
+                Ok(file.rows(&name, rows.clone())?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+            };
+            match &self.start {
+                None => read(&self.tensors),
+                Some(start) => Ok(pissa::joined(which == "B", rank, &read(&self.tensors)?, &read(start)?)),
+            }
         };
-        let product = ordered_product(&matrix("B", rows.clone())?, &matrix("A", 0..rank)?, rank);
+        let (b, a) = (matrix("B", rows.clone())?, matrix("A", 0..rank)?);
+        let product = ordered_product(&b, &a, self.lora.lora_rank);
         Ok((Tensor::from_vec(product, (rows.len(), width), &Device::Cpu)? * self.lora.scale())?)
     }
 
@@ -184,6 +191,7 @@ mod tests {
             lora_target: vec![Projection::QProj, Projection::OProj, Projection::DownProj],
             use_dora,
             use_rslora: true,
+            pissa: Default::default(),
         };
         let params = Params::new(lora::layout(config, &lora), DType::F32, &Device::Cpu, |slot| {
             let (size, mean) = if slot.is_magnitude() { (0.3, 1.0) } else { (0.03, 0.0) };

@@ -4,3 +4,4 @@ pub mod check;
 pub mod export;
 pub mod merge;
 pub mod peft;
+pub mod pissa;

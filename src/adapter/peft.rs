@@ -3,8 +3,9 @@
 //! Names in the file: `base_model.model.<module path>.lora_A.weight` `[r, in]`, `.lora_B.weight` `[out, r]` and, with DoRA,
 //! `.lora_magnitude_vector` `[out]`, f32.
 
+use super::pissa;
 use crate::{
-    config::{LoraConfig, Projection},
+    config::{LoraConfig, Pissa, Projection},
     error::{Error, Result, io_reason},
     fs,
     model::{
@@ -63,7 +64,7 @@ fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
-        "init_lora_weights": true,
+        "init_lora_weights": init_lora_weights(&lora.pissa),
         "layers_pattern": null,
         "layers_to_transform": null,
         "lora_alpha": alpha,
@@ -78,6 +79,32 @@ fn config_json(lora: &LoraConfig, base_model: &str) -> Value {
         "use_dora": lora.use_dora,
         "use_rslora": lora.use_rslora,
     })
+}
+
+/// PEFT's word for how the matrices began.
+fn init_lora_weights(pissa: &Pissa) -> Value {
+    match (pissa.pissa_init, pissa.rounds()) {
+        (false, _) => json!(true),
+        (true, None) => json!("pissa"),
+        (true, Some(rounds)) => json!(format!("{PISSA_ROUNDS}{rounds}")),
+    }
+}
+
+const PISSA_ROUNDS: &str = "pissa_niter_";
+
+/// The word read back. Errors: it stands for something else that changes the base.
+fn pissa_of(json: &Value) -> Result<Pissa> {
+    let of = |pissa_iter| Pissa { pissa_init: true, pissa_iter, ..Pissa::default() };
+    match json["init_lora_weights"].as_str() {
+        None | Some("gaussian") => Ok(Pissa::default()),
+        Some("pissa") => Ok(of(-1)),
+        Some(word) => match word.strip_prefix(PISSA_ROUNDS).and_then(|rounds| rounds.parse::<u32>().ok()) {
+            Some(rounds) => Ok(of(rounds.into())),
+            None => Err(only_plain_lora(Error::input(format!(
+                "init_lora_weights {word:?} may change the base model (OLoRA, CorDA, LoftQ, …), which is not supported"
+            )))),
+        },
+    }
 }
 
 /// The tensor's name in the file.
@@ -99,6 +126,8 @@ pub fn weights_parts<'v>(slots: &[Slot], values: &'v [f32]) -> Result<(Vec<u8>, 
 /// An adapter directory to continue, to merge or to use.
 pub struct Existing {
     pub(super) tensors: Checkpoint,
+    /// PiSSA: what the base lacks. Then rank and matrices are those of the plain LoRA over the whole base.
+    pub(super) start: Option<Checkpoint>,
     /// Its rank, alpha, dropout, scaling and targets, and whether it is DoRA.
     pub lora: LoraConfig,
     /// The model it was trained on, as its configuration names it.
@@ -106,10 +135,30 @@ pub struct Existing {
 }
 
 impl Existing {
-    /// Opens `dir`. Kinds of adapter that this engine would compute wrongly are refused by name.
+    /// Opens `dir` to be used over the whole base: a PiSSA adapter is the plain one that [`pissa::end`] makes of it.
     ///
-    /// Errors: a file of the adapter is missing or damaged; it is not LoRA or DoRA on the seven projections.
+    /// Errors: as [`Self::open_own`]; it fits only a base that lacks something, and what that is is not there.
     pub fn open(dir: &Path) -> Result<Self> {
+        let own = Self::open_own(dir)?;
+        if !own.lora.pissa.pissa_init {
+            return Ok(own);
+        }
+        let start = pissa::start_of(dir, &own.lora)?;
+        Ok(Self { start: Some(start.tensors), lora: pissa::converted(&own.lora), ..own })
+    }
+
+    /// Opens the matrices in `dir` as they are, whatever base they fit. Kinds of adapter that this engine would compute wrongly
+    /// are refused by name.
+    ///
+    /// Errors: a file of the adapter is missing or damaged; it is not plain LoRA on the seven projections; it is half of a PiSSA
+    /// adapter and does not say so.
+    pub fn open_own(dir: &Path) -> Result<Self> {
+        pissa::refuse_half(dir)?;
+        Self::read(dir)
+    }
+
+    /// [`Self::open_own`] of whatever lies there.
+    pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
         let text = std::fs::read_to_string(&path).map_err(|err| {
             Error::file(&path, format!("cannot be read: {}", io_reason(&err)))
@@ -122,35 +171,60 @@ impl Existing {
         let base_model = json["base_model_name_or_path"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
         let tensors = Checkpoint::open_file(&dir.join(WEIGHTS))?;
         refuse_another_rank(&tensors, lora.lora_rank).map_err(|err| err.at(path.display()))?;
-        Ok(Self { tensors, lora, base_model })
+        Ok(Self { tensors, start: None, lora, base_model })
+    }
+
+    /// Its files: one, or two whose matrices are joined.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Checkpoint> {
+        std::iter::once(&self.tensors).chain(&self.start)
+    }
+
+    /// The rank of the matrices in each file.
+    pub(super) fn rank_in_file(&self) -> usize {
+        self.lora.lora_rank / self.files().count()
+    }
+
+    /// The shape of the tensor of `slot` in each file.
+    fn shape_in_file(&self, slot: &Slot) -> Vec<usize> {
+        let mut shape = file_shape(slot);
+        shape[usize::from(slot.is_b())] /= self.files().count();
+        shape
     }
 
     /// The stored values of `slot`, row-major. Errors: no such tensor, or another shape.
     #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
     pub fn values(&self, slot: &Slot) -> Result<Vec<f32>> {
         self.refuse_missing(slot)?;
-        let tensor = self.tensors.tensor(&file_name(slot), &file_shape(slot), DType::F32, &Device::Cpu)?;
-        Ok(tensor.flatten_all()?.to_vec1()?)
+        let shape = self.shape_in_file(slot);
+        let read = |file: &Checkpoint| -> Result<Vec<f32>> {
+            Ok(file.tensor(&file_name(slot), &shape, DType::F32, &Device::Cpu)?.flatten_all()?.to_vec1()?)
+        };
+        match &self.start {
+            None => read(&self.tensors),
+            Some(start) => Ok(pissa::joined(slot.is_b(), shape[1], &read(&self.tensors)?, &read(start)?)),
+        }
     }
 
     /// A digest of every tensor read so far.
     pub fn digest(&self) -> String {
-        self.tensors.digest()
+        self.files().map(Checkpoint::digest).collect::<Vec<_>>().join("+")
     }
 
     /// Errors: the file has no tensor for `slot`, or one of another shape.
     pub fn refuse_missing(&self, slot: &Slot) -> Result<()> {
-        self.tensors.expect_shape(&file_name(slot), &file_shape(slot)).map_err(|err| {
-            Error::input(err.to_string())
-                .hint("was it trained on another base model? if not, its file is damaged")
-                .hint_zh("它是否在另一个基座模型上训练？若不是，则文件已损坏")
-        })
+        self.files().try_for_each(|file| file.expect_shape(&file_name(slot), &self.shape_in_file(slot))).map_err(
+            |err| {
+                Error::input(err.to_string())
+                    .hint("was it trained on another base model? if not, its file is damaged")
+                    .hint_zh("它是否在另一个基座模型上训练？若不是，则文件已损坏")
+            },
+        )
     }
 
     /// Every tensor of the file must have a place in the model; the first that has none is an error.
     pub fn refuse_strangers<'a>(&self, slots: impl Iterator<Item = &'a Slot>) -> Result<()> {
         let known: Vec<String> = slots.map(file_name).collect();
-        match self.tensors.names().find(|name| !known.iter().any(|k| k == name)) {
+        match self.files().flat_map(Checkpoint::names).find(|name| !known.iter().any(|k| k == name)) {
             None => Ok(()),
             Some(name) => {
                 Err(Error::input(format!("the adapter has a tensor {name} that this model has no place for"))
@@ -185,10 +259,6 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
         (!json["exclude_modules"].is_null(), "exclude_modules is not supported"),
         (!json["alora_invocation_tokens"].is_null(), "alora_invocation_tokens is not supported"),
         (json["use_qalora"] == true, "use_qalora is not supported"),
-        (
-            json["init_lora_weights"].as_str().is_some_and(|init| init != "gaussian"),
-            "init_lora_weights changes the base model (PiSSA, OLoRA, …), which is not supported yet",
-        ),
     ];
     if let Some((_, what)) = refused.iter().find(|(wrong, _)| *wrong) {
         return Err(only_plain_lora(Error::input(*what)));
@@ -203,6 +273,10 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
             .hint("known: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj")
             .hint_zh("可用：q_proj、k_proj、v_proj、o_proj、gate_proj、up_proj、down_proj"));
     }
+    let pissa = pissa_of(json)?;
+    if json["use_dora"] == true && pissa.pissa_init {
+        return Err(only_plain_lora(Error::input("DoRA that began by PiSSA is not supported")));
+    }
     Ok(LoraConfig {
         lora_rank: rank as usize,
         lora_alpha: alpha,
@@ -210,14 +284,15 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
         lora_target: Projection::ALL.into_iter().filter(|p| names.contains(&p.name())).collect(),
         use_dora: json["use_dora"] == true,
         use_rslora: json["use_rslora"] == true,
+        pissa,
     })
 }
 
 fn only_plain_lora(err: Error) -> Error {
     err.hint(
-        "only LoRA and DoRA over q/k/v/o/gate/up/down_proj can be continued, from the files PEFT or this program wrote",
+        "only LoRA, DoRA and PiSSA over q/k/v/o/gate/up/down_proj can be used, from the files PEFT or this program wrote",
     )
-    .hint_zh("只能继续训练 q/k/v/o/gate/up/down_proj 上的 LoRA 或 DoRA（PEFT 或本程序写出的文件）")
+    .hint_zh("只支持 q/k/v/o/gate/up/down_proj 上的 LoRA、DoRA 与 PiSSA（PEFT 或本程序写出的文件）")
 }
 
 #[cfg(test)]
@@ -235,6 +310,7 @@ mod tests {
             lora_target: vec![Projection::QProj, Projection::DownProj],
             use_dora: true,
             use_rslora: true,
+            pissa: Default::default(),
         }
     }
 
@@ -303,6 +379,11 @@ mod tests {
             ("modules_to_save", json!(["lm_head"]), "modules_to_save is not supported"),
             ("target_modules", json!("all-linear"), "target_modules \"all-linear\" is not a list of projections"),
             ("r", json!(0), "r is not a positive integer"),
+            (
+                "init_lora_weights",
+                json!("olora"),
+                "init_lora_weights \"olora\" may change the base model (OLoRA, CorDA, LoftQ, …), which is not supported",
+            ),
         ] {
             let mut json = good.clone();
             json[key] = value;

@@ -7,8 +7,8 @@ use super::{
     scheduler,
     sections::{
         COUPLET_PASS, CountedTokens, DataConfig, DeviceChoice, EvalStrategy, GradientCheckpointing, LoraConfig,
-        MixStrategy, ModelConfig, OutputConfig, OverLength, Projection, Recipe, Resume, SamplingStrategy, SaveStrategy,
-        TemplateName, TrainConfig,
+        MixStrategy, ModelConfig, OutputConfig, OverLength, Pissa, Projection, Recipe, Resume, SamplingStrategy,
+        SaveStrategy, TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,
@@ -144,7 +144,20 @@ fn lora(s: &Settings<'_>) -> Result<LoraConfig> {
         lora_target: lora_target(s)?,
         use_dora: s.flag("use_dora"),
         use_rslora: s.flag("use_rslora"),
+        pissa: pissa(s),
     })
+}
+
+/// Without `pissa_init` its other keys decide nothing, and must not make two recipes differ; but `pissa_convert` may be asked for
+/// where an adapter is continued.
+fn pissa(s: &Settings<'_>) -> Pissa {
+    let (pissa_init, without) = (s.flag("pissa_init"), Pissa::default());
+    let rounds = if let Value::Int(rounds) = s.value("pissa_iter") { rounds } else { without.pissa_iter };
+    Pissa {
+        pissa_init,
+        pissa_iter: if pissa_init { rounds } else { without.pissa_iter },
+        pissa_convert: s.flag("pissa_convert") && (pissa_init || s.given("pissa_convert")),
+    }
 }
 
 fn lora_target(s: &Settings<'_>) -> Result<Vec<Projection>> {

@@ -99,6 +99,9 @@ fn yaml(settings: &Settings<'_>) -> String {
 fn said(settings: &Settings<'_>, target: Dialect) -> impl Iterator<Item = (&'static Key, &'static Read, Value)> {
     let of = move |key: &'static Key| {
         let read = key.read_by(Command::Train).filter(|read| read.home.is_some())?;
+        if key.name == "pissa_convert" && !settings.flag("pissa_init") && !settings.given(key.name) {
+            return None; // its defaults differ, and neither decides anything
+        }
         let value = resolved(settings, key.name);
         let absent = read.default.of(target).map_or(Value::Null, |text| read.kind.loosen(scalar(text)));
         let is_said = settings.given(key.name)

@@ -1,7 +1,7 @@
 //! What a recipe must hold across its sections, and how two recipes differ.
 
 use super::interval::Interval;
-use super::sections::{COUPLET_PASS, EVAL_METRICS, EvalStrategy, MixStrategy, Recipe, SaveStrategy};
+use super::sections::{COUPLET_PASS, EVAL_METRICS, EvalStrategy, LoraConfig, MixStrategy, Pissa, Recipe, SaveStrategy};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -58,6 +58,7 @@ impl Recipe {
                     .hint_zh(format!("请设置 `eval_dataset` 或 `val_size`，或删除 `{key}`")));
             }
         }
+        self.lora.refuse_pissa_of_dora()?;
         self.validate_mix()?;
         self.validate_best()
     }
@@ -165,6 +166,22 @@ impl Recipe {
     }
 }
 
+impl LoraConfig {
+    /// Errors: DoRA that begins by PiSSA or is converted. A plain LoRA of twice the rank has no place for magnitudes; PEFT drops them.
+    pub fn refuse_pissa_of_dora(&self) -> Result<()> {
+        let Pissa { pissa_init, pissa_convert, .. } = self.pissa;
+        if !(self.use_dora && (pissa_init || pissa_convert)) {
+            return Ok(());
+        }
+        let key = if pissa_init { "pissa_init" } else { "pissa_convert" };
+        Err(Error::input(format!(
+            "`{key}` and `use_dora` do not go together: what is converted would lose the magnitudes"
+        ))
+        .hint("keep one of the two")
+        .hint_zh("请只保留一个"))
+    }
+}
+
 /// Keys that a resumed run may answer differently than its beginning did.
 ///
 /// How long it trains; when it logs, plots, evaluates, saves, chooses the best and stops; where it writes; where base, adapter
@@ -192,6 +209,7 @@ pub const MAY_CHANGE: &[&str] = &[
     "eval_couplets",
     "test_dataset",
     "max_seconds",
+    "pissa_convert",
     "resume_from_checkpoint",
     "overwrite_output_dir",
     "output_dir",
@@ -208,7 +226,8 @@ pub const MAY_CHANGE: &[&str] = &[
 ];
 
 /// Keys without effect where an adapter is continued: it has its own shape and keeps it.
-pub const LORA_SHAPE: [&str; 6] = ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora"];
+pub const LORA_SHAPE: [&str; 8] =
+    ["lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_dora", "use_rslora", "pissa_init", "pissa_iter"];
 
 /// A key that two recipes answer differently.
 #[derive(Debug, Clone, PartialEq)]

@@ -275,6 +275,33 @@ pub struct LoraConfig {
     pub use_dora: bool,
     /// Scale by α/√r instead of α/r.
     pub use_rslora: bool,
+    /// Whether it begins as a part of the base.
+    #[serde(flatten)]
+    pub pissa: Pissa,
+}
+
+/// PiSSA: A and B begin as the largest singular values of their weight, which the base then lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Pissa {
+    /// Whether they do.
+    pub pissa_init: bool,
+    /// Rounds in which they are found; -1: until they are exact.
+    pub pissa_iter: i64,
+    /// At the end the difference to the beginning is also written, as a plain adapter over the whole base.
+    pub pissa_convert: bool,
+}
+
+impl Default for Pissa {
+    fn default() -> Self {
+        Self { pissa_init: false, pissa_iter: 16, pissa_convert: false }
+    }
+}
+
+impl Pissa {
+    /// `None`: until they are exact.
+    pub fn rounds(&self) -> Option<usize> {
+        usize::try_from(self.pissa_iter).ok()
+    }
 }
 
 impl LoraConfig {

@@ -178,7 +178,9 @@ impl<'s> Settings<'s> {
             match &key.answer {
                 Answer::Read(read) if read.by.contains(&Command::Train) => {
                     let value = self.checked(entry, key, read)?;
-                    if OF_PACKS.contains(&key.name) && value != Value::Null && !self.packs() {
+                    let is_idle = OF_PACKS.contains(&key.name) && !self.packs()
+                        || key.name == "pissa_iter" && !self.flag("pissa_init");
+                    if is_idle && value != Value::Null {
                         ignored.push(entry.key.clone());
                     }
                     self.entries[n].value = value;

@@ -30,6 +30,7 @@ pub mod reduce;
 pub mod rms_norm;
 pub mod rope;
 pub mod row_product;
+pub mod singular;
 pub mod swiglu;
 mod wide;
 

@@ -5,6 +5,7 @@
 //! groups its sums, or on the vectors of the CPU.
 
 use super::cpu::for_rows;
+use pulp::{Arch, Simd, WithSimd};
 
 /// `b` `[n, r]` and `a` `[r, width]`, row-major → `[n, width]`. Every value is r fused multiply-adds, from the first on.
 ///
@@ -13,12 +14,32 @@ pub fn ordered_product(b: &[f32], a: &[f32], rank: usize) -> Vec<f32> {
     let (rows, width) = (b.len() / rank, a.len() / rank);
     assert_eq!((rows * rank, width * rank), (b.len(), a.len()), "rank {rank}");
     let mut out = vec![0f32; rows * width];
-    for_rows(&mut out, width, |row, out| {
-        for (factor, a) in b[row * rank..][..rank].iter().zip(a.chunks_exact(width)) {
-            out.iter_mut().zip(a).for_each(|(out, a)| *out = factor.mul_add(*a, *out));
-        }
-    });
+    for_rows(&mut out, width, |row, out| Arch::new().dispatch(Row { b: &b[row * rank..][..rank], a, out }));
     out
+}
+
+/// One row: `b` `[r]`, `a` `[r, width]`, `out` `[width]`, zero. A closure with `mul_add` would call a function for every value.
+struct Row<'a> {
+    b: &'a [f32],
+    a: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for (&factor, a) in self.b.iter().zip(self.a.chunks_exact(self.out.len())) {
+            let ((xs, last_xs), (outs, last_outs)) = (S::as_simd_f32s(a), S::as_mut_simd_f32s(self.out));
+            for (out, x) in outs.iter_mut().zip(xs) {
+                *out = simd.mul_add_f32s(simd.splat_f32s(factor), *x, *out);
+            }
+            for (out, x) in last_outs.iter_mut().zip(last_xs) {
+                *out = factor.mul_add(*x, *out);
+            }
+        }
+    }
 }
 
 /// ‖row‖ in f32: of every eighth value a sum of squares, these added from the first on, then the squares of what is left over, each in

@@ -8,7 +8,7 @@ use super::{
     wide::{nearest, wide},
 };
 use crate::error::{Error, Result};
-use candle_core::{CpuStorage, D, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, Tensor, bail};
+use candle_core::{CpuStorage, D, DType, Device, InplaceOp2, InplaceOp3, Layout, Storage, Tensor, WithDType, bail};
 use gemm::Parallelism;
 use half::bf16;
 
@@ -80,15 +80,21 @@ pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if is_cpu_bf16(a) && is_cpu_bf16(b) {
         return Ok(packed::products_bf16(a, &[Factor::Matrix(b)])?.remove(0));
     }
-    if !(is_cpu_f32(a) && is_cpu_f32(b)) {
-        return Ok(a.matmul(b)?);
+    match [a, b].map(|t| t.device().is_cpu().then_some(t.dtype())) {
+        [Some(DType::F32), Some(DType::F32)] => product_cpu::<f32>(a, b),
+        [Some(DType::F64), Some(DType::F64)] => product_cpu::<f64>(a, b),
+        _ => Ok(a.matmul(b)?),
     }
+}
+
+fn product_cpu<T: WithDType + Default>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (m, n) = (a.dim(0)?, b.dim(1)?);
     let ((a_storage, a_layout), (b_storage, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
-    let (Storage::Cpu(CpuStorage::F32(a)), Storage::Cpu(CpuStorage::F32(b))) = (&*a_storage, &*b_storage) else {
-        return Err(Error::run("internal error: f32 storage expected"));
+    let (Storage::Cpu(a), Storage::Cpu(b)) = (&*a_storage, &*b_storage) else {
+        return Err(Error::run("internal error: storage on the CPU expected"));
     };
-    let mut out: Vec<f32> = Vec::with_capacity(m * n);
+    let (a, b) = (T::cpu_storage_as_slice(a)?, T::cpu_storage_as_slice(b)?);
+    let mut out: Vec<T> = Vec::with_capacity(m * n);
     multiply(out.as_mut_ptr(), (m, n), false, Matrix::new(a, a_layout)?, Matrix::new(b, b_layout)?)?;
     // SAFETY: `multiply` has written all m·n elements, for which the vector has room.
     unsafe { out.set_len(m * n) };
@@ -201,12 +207,12 @@ impl InplaceOp3 for AddProduct {
 }
 
 /// Writes (or with `add` adds) `a·b` into the `m·n` elements at `out`, row-major.
-fn multiply(
-    out: *mut f32,
+fn multiply<T: WithDType + Default>(
+    out: *mut T,
     (m, n): (usize, usize),
     add: bool,
-    a: Matrix<f32>,
-    b: Matrix<f32>,
+    a: Matrix<T>,
+    b: Matrix<T>,
 ) -> candle_core::Result<()> {
     let k = a.columns;
     if (m, n) != (a.rows, b.columns) || k != b.rows || k == 0 {
@@ -233,8 +239,8 @@ fn multiply(
             b.values.as_ptr(),
             b.column_stride as isize,
             b.row_stride as isize,
-            1.0,
-            1.0,
+            T::from_f64(1.0),
+            T::from_f64(1.0),
             false,
             false,
             false,

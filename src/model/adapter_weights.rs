@@ -92,6 +92,7 @@ mod tests {
                 lora_target: vec![Projection::QProj],
                 use_dora,
                 use_rslora: false,
+                pissa: Default::default(),
             };
             let w = wave((5, 4), 0.8, &Device::Cpu)?.to_dtype(DType::BF16)?;
             let mut layout = Layout::default();

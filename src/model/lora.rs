@@ -377,6 +377,7 @@ mod tests {
             lora_target: vec![Projection::UpProj],
             use_dora: false,
             use_rslora: false,
+            pissa: Default::default(),
         }
     }
 

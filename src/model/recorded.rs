@@ -188,6 +188,7 @@ mod tests {
             lora_target: Projection::ALL.to_vec(),
             use_dora,
             use_rslora: false,
+            pissa: Default::default(),
         };
         let cards = devices().into_iter().filter(Device::is_cuda);
         for (device, lora) in cards.flat_map(|card| [(card.clone(), lora(false)), (card, lora(true))]) {

@@ -36,6 +36,7 @@ pub fn logits(
         lora_target: vec![],
         use_dora: false,
         use_rslora: false,
+        pissa: Default::default(),
     };
     let lora = adapter.map_or(&none, |(lora, _)| lora);
     let vector = |name: &str, width| checkpoint.tensor(name, &[width], DType::F32, &Device::Cpu);
@@ -97,6 +98,7 @@ mod tests {
             lora_target: Projection::ALL.to_vec(),
             use_dora: false,
             use_rslora: false,
+            pissa: Default::default(),
         };
         let values =
             |slot: &Slot| Ok(wave(slot.shape, 0.3, &Device::Cpu)?.affine(0.05, 0.0)?.flatten_all()?.to_vec1()?);

@@ -309,6 +309,7 @@ pub(super) mod tests {
             lora_target,
             use_dora: false,
             use_rslora: false,
+            pissa: Default::default(),
         }
     }
 

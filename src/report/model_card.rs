@@ -32,7 +32,7 @@ pub fn model_card(recipe: &Recipe, outcome: &Outcome) -> String {
         yaml(base),
         data.join(", "),
         env!("CARGO_PKG_VERSION"),
-        loading_advice(&recipe.model),
+        loading_advice(recipe),
         prompt_advice(recipe),
         table(["setting", "value"], settings(recipe)),
         results(recipe, outcome),
@@ -40,7 +40,31 @@ pub fn model_card(recipe: &Recipe, outcome: &Outcome) -> String {
 }
 
 /// What the adapter is loaded on top of.
-fn loading_advice(model: &ModelConfig) -> String {
+fn loading_advice(recipe: &Recipe) -> String {
+    let merged = recipe.model.merged();
+    match (recipe.lora.pissa.pissa_init, merged.is_empty()) {
+        (false, _) => merged_advice(&recipe.model),
+        (true, true) => pissa_advice(recipe),
+        (true, false) => format!("{} {}", merged_advice(&recipe.model), pissa_advice(recipe)),
+    }
+}
+
+/// What an adapter that PiSSA began needs besides the base.
+fn pissa_advice(recipe: &Recipe) -> String {
+    let way_out = match recipe.lora.pissa.pissa_convert {
+        true => format!(
+            "**Take `pissa_converted/` for them**, a plain LoRA of rank {} over the whole base.",
+            2 * recipe.lora.lora_rank
+        ),
+        false => "For them train with `pissa_convert: true`, or export the merged model.".into(),
+    };
+    format!(
+        "It began by PiSSA and fits only the base without what `pissa_init/` holds. couplet-train reads both; other programs \
+         read this folder wrongly or, as PEFT, look for the singular values once more. {way_out}"
+    )
+}
+
+fn merged_advice(model: &ModelConfig) -> String {
     let merged: Vec<String> = model.merged().iter().map(|dir| format!("`{}`", dir.display())).collect();
     if merged.is_empty() {
         return "PEFT loads this folder on top of the base model; LlamaFactory takes it as `adapter_name_or_path`."
@@ -107,6 +131,9 @@ fn settings(recipe: &Recipe) -> Vec<[String; 2]> {
         row("seed", train.seed),
     ];
     rows.extend(noise);
+    if lora.pissa.pissa_init {
+        rows.push(row("pissa_iter", lora.pissa.pissa_iter));
+    }
     rows
 }
 

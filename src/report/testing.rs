@@ -167,6 +167,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             lora_target: vec![Projection::GateProj, Projection::UpProj, Projection::DownProj],
             use_dora: false,
             use_rslora: false,
+            pissa: Default::default(),
         },
         train: TrainConfig {
             shared_prefix: true,

@@ -310,6 +310,7 @@ mod tests {
             lora_target: vec![crate::config::Projection::QProj],
             use_dora: false,
             use_rslora: false,
+            pissa: Default::default(),
         };
         let state = Progress { step: 7, ..Progress::default() }.state(7, &json!({"config": {}}));
         let optim = with_moments.then_some(&optim);

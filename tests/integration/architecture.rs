@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("plan", &["config", "error", "kernels", "model"]),
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "plan", "fs", "rng"]),
     ("eval", &["config", "dataset", "error", "generate", "model", "prosody", "rng"]),
-    ("run", &["config", "error", "fs", "trainer"]),
+    ("run", &["adapter", "config", "error", "fs", "trainer"]),
     ("report", &["config", "error", "fs", "trainer"]),
     ("testing", &["config", "error", "kernels", "model"]),
 ];

@@ -232,6 +232,7 @@ fn tiny() -> (Qwen3, Tokenizer, DataConfig) {
         lora_target: vec![],
         use_dora: false,
         use_rslora: false,
+        pissa: Default::default(),
     };
     let checkpoint = Checkpoint::open(&dir).expect("weights");
     let device = candle_core::Device::Cpu;

@@ -31,6 +31,7 @@ impl Subject {
             lora_target: vec![Projection::QProj, Projection::VProj, Projection::OProj, Projection::DownProj],
             use_dora: false,
             use_rslora: true,
+            pissa: Default::default(),
         };
         let draw = |slot: &couplet_train::model::params::Slot| {
             let key = Key::new(7, &slot.name);
@@ -328,6 +329,7 @@ fn the_context_has_an_end() {
         lora_target: vec![],
         use_dora: false,
         use_rslora: false,
+        pissa: Default::default(),
     };
     let subject = Subject::new(dir.dir(), &lora, DType::F32, |_| unreachable!("no adapter"));
     let how = how(Sampling::GREEDY, vec![]);

@@ -89,6 +89,7 @@ impl Bench {
             lora_target: Projection::ALL.to_vec(),
             use_dora: seed % 2 == 1,
             use_rslora: false,
+            pissa: Default::default(),
         };
         let values = |name: &str, n: usize, size: f32| -> Vec<f32> {
             let key = Key::new(seed, name);

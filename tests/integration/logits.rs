@@ -28,6 +28,7 @@ fn logits_equal_candle_transformers() {
             lora_target: vec![],
             use_dora: false,
             use_rslora: false,
+            pissa: Default::default(),
         };
         let checkpoint = Checkpoint::open(&dir).expect("weights");
         let (model, layout) =

@@ -53,6 +53,8 @@ mod merged;
 mod neftune;
 /// Loss, gradients and trained adapters against recorded PyTorch runs.
 mod parity;
+/// PiSSA: recorded runs, folders, and bases that lack something.
+mod pissa;
 /// Every recipe in `configs/` loads.
 mod recipes;
 /// Checkpoints, resuming, clean stops.

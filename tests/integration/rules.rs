@@ -88,6 +88,7 @@ fn lines_are_ranked_by_the_formula() {
         lora_target: vec![],
         use_dora: false,
         use_rslora: false,
+        pissa: Default::default(),
     };
     let geometry = Qwen3Config::load(&dir).expect("config.json");
     let checkpoint = Checkpoint::open(&dir).expect("weights");

@@ -51,6 +51,7 @@ pub fn on_everything() -> LoraConfig {
         lora_target: Projection::ALL.to_vec(),
         use_dora: false,
         use_rslora: false,
+        pissa: Default::default(),
     }
 }
 

@@ -5,13 +5,12 @@ use super::{
     Answer::{Ignored, Refused},
     Key, NO, NOTHING, SCORED,
     Section::{Lora, Model, Train},
-    TRAIN, keys, read, theirs, words,
+    TRAIN, by, keys, read, theirs, words,
 };
 use crate::config::kind::{Kind, Words};
 
 const STAGE: Kind = Kind::Choice { now: &["sft"], later: &["pt", "rm", "ppo", "dpo", "kto"] };
 const TYPE: Kind = Kind::Choice { now: &["lora"], later: &["full", "freeze", "oft"] };
-const RANDOM: Words = words("A starts random and B at zero", "A 随机初始化，B 为零");
 const CROSS_ENTROPY: Words = words("the loss is cross entropy", "损失为交叉熵");
 
 pub(super) static KEYS: &[Key] = keys! {
@@ -33,6 +32,13 @@ pub(super) static KEYS: &[Key] = keys! {
     loraplus_lr_ratio: read(TRAIN, Train, Kind::Positive, Unset),
         words("LoRA+: B, and with DoRA the lengths, learn at so many times the rate of A, which is `learning_rate`; 16 is usual",
               "LoRA+：B（以及 DoRA 的行长度）的学习率为 A 的多少倍，A 用 `learning_rate`；常用 16");
+    pissa_init: read(TRAIN, Lora, Kind::Flag, Same("false")),
+        words("PiSSA: A and B begin as the largest singular values of their weight, which the base then lacks. The adapter fits only that base; `pissa_convert` writes one for the whole",
+              "PiSSA：A 与 B 由权重的最大奇异值初始化，并从基座中减去。所得适配器只适用于减去后的基座；适用于原基座的由 `pissa_convert` 写出");
+    pissa_iter: read(TRAIN, Lora, Kind::Whole(-1), Same("16")),
+        words("PiSSA: rounds in which the singular values are found, which are then near; -1: until they are exact", "PiSSA：求奇异值的迭代次数，所得为近似值；-1 为求到精确");
+    pissa_convert: read(TRAIN, Lora, Kind::Flag, by("false", "true")),
+        words("PiSSA: also write `pissa_converted/`, a plain LoRA of twice the rank over the whole base", "PiSSA：另写 `pissa_converted/`：可直接用于原基座的普通 LoRA，秩为两倍");
     stage: theirs(SCORED, STAGE, Same("sft")),
         words("what is learned: answers to instructions", "训练阶段：指令微调");
     finetuning_type: theirs(SCORED, TYPE, Same("lora")),
@@ -41,9 +47,6 @@ pub(super) static KEYS: &[Key] = keys! {
     additional_target: NOTHING, words("train the seven projections of `lora_target`", "请训练 `lora_target` 的七个投影");
     module_dropout: Refused(&["0"]), words("use `lora_dropout`", "请用 `lora_dropout`");
     loraplus_lr_embedding: Ignored, words("embeddings are not trained", "不训练词嵌入");
-    pissa_init: NO, RANDOM;
-    pissa_iter: Ignored, RANDOM;
-    pissa_convert: NO, RANDOM;
     pure_bf16: NO, words("use `bf16: true`: the base is bf16, the adapter stays f32", "请用 `bf16: true`：基座为 bf16，适配器保持 f32");
     use_dft_loss: NO, CROSS_ENTROPY;
     use_eaft_loss: NO, CROSS_ENTROPY;

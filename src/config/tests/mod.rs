@@ -35,7 +35,8 @@ fn defaults_follow_the_dialect() {
             "enable_thinking": true, "preserve_thinking": false, "default_system": null, "packing": false,
             "preprocessing_batch_size": 1000, "preprocessing_num_workers": 1},
         "lora": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_target":
-            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "use_dora": false, "use_rslora": false},
+            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "use_dora": false, "use_rslora": false,
+            "pissa_init": false, "pissa_iter": 16, "pissa_convert": false},
         "train": {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "gradient_accumulation_steps": 1,
             "learning_rate": 5e-5, "loraplus_lr_ratio": null, "num_train_epochs": 3.0, "max_steps": null, "lr_scheduler_type": "linear", "lr_scheduler_kwargs": {},
             "warmup_ratio": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
@@ -129,6 +130,10 @@ fn values_are_read_as_llamafactory_reads_them() {
     let counted: Pick = |r| format!("{:?}", r.output.include_num_input_tokens_seen);
     let mix: Pick = |r| format!("{:?} {:?}", r.data.mix_strategy, r.data.interleave_probs);
     let metric: Pick = |r| format!("{} {}", r.output.metric_for_best_model, r.output.greater_is_better);
+    let pissa: Pick = |r| {
+        let Pissa { pissa_init, pissa_iter, pissa_convert } = r.lora.pissa;
+        format!("{pissa_init} {pissa_iter} {pissa_convert}")
+    };
     for (lines, pick, want, why) in [
         ("learning_rate: 5e-5", rate, "5e-5", "no point: a string to plain YAML 1.1"),
         ("learning_rate: '2e-4'", rate, "0.0002", "in quotes"),
@@ -192,8 +197,15 @@ fn values_are_read_as_llamafactory_reads_them() {
         ("mix_strategy: interleave_under\ninterleave_probs: [1.0]", mix, "InterleaveUnder [1.0]", "a list"),
         ("lr_scheduler_kwargs: {}", schedule, "Linear", "nothing said"),
         ("metric_for_best_model: loss", metric, "eval_loss false", "Hugging Face adds the eval_"),
+        ("pissa_init: true", pissa, "true 16 false", "converted only where it is asked for"),
+        ("pissa_init: true\npissa_iter: -1\npissa_convert: true", pissa, "true -1 true", "as it is asked for"),
+        ("pissa_iter: 3", pissa, "false 16 false", "alone it decides nothing"),
+        ("pissa_convert: true", pissa, "false 16 true", "of an adapter that is continued"),
     ] {
         assert_eq!(pick(&yaml(lines)), want, "{lines}: {why}");
+    }
+    for (lines, want) in [("", "false 16 false"), ("[lora]\npissa_init = true\n", "true 16 true")] {
+        assert_eq!(pissa(&read(Format::Toml, &format!("{TOML}{lines}"), &[]).unwrap().recipe), want, "TOML converts");
     }
     let two = read(Format::Yaml, &YAML.replace("dataset: d", "dataset: a, b"), &[]).unwrap().recipe;
     assert_eq!(sets(&two), "a|b", "comma-separated");

@@ -31,6 +31,7 @@ fn example(name: &str, kind: Kind) -> (String, &'static str) {
             return ("true".into(), "val_size: 5\neval_strategy: epoch\nsave_strategy: epoch\n");
         }
         "preprocessing_batch_size" | "preprocessing_num_workers" => return ("7".into(), "packing: true\n"),
+        "pissa_iter" => return ("7".into(), "pissa_init: true\n"),
         "warmup_steps" => "3",
         "overwrite_output_dir" | "plot_loss" | "greater_is_better" => "true",
         _ => match kind {
@@ -183,6 +184,9 @@ fn odd_values_survive_too() {
         "resume_from_checkpoint: false\n",
         "adapter_name_or_path: a, b\ncreate_new_adapter: true\n",
         "lr_scheduler_type: warmup_stable_decay\nlr_scheduler_kwargs: {decay_type: 1-sqrt, min_lr_ratio: 0.1}\n",
+        "pissa_init: true\n",
+        "pissa_init: true\npissa_iter: -1\npissa_convert: true\n",
+        "pissa_convert: true\n",
         "evaluation_strategy: steps\nval_size: 10\nuse_cpu: true\nmodel_revision: '1.0'\nreport_to: wandb\n",
     ] {
         goes_round(&format!("{YAML}{lines}"));
@@ -195,7 +199,7 @@ fn a_converted_file_explains_itself() {
     assert!(toml.starts_with("[model]\nmodel_name_or_path = \"m\"  # the base model"), "{toml}");
     assert!(toml.contains("[lora]\nlora_rank = 16  # rank r: A is r × in, B is out × r / 秩"), "{toml}");
     assert!(toml.contains("over_length = \"truncate\"  # "), "what the YAML did without saying so: {toml}");
-    assert!(!toml.contains("report_to") && !toml.contains("lora_alpha"), "{toml}");
+    assert!(!["report_to", "lora_alpha", "pissa"].iter().any(|name| toml.contains(name)), "{toml}");
     let yaml = convert_text(TOML, "c.toml");
     assert!(yaml.starts_with("stage: sft\ndo_train: true\nfinetuning_type: lora\n"), "{yaml}");
     assert!(yaml.contains("\nover_length: error  # ") && yaml.contains("\nwarmup_ratio: 0.1  # "), "{yaml}");

@@ -122,6 +122,7 @@ pub fn open(
         lora_target: vec![],
         use_dora: false,
         use_rslora: false,
+        pissa: Default::default(),
     };
     let (below, adapters) = if lower.is_empty() { below::of(&trained)? } else { below::stack(lower)? };
     adapters.iter().try_for_each(|adapter| adapter.refuse_misfit(&geometry))?;

@@ -28,6 +28,8 @@ pub struct Facts<'a> {
     pub dtype: DType,
     /// Trainable parameters.
     pub trainable: usize,
+    /// What the base lacks, in words.
+    pub pissa: Option<&'a str>,
     /// What was read.
     pub data: &'a dataset::Summary,
     /// The steps of the run.
@@ -67,6 +69,9 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
             100.0 * share
         ),
     );
+    if let Some(pissa) = facts.pissa {
+        header.row("pissa", "PiSSA", pissa.to_owned());
+    }
     for file in &facts.data.files {
         let mut text = format!("{}: {} rows", file.name, thousands(file.kept));
         if file.drawn {

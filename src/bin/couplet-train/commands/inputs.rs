@@ -81,10 +81,12 @@ impl Inputs {
     fn of(recipe: &mut Recipe, base: Base, open: impl FnOnce(&Recipe, &Qwen3Config) -> Result<Opened>) -> Result<Self> {
         let Base { dir: model_dir, config: model_config, tokenizer, tokenizer_files, .. } = base;
         let merged = merged(&recipe.model, &model_config)?;
-        let existing = recipe.model.continued().map(peft::Existing::open).transpose()?;
+        let existing = recipe.model.continued().map(peft::Existing::open_own).transpose()?;
         let asked = recipe.lora.clone();
         if let Some(existing) = &existing {
             recipe.lora = existing.lora.clone();
+            recipe.lora.pissa.pissa_convert = asked.pissa.pissa_convert;
+            recipe.lora.refuse_pissa_of_dora()?;
         }
         fault::phase("tokenise");
         let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;

@@ -16,6 +16,7 @@ mod generate;
 mod header;
 mod inputs;
 mod on_card;
+mod pissa;
 mod place;
 mod plan;
 mod planned;

@@ -5,6 +5,7 @@ use super::{
     expected::{Expected, Rate},
     header::thousands,
     inputs::{Inputs, StandIn},
+    pissa,
     planned::{Planned, free},
     train,
 };
@@ -39,12 +40,13 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
         Err(err) => (Planned::with_any_memory(&recipe, &inputs)?, Some(err)),
     };
     let steps = StepPlan::of(&inputs.data.train, &recipe.train);
-    let mut header = train::said_before(&recipe, &inputs, &planned, &steps, notices);
+    let pissa = pissa::planned(&recipe);
+    let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices);
     rows(&mut header, &recipe, &planned, &steps, look.lang);
     memory(&mut header, &recipe, (&inputs, &planned), short.as_ref(), look.lang);
     disk(&mut header, &recipe, &inputs, &steps)?;
     let probes = !args.no_probe && !stand_in.model && stand_in.device.is_none() && short.is_none();
-    let expected = time(&recipe, (&inputs, &planned), &steps, probes)?;
+    let expected = time(&recipe, (&inputs, &planned), &steps, probes.then_some(look))?;
     if let Some(expected) = expected {
         header.row("time", "用时", expected.describe(look.lang));
     }
@@ -180,15 +182,15 @@ fn time(
     recipe: &Recipe,
     (inputs, planned): (&Inputs, &Planned),
     steps: &StepPlan,
-    probes: bool,
+    probes: Option<Look>,
 ) -> Result<Option<Expected>> {
     if planned.survey.samples.is_empty() {
         return Ok(None);
     }
     let (model, device) = (&inputs.model_config, &inputs.opened.device);
     let rate = match probes {
-        false => Some(Rate::of_products(model, inputs.dtype, device)?),
-        true => train::try_out(recipe, inputs, planned, |trainer: &Trainer| {
+        None => Some(Rate::of_products(model, inputs.dtype, device)?),
+        Some(look) => train::try_out(recipe, inputs, planned, look, |trainer: &Trainer| {
             let began = Instant::now();
             planned.rehearse(trainer)?;
             Rate::of_steps(trainer, planned, began.elapsed())

@@ -97,18 +97,25 @@ pub fn streamed_logits(
 
 /// Reads the adapter of a finished run back from `dir`: whole, finite, alive. Returns a line that says so.
 ///
-/// Errors: it is not. `model` is the one it was trained on, and still loaded.
-pub fn of_a_run(dir: &Path, model: &Qwen3, batch: &Batch, lang: Lang) -> Result<String> {
-    let adapter = peft::Existing::open(dir)?;
+/// Errors: it is not. `model` is the one it was trained on, and still loaded; `idle` are the values with which it says what the
+/// base says.
+pub fn of_a_run(
+    dir: &Path,
+    model: &Qwen3,
+    idle: &dyn Fn(&Slot) -> Result<Vec<f32>>,
+    batch: &Batch,
+    lang: Lang,
+) -> Result<String> {
+    let adapter = peft::Existing::open_own(dir)?;
     let proof = check::inspect(&adapter, model.config())?;
     refuse_dead(&proof, dir)?;
     let params = |values: &dyn Fn(&Slot) -> Result<Vec<f32>>| {
         Params::new(model.adapter_layout(&adapter.lora)?, model.dtype(), model.device(), values)
     };
     let tuned = params(&|slot| adapter.values(slot))?;
-    let mut zeros = params(&|slot| Ok(vec![0.0; slot.range().len()]))?;
-    zeros.begin_magnitudes()?;
-    let moved = largest_difference(&model.logits(batch, &tuned)?, &model.logits(batch, &zeros)?)?;
+    let mut idle = params(idle)?;
+    idle.begin_magnitudes()?;
+    let moved = largest_difference(&model.logits(batch, &tuned)?, &model.logits(batch, &idle)?)?;
     refuse_motionless(moved, dir)?;
     let tensors = proof.tensors;
     Ok(match lang {

@@ -107,7 +107,7 @@ pub fn refuse_changes(recipe: &Recipe, restored: &Restored, now: &Value, console
         .iter()
         .map(|d| format!("\n  {}: {} then, {} now", d.key, d.old, d.new))
         .collect();
-    for what in ["base", "adapter", "merged", "data", "tokenizer"] {
+    for what in ["base", "adapter", "merged", "pissa", "data", "tokenizer"] {
         let (old, new) = (&then["digests"][what], &now["digests"][what]);
         if old != new {
             changes.push(format!("\n  {what}: digest {} then, {} now", short(old), short(new)));

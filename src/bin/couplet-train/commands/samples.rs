@@ -18,9 +18,11 @@ const MOST_TOKENS: usize = 256;
 /// Tokens of an answer where no right one is known.
 const TOKENS: usize = 64;
 
-/// Greedy answers of the base and of the trained model, with the judge's verdict where the rows are couplets.
+/// Greedy answers of the base and of the trained model, with the judge's verdict where the rows are couplets. `base`: the
+/// adapter that makes `model` the base, where it is not.
 pub fn lines(
     (model, params, lora): (&Qwen3, &Params, &LoraConfig),
+    base: Option<&AdapterWeights>,
     tokenizer: &Tokenizer,
     data: &DataConfig,
     records: &[Record],
@@ -34,7 +36,7 @@ pub fn lines(
     let how = greedy(tokenizer, records.iter().map(|record| record.response.chars().count()).max());
     let tuned = AdapterWeights::new(model.config().num_hidden_layers, lora, params)?;
     let ask = |adapter| generate(model, adapter, &prompts, (1, 0), &how, &mut |_| Ok(()));
-    let (before, after) = (ask(None)?, ask(Some(&tuned))?);
+    let (before, after) = (ask(base)?, ask(Some(&tuned))?);
     let couplets = records.iter().all(|r| !shape(&r.query).is_empty() && shape(&r.query) == shape(&r.response));
     let labels = [lang.pick("input", "上联"), lang.pick("base", "基座"), lang.pick("tuned", "训练后")];
     let width = labels.iter().map(|label| unicode_width::UnicodeWidthStr::width(*label)).max().unwrap_or(0);

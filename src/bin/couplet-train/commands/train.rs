@@ -8,6 +8,7 @@ use super::{
     header::{self, Facts, device_line},
     inputs::Inputs,
     on_card::OnCard,
+    pissa,
     place::Place,
     planned::Planned,
     proof, restore, samples,
@@ -24,7 +25,7 @@ use couplet_train::{
     fs::{self, fault},
     generate::Speaker,
     kernels,
-    model::{Checkpoint, Params, Qwen3, Recorder, lora::initial_values, params::Slot, weights::Change},
+    model::{Checkpoint, Params, Principal, Qwen3, Recorder, lora::initial_values, params::Slot, weights::Change},
     optim::AdamW,
     plan::{Part, explained, gigabytes},
     report::{
@@ -42,6 +43,7 @@ use couplet_train::{
 use serde_json::{Value, json};
 use std::{
     io::stderr,
+    ops::Range,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -68,8 +70,10 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let planned = Planned::new(&recipe, &inputs)?;
     let mut on_card = OnCard::new(&inputs.opened.device);
     let before = place.restored.as_ref().map(|restored| restored.path.clone());
-    let loading = Loading::load(&recipe, &inputs, &mut on_card);
-    let Loading { model, params, optim, about } = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
+    let loading = Loading::load(&recipe, &inputs, before.as_deref(), &mut on_card, &mut console);
+    let loading = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
+    let Loading { model, params, optim, about, lacking } = loading;
+    let principal = lacking.as_ref().map(|(principal, _)| principal);
     let recorded = recorded(&model, &recipe)?;
     let identity = identity(&recipe, &about, recorded)?;
     if let Some(restored) = &place.restored {
@@ -99,7 +103,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let short_of_room = place.short_of_room(&out, space)?.map(|free| (free, space));
 
     // 2. Said before it is done.
-    let mut header = said_before(&recipe, &inputs, &planned, &trainer.plan(), notices);
+    let pissa = lacking.as_ref().map(|(_, how)| how.as_str());
+    let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices);
     advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
     place.notices(&out, short_of_room, &mut header);
     console.header(&header);
@@ -124,11 +129,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     place.lock.keep();
     place.clear()?;
     let receipt = Receipt::begin(&recipe, about)?;
+    pissa::begin(&recipe, principal, &trainer.params, &initial)?;
     let mut outcome = Outcome::default();
     let mut watchers = watchers(&recipe, trainer.history(), &mut outcome, &mut console)?;
     let keep = |trainer: &Trainer| {
         on_card.trained();
-        keep(&recipe, &inputs, trainer, &initial, look.lang)
+        keep(&recipe, &inputs, trainer, (principal, &initial), look.lang)
     };
     let ended = to_the_end(&mut trainer, &mut watchers, keep);
     if ended.as_ref().is_err_and(|err| err.out_of_memory().is_some()) {
@@ -162,8 +168,10 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     summary.verdict = verdict.map(|verdict| verdict.lines(look.lang)).unwrap_or_default();
     if look.verbosity != Verbosity::Quiet && !interrupted {
         let tuned = (&model, &trainer.params, &recipe.lora);
+        let base = principal.map(|principal| pissa::untrained(&recipe, principal, &model)).transpose();
+        let (rows, tokenizer) = (&inputs.data.held_out, &inputs.tokenizer);
         // The run is complete; what is shown of it must not fail it.
-        match samples::lines(tuned, &inputs.tokenizer, &recipe.data, &inputs.data.held_out, look.lang) {
+        match base.and_then(|base| samples::lines(tuned, base.as_ref(), tokenizer, &recipe.data, rows, look.lang)) {
             Ok(lines) => summary.samples = lines,
             Err(err) => console.detail(&err.to_string()),
         }
@@ -207,10 +215,12 @@ pub(super) fn try_out<T>(
     recipe: &Recipe,
     inputs: &Inputs,
     planned: &Planned,
+    look: Look,
     probe: impl FnOnce(&Trainer) -> Result<T>,
 ) -> Result<T> {
     let mut on_card = OnCard::new(&inputs.opened.device);
-    let loading = Loading::load(recipe, inputs, &mut on_card).map_err(|err| on_card.explain(err, None))?;
+    let loading = Loading::load(recipe, inputs, None, &mut on_card, &mut Console::new(stderr(), look));
+    let loading = loading.map_err(|err| on_card.explain(err, None))?;
     let names = inputs.dataset_names();
     let trainer = trainer(recipe, (inputs, &names), planned, (&loading.model, loading.params, loading.optim));
     probe(&trainer).map_err(|err| on_card.explain(err, None))
@@ -222,21 +232,39 @@ struct Loading {
     params: Params,
     optim: AdamW,
     about: Value,
+    /// What the base lacks, and how it was come by.
+    lacking: Option<(Principal, String)>,
 }
 
 impl Loading {
-    fn load(recipe: &Recipe, inputs: &Inputs, on_card: &mut OnCard) -> Result<Self> {
+    fn load(
+        recipe: &Recipe,
+        inputs: &Inputs,
+        goes_on: Option<&Path>,
+        on_card: &mut OnCard,
+        console: &mut Console,
+    ) -> Result<Self> {
         fault::phase("load");
         let checkpoint = Checkpoint::open(&inputs.model_dir)?;
         let (dtype, device) = (inputs.dtype, &inputs.opened.device);
-        let change = |name: &str, rows, value| merged(&inputs.merged, name, rows, value);
-        let change: Option<&Change> = if inputs.merged.is_empty() { None } else { Some(&change) };
+        let lacking = pissa::principal(recipe, inputs, &checkpoint, goes_on, console)?;
+        let principal = lacking.as_ref().map(|(principal, _)| principal);
+        let change = |name: &str, rows: Range<usize>, value| {
+            let value = merged(&inputs.merged, name, rows.clone(), value)?;
+            match principal {
+                Some(principal) => principal.without(name, rows, value),
+                None => Ok(value),
+            }
+        };
+        let change: Option<&Change> =
+            if inputs.merged.is_empty() && principal.is_none() { None } else { Some(&change) };
         let loaded = Qwen3::load_changed(&inputs.model_config, &checkpoint, change, &recipe.lora, (dtype, device));
         let (model, layout) = loaded.map_err(|err| explained(err, Part::Weights(dtype)))?;
         on_card.mark();
-        let initial = |slot: &Slot| match &inputs.existing {
-            Some(existing) => existing.values(slot),
-            None => Ok(initial_values(slot, recipe.train.seed)),
+        let initial = |slot: &Slot| match (&inputs.existing, principal) {
+            (Some(existing), _) => existing.values(slot),
+            (None, Some(principal)) => principal.values(slot),
+            (None, None) => Ok(initial_values(slot, recipe.train.seed)),
         };
         let mut params = Params::new(layout, dtype, device, initial).map_err(|err| explained(err, Part::Adapter))?;
         match &inputs.existing {
@@ -245,7 +273,8 @@ impl Loading {
         }
         let optim = Trainer::optimizer(&recipe.train, &params)?;
         on_card.mark();
-        Ok(Self { model, params, optim, about: receipt_facts(recipe, inputs, &checkpoint)? })
+        let about = receipt_facts(recipe, inputs, (&checkpoint, principal))?;
+        Ok(Self { model, params, optim, about, lacking })
     }
 }
 
@@ -325,13 +354,14 @@ pub(super) fn space(recipe: &Recipe, inputs: &Inputs, saver: &Saver, plan: &Step
         EvalStrategy::Epoch => Some(plan.steps_per_epoch),
     };
     let pictures = if recipe.output.plot_loss { 4 * PICTURE } else { 0 };
-    saver.space(plan, slots, eval_steps, inputs.tokenizer_size() + pictures)
+    let of_pissa = pissa::folders(recipe) * checkpoint::size(slots, None)?;
+    saver.space(plan, slots, eval_steps, inputs.tokenizer_size() + pictures + of_pissa)
 }
 
 /// The header, and what the user should know of config, model and data.
 pub(super) fn said_before(
     recipe: &Recipe,
-    inputs: &Inputs,
+    (inputs, pissa): (&Inputs, Option<&str>),
     planned: &Planned,
     plan: &StepPlan,
     notices: Vec<Notice>,
@@ -342,6 +372,7 @@ pub(super) fn said_before(
         opened: &inputs.opened,
         dtype: inputs.dtype,
         trainable: planned.shape(&inputs.model_config).trainable(),
+        pissa,
         data: &inputs.data.summary,
         plan,
         cut: planned.cut,
@@ -362,11 +393,12 @@ pub(super) fn said_before(
     planned.notice(&mut header);
     if inputs.existing.is_some() && inputs.asked != recipe.lora {
         header.notice(
-            "rank, alpha, dropout and targets are those of `adapter_name_or_path`, not of the config",
-            "秩、alpha、dropout 与目标模块取自 `adapter_name_or_path`，而非配置文件",
+            "rank, alpha, dropout, targets and PiSSA are those of `adapter_name_or_path`, not of the config",
+            "秩、alpha、dropout、目标模块与 PiSSA 取自 `adapter_name_or_path`，而非配置文件",
         );
     }
     below::notice(&recipe.model, &mut header);
+    pissa::notice(&recipe.lora.pissa, &mut header);
     if recipe.train.shared_prefix && !planned.cut.share_prefix {
         header.notice(
             "`lora_dropout` or `neftune_noise_alpha`: the shared prefix is computed for every sample",
@@ -418,12 +450,23 @@ fn to_the_end(
 }
 
 /// Writes adapter and tokenizer, reads the adapter back, and returns a line that says so. Errors: it is none that would help.
-fn keep(recipe: &Recipe, inputs: &Inputs, trainer: &Trainer, initial: &Tensor, lang: Lang) -> Result<String> {
+fn keep(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    trainer: &Trainer,
+    (principal, initial): (Option<&Principal>, &Tensor),
+    lang: Lang,
+) -> Result<String> {
     let out = &recipe.output.output_dir;
     trainer.refuse_unmoved(initial)?;
     peft::save(out, &trainer.params, &recipe.lora, &recipe.model.model_name_or_path)?;
     let rows = proof::batch_of(&inputs.data.eval, &inputs.data.train)?;
-    let proven = proof::of_a_run(out, trainer.model, &rows, lang).map_err(|err| explained(err, Part::Proof))?;
+    let idle = |slot: &Slot| match principal {
+        Some(principal) => principal.values(slot),
+        None => Ok(vec![0.0; slot.range().len()]),
+    };
+    let proven = proof::of_a_run(out, trainer.model, &idle, &rows, lang).map_err(|err| explained(err, Part::Proof))?;
+    pissa::end(recipe, principal, &trainer.params, initial)?;
     inputs.write_tokenizer(out)?;
     Ok(proven)
 }
@@ -444,13 +487,18 @@ pub(super) fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<Str
     }
 }
 
-fn receipt_facts(recipe: &Recipe, inputs: &Inputs, checkpoint: &Checkpoint) -> Result<Value> {
+fn receipt_facts(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    (checkpoint, principal): (&Checkpoint, Option<&Principal>),
+) -> Result<Value> {
     let merged = inputs.merged.iter().map(peft::Existing::whole_digest).collect::<Result<Vec<_>>>()?;
     Ok(json!({
         "digests": {
             "base": checkpoint.digest(),
             "adapter": inputs.existing.as_ref().map(peft::Existing::digest),
             "merged": (!merged.is_empty()).then(|| merged.join(" ")),
+            "pissa": principal.map(Principal::digest),
             "data": inputs.data.summary.digest,
             "tokenizer": inputs.tokenizer.digest(),
             "binary": machine::binary_digest(),

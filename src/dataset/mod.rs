@@ -12,6 +12,7 @@ mod load;
 mod mix;
 pub mod order;
 mod pack;
+mod parts;
 pub mod prepare;
 pub mod record;
 pub mod registry;

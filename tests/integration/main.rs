@@ -31,6 +31,8 @@ mod evaluate;
 mod export;
 /// The couplets written for this project.
 mod festive;
+/// Parsers against files that nobody would write.
+mod fuzz;
 /// Generation: the cache, batches, forks, scores, and the two commands.
 mod generate;
 /// The cut and the shared prefix over models and samples of random shapes.

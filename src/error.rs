@@ -20,6 +20,9 @@ pub enum Kind {
 const OUT_OF_MEMORY: [&str; 3] =
     ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "CURAND_STATUS_ALLOCATION_FAILED"];
 
+/// Characters of a line of a message; what is longer is shown without its middle.
+const LONGEST_LINE: usize = 600;
+
 /// An error with a message (place and fact) and, where there is one, a hint (the way out).
 #[derive(Debug)]
 pub struct Error {
@@ -35,7 +38,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// The user's input is wrong: configuration, data, model files, paths.
     pub fn input(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Input, message: message.into(), hint: None, hint_zh: None }
+        Self { kind: Kind::Input, message: shortened(message.into()), hint: None, hint_zh: None }
     }
 
     /// The run failed after it had started.
@@ -103,6 +106,21 @@ impl Error {
     }
 }
 
+/// Errors quote what is in files, and a line there may be as long as the file.
+fn shortened(message: String) -> String {
+    if message.len() <= LONGEST_LINE {
+        return message;
+    }
+    let short = |line: &str| match line.chars().count() {
+        n if n <= LONGEST_LINE => line.to_owned(),
+        n => {
+            let (begin, end) = (line.chars().take(LONGEST_LINE - 100), line.chars().skip(n - 100));
+            begin.chain(['…']).chain(end).collect()
+        }
+    };
+    message.lines().map(short).collect::<Vec<_>>().join("\n")
+}
+
 /// The system's words for an I/O failure, without Rust's ` (os error N)`.
 pub fn io_reason(err: &std::io::Error) -> String {
     let text = err.to_string();
@@ -144,6 +162,16 @@ impl From<std::io::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_nobody_would_read_is_shown_without_its_middle() {
+        let err = Error::input(format!("a.txt:5: {}end\nhint", "长".repeat(5000)));
+        let text = err.at("data").to_string();
+        assert!(text.starts_with("data: a.txt:5: 长长") && text.ends_with("长end\nhint"), "{text}");
+        assert!(text.contains('…') && text.chars().count() < LONGEST_LINE + 20, "{}", text.chars().count());
+        let whole = "x".repeat(LONGEST_LINE);
+        assert_eq!(Error::input(whole.clone()).to_string(), whole);
+    }
 
     #[test]
     fn a_card_without_memory_is_known_by_any_of_its_names() {

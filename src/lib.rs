@@ -53,7 +53,7 @@
 //! | [`fs`] | error | files and folders that are whole under their final name, also after a crash; the lock of a run |
 //! | [`signal`] | error | SIGINT, SIGTERM and SIGHUP as a question the trainer asks |
 //! | [`config`] | error | the recipe: our TOML, LlamaFactory's YAML and JSON |
-//! | [`hub`] | config, error, fs | a model name → a folder: local, Hugging Face cache, download |
+//! | [`hub`] | config, error, fs | a model name → a folder: local, cached, or downloaded from Hugging Face or ModelScope; the only room with a network |
 //! | [`dataset`] | config, error, fs, prosody, rng | everything about text, also raw couplets → training data; knows no tensor |
 //! | [`kernels`] | error | forward and backward of each operation; the only home of `unsafe` |
 //! | [`device`] | config, error, kernels | the CPU or a card: which, and why not |

@@ -19,6 +19,9 @@ use candle_core::{DType, Device};
 use serde_json::{Value, json};
 use std::{borrow::Cow, path::Path};
 
+/// More than any width: so few that no size computed from it wraps.
+const HIGHEST_RANK: u64 = 1 << 20;
+
 /// The configuration's file name.
 pub const CONFIG: &str = "adapter_config.json";
 /// The file name of the matrices.
@@ -264,8 +267,13 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
         return Err(only_plain_lora(Error::input(*what)));
     }
     let missing = |what: &str| only_plain_lora(Error::input(what));
-    let rank = json["r"].as_u64().filter(|r| *r > 0).ok_or_else(|| missing("r is not a positive integer"))?;
+    let rank = json["r"].as_u64().filter(|r| *r > 0 && *r <= HIGHEST_RANK);
+    let rank = rank.ok_or_else(|| missing("r is not a positive integer"))?;
     let alpha = json["lora_alpha"].as_f64().ok_or_else(|| missing("lora_alpha is not a number"))?;
+    let dropout = json["lora_dropout"].as_f64().unwrap_or(0.0);
+    if !(0.0..1.0).contains(&dropout) {
+        return Err(missing("lora_dropout is not from 0 to below 1"));
+    }
     let names: Vec<&str> = json["target_modules"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let known = |name: &&str| Projection::ALL.iter().any(|p| p.name() == *name);
     if names.is_empty() || !names.iter().all(known) {
@@ -280,7 +288,7 @@ fn parse_config(json: &Value) -> Result<LoraConfig> {
     Ok(LoraConfig {
         lora_rank: rank as usize,
         lora_alpha: alpha,
-        lora_dropout: json["lora_dropout"].as_f64().unwrap_or(0.0),
+        lora_dropout: dropout,
         lora_target: Projection::ALL.into_iter().filter(|p| names.contains(&p.name())).collect(),
         use_dora: json["use_dora"] == true,
         use_rslora: json["use_rslora"] == true,
@@ -384,6 +392,8 @@ mod tests {
                 json!("olora"),
                 "init_lora_weights \"olora\" may change the base model (OLoRA, CorDA, LoftQ, …), which is not supported",
             ),
+            ("r", json!(1u64 << 60), "r is not a positive integer"),
+            ("lora_dropout", json!(1.5), "lora_dropout is not from 0 to below 1"),
         ] {
             let mut json = good.clone();
             json[key] = value;

@@ -11,6 +11,7 @@ use super::{
         SaveStrategy, TemplateName, TrainConfig,
     },
     settings::Settings,
+    token::HubTokens,
     value::Value,
 };
 use crate::error::{Error, Result};
@@ -42,6 +43,7 @@ fn model(s: &Settings<'_>) -> Result<ModelConfig> {
         create_new_adapter: s.flag("create_new_adapter"),
         cache_dir: s.text("cache_dir").map(PathBuf::from),
         model_revision: s.required_text("model_revision")?,
+        tokens: HubTokens { hugging_face: s.token("hf_hub_token"), model_scope: s.token("ms_hub_token") },
         device: device(s)?,
     })
 }

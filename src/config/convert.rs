@@ -33,9 +33,10 @@ pub fn convert(path: &Path, overrides: &[String]) -> Result<(String, Vec<Notice>
     }
     let source = Source::read(path)?;
     let (dialect, entries) = read_source(&source, format)?;
-    let (settings, notices) = Settings::new(&source, dialect, entries, overrides)?;
+    let (settings, mut notices) = Settings::new(&source, dialect, entries, overrides)?;
     let recipe = build::recipe(&settings)?;
     recipe.validate().map_err(|err| err.at(path.display()))?;
+    notices.extend(all().filter(|key| is_secret(key) && settings.given(key.name)).map(left_out));
 
     let (text, format) = match dialect {
         Dialect::LlamaFactory => (toml(&settings), Format::Toml),
@@ -48,6 +49,18 @@ pub fn convert(path: &Path, overrides: &[String]) -> Result<(String, Vec<Notice>
         Some(difference) => {
             Err(Error::run(format!("internal error: `{}` was not converted to the same value", difference.key)))
         }
+    }
+}
+
+fn is_secret(key: &Key) -> bool {
+    key.read_by(Command::Train).is_some_and(|read| read.kind == Kind::Secret)
+}
+
+/// A converted file is read and passed on by others than the one who wrote the token down.
+fn left_out(key: &'static Key) -> Notice {
+    Notice {
+        en: format!("`{}` was not written: {}", key.name, key.about.en),
+        zh: format!("未写出 `{}`：{}", key.name, key.about.zh),
     }
 }
 
@@ -98,7 +111,7 @@ fn yaml(settings: &Settings<'_>) -> String {
 /// The keys with a home that the file gives, or that mean something else in `target` without being given.
 fn said(settings: &Settings<'_>, target: Dialect) -> impl Iterator<Item = (&'static Key, &'static Read, Value)> {
     let of = move |key: &'static Key| {
-        let read = key.read_by(Command::Train).filter(|read| read.home.is_some())?;
+        let read = key.read_by(Command::Train).filter(|read| read.home.is_some() && read.kind != Kind::Secret)?;
         if key.name == "pissa_convert" && !settings.flag("pissa_init") && !settings.given(key.name) {
             return None; // its defaults differ, and neither decides anything
         }

@@ -1,6 +1,10 @@
 //! One key and its value, and where they were written.
 
-use super::{source::Source, value::Value};
+use super::{
+    source::Source,
+    token::{hidden, is_secret},
+    value::Value,
+};
 use crate::error::{Error, Result};
 use std::fmt;
 
@@ -49,8 +53,11 @@ impl Entry {
         }
     }
 
-    /// An error about the value.
+    /// An error about the value; of a secret only the key is shown.
     pub fn error(&self, source: &Source, fact: impl fmt::Display) -> Error {
+        if is_secret(&self.key) {
+            return self.key_error(source, fact);
+        }
         match &self.place {
             Place::File { value, .. } => source.error_at(*value, fact),
             Place::Override(_) => self.override_error(fact),
@@ -71,6 +78,6 @@ impl Entry {
 
     fn override_error(&self, fact: impl fmt::Display) -> Error {
         let text = if let Place::Override(text) = &self.place { text.as_str() } else { "" };
-        Error::input(format!("override `{}={text}`: {fact}", self.key))
+        Error::input(format!("override `{}`: {fact}", hidden(&format!("{}={text}", self.key))))
     }
 }

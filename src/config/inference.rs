@@ -13,6 +13,7 @@ use super::{
     settings::parse_override,
     source::Source,
     table::{Answer, Command, V1},
+    token::{HubTokens, Token},
     value::Value,
     yaml,
 };
@@ -32,6 +33,8 @@ pub struct InferenceConfig {
     pub cache_dir: Option<PathBuf>,
     /// `model_revision`
     pub revision: Option<String>,
+    /// `hf_hub_token`, `ms_hub_token`
+    pub tokens: HubTokens,
     /// `device`, `use_cpu`
     pub device: DeviceChoice,
     /// `infer_dtype`
@@ -173,7 +176,7 @@ fn read(source: &Source, format: Format) -> Result<Vec<Entry>> {
 fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
     entry.refuse_tilde(source)?;
     entry.value = match (&entry.place, &entry.value) {
-        (Place::Override(text), value) if kind == Kind::Text && !matches!(value, Value::Text(_) | Value::Null) => {
+        (Place::Override(text), value) if kind.is_text() && !matches!(value, Value::Text(_) | Value::Null) => {
             Value::Text(text.clone())
         }
         (_, value) => kind.loosen(value.clone()),
@@ -182,7 +185,7 @@ fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
         return Ok(entry);
     }
     let (en, zh) = kind.describe();
-    let err = entry.error(source, format!("`{}` must be {en}, found {}", entry.key, entry.value));
+    let err = entry.error(source, format!("`{}` must be {en}, found {}", entry.key, kind.shown(&entry.value)));
     Err(err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}", entry.key)))
 }
 
@@ -274,6 +277,10 @@ impl Given {
         self.value(name)?.text().map(str::to_owned)
     }
 
+    fn token(&self, name: &str) -> Option<Token> {
+        Token::new(self.value(name)?.text()?)
+    }
+
     pub(super) fn number(&self, name: &str) -> Option<f64> {
         self.value(name)?.number()
     }
@@ -312,6 +319,7 @@ impl Given {
             adapters: self.words("adapter_name_or_path").into_iter().map(PathBuf::from).collect(),
             cache_dir: self.text("cache_dir").map(PathBuf::from),
             revision: self.text("model_revision"),
+            tokens: HubTokens { hugging_face: self.token("hf_hub_token"), model_scope: self.token("ms_hub_token") },
             device: self.device()?,
             dtype: match self.text("infer_dtype").as_deref() {
                 Some("float32") => InferDtype::Float32,

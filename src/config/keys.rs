@@ -33,8 +33,14 @@ pub fn nearest(name: &str) -> Option<&'static str> {
     if is_meant { Some(near) } else { closest(name, read()) }
 }
 
+/// Bytes of a word that may be a slip of another; comparing takes time with the square of it.
+const LONGEST_SLIP: usize = 100;
+
 /// The candidate closest to `word`, if it is close enough to be what was meant.
 pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > LONGEST_SLIP {
+        return None;
+    }
     let word = word.to_lowercase();
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))

@@ -20,6 +20,8 @@ pub const MOST: i64 = u32::MAX as i64;
 pub enum Kind {
     /// Any string that is not empty.
     Text,
+    /// The same, and it is shown nowhere.
+    Secret,
     /// `true` or `false`.
     Flag,
     /// A whole number of at least so much.
@@ -65,7 +67,7 @@ impl Kind {
         let number = value.number().filter(|x| x.is_finite());
         let whole = if let Value::Int(n) = value { Some(*n).filter(|n| *n <= MOST) } else { None };
         match self {
-            Self::Text => value.text().is_some_and(|text| !text.trim().is_empty()),
+            Self::Text | Self::Secret => value.text().is_some_and(|text| !text.trim().is_empty()),
             Self::Flag => matches!(value, Value::Bool(_)),
             Self::Whole(least) => whole.is_some_and(|n| n >= least),
             Self::Steps => number.is_some_and(|x| x > 0.0) && Self::ShareOrCount.admits(value),
@@ -93,7 +95,7 @@ impl Kind {
     /// What is expected, for "`key` must be …" in English and "`key` 应为…" in Chinese.
     pub fn describe(self) -> (String, String) {
         let fixed = match self {
-            Self::Text => ("a string", "字符串"),
+            Self::Text | Self::Secret => ("a string", "字符串"),
             Self::Flag => ("true or false", "true 或 false"),
             Self::Steps => (
                 "a whole number of at least 1, or a share of all steps below 1",
@@ -146,10 +148,21 @@ impl Kind {
         }
     }
 
+    /// Whether any word is meant as it stands, also one that YAML takes for a number.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Secret)
+    }
+
+    /// A value of this kind as an error shows it.
+    pub fn shown(self, value: &Value) -> String {
+        if self == Self::Secret { "something else".into() } else { value.to_string() }
+    }
+
     fn is_numeric(self) -> bool {
         !matches!(
             self,
             Self::Text
+                | Self::Secret
                 | Self::Flag
                 | Self::Thinking
                 | Self::Resume

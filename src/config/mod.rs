@@ -25,6 +25,7 @@ pub mod sections;
 mod settings;
 mod source;
 pub mod table;
+pub mod token;
 mod toml;
 mod value;
 mod yaml;
@@ -40,6 +41,7 @@ pub use resolve::{Difference, LORA_SHAPE, MAY_CHANGE};
 pub use scheduler::{SchedulerKwargs, SchedulerType};
 pub use schema::schema;
 pub use sections::*;
+pub use token::{HubTokens, Token};
 
 use crate::error::{Error, Result};
 use settings::Settings;

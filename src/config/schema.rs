@@ -90,7 +90,7 @@ impl Kind {
     fn schema(self) -> Json {
         let strings = json!({"type": "array", "items": {"type": "string"}});
         match self {
-            Self::Text => json!({"type": "string"}),
+            Self::Text | Self::Secret => json!({"type": "string"}),
             Self::Flag => json!({"type": "boolean"}),
             Self::Whole(least) => json!({"type": "integer", "minimum": least, "maximum": MOST}),
             Self::Steps => json!({"type": "number", "exclusiveMinimum": 0, "maximum": MOST}),

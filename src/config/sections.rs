@@ -5,6 +5,7 @@
 use super::{
     interval::Interval,
     scheduler::{SchedulerKwargs, SchedulerType},
+    token::HubTokens,
 };
 use serde::{Deserialize, Serialize, Serializer};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,9 @@ pub struct ModelConfig {
     pub cache_dir: Option<PathBuf>,
     /// Branch, tag or commit of the model repository. Default `main`.
     pub model_revision: String,
+    /// `hf_hub_token`, `ms_hub_token`; written nowhere, and no part of what makes two recipes differ.
+    #[serde(skip)]
+    pub tokens: HubTokens,
     /// Where to compute. `use_cpu: true` in LlamaFactory's dialect means `cpu`.
     pub device: DeviceChoice,
 }

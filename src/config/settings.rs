@@ -11,6 +11,7 @@ use super::{
     sections::Dialect,
     source::Source,
     table::{Absent, Answer, Command, Key, Read},
+    token::{Token, hidden},
     value::{Value, scalar},
     yaml,
 };
@@ -90,6 +91,11 @@ impl<'s> Settings<'s> {
     /// A string.
     pub fn text(&self, name: &str) -> Option<String> {
         self.value(name).text().map(str::to_owned)
+    }
+
+    /// A token of a hub.
+    pub fn token(&self, name: &str) -> Option<Token> {
+        Token::new(self.value(name).text()?)
     }
 
     /// A string that must be there.
@@ -208,7 +214,7 @@ impl<'s> Settings<'s> {
         entry.refuse_tilde(self.source)?;
         let value = match (&entry.place, self.dialect) {
             (Place::Override(text), _)
-                if read.kind == Kind::Text && !matches!(entry.value, Value::Text(_) | Value::Null) =>
+                if read.kind.is_text() && !matches!(entry.value, Value::Text(_) | Value::Null) =>
             {
                 Value::Text(text.clone()) // a revision `1.0` is a name, whatever YAML thinks
             }
@@ -235,7 +241,7 @@ impl<'s> Settings<'s> {
             return err.hint(format!("supported: {en}")).hint_zh(format!("目前支持：{zh}"));
         }
         let en = if matches!(found, Value::Int(n) if *n > MOST) { format!("at most {MOST}") } else { en };
-        let err = entry.error(self.source, format!("`{}` must be {en}, found {found}", key.name));
+        let err = entry.error(self.source, format!("`{}` must be {en}, found {}", key.name, read.kind.shown(found)));
         if key.name == "template" {
             return err
                 .hint("only Qwen3 is trained: `qwen3` for hybrid models, `qwen3_nothink` for the -2507-Instruct ones")
@@ -307,7 +313,7 @@ fn refuse_doubles(source: &Source, entries: &[Entry]) -> Result<()> {
 /// `key=value`. Errors: no `=`.
 pub(super) fn parse_override(text: &str) -> Result<Entry> {
     let Some((key, value)) = text.split_once('=') else {
-        return Err(Error::input(format!("override `{text}` is not `key=value`"))
+        return Err(Error::input(format!("override `{}` is not `key=value`", hidden(text)))
             .hint("write for example `learning_rate=1e-4`, without blanks around the `=`")
             .hint_zh("请写成例如 `learning_rate=1e-4` 的形式，等号两边不留空格"));
     };

@@ -1,5 +1,6 @@
 //! The text of a config file, and how an error points into it.
 
+use super::token::hidden;
 use crate::error::{Error, Result, io_reason};
 use std::{
     ops::Range,
@@ -60,6 +61,7 @@ impl Source {
         let number = 1 + self.text[..at].matches('\n').count();
         let column = self.text[line_start..at].chars().count();
         let line = self.text[line_start..].lines().next().unwrap_or_default();
+        let line = &hidden(line);
         let shown = window(line, column);
         let gutter = number.to_string();
         let before: String = line.chars().skip(shown.start).take(column - shown.start).map(untab).collect();

@@ -71,6 +71,15 @@ impl Value {
         }
     }
 
+    /// How many values it consists of.
+    pub fn size(&self) -> usize {
+        1 + match self {
+            Self::List(items) => items.iter().map(Self::size).sum(),
+            Self::Table(pairs) => pairs.iter().map(|(_, value)| value.size()).sum(),
+            _ => 0,
+        }
+    }
+
     /// Whether two values say the same; `0` and `0.0` do.
     pub fn same(&self, other: &Self) -> bool {
         match (self.number(), other.number()) {

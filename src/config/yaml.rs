@@ -31,7 +31,7 @@ pub fn read(source: &Source) -> Result<Vec<Entry>> {
             _ => return Err(events.complain(&at, "a key must be a plain word")),
         };
         let (event, value_at) = events.next()?;
-        let value = events.value(event)?;
+        let value = events.value(event, &value_at)?;
         entries.push(Entry { key, value, place: Place::File { key: events.byte(&at), value: events.byte(&value_at) } });
     }
     match events.content()? {
@@ -44,21 +44,30 @@ pub fn read(source: &Source) -> Result<Vec<Entry>> {
 pub fn value(source: &Source) -> Result<Value> {
     let mut events = Events::new(source);
     match events.content()? {
-        Some((event, _)) => events.value(event),
+        Some((event, at)) => events.value(event, &at),
         None => Ok(Value::Null),
     }
 }
+
+/// Values in each other at most. No key takes more than a list or a table.
+const DEEPEST: usize = 32;
+/// Values that aliases may repeat in one file. A few lines of aliases of aliases are worth more than any memory.
+const MOST_REPEATED: usize = 10_000;
 
 struct Events<'s> {
     source: &'s Source,
     parser: Parser<'s, StrInput<'s>>,
     /// Values with an anchor (`&name`), for their aliases.
     anchors: HashMap<usize, Value>,
+    /// Values that aliases have repeated so far.
+    repeated: usize,
+    /// Lists and tables around the present value.
+    depth: usize,
 }
 
 impl<'s> Events<'s> {
     fn new(source: &'s Source) -> Self {
-        Self { source, parser: Parser::new_from_str(source.text()), anchors: HashMap::new() }
+        Self { source, parser: Parser::new_from_str(source.text()), anchors: HashMap::new(), repeated: 0, depth: 0 }
     }
 
     /// The next event of any content, comments left out.
@@ -84,15 +93,25 @@ impl<'s> Events<'s> {
         }
     }
 
-    /// The value that begins with `event`.
-    fn value(&mut self, event: Event<'s>) -> Result<Value> {
+    /// The value that begins with `event`, which stands at `at`.
+    fn value(&mut self, event: Event<'s>, at: &Marker) -> Result<Value> {
         let anchor = event.anchor_id();
         let value = match event {
             Event::Scalar(text, ScalarStyle::Plain, _, None) => scalar(&text),
             Event::Scalar(text, ..) => Value::Text(text.into_owned()),
-            Event::Alias(id) => self.anchors.get(&id).cloned().unwrap_or(Value::Other("an alias of itself")),
-            Event::SequenceStart(..) => self.list()?,
-            _ => self.table()?,
+            Event::Alias(id) => self.again(id, at)?,
+            list_or_table => {
+                if self.depth == DEEPEST {
+                    return Err(self.complain(at, format!("more than {DEEPEST} lists and tables in each other")));
+                }
+                self.depth += 1;
+                let value = match list_or_table {
+                    Event::SequenceStart(..) => self.list()?,
+                    _ => self.table()?,
+                };
+                self.depth -= 1;
+                value
+            }
         };
         if let Some(id) = anchor {
             self.anchors.insert(id, value.clone());
@@ -100,12 +119,22 @@ impl<'s> Events<'s> {
         Ok(value)
     }
 
+    /// The value that an alias (`*name`) repeats.
+    fn again(&mut self, id: usize, at: &Marker) -> Result<Value> {
+        let Some(value) = self.anchors.get(&id) else { return Ok(Value::Other("an alias of itself")) };
+        self.repeated += value.size();
+        if self.repeated > MOST_REPEATED {
+            return Err(self.complain(at, "aliases (`*name`) of aliases make this file too large"));
+        }
+        Ok(value.clone())
+    }
+
     fn list(&mut self) -> Result<Value> {
         let mut items = Vec::new();
         loop {
-            match self.next()?.0 {
-                Event::SequenceEnd => return Ok(Value::List(items)),
-                event => items.push(self.value(event)?),
+            match self.next()? {
+                (Event::SequenceEnd, _) => return Ok(Value::List(items)),
+                (event, at) => items.push(self.value(event, &at)?),
             }
         }
     }
@@ -119,8 +148,8 @@ impl<'s> Events<'s> {
                 Event::Scalar(name, ..) => name.into_owned(),
                 _ => return Err(self.complain(&at, "a key must be a plain word")),
             };
-            let event = self.next()?.0;
-            pairs.push((name, self.value(event)?));
+            let (event, at) = self.next()?;
+            pairs.push((name, self.value(event, &at)?));
         }
     }
 

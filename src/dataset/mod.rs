@@ -14,6 +14,7 @@ mod mix;
 pub mod near;
 pub mod order;
 mod pack;
+mod parts;
 pub mod prepare;
 pub mod record;
 pub mod registry;

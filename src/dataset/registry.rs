@@ -40,6 +40,9 @@ const DOWNLOAD: (&str, &str) = (
 );
 const LOCAL: (&str, &str) = ("remove it: a local file has no such parts", "请删除该键：本地文件没有此项");
 
+/// Rows that `num_samples` may ask for: more than any data set of this kind has, and few enough to hold.
+const MOST_SAMPLES: usize = 10_000_000;
+
 /// Keys of an entry that are read, or have no effect on an Alpaca file.
 const KNOWN: [&str; 6] = ["file_name", "num_samples", "formatting", "columns", "split", "tags"];
 
@@ -184,9 +187,12 @@ fn entry_of(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
 fn num_samples(entry: &Map<String, Value>) -> Result<Option<usize>> {
     match entry.get("num_samples") {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0) {
-            Some(n) => Ok(Some(n)),
-            None => Err(Error::input("`num_samples` must be a whole number of at least 1")
+        Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(n) if (1..=MOST_SAMPLES).contains(&n) => Ok(Some(n)),
+            Some(n) if n > 0 => Err(Error::input(format!("`num_samples` is {n}, at most {MOST_SAMPLES} are drawn"))
+                .hint("correct it, or remove it to take all rows")
+                .hint_zh(format!("请改为不大于 {MOST_SAMPLES} 的整数，或删除以使用全部数据"))),
+            _ => Err(Error::input("`num_samples` must be a whole number of at least 1")
                 .hint("correct it, or remove it to take all rows")
                 .hint_zh("请改为不小于 1 的整数，或删除以使用全部数据")),
         },
@@ -304,7 +310,12 @@ fn unknown(path: &Path, name: &str, registry: &Map<String, Value>) -> Error {
 /// `names`, the most similar to `name` first.
 fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut names: Vec<&str> = names.into_iter().collect();
-    names.sort_by(|a, b| strsim::jaro_winkler(name, b).total_cmp(&strsim::jaro_winkler(name, a)));
+    // Comparing takes time with the square of the length, and the beginning tells names apart.
+    let begin = |text: &str| text.chars().take(100).collect::<String>();
+    names.sort_by_cached_key(|other| {
+        let likeness = strsim::jaro_winkler(&begin(name), &begin(other));
+        std::cmp::Reverse((likeness * 1e9) as u64)
+    });
     names
 }
 
@@ -350,6 +361,10 @@ mod tests {
             (r#"{"script_url": "x"}"#, "`script_url` is not supported"),
             (r#"{"cloud_file_name": "s3://x"}"#, "`cloud_file_name` is not supported"),
             (r#"{"file_name": "rows.json", "num_samples": 0}"#, "`num_samples` must be a whole number of at least 1"),
+            (
+                r#"{"file_name": "rows.json", "num_samples": 2147483647}"#,
+                "`num_samples` is 2147483647, at most 10000000 are drawn",
+            ),
             (r#"{"file_name": "rows.json", "ranking": true}"#, "`ranking` is not supported"),
             (r#"{"file_name": "rows.json", "split": "test"}"#, "`split`: \"test\" is not supported"),
             (

@@ -3,7 +3,7 @@
 //! No id is written down anywhere: control tokens are looked up by their text and must be one token each, so a tokenizer
 //! that does not know Qwen3's chat format is refused before it trains on torn control tokens.
 
-use super::segments;
+use super::{parts, segments};
 use crate::{
     config::TemplateName,
     error::{Error, Result, io_reason},
@@ -39,6 +39,7 @@ impl Tokenizer {
 
     /// Parses the contents of a `tokenizer.json`. Fails when it is none, or lacks a control token.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        parts::check(bytes)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|err| {
             Error::input(format!("not a tokenizer: {err}"))
                 .hint("download tokenizer.json of the model again; it is Hugging Face's format with model type BPE")

@@ -14,6 +14,9 @@ pub const INDEX: &str = "model.safetensors.index.json";
 pub const SINGLE: &str = "model.safetensors";
 /// What every model must have beside its weights.
 pub const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
+/// Small files a model is used with; the first two it must have.
+pub const FILES: [&str; 5] =
+    [REQUIRED[0], REQUIRED[1], "generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /// A safetensors header longer than this is refused by every reader.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -34,7 +37,7 @@ pub fn snapshot(root: &Path, name: &str, revision: &str) -> Option<PathBuf> {
 /// The files that `folder` lacks, or has only in part, to be a model.
 pub fn missing(folder: &Path) -> Vec<String> {
     let mut missing: Vec<String> =
-        REQUIRED.iter().filter(|name| !folder.join(name).is_file()).map(|name| name.to_string()).collect();
+        REQUIRED.iter().filter(|name| !is_there(&folder.join(name))).map(|name| name.to_string()).collect();
     let weights =
         if folder.join(INDEX).exists() { shards(&folder.join(INDEX)) } else { Some([SINGLE.to_owned()].into()) };
     match weights {
@@ -42,6 +45,11 @@ pub fn missing(folder: &Path) -> Vec<String> {
         None => missing.push(INDEX.to_owned()),
     }
     missing
+}
+
+/// A file that is not empty: an interrupted copy leaves one that is.
+fn is_there(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0)
 }
 
 /// The weight files an index names; `None` when it is damaged or names anything but plain files beside it.
@@ -64,7 +72,7 @@ pub fn is_whole(path: &Path) -> bool {
         file.by_ref().take(header_len).read_to_end(&mut header)?;
         let tensors: Map<String, Value> = serde_json::from_slice(&header)?;
         let end = tensors.values().filter_map(|tensor| tensor["data_offsets"][1].as_u64()).max();
-        Ok((8 + header_len + end.unwrap_or(0), file.metadata()?.len()))
+        Ok((end.unwrap_or(0).saturating_add(8 + header_len), file.metadata()?.len()))
     };
     expected().is_ok_and(|(expected, found)| expected == found)
 }
@@ -72,12 +80,39 @@ pub fn is_whole(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::testing::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+    /// One tensor of `len` bytes.
+    fn safetensors(len: usize) -> Vec<u8> {
+        let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{len}],"data_offsets":[0,{len}]}}}}"#);
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![7; len]].concat()
+    }
+
+    /// A model in the cache `root`, as other tools leave it; its folder.
+    fn cached(root: &Path, is_sharded: bool) -> PathBuf {
+        let base = repo_folder(root, "org/tiny");
+        let folder = base.join("snapshots").join(COMMIT);
+        fs::create_dir_all(&folder).unwrap();
+        fs::create_dir_all(base.join("refs")).unwrap();
+        fs::write(base.join("refs/main"), COMMIT).unwrap();
+        REQUIRED.iter().for_each(|name| fs::write(folder.join(name), "{}").unwrap());
+        match is_sharded {
+            true => {
+                let index = format!(r#"{{"weight_map": {{"a": "{}", "b": "{}"}}}}"#, SHARDS[0], SHARDS[1]);
+                fs::write(folder.join(INDEX), index).unwrap();
+                SHARDS.iter().for_each(|name| fs::write(folder.join(name), safetensors(200)).unwrap());
+            }
+            false => fs::write(folder.join(SINGLE), safetensors(300)).unwrap(),
+        }
+        folder
+    }
 
     #[test]
     fn revisions_are_branches_tags_or_commits() {
         let root = tempfile::tempdir().unwrap();
-        let folder = cached(root.path(), "org/tiny", &single_model());
+        let folder = cached(root.path(), false);
         fs::create_dir_all(repo_folder(root.path(), "org/tiny").join("refs/refs/pr")).unwrap();
         fs::write(repo_folder(root.path(), "org/tiny").join("refs/refs/pr/1"), format!("{COMMIT}\n")).unwrap();
         for (revision, found, why) in [
@@ -95,10 +130,11 @@ mod tests {
     #[test]
     fn a_model_is_complete_or_says_what_is_missing() {
         type Edit = fn(&Path);
-        let cases: [(bool, Edit, &[&str], &str); 10] = [
+        let cases: [(bool, Edit, &[&str], &str); 11] = [
             (false, |_| {}, &[], "one file"),
             (true, |_| {}, &[], "two shards"),
             (false, |d| fs::remove_file(d.join("config.json")).unwrap(), &["config.json"], "no config"),
+            (false, |d| fs::write(d.join("config.json"), "").unwrap(), &["config.json"], "an empty config"),
             (false, |d| fs::remove_file(d.join("tokenizer.json")).unwrap(), &["tokenizer.json"], "no tokenizer"),
             (false, |d| fs::remove_file(d.join(SINGLE)).unwrap(), &[SINGLE], "no weights"),
             (false, |d| shorten(&d.join(SINGLE), 1), &[SINGLE], "a byte too short"),
@@ -114,8 +150,7 @@ mod tests {
         ];
         for (is_sharded, edit, want, why) in cases {
             let root = tempfile::tempdir().unwrap();
-            let files = if is_sharded { sharded_model() } else { single_model() };
-            let folder = cached(root.path(), "org/tiny", &files);
+            let folder = cached(root.path(), is_sharded);
             edit(&folder);
             assert_eq!(missing(&folder), want, "{why}");
         }

@@ -36,6 +36,11 @@ pub struct Qwen3Config {
     pub torch_dtype: Option<String>,
 }
 
+/// More than any model has, and so few that no size computed from them wraps.
+const MOST_PARAMETERS: u128 = 1 << 45;
+/// The same of blocks, which are listed before their weights are looked for.
+const MOST_BLOCKS: usize = 4096;
+
 impl Qwen3Config {
     /// (out, in) of a projection's weight.
     pub fn projection(&self, projection: Projection) -> (usize, usize) {
@@ -95,11 +100,26 @@ impl Qwen3Config {
                 config.num_attention_heads, config.num_key_value_heads
             ))));
         }
+        if config.exact_parameters() > MOST_PARAMETERS || config.num_hidden_layers > MOST_BLOCKS {
+            let (parameters, blocks) = (config.exact_parameters() as f64, config.num_hidden_layers);
+            let fact = format!("it describes a model of {parameters:.1e} parameters in {blocks} blocks");
+            return Err(damaged(Error::input(fact)));
+        }
         if !config.head_dim.is_multiple_of(2) {
             let fact = format!("head_dim {} is odd; rotary embedding needs pairs", config.head_dim);
             return Err(damaged(Error::input(fact)));
         }
         Ok(config)
+    }
+
+    /// [`Self::parameters`] of whatever a file says, in numbers that neither wrap nor lose much.
+    fn exact_parameters(&self) -> u128 {
+        let product = |factors: &[usize]| factors.iter().fold(1u128, |product, n| product.saturating_mul(*n as u128));
+        let (d, f, e) = (self.hidden_size, self.intermediate_size, self.head_dim);
+        let heads = self.num_attention_heads.saturating_add(self.num_key_value_heads);
+        let block = [product(&[2, d, heads, e]), product(&[3, d, f]), product(&[2, d]), product(&[2, e])];
+        let block = block.iter().fold(0u128, |sum, n| sum.saturating_add(*n));
+        block.saturating_mul(self.num_hidden_layers as u128).saturating_add(product(&[2, self.vocab_size, d]))
     }
 
     /// Weights of the frozen projections of all blocks: the N of the cost model.
@@ -240,6 +260,12 @@ mod tests {
             ("attention_bias", json!(true), "attention_bias = true is not supported"),
             ("hidden_act", json!("gelu"), "hidden_act = \"gelu\" is not supported"),
             ("hidden_size", json!(-4), "hidden_size is -4, a positive integer is needed"),
+            (
+                "num_hidden_layers",
+                json!(u64::MAX),
+                "it describes a model of 2.9e26 parameters in 18446744073709551615 blocks",
+            ),
+            ("vocab_size", json!(1u64 << 40), "it describes a model of 2.3e15 parameters in 28 blocks"),
             ("rms_norm_eps", json!("x"), "rms_norm_eps is missing or not a positive number"),
             ("num_key_value_heads", json!(3), "num_attention_heads 16 is not a multiple of num_key_value_heads 3"),
         ];

@@ -6,7 +6,7 @@ use crate::{
 };
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{
     borrow::Cow,
     cell::RefCell,
@@ -55,9 +55,11 @@ impl Checkpoint {
     /// Opens the checkpoint in `dir`. Errors: no weights, a missing shard, a damaged header.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut tensors = BTreeMap::new();
-        for shard in shards(dir)? {
+        let (shards, map) = shards(dir)?;
+        for shard in shards {
             read_header(&shard, &mut tensors)?;
         }
+        refuse_misplaced(dir, &map, &tensors)?;
         Ok(Self { dir: dir.to_owned(), tensors, digests: RefCell::default() })
     }
 
@@ -231,11 +233,12 @@ impl Place {
     }
 }
 
-fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
+/// The files of the weights, and the file of each tensor as the index has it.
+fn shards(dir: &Path) -> Result<(Vec<PathBuf>, Map<String, Value>)> {
     let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
     if !index.is_file() {
         if single.is_file() {
-            return Ok(vec![single]);
+            return Ok((vec![single], Map::new()));
         }
         return Err(Error::file(dir, "no model.safetensors and no model.safetensors.index.json")
             .hint("only safetensors checkpoints are read; convert .bin files first")
@@ -243,25 +246,44 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     let text = std::fs::read_to_string(&index)
         .map_err(|err| damaged(&index, format!("cannot be read: {}", io_reason(&err))))?;
-    let json: Value = serde_json::from_str(&text).map_err(|err| damaged(&index, format!("not valid JSON: {err}")))?;
-    let Some(map) = json["weight_map"].as_object() else {
+    let mut json: Value =
+        serde_json::from_str(&text).map_err(|err| damaged(&index, format!("not valid JSON: {err}")))?;
+    let Some(Value::Object(map)) = json.get_mut("weight_map").map(Value::take) else {
         return Err(damaged(&index, "no weight_map in it"));
     };
     let plain = |name: &str| !name.is_empty() && !name.contains(['/', '\\']) && name != "..";
     let mut names = Vec::with_capacity(map.len());
-    for (tensor, file) in map {
+    for (tensor, file) in &map {
         match file.as_str().filter(|name| plain(name)) {
             Some(name) => names.push(name),
-            None => return Err(damaged(&index, format!("{tensor} lies in {file}, which is not a file name"))),
+            None => {
+                let fact = format!("{tensor} lies in {file}, which is not a file name");
+                return Err(damaged(&index, fact));
+            }
         }
     }
     names.sort_unstable();
     names.dedup();
     match names.iter().find(|name| !dir.join(name).is_file()) {
-        None => Ok(names.into_iter().map(|name| dir.join(name)).collect()),
+        None => Ok((names.into_iter().map(|name| dir.join(name)).collect(), map)),
         Some(name) => Err(Error::file(&index, format!("names {name}, which is not there"))
             .hint("the download was cut or the folder was copied in part; fetch that file")
             .hint_zh("下载不完整，或只复制了部分文件；请补上该文件")),
+    }
+}
+
+/// Errors: a tensor is not in the file that the index names for it. `map` is empty where there is no index.
+fn refuse_misplaced(dir: &Path, map: &Map<String, Value>, tensors: &BTreeMap<String, Place>) -> Result<()> {
+    let is_in = |tensor: &str, file: &Value| {
+        let place = tensors.get(tensor).and_then(|place| place.shard.file_name()?.to_str());
+        place == file.as_str()
+    };
+    match map.iter().find(|(tensor, file)| !is_in(tensor, file)) {
+        None => Ok(()),
+        Some((tensor, file)) => {
+            let index = dir.join("model.safetensors.index.json");
+            Err(damaged(&index, format!("{tensor} is not in {file}, where it should lie")))
+        }
     }
 }
 
@@ -312,6 +334,10 @@ fn read_header(path: &Path, tensors: &mut BTreeMap<String, Place>) -> Result<()>
                 .hint_zh("LoRA 需要 f32、bf16 或 f16 的原始权重"));
             }
         };
+        if let Some(other) = tensors.get(&name) {
+            let other = other.shard.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(damaged(format!("{name} is also in {other}")));
+        }
         let (start, end) = info.data_offsets;
         let place = Place {
             shard: path.to_owned(),
@@ -369,6 +395,113 @@ mod tests {
             let noted = Checkpoint::open(one.path()).unwrap();
             ["a", "b"].iter().for_each(|name| noted.take_note(name).unwrap());
             assert_eq!(noted.digest(), digests[0], "nor does reading for the digest alone");
+        }
+    }
+
+    /// A safetensors file with this header and so many bytes of data.
+    fn raw(header: &str, data: usize) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
+    }
+
+    #[test]
+    fn a_header_that_does_not_describe_its_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("model.safetensors");
+        let two = |a: &str, b: &str| format!(r#"{{"a":{{"dtype":"F32",{a}}},"b":{{"dtype":"F32",{b}}}}}"#);
+        let one = |tensor: &str| format!(r#"{{"a":{{{tensor}}}}}"#);
+        let many: Vec<String> = (0..100_000)
+            .map(|n| format!(r#""t{n}":{{"dtype":"F32","shape":[1],"data_offsets":[{},{}]}}"#, 4 * n, 4 * n + 4))
+            .collect();
+        for (bytes, want, why) in [
+            (
+                raw(&two(r#""shape":[2],"data_offsets":[0,8]"#, r#""shape":[1],"data_offsets":[12,16]"#), 16),
+                "bad header",
+                "a gap",
+            ),
+            (
+                raw(&two(r#""shape":[2],"data_offsets":[0,8]"#, r#""shape":[2],"data_offsets":[4,12]"#), 12),
+                "bad header",
+                "an overlap",
+            ),
+            (
+                raw(&two(r#""shape":[2],"data_offsets":[0,8]"#, r#""shape":[2],"data_offsets":[0,8]"#), 8),
+                "bad header",
+                "twice the same bytes",
+            ),
+            (raw(&one(r#""dtype":"F32","shape":[3],"data_offsets":[0,8]"#), 8), "bad header", "a shape of more bytes"),
+            (raw(&one(r#""dtype":"F32","shape":[2],"data_offsets":[8,0]"#), 8), "bad header", "backwards"),
+            (raw(&one(r#""dtype":"F32","shape":[2],"data_offsets":[-8,0]"#), 8), "bad header", "below zero"),
+            (
+                raw(&one(r#""dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0]"#), 0),
+                "bad header",
+                "2⁶⁴ bytes",
+            ),
+            (
+                raw(&one(r#""dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,8]"#), 8),
+                "bad header",
+                "2⁶³ values",
+            ),
+            (raw(&one(r#""dtype":"F31","shape":[2],"data_offsets":[0,8]"#), 8), "bad header", "no such dtype"),
+            (raw(&one(r#""dtype":"I8","shape":[8],"data_offsets":[0,8]"#), 8), "has dtype I8", "whole numbers"),
+            (raw(&one(r#""dtype":"F32","shape":[2]"#), 8), "bad header", "no place"),
+            (
+                raw(&one(r#""dtype":"F32","shape":[2],"data_offsets":[0,8]"#), 9),
+                "its header describes",
+                "a byte too many",
+            ),
+            (
+                raw(&one(r#""dtype":"F32","shape":[2],"data_offsets":[0,8]"#), 7),
+                "its header describes",
+                "a byte too few",
+            ),
+            (raw("[]", 0), "bad header", "a list"),
+            (raw(&"[".repeat(100_000), 0), "bad header", "as deep as it is long"),
+            (
+                raw(&format!("{{{}}}", many.join(",")), 400_000 - 4),
+                "its header describes",
+                "very many tensors, one of them cut",
+            ),
+            ((1u64 << 60).to_le_bytes().to_vec(), "its header claims", "a header of 2⁶⁰ bytes"),
+            (u64::MAX.to_le_bytes().to_vec(), "its header claims", "a header of 2⁶⁴ bytes"),
+            (b"PK\x03\x04 a zip of pickles".to_vec(), "its header claims", "a renamed .bin"),
+            (b"\x80\x02}q\x00X\x01\x00".to_vec(), "its header claims", "a renamed pickle"),
+            (vec![], "too short", "nothing"),
+        ] {
+            std::fs::write(&file, &bytes).unwrap();
+            let err = Checkpoint::open(dir.path()).err().unwrap_or_else(|| panic!("{why}")).to_string();
+            assert!(err.contains(want) && err.contains("model.safetensors"), "{why}: {err}");
+        }
+        std::fs::write(&file, raw(&format!("{{{}}}", many.join(",")), 400_000)).unwrap();
+        assert_eq!(Checkpoint::open(dir.path()).unwrap().names().count(), 100_000, "very many tensors");
+    }
+
+    #[test]
+    fn shards_that_do_not_fit_their_index_are_refused() {
+        let tensor =
+            |name: &str| raw(&format!(r#"{{"{name}":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#), 8);
+        for (index, shards, want, why) in [
+            (r#"{"a": "1", "b": "2"}"#, ["a", "b"], None, "as it should be"),
+            (r#"{"a": "1"}"#, ["a", "b"], None, "a shard that nothing names is not read"),
+            (r#"{"a": "1", "b": "2"}"#, ["a", "a"], Some("a is also in 1"), "in two shards"),
+            (r#"{"a": "2", "b": "1"}"#, ["a", "b"], Some("a is not in \"2\", where it should lie"), "exchanged"),
+            (r#"{"a": "1", "b": "2", "c": "2"}"#, ["a", "b"], Some("c is not in \"2\""), "in none"),
+            (r#"{"a": "1", "b": "3"}"#, ["a", "b"], Some("names 3, which is not there"), "a shard is missing"),
+            (r#"{"a": "1", "b": "../2"}"#, ["a", "b"], Some("b lies in \"../2\", which is not a file name"), "above"),
+            (r#"{"a": "/etc/passwd"}"#, ["a", "b"], Some("which is not a file name"), "elsewhere"),
+            (r#"{"a": ".."}"#, ["a", "b"], Some("which is not a file name"), "the folder above"),
+            (r#"{"a": ""}"#, ["a", "b"], Some("which is not a file name"), "nothing"),
+            (r#"{"a": 1}"#, ["a", "b"], Some("a lies in 1, which is not a file name"), "a number"),
+            ("[]", ["a", "b"], Some("no weight_map in it"), "no map"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, shard) in ["1", "2"].iter().zip(shards) {
+                std::fs::write(dir.path().join(name), tensor(shard)).unwrap();
+            }
+            std::fs::write(dir.path().join("model.safetensors.index.json"), format!(r#"{{"weight_map": {index}}}"#))
+                .unwrap();
+            let err = Checkpoint::open(dir.path()).err().map(|err| err.to_string());
+            assert_eq!(err.is_some(), want.is_some(), "{why}: {err:?}");
+            assert!(want.is_none_or(|want| err.as_ref().is_some_and(|err| err.contains(want))), "{why}: {err:?}");
         }
     }
 

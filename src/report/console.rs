@@ -21,6 +21,8 @@ use std::{io::Write, time::Instant};
 
 /// Seconds between two lines of progress where there is no bar.
 const BETWEEN: f64 = 5.0;
+/// Bytes of a file that takes long enough to say how far it is.
+const LARGE: u64 = 100 << 20;
 /// Characters of a text that are shown.
 const SHOWN: usize = 32;
 
@@ -29,8 +31,8 @@ pub struct Console<'a> {
     out: Box<dyn Write + 'a>,
     look: Look,
     bar: Option<ProgressBar>,
-    /// The file being downloaded.
-    download: Option<String>,
+    /// The file being downloaded, and how much of it the last line told.
+    download: Option<(String, u64)>,
     /// The work in progress, when it began, and at which second of it the last line was told.
     work: Option<(String, Instant, f64)>,
     pace: Pace,
@@ -90,16 +92,37 @@ impl<'a> Console<'a> {
     pub fn error(&mut self, err: &Error) {
         self.end_bar();
         let lang = self.look.lang;
-        let mut text = format!("{}{err}\n", self.paint(RED, lang.pick("error: ", "错误：")));
+        let fact = harmless(&err.to_string());
+        let mut text = format!("{}{fact}\n", self.paint(RED, lang.pick("error: ", "错误：")));
         if let Some(hint) = err.hint_text(lang == Lang::Zh) {
-            text += &format!("{}{hint}\n", self.paint(BOLD, lang.pick("hint: ", "提示：")));
+            text += &format!("{}{}\n", self.paint(BOLD, lang.pick("hint: ", "提示：")), harmless(hint));
         }
         self.put(&text);
     }
 
-    /// `done` of `total` bytes of a file are here: a bar on a terminal, elsewhere a line when a file starts.
+    /// `done` of `total` bytes of a file are here: a bar on a terminal, elsewhere a line when a file starts, and for a large one
+    /// a line every tenth of it.
     pub fn download(&mut self, file: &str, done: u64, total: u64) {
         self.transfer(self.look.lang.pick("downloading", "正在下载"), file, done, total);
+    }
+
+    /// Another process downloads `file`, and is waited for.
+    pub fn download_waits(&mut self, file: &str) {
+        self.end_bar();
+        self.line(&match self.look.lang {
+            Lang::En => format!("waiting for another process that is downloading {file}"),
+            Lang::Zh => format!("另一个进程正在下载 {file}，等待其完成"),
+        });
+    }
+
+    /// An attempt to get `file` failed; the next begins in `seconds`.
+    pub fn download_again(&mut self, file: &str, reason: &str, seconds: f64) {
+        self.end_bar();
+        self.download = None;
+        self.line(&match self.look.lang {
+            Lang::En => format!("{file}: {reason}; trying again in {seconds:.0} s"),
+            Lang::Zh => format!("{file}：{reason}；{seconds:.0} 秒后重试"),
+        });
     }
 
     /// `done` of `total` bytes of weights are in the folder `dir`; shown as a download is.
@@ -141,9 +164,9 @@ impl<'a> Console<'a> {
     }
 
     fn transfer(&mut self, verb: &str, file: &str, done: u64, total: u64) {
-        if self.download.as_deref() != Some(file) {
+        if self.download.as_ref().is_none_or(|(name, _)| name != file) {
             self.end_bar();
-            self.download = Some(file.to_owned());
+            self.download = Some((file.to_owned(), done));
             match self.wants_bar() {
                 true => {
                     self.bar = Some(bar(total, "{prefix} [{bar:24}] {bytes}/{total_bytes}  {bytes_per_sec}  {eta}"))
@@ -156,6 +179,14 @@ impl<'a> Console<'a> {
         if done >= total {
             self.end_bar();
             self.download = None;
+        } else if let Some((_, told)) = &mut self.download
+            && self.bar.is_none()
+            && total >= LARGE
+            && done - *told >= total / 10
+        {
+            *told = done;
+            let (done, total, share) = (HumanBytes(done), HumanBytes(total), done as f64 / total as f64 * 100.0);
+            self.line(&format!("{verb} {file} {share:.0}% ({done}/{total})"));
         }
     }
 
@@ -348,6 +379,11 @@ pub fn one_line(text: &str) -> String {
     shown
 }
 
+/// An error quotes files that others wrote: what they say must not steer the terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
 const BOLD: &str = "1";
 const RED: &str = "1;31";
 const YELLOW: &str = "33";
@@ -496,6 +532,13 @@ mod tests {
     }
 
     #[test]
+    fn what_an_error_quotes_does_not_steer_the_terminal() {
+        let err = Error::input("a.json: \x1b[2Jgone\r\n1 | \u{9b}31m").hint("\x07");
+        let got = printed(PLAIN, |console| console.error(&err));
+        assert_eq!(got, "error: a.json: \u{fffd}[2Jgone\u{fffd}\n1 | \u{fffd}31m\nhint: \u{fffd}\n");
+    }
+
+    #[test]
     fn a_download_is_a_line_per_file_where_there_is_no_bar() {
         let got = printed(PLAIN, |console| {
             for (file, done) in [("config.json", 0), ("config.json", 700), ("a.safetensors", 0), ("a.safetensors", 10)]
@@ -504,6 +547,30 @@ mod tests {
             }
         });
         assert_eq!(got, "downloading config.json (700 B)\ndownloading a.safetensors (700 B)\n");
+    }
+
+    #[test]
+    fn a_large_download_says_how_far_it_is_and_what_it_waits_for() {
+        let got = printed(PLAIN, |console| {
+            (0..=1000).for_each(|mb| console.download("a.safetensors", mb << 20, 1000 << 20));
+            console.download_waits("b.safetensors");
+            console.download("b.safetensors", 50 << 20, 1000 << 20);
+            console.download_again("b.safetensors", "it said nothing for too long", 2.0);
+            console.download("b.safetensors", 60 << 20, 1000 << 20);
+        });
+        let lines: Vec<&str> = got.lines().collect();
+        assert_eq!(lines[0], "downloading a.safetensors (1000.00 MiB)");
+        assert_eq!(lines[1], "downloading a.safetensors 10% (100.00 MiB/1000.00 MiB)");
+        assert_eq!(lines[9], "downloading a.safetensors 90% (900.00 MiB/1000.00 MiB)");
+        assert_eq!(
+            lines[10..],
+            [
+                "waiting for another process that is downloading b.safetensors",
+                "downloading b.safetensors (1000.00 MiB)",
+                "b.safetensors: it said nothing for too long; trying again in 2 s",
+                "downloading b.safetensors (1000.00 MiB)",
+            ]
+        );
     }
 
     #[test]

@@ -136,6 +136,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             create_new_adapter: false,
             cache_dir: None,
             model_revision: "main".into(),
+            tokens: Default::default(),
             device: DeviceChoice::Cpu,
         },
         data: DataConfig {

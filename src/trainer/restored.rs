@@ -99,6 +99,9 @@ fn verified(path: &Path) -> Result<(usize, BTreeMap<String, Vec<u8>>)> {
     let manifest: Manifest = parse(MANIFEST, &fs::ops::read(&path.join(MANIFEST)).map_err(of_manifest)?)?;
     let mut files = BTreeMap::new();
     for file in &manifest.files {
+        if file.name.contains(['/', '\\']) || file.name == ".." {
+            return Err(Error::input(format!("{MANIFEST} names {}, which is not a file beside it", file.name)));
+        }
         files.insert(file.name.clone(), file.read(path)?);
     }
     let entries =

@@ -29,6 +29,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("testing", &["config", "error", "kernels", "model"]),
 ];
 
+/// What can open a connection.
+const NETWORK: [&str; 9] = [
+    "std::net",
+    "ureq",
+    "hf_hub::",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "ToSocketAddrs",
+    "UnixStream",
+    "rustix::net",
+];
+
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, out: &mut Vec<(PathBuf, String)>) {
         let mut entries: Vec<_> =
@@ -123,6 +136,7 @@ fn what_stays_out_of_a_room_stays_out() {
                 "no tensor here",
             ),
             (!inside("kernels") && text.contains("unsafe "), "unsafe lives in kernels"),
+            (!inside("hub") && NETWORK.iter().any(|name| text.contains(name)), "only the hub opens connections"),
             (
                 !binary && path != Path::new("report/console.rs") && text.contains("println!"),
                 "only the binary and the console print",

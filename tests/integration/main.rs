@@ -31,12 +31,18 @@ mod evaluate;
 mod export;
 /// The couplets written for this project.
 mod festive;
+/// Parsers against files that nobody would write.
+mod fuzz;
 /// Generation: the cache, batches, forks, scores, and the two commands.
 mod generate;
 /// The cut and the shared prefix over models and samples of random shapes.
 mod geometries;
 /// Where a run begins that does not simply go on, and what it chooses in the end.
 mod going_back;
+/// A model name → a folder, against hubs on this machine.
+mod hub;
+/// Where a token shows: at the hub, and nowhere else.
+mod hub_secrets;
 /// What the judge says of the shipped couplets, of copies and of re-paired lines.
 mod judge;
 /// Every key that is read changes what a run does.
@@ -61,6 +67,8 @@ mod recipes;
 mod resume;
 /// Rules while generating, and what they find ranked.
 mod rules;
+/// Who opens a socket.
+mod sockets;
 /// What the tests share.
 mod support;
 /// What the model writes while it is trained, and the verdict at the end.

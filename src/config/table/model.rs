@@ -24,6 +24,10 @@ pub(super) static KEYS: &[Key] = keys! {
         words("where downloaded models are kept; without it the Hugging Face cache", "下载模型的存放目录；不写时为 Hugging Face 缓存");
     model_revision: read(ALL, Model, Kind::Text, Same("main")),
         words("branch, tag or commit of the model repository", "模型仓库的分支、标签或提交");
+    hf_hub_token: read(ALL, Model, Kind::Secret, Unset),
+        words("token for gated and private models; HF_TOKEN in the environment is better kept", "受限或私有模型的令牌；放在环境变量 HF_TOKEN 中更安全");
+    ms_hub_token: read(ALL, Model, Kind::Secret, Unset),
+        words("the same for ModelScope; or MODELSCOPE_API_TOKEN in the environment", "ModelScope 的令牌；也可放入环境变量 MODELSCOPE_API_TOKEN");
     device: read(RUN, Model, Kind::Text, Same("auto")),
         words("where to compute: auto, cpu or cuda:N", "计算设备：auto、cpu 或 cuda:N");
     use_cpu: theirs(RUN, Kind::Flag, Same("false")),
@@ -50,8 +54,6 @@ pub(super) static KEYS: &[Key] = keys! {
     upcast_layernorm: NO, words("norms stay as in the base", "归一化层与基座一致");
     upcast_lmhead_output: NO, words("the output head stays as in the base", "输出头与基座一致");
     train_from_scratch: NO, words("start from a checkpoint", "请从已有模型开始");
-    hf_hub_token: NOTHING, words("put the token into the environment variable HF_TOKEN", "请把令牌放入环境变量 HF_TOKEN");
-    ms_hub_token: NOTHING, LOCAL;
     om_hub_token: NOTHING, LOCAL;
 
     flash_attn: Ignored, SPEED;

@@ -35,7 +35,7 @@ fn example(name: &str, kind: Kind) -> (String, &'static str) {
         "warmup_steps" => "3",
         "overwrite_output_dir" | "plot_loss" | "greater_is_better" => "true",
         _ => match kind {
-            Kind::Text => "a/name",
+            Kind::Text | Kind::Secret => "a/name",
             Kind::Flag => "true",
             Kind::Whole(_) | Kind::Steps | Kind::Limit => "7",
             Kind::Share | Kind::BelowOne | Kind::ShareOrCount => "0.25",
@@ -55,6 +55,11 @@ fn read_in_training() -> impl Iterator<Item = (&'static str, &'static Read)> {
     all().filter_map(|key| Some((key.name, key.read_by(Command::Train)?)))
 }
 
+/// A token must show nowhere, so it is no part of what is compared, written or converted.
+fn unsecret() -> impl Iterator<Item = (&'static str, &'static Read)> {
+    read_in_training().filter(|(_, read)| read.kind != Kind::Secret)
+}
+
 fn with(base: &str, name: &str, line: &str) -> String {
     let rest: String = base.lines().filter(|l| !l.starts_with(&format!("{name}:"))).map(|l| format!("{l}\n")).collect();
     rest + line
@@ -65,7 +70,7 @@ const NO_RECIPE: [&str; 5] = ["stage", "finetuning_type", "optim", "do_train", "
 
 #[test]
 fn every_key_that_is_read_changes_the_recipe() {
-    for (name, read) in read_in_training().filter(|(name, _)| !NO_RECIPE.contains(name)) {
+    for (name, read) in unsecret().filter(|(name, _)| !NO_RECIPE.contains(name)) {
         let (value, besides) = example(name, read.kind);
         let base = format!("{YAML}{besides}");
         let before = self::read(Format::Yaml, &base, &[]).unwrap().recipe;
@@ -161,12 +166,63 @@ fn goes_round(yaml_text: &str) {
 #[test]
 fn every_key_survives_the_way_to_toml_and_back() {
     goes_round(YAML);
-    for (name, read) in read_in_training() {
+    for (name, read) in unsecret() {
         let (value, besides) = match name {
             "do_eval" => ("true".into(), "val_size: 5\n"),
             _ => example(name, read.kind),
         };
         goes_round(&with(&format!("{YAML}{besides}"), name, &format!("{name}: {value}\n")));
+    }
+}
+
+#[test]
+fn a_token_is_read_and_shown_nowhere() {
+    let secrets: Vec<&str> =
+        read_in_training().filter(|(_, read)| read.kind == Kind::Secret).map(|(name, _)| name).collect();
+    assert_eq!(secrets, ["hf_hub_token", "ms_hub_token"]);
+    let tokens = |recipe: &Recipe| {
+        let tokens = recipe.model.tokens.clone();
+        [tokens.hugging_face, tokens.model_scope].map(|token| token.map(|token| token.reveal().to_owned()))
+    };
+    let text = format!("{YAML}hf_hub_token: secret-1\nms_hub_token: 'secret-2'\n");
+    let loaded = read(Format::Yaml, &text, &[]).unwrap();
+    assert_eq!(tokens(&loaded.recipe), [Some("secret-1".into()), Some("secret-2".into())]);
+    let said = read(Format::Yaml, &text, &["hf_hub_token=123"]).unwrap();
+    assert_eq!(tokens(&said.recipe)[0].as_deref(), Some("123"), "a word, whatever YAML thinks");
+    assert!(
+        loaded.recipe.diff(&serde_json::to_value(yaml("")).unwrap()).is_empty(),
+        "and nothing that tells runs apart"
+    );
+    let shown = [format!("{loaded:?}"), serde_json::to_string(&loaded.recipe).unwrap(), convert_text(&text, "c.yaml")];
+    assert!(shown.iter().all(|shown| !shown.contains("secret")), "{shown:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.yaml");
+    fs::write(&path, &text).unwrap();
+    let notices = convert(&path, &[]).unwrap().1;
+    assert!(notices.iter().any(|notice| notice.en.starts_with("`hf_hub_token` was not written")), "{notices:?}");
+
+    for (format, lines, overrides) in [
+        (Format::Yaml, "hf_hub_token: [secret]\n", vec![]),
+        (Format::Yaml, "hf_hub_token: {secret: secret}\n", vec![]),
+        (Format::Yaml, "hf_hub_token:\n  [secret]\n", vec![]),
+        (Format::Yaml, "hf_hub_token: \"secret\n", vec![]),
+        (Format::Yaml, "hf_hub_token: secret\nhf_hub_token: secret\n", vec![]),
+        (Format::Yaml, "om_hub_token: secret\n", vec![]),
+        (Format::Yaml, "hub_token: secret\n", vec![]),
+        (Format::Yaml, "hf_hub_tokn: hf_secretsecret\n", vec![]),
+        (Format::Yaml, "", vec!["hub_token=secret"]),
+        (Format::Yaml, "", vec!["hf_secretsecret"]),
+        (Format::Toml, "[model]\nhf_hub_token = [\"secret\"]\n", vec![]),
+        (Format::Toml, "[train]\nhf_hub_token = \"secret\"\n", vec![]),
+        (Format::Json, "{\"model_name_or_path\": 1, \"hf_hub_token\": \"secret\" \"secret\"}", vec![]),
+    ] {
+        let base = match format {
+            Format::Yaml => YAML,
+            Format::Toml | Format::Json => "",
+        };
+        let err = read(format, &format!("{base}{lines}"), &overrides).expect_err(lines);
+        let hints = [false, true].map(|chinese| err.hint_text(chinese).unwrap_or_default().to_owned());
+        assert!(!err.to_string().contains("secret") && hints.iter().all(|hint| !hint.contains("secret")), "{err}");
     }
 }
 

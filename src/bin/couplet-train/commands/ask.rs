@@ -1,6 +1,6 @@
 //! What the commands share that use a trained adapter: which model is asked, and how. Whatever training knew comes from the adapter's receipt.
 
-use super::below;
+use super::{below, locate};
 use crate::{args::AskArgs, machine};
 use candle_core::DType;
 use couplet_train::{
@@ -11,7 +11,6 @@ use couplet_train::{
     error::{Error, Result},
     eval::couplet::Comma,
     generate::{Limits, Sampling, Speaker},
-    hub::{self, HubEnv},
     model::{AdapterWeights, Checkpoint, Params, Qwen3, Qwen3Config, weights::Change},
     plan::{Part, explained},
     report::{Console, Header, Lang},
@@ -219,10 +218,7 @@ pub fn base(
     let known = |key: &str| first.filter(|_| said.is_none()).and_then(|trained| trained.model_key(key));
     let revision = config.revision.clone().or_else(|| known("model_revision")).unwrap_or("main".into());
     let cache = config.cache_dir.clone().or_else(|| known("cache_dir").map(PathBuf::from));
-    let env = HubEnv::read(|name| std::env::var(name).ok());
-    let dir = hub::resolve(&name, &revision, cache.as_deref(), &env, &mut |p: hub::Progress| {
-        console.download(p.file, p.done, p.total);
-    });
+    let dir = locate::folder(&name, &revision, cache.as_deref(), &config.tokens, console);
     let dir = dir.map_err(|err| match first.filter(|_| said.is_none()) {
         None => err,
         Some(trained) => err

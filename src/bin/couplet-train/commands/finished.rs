@@ -1,11 +1,11 @@
 //! A finished run that is asked for again: its adapter is read back, its data compared, and the ways on are named.
 
+use super::locate;
 use couplet_train::{
     adapter::check,
     config::{DataConfig, Recipe, Resume},
     dataset::{self, Tokenizer},
     error::{Error, Result},
-    hub::{self, HubEnv},
     report::{Console, Lang},
     run,
 };
@@ -31,9 +31,8 @@ pub fn look_at(recipe: &Recipe, console: &mut Console) -> Result<u8> {
 fn changed(recipe: &Recipe) -> Result<Option<&'static str>> {
     let receipt = run::receipt_of(&recipe.output.output_dir)?.unwrap_or_default();
     let digests = &receipt["digests"];
-    let (m, nothing_to_fetch) = (&recipe.model, "HF_HUB_OFFLINE");
-    let env = HubEnv::read(|name| if name == nothing_to_fetch { Some("1".into()) } else { std::env::var(name).ok() });
-    let base = hub::resolve(&m.model_name_or_path, &m.model_revision, m.cache_dir.as_deref(), &env, &mut |_| {})?;
+    let name = &recipe.model.model_name_or_path;
+    let base = locate::here(&recipe.model).ok_or_else(|| Error::input(format!("{name} is not on this machine")))?;
     let tokenizer = Tokenizer::load(&base)?;
     if digests["tokenizer"] != tokenizer.digest() {
         return Ok(Some("tokenizer"));

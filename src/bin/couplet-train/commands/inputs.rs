@@ -1,6 +1,6 @@
 //! Everything that a run reads, looked at before anything is loaded or written: cheapest first.
 
-use super::verdict;
+use super::{locate, verdict};
 use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
@@ -10,7 +10,6 @@ use couplet_train::{
     device::{self, Opened},
     error::{Error, Result, io_reason},
     fs::{self, fault},
-    hub::{self, HubEnv},
     model::{Qwen3Config, published},
     report::Console,
 };
@@ -46,7 +45,7 @@ impl Inputs {
             dataset::registry::look_up(&recipe.data.dataset_dir, names)?;
         }
         recipe.model.adapter_name_or_path.iter().try_for_each(|dir| peft::Existing::open(dir).map(drop))?;
-        let base = Base::open(model_dir(recipe, console)?)?;
+        let base = Base::open(locate::base(&recipe.model, console)?)?;
         let inputs = Self::of(recipe, base, |recipe, model| device::open(recipe.model.device, model.parameters()))?;
         if inputs.opened.device.is_cpu() {
             let size = inputs.model_config.parameters() * inputs.dtype.size_in_bytes();
@@ -145,11 +144,9 @@ struct Base {
 
 impl Base {
     fn here(recipe: &Recipe) -> Result<Self> {
-        let m = &recipe.model;
-        let env = HubEnv::read(|name| std::env::var(name).ok());
-        match hub::here(&m.model_name_or_path, &m.model_revision, m.cache_dir.as_deref(), &env) {
+        match locate::here(&recipe.model) {
             Some(dir) => Self::open(dir),
-            None => Self::published(&m.model_name_or_path),
+            None => Self::published(&recipe.model.model_name_or_path),
         }
     }
 
@@ -180,14 +177,6 @@ fn merged(model: &ModelConfig, geometry: &Qwen3Config) -> Result<Vec<peft::Exist
         sound.map_err(|err| err.at(dir.display())).map(|()| adapter)
     };
     model.merged().iter().map(open).collect()
-}
-
-/// Where the base model lies; fetched where it has to be.
-pub fn model_dir(recipe: &Recipe, console: &mut Console) -> Result<PathBuf> {
-    let env = HubEnv::read(|name| std::env::var(name).ok());
-    let m = &recipe.model;
-    let tell = &mut |p: hub::Progress| console.download(p.file, p.done, p.total);
-    hub::resolve(&m.model_name_or_path, &m.model_revision, m.cache_dir.as_deref(), &env, tell)
 }
 
 fn tokenizer_files(dir: &Path, tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Vec<u8>)>> {

@@ -15,6 +15,7 @@ mod finished;
 mod generate;
 mod header;
 mod inputs;
+mod locate;
 mod on_card;
 mod pissa;
 mod place;

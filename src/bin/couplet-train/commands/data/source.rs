@@ -1,6 +1,6 @@
 //! The data that is looked at: of a config, or of a model and a data set that are named alone. Nothing else of a run is needed.
 
-use super::super::inputs;
+use super::super::locate;
 use crate::args::SourceArgs;
 use couplet_train::{
     config::{self, Format, Loaded, Recipe},
@@ -29,7 +29,7 @@ impl Source {
         for names in [&recipe.data.dataset, &recipe.data.eval_dataset, &recipe.data.test_dataset] {
             dataset::registry::look_up(&recipe.data.dataset_dir, names)?;
         }
-        let model_dir = inputs::model_dir(&recipe, &mut console)?;
+        let model_dir = locate::base(&recipe.model, &mut console)?;
         let tokenizer = Tokenizer::load(&model_dir)?;
         tokenizer.check_template(recipe.data.template)?;
         let read = dataset::read(&recipe.data, recipe.train.seed)?;

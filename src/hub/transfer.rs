@@ -1,0 +1,278 @@
+//! One file, from the first byte to the last: gone on with where it was cut off, tried again after a while, counted and digested.
+
+use super::{News, digest::Digest, failure::Failure, http::Http};
+use crate::{
+    error::{Error, io_reason},
+    fs::ops,
+};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+    time::Duration,
+};
+
+/// Attempts one after the other that bring nothing, before a download is given up.
+const ATTEMPTS: u32 = 5;
+/// The same for a question, which is asked again soon or not at all.
+const QUESTIONS: u32 = 3;
+/// Attempts at a file whose bytes come out wrong: a second one from its beginning.
+const DAMAGED: u32 = 2;
+/// The longest wait between two attempts, also where a server asks for more.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Bytes between two reports.
+const REPORT_EVERY: u64 = 1 << 20;
+/// Bytes read at a time.
+const PIECE: usize = 256 << 10;
+
+/// A file of a repository.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// Its name in the repository.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// How long it is.
+    pub size: Option<u64>,
+    /// What its bytes are.
+    pub digest: Option<Digest>,
+}
+
+/// Asks until there is an answer, another attempt would not help, or patience ends.
+pub fn asked<T>(
+    what: &str,
+    pause: Duration,
+    tell: &mut dyn FnMut(News<'_>),
+    mut ask: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        match ask() {
+            Err(failure) if failure.is_passing() && tried < QUESTIONS => {
+                wait(what, &failure, tried, pause, tell);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Fetches `remote` into `part`, where an earlier attempt may have left its beginning. In the end the file is whole and synced.
+///
+/// What a failed download has brought stays in `part`, unless the bytes are wrong.
+pub fn fetch(
+    http: &Http,
+    remote: &Remote,
+    part: &Path,
+    pause: Duration,
+    tell: &mut dyn FnMut(News<'_>),
+) -> Result<(), Failure> {
+    let (mut tried, mut damaged) = (0, 0);
+    loop {
+        let before = length(part);
+        let failure = match attempt(http, remote, part, tell) {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        if matches!(failure, Failure::Damaged(_)) {
+            damaged += 1;
+        }
+        // An attempt that brought something is no failed one.
+        tried = if length(part) > before { 1 } else { tried + 1 };
+        if !failure.is_passing() || tried >= ATTEMPTS || damaged >= DAMAGED {
+            return Err(failure);
+        }
+        wait(&remote.name, &failure, tried, pause, tell);
+    }
+}
+
+fn wait(what: &str, failure: &Failure, tried: u32, pause: Duration, tell: &mut dyn FnMut(News<'_>)) {
+    let asked = match failure {
+        Failure::Status { retry_after: Some(seconds), .. } => Duration::from_secs(*seconds),
+        _ => Duration::ZERO,
+    };
+    let pause = pause.saturating_mul(1 << (tried - 1).min(6)).max(asked).min(LONGEST_PAUSE);
+    tell(News::Again { file: what, reason: &failure.reason(), pause });
+    std::thread::sleep(pause);
+}
+
+/// One request, and everything that comes of it.
+fn attempt(http: &Http, remote: &Remote, part: &Path, tell: &mut dyn FnMut(News<'_>)) -> Result<(), Failure> {
+    let mut have = length(part);
+    if remote.size.is_some_and(|size| have > size) {
+        remove(part)?;
+        have = 0;
+    }
+    if have > 0 && remote.size == Some(have) {
+        return Writer::open(part, remote, have, have)?.finish(); // cut off between the last byte and the renaming
+    }
+    let content = http.content(&remote.url, have).inspect_err(|failure| {
+        if matches!(failure, Failure::Status { status: 416, .. }) {
+            let _ = fs::remove_file(part); // there is nothing behind these bytes, so they are not those of the file
+        }
+    });
+    let content = match content {
+        Err(Failure::Status { status: 416, .. }) => {
+            return Err(Failure::Damaged("what was here was no beginning of it".into()));
+        }
+        content => content?,
+    };
+    let size = match (remote.size, content.total) {
+        (Some(size), Some(total)) if size != total => {
+            return Err(Failure::Damaged(format!("{total} bytes are sent instead of {size}")));
+        }
+        (said, total) => said.or(total),
+    };
+    let size = size.ok_or_else(|| Failure::NotAHub("it does not say how long the file is".into()))?;
+    let mut writer = Writer::open(part, remote, content.start, size)?;
+    writer.take(content.body, tell)?;
+    writer.finish()
+}
+
+/// The part of a file that is here, and its digest so far.
+struct Writer<'a> {
+    file: File,
+    part: &'a Path,
+    name: &'a str,
+    digest: Option<(&'a Digest, super::digest::Hasher)>,
+    done: u64,
+    size: u64,
+}
+
+impl<'a> Writer<'a> {
+    /// Keeps the first `start` bytes of `part`.
+    fn open(part: &'a Path, remote: &'a Remote, start: u64, size: u64) -> Result<Self, Failure> {
+        let local = |err: io::Error| Failure::Local(unwritable(part, &err));
+        let file = ops::open_append(part).map_err(local)?;
+        if length(part) != start {
+            ops::truncate(&file, part, start).map_err(local)?;
+        }
+        let mut digest = remote.digest.as_ref().map(|digest| (digest, digest.begin(size)));
+        if let Some((_, hasher)) = &mut digest {
+            let mut kept = File::open(part).map_err(local)?.take(start);
+            pieces(&mut kept, |piece| {
+                hasher.update(piece);
+                Ok(())
+            })
+            .map_err(|failed| match failed {
+                Stopped::Reading(err) => local(err),
+                Stopped::Taking(failure) => failure,
+            })?;
+        }
+        Ok(Self { file, part, name: &remote.name, digest, done: start, size })
+    }
+
+    /// Writes all that comes.
+    fn take(&mut self, mut body: Box<dyn Read>, tell: &mut dyn FnMut(News<'_>)) -> Result<(), Failure> {
+        let mut told = self.report(tell);
+        let taken = pieces(&mut body, |piece| {
+            if self.done + piece.len() as u64 > self.size {
+                return Err(Failure::Damaged(format!("more than its {} bytes are sent", self.size)));
+            }
+            let written = ops::write_all(&self.file, self.part, piece);
+            written.map_err(|err| Failure::Local(unwritable(self.part, &err)))?;
+            if let Some((_, hasher)) = &mut self.digest {
+                hasher.update(piece);
+            }
+            self.done += piece.len() as u64;
+            if self.done >= told + REPORT_EVERY {
+                told = self.report(tell);
+            }
+            Ok(())
+        });
+        match taken {
+            Ok(()) if self.done < self.size => {
+                Err(Failure::Broken(format!("the connection was closed after {} of {} bytes", self.done, self.size)))
+            }
+            Ok(()) => {
+                self.report(tell);
+                Ok(())
+            }
+            Err(Stopped::Reading(err)) => Err(Failure::of_body(&err)),
+            Err(Stopped::Taking(failure)) => {
+                if matches!(failure, Failure::Damaged(_)) {
+                    remove(self.part)?;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn report(&self, tell: &mut dyn FnMut(News<'_>)) -> u64 {
+        tell(News::Arrived { file: self.name, done: self.done, total: self.size });
+        self.done
+    }
+
+    /// The digest must be right; then the bytes go to the disk.
+    fn finish(self) -> Result<(), Failure> {
+        if let Some((want, hasher)) = self.digest {
+            let got = hasher.finish();
+            if got != want.hex() {
+                remove(self.part)?;
+                return Err(Failure::Damaged(format!("its digest is {got} instead of {}", want.hex())));
+            }
+        }
+        ops::sync_file(&self.file, self.part).map_err(|err| Failure::Local(unwritable(self.part, &err)))
+    }
+}
+
+/// Who ended the reading of a body.
+enum Stopped {
+    Reading(io::Error),
+    Taking(Failure),
+}
+
+fn pieces(from: &mut impl Read, mut take: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Stopped> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => take(&buffer[..n]).map_err(Stopped::Taking)?,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(Stopped::Reading(err)),
+        }
+    }
+}
+
+/// Whether the bytes of `path` are those of `remote`.
+pub fn is_same(path: &Path, remote: &Remote) -> bool {
+    let size = length(path);
+    if !path.is_file() || remote.size.is_some_and(|want| want != size) {
+        return false;
+    }
+    let Some(digest) = &remote.digest else { return remote.size.is_some() };
+    let mut hasher = digest.begin(size);
+    let read = File::open(path).is_ok_and(|mut file| {
+        let all = pieces(&mut file, |piece| {
+            hasher.update(piece);
+            Ok(())
+        });
+        all.is_ok()
+    });
+    read && hasher.finish() == digest.hex()
+}
+
+/// Length of a file in bytes; 0 when there is none.
+pub fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match ops::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(Failure::Local(unwritable(path, &err))),
+        _ => Ok(()),
+    }
+}
+
+/// The error of a download that cannot be written.
+pub fn unwritable(path: &Path, err: &io::Error) -> Error {
+    let error = Error::input(format!("{}: cannot write: {}", path.display(), io_reason(err)));
+    match err.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => error
+            .hint("make room and start again, what has arrived is kept; or choose `cache_dir` (or HF_HOME) on another disk")
+            .hint_zh("请腾出空间后重新运行，已下载的部分会保留；或将 `cache_dir`（或 HF_HOME）设到其他磁盘"),
+        _ => error
+            .hint("choose `cache_dir` (or HF_HOME) below a folder you may write to")
+            .hint_zh("请将 `cache_dir`（或 HF_HOME）设到有写权限的位置"),
+    }
+}

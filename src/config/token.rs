@@ -133,7 +133,7 @@ mod tests {
             ("hf_hub_token: abc", "hf_hub_token: ***", "YAML"),
             (
                 "hf_hub_token: abc def # mine",
-                "hf_hub_token: ****************",
+                "hf_hub_token: **************",
                 "to the end of the line, whatever it holds",
             ),
             ("  ms_hub_token = \"abc\"  # mine", "  ms_hub_token = *****  # mine", "TOML"),

@@ -423,7 +423,7 @@ pub(super) mod tests {
 
     #[test]
     fn magnitudes_take_what_they_take() {
-        let (shape, load) = (qwen3_0_6b(DType::BF16), Load { rows: 1000, labels: 30, evaluated: 500 });
+        let (shape, load) = (qwen3_0_6b(DType::BF16), Load { rows: 1000, labels: 30, evaluated: 10_000 });
         let lora = LoraConfig { use_dora: true, ..shape.lora.clone() };
         let (dora, rows) = (Shape { lora: &lora, ..shape }, 28 * (2048 + 2 * 1024 + 1024 + 2 * 3072 + 1024));
         assert_eq!(dora.trainable() - shape.trainable(), rows);
@@ -438,6 +438,6 @@ pub(super) mod tests {
         assert_eq!(dora.update - plain.update, (rows * (3 * 4 + 2 + 8)) as u64);
         assert_eq!(dora.activations - plain.activations, 2 * 2 * 1024 * (27 * 1000 + 30), "the sums of o and down");
         assert_eq!(dora.working - plain.working, 1000 * 3072 * (2 * 2 + 3 * 4));
-        assert_eq!(dora.evaluation - plain.evaluation, 500 * 3072 * 2 * 2);
+        assert_eq!(dora.evaluation - plain.evaluation, 10_000 * 3072 * 2 * 2);
     }
 }

@@ -7,8 +7,8 @@ use super::mutate::Shape;
 use crate::support::fixtures;
 use couplet_train::{
     adapter::{check, peft::Existing},
-    config::{self, DataConfig, Format},
-    dataset::{self, Tokenizer},
+    config::{self, DataConfig, Format, table::Command},
+    dataset::{self, Tokenizer, prepare},
     error::{Error, Result},
     fs::FileDigest,
     generate::Speaker,
@@ -51,7 +51,7 @@ pub fn all(work: &Path) -> Vec<Target> {
             Shape::Bytes,
             in_file(work, "pairs.txt", |path| {
                 let out = path.with_extension("out");
-                let done = dataset::prepare(path, &out, "name", "对", true).map(drop);
+                let done = prepare::prepare(&prepare::Options::new(path.into(), out.clone(), "name")).map(drop);
                 let _ = fs::remove_dir_all(out);
                 done
             }),
@@ -64,7 +64,7 @@ pub fn all(work: &Path) -> Vec<Target> {
             Shape::Bytes,
             Box::new(|bytes| {
                 let words: Vec<String> = String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect();
-                config::inference(None, &words).map(drop)?;
+                config::inference(None, &words, Command::Generate).map(drop)?;
                 config::from_str(TINY, Format::Yaml, Path::new("c.yaml"), &words).map(drop)
             }),
         ),
@@ -187,7 +187,7 @@ fn config_in(work: &Path, format: Format, file: &'static str) -> Box<dyn Fn(&[u8
         let trained = config::load(path, &[]).map(drop);
         let _ = config::purpose(path);
         if format != Format::Toml {
-            let asked = config::inference(Some(path), &[]).map(drop);
+            let asked = config::inference(Some(path), &[], Command::Generate).map(drop);
             has_text(asked)?;
         }
         has_text(config::convert(path, &[]).map(drop))?;

@@ -31,10 +31,9 @@ pub(super) fn are_safe(tokenizer: &tokenizers::Tokenizer) -> bool {
     let is_plain = |token: &tokenizers::AddedToken| {
         let text = token.content.as_str();
         let goes_on = |turn: &str| text.len() > turn.len() && text.starts_with(turn);
-        !(token.lstrip || token.rstrip || token.single_word || token.normalized)
-            && text.rfind('<') == Some(0)
-            && !text.contains(char::is_whitespace)
-            && ![TURN_BEGINS, TURN_ENDS].into_iter().any(goes_on)
+        let strips = token.lstrip || token.rstrip || token.single_word || token.normalized;
+        let is_longer = text.contains(char::is_whitespace) || [TURN_BEGINS, TURN_ENDS].into_iter().any(goes_on);
+        text.rfind('<') == Some(0) && !strips && !is_longer
     };
     is(tokenizer.get_normalizer().and_then(|n| part(serde_json::to_value(n))), json!({"type": "NFC"}))
         && is(tokenizer.get_pre_tokenizer().and_then(|p| part(serde_json::to_value(p))), words)

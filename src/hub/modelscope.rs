@@ -167,7 +167,7 @@ mod tests {
             {"Path": "folder/b.json", "Type": "blob", "Size": 6, "Sha256": sha},
             {"Path": "c d.json", "Type": "blob", "Sha256": ""},
         ]}});
-        let got = listing(&json, |file| escaped(file)).unwrap();
+        let got = listing(&json, escaped).unwrap();
         let got: Vec<_> = got.iter().map(|r| (&*r.name, &*r.url, r.size, r.digest.is_some())).collect();
         assert_eq!(got, [("a.json", "a.json", Some(6), true), ("c d.json", "c%20d.json", None, false)]);
         for (bad, is_absent) in [

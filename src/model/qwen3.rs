@@ -160,7 +160,7 @@ struct Derived {
 
 /// What is left of a block until its backward pass.
 enum Kept {
-    Saved(Saved),
+    Saved(Box<Saved>),
     Input(Tensor),
 }
 
@@ -320,14 +320,14 @@ impl Qwen3 {
         let embedded = self.embed_tokens.rows(ids)?;
         let embedded = if let Some(noise) = noise { (embedded + noise)? } else { embedded };
         let hidden = self.hidden(embedded, rows, params, (dropout, keep), |saved| {
-            kept.push(if keep == Keep::Input { Kept::Input(saved.x) } else { Kept::Saved(saved) });
+            kept.push(if keep == Keep::Input { Kept::Input(saved.x) } else { Kept::Saved(Box::new(saved)) });
         })?;
         let (losses, mut dx) = self.head_backward(labels, &hidden)?;
         drop(hidden);
         for (i, (block, kept)) in self.layers.iter().zip(kept).enumerate().rev() {
             let rows = if i + 1 == self.layers.len() { &rows.last } else { &rows.all };
             let saved = match kept {
-                Kept::Saved(saved) => saved,
+                Kept::Saved(saved) => *saved,
                 Kept::Input(x) => block.forward(x, rows, params, (dropout, Keep::Everything))?.1,
             };
             match block.backward(dx, saved, rows, params, grads, dropout, i > 0)? {

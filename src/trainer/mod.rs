@@ -180,6 +180,7 @@ impl<'a> Trainer<'a> {
     /// Seconds that the first steps take forward and backward, and what they compute in them. Thrown away too.
     ///
     /// At most so many steps, and none is begun after `patience`.
+    #[expect(clippy::disallowed_methods, reason = "a time is that of finished work")]
     pub fn probe(&self, steps: usize, patience: Duration) -> Result<(Duration, Rows)> {
         let (plan, began) = (self.plan(), Instant::now());
         let (order, mut rows) = (plan.order(0), Rows::default());

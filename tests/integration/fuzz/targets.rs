@@ -22,6 +22,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Reads bytes as a parser does.
+pub type Act = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
+
 /// A parser, its seeds, and what it may hold.
 pub struct Target {
     /// Also the name of the folder with its seeds.
@@ -29,7 +32,7 @@ pub struct Target {
     /// How its seeds are mutated.
     pub shape: Shape,
     /// What it reads, in a folder of its own.
-    pub act: Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>,
+    pub act: Act,
     /// Bytes that it may hold besides [`PER_BYTE`] for every byte of the input.
     pub base: usize,
 }
@@ -108,16 +111,12 @@ pub fn all(work: &Path) -> Vec<Target> {
 /// A LlamaFactory config with what must be there.
 const TINY: &str = "model_name_or_path: m\nstage: sft\ndo_train: true\ndataset: d\ntemplate: qwen3\noutput_dir: o\n";
 
-fn target(name: &'static str, shape: Shape, act: Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>) -> Target {
+fn target(name: &'static str, shape: Shape, act: Act) -> Target {
     Target { name, shape, act, base: 4 * MB }
 }
 
 /// Writes the input to a file of this name in a folder of its own, and reads it.
-fn in_file(
-    work: &Path,
-    file: &str,
-    read: impl Fn(&Path) -> Result<()> + Send + Sync + 'static,
-) -> Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync> {
+fn in_file(work: &Path, file: &str, read: impl Fn(&Path) -> Result<()> + Send + Sync + 'static) -> Act {
     let path = folder(work, file).join(file);
     Box::new(move |bytes| {
         fs::write(&path, bytes).expect("a written file");
@@ -182,7 +181,7 @@ fn registry(work: &Path, tokenizer: &Path) -> Target {
 }
 
 /// Every command that reads a config.
-fn config_in(work: &Path, format: Format, file: &'static str) -> Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync> {
+fn config_in(work: &Path, format: Format, file: &'static str) -> Act {
     in_file(work, file, move |path| {
         let trained = config::load(path, &[]).map(drop);
         let _ = config::purpose(path);

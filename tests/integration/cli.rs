@@ -67,6 +67,7 @@ fn help_is_this() {
     for (name, args) in [
         ("help", &["--help"][..]),
         ("help_train", &["train", "--help"]),
+        ("help_plan", &["plan", "--help"]),
         ("help_generate", &["generate", "--help"]),
         ("help_chat", &["chat", "--help"]),
         ("help_evaluate", &["evaluate", "--help"]),

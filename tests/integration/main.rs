@@ -61,6 +61,7 @@ mod neftune;
 mod parity;
 /// PiSSA: recorded runs, folders, and bases that lack something.
 mod pissa;
+mod plan;
 /// Every recipe in `configs/` loads.
 mod recipes;
 /// Checkpoints, resuming, clean stops.

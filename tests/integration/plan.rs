@@ -79,7 +79,7 @@ fn without_data_it_says_what_does_not_depend_on_them() {
     let [_, data] = overrides();
     let plan = work.run(&["plan", "recipe.toml", "device=cpu", &data]);
     assert_eq!(plan.code, 2);
-    assert!(row(&plan.stdout, "memory").starts_with("at most "), "{}", plan.stdout);
+    assert!(row(&plan.stdout, "memory").starts_with("at most, on a CPU: "), "{}", plan.stdout);
     assert!(plan.stderr.contains("no data set named \"couplets_50k\""), "{}", plan.stderr);
 }
 

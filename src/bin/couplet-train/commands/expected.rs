@@ -70,7 +70,8 @@ impl Rate {
             EvalStrategy::Steps => total.div_ceil(recipe.train.eval_steps.of(total)),
             EvalStrategy::Epoch => total.div_ceil(steps.steps_per_epoch),
         };
-        let trained = shape.executed_by(&planned.survey.rows, planned.cut.keep).total() as f64;
+        let once = total as f64 * shape.executed_once().total() as f64;
+        let trained = once + shape.executed_by(&planned.survey.rows, planned.cut.keep).total() as f64;
         let held_out = shape.forward_by(&planned.held_out) as f64;
         Expected {
             steps: total,
@@ -94,7 +95,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// `0:03:20: 250 steps of 0.75 s and 5 evaluations; measured in the first steps, at 410 GFLOP/s`
+    /// `0:03:20: 250 steps of 750 ms, 5 evaluations; measured in the first steps, 410 GFLOP/s`
     pub fn describe(&self, lang: Lang) -> String {
         let Self { steps, evaluations, seconds, a_step, rate } = self;
         let (time, gflop) = (duration(*seconds), rate.flop / 1e9);

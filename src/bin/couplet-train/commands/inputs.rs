@@ -59,6 +59,7 @@ impl Inputs {
     ///
     /// Errors: as [`Self::read`]; the model is neither here nor one of the published.
     pub fn here(recipe: &mut Recipe) -> Result<(Self, StandIn)> {
+        recipe.model.adapter_name_or_path.iter().try_for_each(|dir| peft::Existing::open(dir).map(drop))?;
         let base = Base::here(recipe)?;
         let mut stand_in = StandIn { model: base.is_published, device: None };
         let on_cpu = || Opened { device: Device::Cpu, card: None, driver: None, passed_over: None };

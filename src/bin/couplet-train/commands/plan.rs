@@ -15,7 +15,7 @@ use couplet_train::{
     config::{self, Loaded, Recipe, SaveStrategy},
     dataset,
     error::{Error, Result},
-    model::{lora, published, qwen3::Keep},
+    model::{lora, published},
     optim::Schedule,
     plan::{self, Load, gigabytes},
     report::{Console, Header, Lang, Look},
@@ -67,7 +67,9 @@ fn without_rows(recipe: &Recipe, look: Look) -> Result<()> {
     let (model, lora) = (Inputs::geometry(recipe)?, &recipe.lora);
     let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
     let at_once = recipe.train.micro_batch_tokens;
-    let rows = at_once.unwrap_or_else(|| plan::micro_batch_rows(&model, dtype, &Device::Cpu));
+    let usual = at_once.unwrap_or_else(|| plan::micro_batch_rows(&model, dtype, &Device::Cpu));
+    let rows = usual.max(recipe.data.longest_row());
+    let keep = plan::keep(recipe.train.gradient_checkpointing, &|_| unreachable!("nothing is compared"), None)?;
     let shape = plan::Shape {
         model: &model,
         lora,
@@ -75,7 +77,7 @@ fn without_rows(recipe: &Recipe, look: Look) -> Result<()> {
         saves: recipe.output.save_strategy != SaveStrategy::No,
         noise: recipe.train.neftune_noise_alpha.is_some(),
     };
-    let memory = shape.memory(Load { rows, labels: rows, evaluated: rows }, Keep::Lean);
+    let memory = shape.memory(Load { rows, labels: rows, evaluated: rows }, keep);
     let mut header = Header::default();
     header.row(
         "model",
@@ -83,7 +85,16 @@ fn without_rows(recipe: &Recipe, look: Look) -> Result<()> {
         format!("{}: {} parameters", recipe.model.model_name_or_path, thousands(model.parameters())),
     );
     header.row("lora", "LoRA", format!("{} trainable parameters", thousands(shape.trainable())));
-    header.row("memory", "内存", format!("at most {}\n{}", gigabytes(memory.total()), memory.describe()));
+    header.row(
+        "memory",
+        "内存",
+        format!(
+            "{} {}\n{}",
+            look.lang.pick("at most, on a CPU:", "CPU 上至多"),
+            gigabytes(memory.total()),
+            memory.describe()
+        ),
+    );
     header.notice(
         "rows, steps, disk and time follow from the data, which are not here",
         "行数、步数、磁盘与用时取决于数据，而数据尚不存在",
@@ -171,7 +182,7 @@ fn disk(header: &mut Header, recipe: &Recipe, inputs: &Inputs, steps: &StepPlan)
     let saver = Saver::new(recipe, Value::Null, None);
     let space = train::space(recipe, inputs, &saver, steps, layout.slots())?;
     let (least, most) = (gigabytes(space.least), gigabytes(space.most));
-    let text = if least == most { least } else { format!("{least} to {most}") };
+    let text = if least == most { least } else { format!("{least} – {most}") };
     header.row("disk", "磁盘", text);
     advice::add(&recipe.output, steps.total_steps, space, header);
     Ok(())

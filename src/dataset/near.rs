@@ -5,6 +5,7 @@
 //! compared in pairs and the time is that of the keys. Punctuation and blanks are no characters here: `天下，` is `天下`.
 //! A character more or less makes another line.
 
+use crate::prosody::is_mark;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -82,14 +83,12 @@ pub fn leaks(train: &[Pair], held_out: &[Pair]) -> Vec<Leak> {
 }
 
 /// For every row the first row of its group. Rows are of one group where a line of the one is a line of the other, but for one
-/// character at most, or both are of one group with a third row. A row may have any number of lines.
+/// character at most, or both are of one group with a third row. A row may have any number of lines; `telling` says which are
+/// too short to tell anything.
 pub fn groups<'a, R: AsRef<[&'a str]> + Sync>(rows: &[R], telling: Telling) -> Vec<usize> {
     let keys = |(row, lines): (usize, &R)| {
-        let keys = lines
-            .as_ref()
-            .iter()
-            .map(|line| Sums::of(line))
-            .flat_map(|sums| sums.line_keys(telling).collect::<Vec<_>>());
+        let sums = lines.as_ref().iter().map(|line| Sums::of(line));
+        let keys = sums.flat_map(|sums| sums.line_keys(telling).collect::<Vec<_>>());
         keys.map(|(_, key)| (key, row as u32)).collect::<Vec<_>>()
     };
     let mut keys: Vec<(u64, u32)> = rows.par_iter().enumerate().flat_map_iter(keys).collect();
@@ -165,12 +164,6 @@ impl Sums {
     }
 }
 
-/// Blanks and punctuation, but not the boxes that stand for lost characters.
-fn is_mark(c: char) -> bool {
-    // Ideographs first: asking for letters takes much longer.
-    !matches!(c, '\u{4e00}'..='\u{9fff}' | '\u{25a0}'..='\u{25ff}') && !c.is_alphanumeric()
-}
-
 /// A permutation of 64 bits in which every bit depends on all. Constants: Steele, Lea and Flood, "Fast splittable pseudorandom
 /// number generators" (2014), as mixed by Stafford (variant 13).
 fn mixed(x: u64) -> u64 {
@@ -214,6 +207,7 @@ mod tests {
         for (held_out, want, why) in [
             (["海内存知己", "天涯若比邻"], Some(Equal), "the same row"),
             (["海内存知己，", "天涯若比邻。"], Some(Equal), "punctuation aside"),
+            (["“海内”存《知己》", "天涯——若比邻…"], Some(Equal), "of any kind"),
             (["海内存知己", "天涯如比邻"], Some(OneCharacter), "one character of the row"),
             (["海内有知己", "天涯若比邻"], Some(OneCharacter), "on the other side"),
             (["海内存知己", "山外更青山"], Some(SharedLine), "the same 上联"),
@@ -300,6 +294,23 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_a_split_hang_together_by_a_line() {
+        let row = ["海内存知己", "天涯若比邻"];
+        for (other, together, why) in [
+            (["海内存知己", "山外有青天"], true, "the same 上联"),
+            (["山外有青天", "天涯若比邻"], true, "the same 下联"),
+            (["天涯若比邻", "山外有青天"], true, "on the other side"),
+            (["海内有知己", "山外有青天"], true, "one character"),
+            (["海内，存知己。", "山外有青天"], true, "marks are none"),
+            (["海内有知音", "天涯如芳邻"], false, "two characters"),
+            (["海内存知", "天涯若比"], false, "a character less"),
+            (["内海存知己", "涯天若比邻"], false, "another order"),
+        ] {
+            assert_eq!(groups(&[row, other], Telling::SPLIT), if together { [0, 0] } else { [0, 1] }, "{why}");
+        }
+    }
+
+    #[test]
     fn a_split_keeps_more_together_than_a_leak_needs() {
         for (other, leak, split, why) in [
             (["云对雨", "花对树"], false, true, "a short line, the same"),
@@ -310,6 +321,34 @@ mod tests {
             let rows = [[if other[0].chars().count() == 3 { "云对雨" } else { "春风得意" }, "雪月"], other];
             let together = [Telling::LEAK, Telling::SPLIT].map(|telling| groups(&rows, telling) == [0, 0]);
             assert_eq!(together, [leak, split], "{why}");
+        }
+    }
+
+    #[test]
+    fn keys_find_the_groups_of_a_split_that_comparing_every_pair_finds() {
+        // Sides of different lengths, as a row of two lines has them; short ones join only where they are equal.
+        for (cut, tail) in [(5, "末尾"), (4, ""), (3, "")] {
+            let rows = random_rows("split", 120);
+            let rows: Vec<[String; 2]> =
+                rows.into_iter().map(|[a, b]| [a.chars().take(cut).collect(), b + tail]).collect();
+            let near = |a: &str, b: &str| {
+                let (len, other) = (a.chars().count(), b.chars().count());
+                len == other && distance(a, b) <= usize::from(len >= Telling::SPLIT.near)
+            };
+            let mut want: Vec<usize> = (0..rows.len()).collect();
+            let mut changed = true;
+            while changed {
+                changed = false;
+                for (a, b) in (0..rows.len()).flat_map(|a| (0..a).map(move |b| (a, b))) {
+                    let together = rows[a].iter().any(|x| rows[b].iter().any(|y| near(x, y)));
+                    if together && want[a] != want[b] {
+                        let least = want[a].min(want[b]);
+                        (want[a], want[b], changed) = (least, least, true);
+                    }
+                }
+            }
+            let lines: Vec<Pair> = rows.iter().map(|[a, b]| [a.as_str(), b.as_str()]).collect();
+            assert_eq!(groups(&lines, Telling::SPLIT), want, "{cut} characters and {}", 5 + tail.chars().count());
         }
     }
 

@@ -121,6 +121,11 @@ fn shortened(message: String) -> String {
     message.lines().map(short).collect::<Vec<_>>().join("\n")
 }
 
+/// A size in bytes as it is told everywhere: `1.24 GB`.
+pub fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
+}
+
 /// The system's words for an I/O failure, without Rust's ` (os error N)`.
 pub fn io_reason(err: &std::io::Error) -> String {
     let text = err.to_string();

@@ -2,7 +2,7 @@
 
 use super::merge::Merge;
 use crate::{
-    error::{Error, Result, io_reason},
+    error::{Error, Result, gigabytes, io_reason},
     fs,
 };
 use candle_core::DType;
@@ -80,8 +80,8 @@ pub fn refuse_taken(dir: &Path) -> Result<()> {
 fn refuse_small_disk(dir: &Path, bytes: u64) -> Result<()> {
     match fs::free_space(dir) {
         Some(free) if free < bytes => {
-            let gb = |n: u64| format!("{:.1} GB", n as f64 / 1e9);
-            Err(Error::file(dir, format!("{} are free, the merged model takes {}", gb(free), gb(bytes)))
+            let (free, takes) = (gigabytes(free), gigabytes(bytes));
+            Err(Error::file(dir, format!("{free} are free, the merged model takes {takes}"))
                 .hint("make room, or set `export_dir` on another disk")
                 .hint_zh("请腾出空间，或将 `export_dir` 设在另一块磁盘上"))
         }

@@ -1,10 +1,13 @@
 //! What a recipe must hold across its sections, and how two recipes differ.
 
 use super::interval::Interval;
-use super::sections::{COUPLET_PASS, EVAL_METRICS, EvalStrategy, LoraConfig, MixStrategy, Pissa, Recipe, SaveStrategy};
+use super::sections::{
+    COUPLET_PASS, Dialect, EVAL_METRICS, EvalStrategy, LoraConfig, MixStrategy, Pissa, Recipe, SaveStrategy,
+};
+use super::{Format, from_str};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::{cell::LazyCell, collections::BTreeSet, path::Path};
 
 /// [`EVAL_METRICS`], and with `accuracy` and of `each` of the data sets `names` those that LlamaFactory has then.
 pub(super) fn metrics(names: &[String], each: bool, accuracy: bool) -> Vec<String> {
@@ -141,13 +144,17 @@ impl Recipe {
 
     /// The leaf keys whose values differ from an earlier recipe as `run.json` holds it; `null` for a key that one side lacks.
     ///
-    /// A key that only a section of the earlier recipe lacks is no difference: the version that wrote it did not know the key.
+    /// A key that only a section of the earlier recipe lacks is no difference while it has its default: the version that wrote it
+    /// did not know the key, and did what the default does.
     pub fn diff(&self, other: &Value) -> Vec<Difference> {
         let this = serde_json::to_value(self).unwrap_or_default();
         let (old, new) = (leaves(other), leaves(&this));
+        let plain = LazyCell::new(|| leaves(&plain(self.dialect)));
         let unknown_then = |name: &String| {
             let home = this.as_object().into_iter().flatten().find(|(_, section)| section.get(name).is_some());
-            !old.contains_key(name) && home.is_some_and(|(section, _)| other[section].is_object())
+            !old.contains_key(name)
+                && home.is_some_and(|(section, _)| other[section].is_object())
+                && plain.get(name) == new.get(name)
         };
         let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         let value = |side: &Map<String, Value>, name: &String| side.get(name).cloned().unwrap_or_default();
@@ -238,6 +245,22 @@ pub struct Difference {
     pub old: Value,
     /// What this one says.
     pub new: Value,
+}
+
+/// The recipe of a config that says only what must be said: every other key has its default.
+fn plain(dialect: Dialect) -> Value {
+    let (format, text) = match dialect {
+        Dialect::Toml => (
+            Format::Toml,
+            "[model]\nmodel_name_or_path = \"m\"\n[data]\ndataset = [\"d\"]\n[output]\noutput_dir = \"o\"\n",
+        ),
+        Dialect::LlamaFactory => (
+            Format::Yaml,
+            "model_name_or_path: m\nstage: sft\ndo_train: true\ndataset: d\ntemplate: qwen3\noutput_dir: o\n",
+        ),
+    };
+    let loaded = from_str(text, format, Path::new("defaults"), &[]);
+    loaded.ok().and_then(|loaded| serde_json::to_value(loaded.recipe).ok()).unwrap_or_default()
 }
 
 /// The keys of all sections side by side: each has one home, so none hides another.

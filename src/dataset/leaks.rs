@@ -98,35 +98,40 @@ impl Leaks {
     }
 
     /// How many of how many, in words.
-    pub fn counts(&self) -> String {
-        let kind = match self.of {
-            HeldOut::Eval => "held-out",
-            HeldOut::Test => "test",
-        };
+    pub fn counts(&self, chinese: bool) -> String {
         let counts = [
-            (self.equal, "equal a training row"),
-            (self.one_character, "are one character from one"),
-            (self.shared_line, "share a line with one"),
-            (self.near_line, "have a line one character from one's"),
+            (self.equal, "equal a training row", "与训练行相同"),
+            (self.one_character, "are one character from one", "仅差一字"),
+            (self.shared_line, "share a line with one", "有一句相同"),
+            (self.near_line, "have a line one character from one's", "有一句仅差一字"),
         ];
-        let counts: Vec<_> =
-            counts.iter().filter(|(n, _)| *n > 0).map(|(count, what)| format!("{count} {what}")).collect();
-        match (self.rows, counts.join(", ")) {
-            (rows, counts) if counts.is_empty() => {
+        let counts = counts.iter().filter(|(count, ..)| *count > 0);
+        let counts =
+            counts.map(|(count, en, zh)| if chinese { format!("{zh} {count}") } else { format!("{count} {en}") });
+        let (rows, counts) = (self.rows, counts.collect::<Vec<_>>().join(if chinese { "，" } else { ", " }));
+        let kind = match (self.of, chinese) {
+            (HeldOut::Eval, false) => "held-out",
+            (HeldOut::Test, false) => "test",
+            (HeldOut::Eval, true) => "验证",
+            (HeldOut::Test, true) => "测试",
+        };
+        match (counts.is_empty(), chinese) {
+            (true, false) => {
                 format!("none of {rows} {kind} rows is like a training row (equal lines, or all but one character)")
             }
-            (rows, counts) => format!("of {rows} {kind} rows {counts}"),
+            (true, true) => format!("{rows} 行{kind}数据均不与训练行相近（无相同或仅差一字的句子）"),
+            (false, false) => format!("of {rows} {kind} rows {counts}"),
+            (false, true) => format!("{rows} 行{kind}数据中：{counts}"),
         }
     }
-}
 
-/// One line: [`Leaks::counts`] and the first of them.
-impl fmt::Display for Leaks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.counts())?;
-        match self.found.first() {
-            None => Ok(()),
-            Some(Found { held_out, train, .. }) => write!(f, "; the first: {held_out}, like {train}"),
+    /// One line: [`Self::counts`] and the first of them.
+    pub fn line(&self, chinese: bool) -> String {
+        let counts = self.counts(chinese);
+        match (self.found.first(), chinese) {
+            (None, _) => counts,
+            (Some(Found { held_out, train, .. }), false) => format!("{counts}; the first: {held_out}, like {train}"),
+            (Some(Found { held_out, train, .. }), true) => format!("{counts}；首个：{held_out}，近似 {train}"),
         }
     }
 }
@@ -157,15 +162,20 @@ mod tests {
         let leaks = Leaks::find(HeldOut::Eval, (&train, &files), (&held_out, &files));
         assert_eq!((leaks.rows, leaks.equal, leaks.one_character, leaks.shared_line, leaks.near_line), (3, 1, 0, 1, 0));
         assert_eq!(
-            leaks.to_string(),
+            leaks.line(false),
             "of 3 held-out rows 1 equal a training row, 1 share a line with one; the first: valid.json row 8, like \
              train.json row 1"
         );
         let none = Leaks::find(HeldOut::Test, (&train, &files), (&held_out[2..], &files));
         assert_eq!(
-            none.to_string(),
+            none.line(false),
             "none of 1 test rows is like a training row (equal lines, or all but one character)"
         );
+        assert_eq!(
+            leaks.line(true),
+            "3 行验证数据中：与训练行相同 1，有一句相同 1；首个：valid.json row 8，近似 train.json row 1"
+        );
+        assert_eq!(none.line(true), "1 行测试数据均不与训练行相近（无相同或仅差一字的句子）");
         assert_eq!(leaks.clone().naming(1).found.len(), 1);
         assert_eq!(leaks.naming(9).found.len(), 2);
     }

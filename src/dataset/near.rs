@@ -5,6 +5,7 @@
 //! compared in pairs and the time is that of the keys. Punctuation and blanks are no characters here: `天下，` is `天下`.
 //! A character more or less makes another line.
 
+use crate::prosody::is_mark;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -14,10 +15,21 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// Characters of a line that says something when it comes twice.
-const SHARED: usize = 4;
-/// Characters of a line, or of a whole row, that says something when it comes again with one of them replaced.
-const NEAR: usize = 5;
+/// From how many characters on a line says something when it comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Telling {
+    /// As it is.
+    pub same: usize,
+    /// With one of its characters replaced.
+    pub near: usize,
+}
+
+impl Telling {
+    /// Where likeness is told: shorter lines are alike by chance.
+    pub const LEAK: Self = Self { same: 4, near: 5 };
+    /// Where rows are kept together: a row too many does no harm, so the more is told.
+    pub const SPLIT: Self = Self { same: 1, near: 4 };
+}
 
 /// What is asked and what is answered; for a couplet 上联 and 下联.
 pub type Pair<'a> = [&'a str; 2];
@@ -71,11 +83,12 @@ pub fn leaks(train: &[Pair], held_out: &[Pair]) -> Vec<Leak> {
 }
 
 /// For every row the first row of its group. Rows are of one group where a line of the one is a line of the other, but for one
-/// character at most, or both are of one group with a third row. A row may have any number of lines.
-pub fn groups<'a, R: AsRef<[&'a str]> + Sync>(rows: &[R]) -> Vec<usize> {
+/// character at most, or both are of one group with a third row. A row may have any number of lines; `telling` says which are
+/// too short to tell anything.
+pub fn groups<'a, R: AsRef<[&'a str]> + Sync>(rows: &[R], telling: Telling) -> Vec<usize> {
     let keys = |(row, lines): (usize, &R)| {
-        let keys =
-            lines.as_ref().iter().map(|line| Sums::of(line)).flat_map(|sums| sums.line_keys().collect::<Vec<_>>());
+        let sums = lines.as_ref().iter().map(|line| Sums::of(line));
+        let keys = sums.flat_map(|sums| sums.line_keys(telling).collect::<Vec<_>>());
         keys.map(|(_, key)| (key, row as u32)).collect::<Vec<_>>()
     };
     let mut keys: Vec<(u64, u32)> = rows.par_iter().enumerate().flat_map_iter(keys).collect();
@@ -111,13 +124,13 @@ fn keys_of(pair: &Pair) -> impl Iterator<Item = (Likeness, u64)> + use<> {
     let [asked, answered] = pair.map(Sums::of);
     let is_couplet = lines(pair).len() > 1;
     let mut keys = vec![(Likeness::Equal, row_key(asked.whole, answered.whole))];
-    if asked.blanked.len() + answered.blanked.len() >= NEAR {
+    if asked.blanked.len() + answered.blanked.len() >= Telling::LEAK.near {
         keys.extend(asked.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(*sum, answered.whole))));
         keys.extend(answered.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(asked.whole, *sum))));
     }
-    keys.extend(asked.line_keys());
+    keys.extend(asked.line_keys(Telling::LEAK));
     if is_couplet {
-        keys.extend(answered.line_keys());
+        keys.extend(answered.line_keys(Telling::LEAK));
     }
     keys.into_iter()
 }
@@ -143,18 +156,12 @@ impl Sums {
         Self { whole, blanked: signs().map(|(place, sign)| blank(place, sign)).collect() }
     }
 
-    fn line_keys(&self) -> impl Iterator<Item = (Likeness, u64)> {
+    fn line_keys(&self, Telling { same, near }: Telling) -> impl Iterator<Item = (Likeness, u64)> {
         let len = self.blanked.len();
-        let whole = iter::once((Likeness::SharedLine, mixed(self.whole))).filter(move |_| len >= SHARED);
-        let near = self.blanked.iter().map(|sum| (Likeness::NearLine, mixed(*sum))).filter(move |_| len >= NEAR);
-        whole.chain(near)
+        let whole = iter::once((Likeness::SharedLine, mixed(self.whole))).filter(move |_| len >= same);
+        let blanked = self.blanked.iter().map(|sum| (Likeness::NearLine, mixed(*sum))).filter(move |_| len >= near);
+        whole.chain(blanked)
     }
-}
-
-/// Blanks and punctuation, but not the boxes that stand for lost characters.
-fn is_mark(c: char) -> bool {
-    // Ideographs first: asking for letters takes much longer.
-    !matches!(c, '\u{4e00}'..='\u{9fff}' | '\u{25a0}'..='\u{25ff}') && !c.is_alphanumeric()
 }
 
 /// A permutation of 64 bits in which every bit depends on all. Constants: Steele, Lea and Flood, "Fast splittable pseudorandom
@@ -200,6 +207,7 @@ mod tests {
         for (held_out, want, why) in [
             (["海内存知己", "天涯若比邻"], Some(Equal), "the same row"),
             (["海内存知己，", "天涯若比邻。"], Some(Equal), "punctuation aside"),
+            (["“海内”存《知己》", "天涯——若比邻…"], Some(Equal), "of any kind"),
             (["海内存知己", "天涯如比邻"], Some(OneCharacter), "one character of the row"),
             (["海内有知己", "天涯若比邻"], Some(OneCharacter), "on the other side"),
             (["海内存知己", "山外更青山"], Some(SharedLine), "the same 上联"),
@@ -286,6 +294,65 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_a_split_hang_together_by_a_line() {
+        let row = ["海内存知己", "天涯若比邻"];
+        for (other, together, why) in [
+            (["海内存知己", "山外有青天"], true, "the same 上联"),
+            (["山外有青天", "天涯若比邻"], true, "the same 下联"),
+            (["天涯若比邻", "山外有青天"], true, "on the other side"),
+            (["海内有知己", "山外有青天"], true, "one character"),
+            (["海内，存知己。", "山外有青天"], true, "marks are none"),
+            (["海内有知音", "天涯如芳邻"], false, "two characters"),
+            (["海内存知", "天涯若比"], false, "a character less"),
+            (["内海存知己", "涯天若比邻"], false, "another order"),
+        ] {
+            assert_eq!(groups(&[row, other], Telling::SPLIT), if together { [0, 0] } else { [0, 1] }, "{why}");
+        }
+    }
+
+    #[test]
+    fn a_split_keeps_more_together_than_a_leak_needs() {
+        for (other, leak, split, why) in [
+            (["云对雨", "花对树"], false, true, "a short line, the same"),
+            (["云对雪", "花对树"], false, false, "a short line, one of three characters"),
+            (["春风得利", "花对树木"], false, true, "one of four characters"),
+            (["春风得意", "花对树木"], true, true, "the same four"),
+        ] {
+            let rows = [[if other[0].chars().count() == 3 { "云对雨" } else { "春风得意" }, "雪月"], other];
+            let together = [Telling::LEAK, Telling::SPLIT].map(|telling| groups(&rows, telling) == [0, 0]);
+            assert_eq!(together, [leak, split], "{why}");
+        }
+    }
+
+    #[test]
+    fn keys_find_the_groups_of_a_split_that_comparing_every_pair_finds() {
+        // Sides of different lengths, as a row of two lines has them; short ones join only where they are equal.
+        for (cut, tail) in [(5, "末尾"), (4, ""), (3, "")] {
+            let rows = random_rows("split", 120);
+            let rows: Vec<[String; 2]> =
+                rows.into_iter().map(|[a, b]| [a.chars().take(cut).collect(), b + tail]).collect();
+            let near = |a: &str, b: &str| {
+                let (len, other) = (a.chars().count(), b.chars().count());
+                len == other && distance(a, b) <= usize::from(len >= Telling::SPLIT.near)
+            };
+            let mut want: Vec<usize> = (0..rows.len()).collect();
+            let mut changed = true;
+            while changed {
+                changed = false;
+                for (a, b) in (0..rows.len()).flat_map(|a| (0..a).map(move |b| (a, b))) {
+                    let together = rows[a].iter().any(|x| rows[b].iter().any(|y| near(x, y)));
+                    if together && want[a] != want[b] {
+                        let least = want[a].min(want[b]);
+                        (want[a], want[b], changed) = (least, least, true);
+                    }
+                }
+            }
+            let lines: Vec<Pair> = rows.iter().map(|[a, b]| [a.as_str(), b.as_str()]).collect();
+            assert_eq!(groups(&lines, Telling::SPLIT), want, "{cut} characters and {}", 5 + tail.chars().count());
+        }
+    }
+
+    #[test]
     fn groups_are_closed_and_named_by_their_first_row() {
         let rows = [
             ["海内存知己", "天涯若比邻"],
@@ -294,9 +361,9 @@ mod tests {
             ["春风如意人", "黄河入海边"],
             ["千山鸟飞绝", "万径人踪灭"],
         ];
-        assert_eq!(groups(&rows), [0, 0, 0, 0, 4], "row 3 brings them together");
-        assert_eq!(groups(&rows[..3]), [0, 1, 0]);
-        assert_eq!(groups::<[&str; 2]>(&[]), [0; 0]);
+        assert_eq!(groups(&rows, Telling::LEAK), [0, 0, 0, 0, 4], "row 3 brings them together");
+        assert_eq!(groups(&rows[..3], Telling::LEAK), [0, 1, 0]);
+        assert_eq!(groups::<[&str; 2]>(&[], Telling::LEAK), [0; 0]);
 
         let rows = random_rows("groups", 80);
         let lines: Vec<[&str; 1]> = rows.iter().map(|[a, _]| [a.as_str()]).collect();
@@ -309,6 +376,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(groups(&lines), want);
+        assert_eq!(groups(&lines, Telling::LEAK), want);
     }
 }

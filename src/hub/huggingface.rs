@@ -54,7 +54,11 @@ pub fn fetch(name: &str, revision: &str, root: &Path, env: &HubEnv, tell: &mut d
     };
     // All of them are looked at before the first is fetched: it may be that there is no room.
     let weights: Vec<_> = weights.iter().map(|file| model.look(file)).collect::<Result<_>>()?;
-    let need = weights.iter().flatten().map(|(remote, etag)| model.lacks(remote, etag)).sum();
+    let lacks = |(remote, etag): &(Remote, String)| {
+        let blob = model.blob(etag);
+        transfer::lacks(remote, &blob, &incomplete(&blob))
+    };
+    let need = weights.iter().flatten().map(lacks).sum();
     words.refuse_full_disk(root, need)?;
     weights.into_iter().try_for_each(|weights| model.file(weights))?;
 
@@ -119,13 +123,6 @@ impl Download<'_> {
             _ => Err(Failure::NotAHub("it does not say what the file is (no etag)".into())),
         });
         found.map(Some).map_err(|failure| self.words.failed(&Asked::File(file), &failure))
-    }
-
-    /// Bytes of a file that are still to come.
-    fn lacks(&self, remote: &Remote, etag: &str) -> u64 {
-        let blob = self.blob(etag);
-        let size = remote.size.unwrap_or(0);
-        if transfer::length(&blob) == size { 0 } else { size.saturating_sub(transfer::length(&incomplete(&blob))) }
     }
 
     /// Fetches a file that is not here, and gives it its name.

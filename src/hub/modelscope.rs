@@ -79,7 +79,7 @@ pub fn fetch(name: &str, revision: &str, root: &Path, env: &HubEnv, tell: &mut d
         if transfer::is_same(&target, remote) {
             return Ok(());
         }
-        let part = folder.join(format!("{}.incomplete", remote.name));
+        let part = incomplete(&folder, remote);
         let fetched = transfer::fetch(&http, remote, &part, env.pause, tell);
         fetched.map_err(|failure| words.failed(&Asked::File(&remote.name), &failure))?;
         ops::rename(&part, &target).map_err(|err| transfer::unwritable(&target, &err))
@@ -94,16 +94,18 @@ pub fn fetch(name: &str, revision: &str, root: &Path, env: &HubEnv, tell: &mut d
         None => vec![cache::SINGLE.to_owned()],
     };
     let weights: Vec<&Remote> = weights.iter().filter_map(|name| of(name)).collect();
-    let lacks = |remote: &Remote| match transfer::length(&folder.join(&remote.name)) {
-        here if Some(here) == remote.size => 0,
-        _ => remote.size.unwrap_or(0),
-    };
-    words.refuse_full_disk(root, weights.iter().map(|remote| lacks(remote)).sum())?;
+    let lacks = |remote: &&Remote| transfer::lacks(remote, &folder.join(&remote.name), &incomplete(&folder, remote));
+    words.refuse_full_disk(root, weights.iter().map(lacks).sum())?;
     weights.into_iter().try_for_each(&mut file)?;
     match cache::missing(&folder) {
         missing if missing.is_empty() => Ok(folder),
         missing => Err(words.damaged(&missing, &folder)),
     }
+}
+
+/// Where a file lies until it is whole.
+fn incomplete(folder: &Path, remote: &Remote) -> PathBuf {
+    folder.join(format!("{}.incomplete", remote.name))
 }
 
 /// The files beside each other in the repository; none of those in folders is needed.

@@ -77,12 +77,15 @@ pub fn fetch(
         if matches!(failure, Failure::Damaged(_)) {
             damaged += 1;
         }
-        // An attempt that brought something is no failed one.
-        tried = if length(part) > before { 1 } else { tried + 1 };
+        // An attempt that brought something is no failed one: the next begins at once.
+        tried = if length(part) > before { 0 } else { tried + 1 };
         if !failure.is_passing() || tried >= ATTEMPTS || damaged >= DAMAGED {
             return Err(failure);
         }
-        wait(&remote.name, &failure, tried, pause, tell);
+        match tried {
+            0 => tell(News::Again { file: &remote.name, reason: &failure.reason(), pause: Duration::ZERO }),
+            _ => wait(&remote.name, &failure, tried, pause, tell),
+        }
     }
 }
 
@@ -252,6 +255,12 @@ pub fn is_same(path: &Path, remote: &Remote) -> bool {
     read && hasher.finish() == digest.hex()
 }
 
+/// Bytes of `remote` that are still to come: it lies in `whole` when it is whole, its beginning in `part` until then.
+pub fn lacks(remote: &Remote, whole: &Path, part: &Path) -> u64 {
+    let size = remote.size.unwrap_or(0);
+    if length(whole) == size { 0 } else { size.saturating_sub(length(part)) }
+}
+
 /// Length of a file in bytes; 0 when there is none.
 pub fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.len())
@@ -274,5 +283,32 @@ pub fn unwritable(path: &Path, err: &io::Error) -> Error {
         _ => error
             .hint("choose `cache_dir` (or HF_HOME) below a folder you may write to")
             .hint_zh("请将 `cache_dir`（或 HF_HOME）设到有写权限的位置"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_arrived_needs_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let [whole, part] = ["w", "w.incomplete"].map(|name| dir.path().join(name));
+        for (size, whole_len, part_len, want, why) in [
+            (Some(100), None, None, 100, "nothing is here"),
+            (Some(100), None, Some(30), 70, "a beginning is"),
+            (Some(100), Some(100), None, 0, "all is"),
+            (Some(100), Some(100), Some(30), 0, "all is, and a beginning that nobody needs"),
+            (Some(100), Some(90), Some(30), 70, "another file is, and is replaced"),
+            (Some(100), None, Some(120), 0, "more is than fits it: that makes room when it is removed"),
+            (None, None, Some(30), 0, "nobody says how long it is"),
+        ] {
+            for (path, len) in [(&whole, whole_len), (&part, part_len)] {
+                let _ = fs::remove_file(path);
+                len.into_iter().for_each(|len| fs::write(path, vec![0; len]).unwrap());
+            }
+            let remote = Remote { name: "w".into(), url: String::new(), size, digest: None };
+            assert_eq!(lacks(&remote, &whole, &part), want, "{why}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     names::closest,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, gigabytes},
     fs::free_space,
 };
 use serde_json::Value;
@@ -74,9 +74,8 @@ impl<'a> Words<'a> {
     }
 
     fn full(&self, root: &Path, need: u64, free: u64) -> Error {
-        let gb = |bytes: u64| bytes as f64 / 1e9;
-        let (root, need, free) = (root.display(), gb(need), gb(free));
-        Error::input(format!("{}: {need:.1} GB are to be downloaded to {root}, where {free:.1} GB are free", self.name))
+        let (root, need, free) = (root.display(), gigabytes(need), gigabytes(free));
+        Error::input(format!("{}: {need} are to be downloaded to {root}, where {free} are free", self.name))
             .hint("make room, or choose `cache_dir` (or HF_HOME) on another disk; what has arrived is kept")
             .hint_zh("请腾出空间，或将 `cache_dir`（或 HF_HOME）设到其他磁盘；已下载的部分会保留")
     }
@@ -282,7 +281,7 @@ mod tests {
         let words = Words::new("org/tiny", "main", &env);
         words.refuse_full_disk(dir.path(), 1).unwrap();
         let err = words.full(Path::new("/cache"), 29_500_000_000, 1_040_000_000);
-        assert_eq!(err.to_string(), "org/tiny: 29.5 GB are to be downloaded to /cache, where 1.0 GB are free");
+        assert_eq!(err.to_string(), "org/tiny: 29.50 GB are to be downloaded to /cache, where 1.04 GB are free");
         if free_space(dir.path()).is_some() {
             assert!(words.refuse_full_disk(&dir.path().join("not/yet"), u64::MAX).is_err());
         }

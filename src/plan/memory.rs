@@ -95,7 +95,7 @@ impl Memory {
             ("card", self.card),
         ];
         let texts = parts.iter().filter(|(_, bytes)| *bytes > 0);
-        texts.map(|(name, bytes)| format!("{name} {}", super::gigabytes(*bytes))).collect::<Vec<_>>().join(", ")
+        texts.map(|(name, bytes)| format!("{name} {}", crate::error::gigabytes(*bytes))).collect::<Vec<_>>().join(", ")
     }
 }
 

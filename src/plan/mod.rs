@@ -13,7 +13,7 @@ pub use work::{Flop, Rows};
 
 use crate::{
     config::GradientCheckpointing,
-    error::{Error, Result},
+    error::{Error, Result, gigabytes},
     model::{Qwen3Config, qwen3::Keep},
 };
 use candle_core::{DType, Device};
@@ -62,11 +62,6 @@ fn too_little(need: &Memory, free: u64, asked: GradientCheckpointing) -> Error {
     Error::input(format!("the run needs about {total} of memory ({parts}), but {free} are free"))
         .hint(format!("{checkpointing}a smaller `micro_batch_tokens`, `bf16 = true`, or a smaller model needs less"))
         .hint_zh(format!("可用 {checkpointing}更小的 `micro_batch_tokens`、`bf16 = true` 或更小的模型"))
-}
-
-/// `1.24 GB`
-pub fn gigabytes(bytes: u64) -> String {
-    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 #[cfg(test)]

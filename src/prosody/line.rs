@@ -18,12 +18,42 @@ pub fn is_quote(c: char) -> bool {
     )
 }
 
+/// Whether a character is punctuation of any kind or a blank: what stands in a line without being a character of it. Boxes and
+/// the like are characters, for they stand for lost ones.
+pub fn is_mark(c: char) -> bool {
+    // Ideographs first: nearly all characters are.
+    if matches!(c, '\u{4e00}'..='\u{9fff}') {
+        return false;
+    }
+    is_break(c)
+        || is_quote(c)
+        || matches!(
+            c,
+            '.' | '…'
+                | '—'
+                | '－'
+                | '-'
+                | '·'
+                | '•'
+                | '～'
+                | '~'
+                | '（'
+                | '）'
+                | '('
+                | ')'
+                | '〔'
+                | '〕'
+                | '['
+                | ']'
+        )
+}
+
 /// The clauses of a line, without breaks. None is empty.
 pub fn clauses(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_break).filter(|clause| !clause.is_empty())
 }
 
-/// The characters of a line, without breaks.
+/// The characters of a line, without breaks; marks that part nothing are among them.
 pub fn characters(text: &str) -> impl Iterator<Item = char> {
     text.chars().filter(|c| !is_break(*c))
 }
@@ -106,6 +136,14 @@ mod tests {
             assert_eq!(shape(text), want, "{why}");
             assert_eq!(characters(text).count(), want.iter().sum::<usize>(), "{why}");
         }
+    }
+
+    #[test]
+    fn marks_are_no_characters_and_what_stands_for_one_is() {
+        let marks = "，,、；;：:。.！!？? \u{3000}\t\"'“”‘’「」『』《》〈〉【】…—－-·•～~（）()〔〕[]";
+        assert!(marks.chars().all(is_mark));
+        assert!("天〇𫓧aの1□○×*😀".chars().all(|c| !is_mark(c)));
+        assert!(marks.chars().filter(|c| is_break(*c) || is_quote(*c)).count() > 20, "breaks and quotes among them");
     }
 
     #[test]

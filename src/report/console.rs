@@ -119,9 +119,11 @@ impl<'a> Console<'a> {
     pub fn download_again(&mut self, file: &str, reason: &str, seconds: f64) {
         self.end_bar();
         self.download = None;
-        self.line(&match self.look.lang {
-            Lang::En => format!("{file}: {reason}; trying again in {seconds:.0} s"),
-            Lang::Zh => format!("{file}：{reason}；{seconds:.0} 秒后重试"),
+        self.line(&match (self.look.lang, seconds > 0.0) {
+            (Lang::En, true) => format!("{file}: {reason}; trying again in {seconds:.0} s"),
+            (Lang::Zh, true) => format!("{file}：{reason}；{seconds:.0} 秒后重试"),
+            (Lang::En, false) => format!("{file}: {reason}; going on with it"),
+            (Lang::Zh, false) => format!("{file}：{reason}；立即续传"),
         });
     }
 
@@ -556,6 +558,7 @@ mod tests {
             console.download_waits("b.safetensors");
             console.download("b.safetensors", 50 << 20, 1000 << 20);
             console.download_again("b.safetensors", "it said nothing for too long", 2.0);
+            console.download_again("b.safetensors", "the connection was closed", 0.0);
             console.download("b.safetensors", 60 << 20, 1000 << 20);
         });
         let lines: Vec<&str> = got.lines().collect();
@@ -568,6 +571,7 @@ mod tests {
                 "waiting for another process that is downloading b.safetensors",
                 "downloading b.safetensors (1000.00 MiB)",
                 "b.safetensors: it said nothing for too long; trying again in 2 s",
+                "b.safetensors: the connection was closed; going on with it",
                 "downloading b.safetensors (1000.00 MiB)",
             ]
         );

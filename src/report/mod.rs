@@ -127,7 +127,7 @@ impl Observer for Outcome {
             Event::Evaluated(e) => self.evaluations.push(e.clone()),
             Event::Finished(e) => self.finished = Some(e.clone()),
             Event::Logged(e) => self.losses.push(e.loss),
-            Event::Started(e) => self.leaks = e.leaks.iter().map(|leaks| leaks.counts()).collect(),
+            Event::Started(e) => self.leaks = e.leaks.iter().map(|leaks| leaks.counts(false)).collect(),
             Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
         }
         Ok(())

@@ -129,6 +129,22 @@ pub fn table<V: AsRef<str>>(rows: &[(&str, V)], label: impl Fn(&str) -> String) 
     text
 }
 
+/// `text` of a file for a terminal, which may obey what stands in it: line breaks as `⏎` and a line break, other controls (C0, C1)
+/// as a sign or, as bytes are, `<1B>`.
+pub fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown += "⏎\n",
+            '\r' => shown.push('␍'),
+            '\t' => shown.push('⇥'),
+            c if c.is_control() => shown += &format!("<{:02X}>", u32::from(c)),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// Spaces behind `text` until it is `width` columns wide.
 pub fn pad(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
@@ -176,6 +192,24 @@ mod tests {
         ] {
             assert_eq!(table(&rows, str::to_owned), want, "{why}");
         }
+    }
+
+    #[test]
+    fn nothing_in_a_text_speaks_to_the_terminal() {
+        for (text, want, why) in [
+            ("海内 a", "海内 a", "nothing to hide"),
+            ("a\nb\n", "a⏎\nb⏎\n", "line breaks stay"),
+            ("\r\t", "␍⇥", "controls with a sign"),
+            ("\x1b[31m\0\x7f", "<1B>[31m<00><7F>", "C0"),
+            ("\u{85}\u{9b}2J", "<85><9B>2J", "C1"),
+        ] {
+            assert_eq!(shown(text), want, "{why}");
+        }
+        assert!(
+            (0..=0x10ffff)
+                .filter_map(char::from_u32)
+                .all(|c| shown(&c.to_string()).chars().all(|c| c == '\n' || !c.is_control()))
+        );
     }
 
     #[test]

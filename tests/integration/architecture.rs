@@ -156,6 +156,20 @@ fn every_file_opens_with_its_subject() {
 }
 
 #[test]
+fn no_page_waits_for_a_figure() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let pages = std::fs::read_dir(docs).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let pages: Vec<PathBuf> = pages.filter(|path| path.extension().is_some_and(|e| e == "md")).collect();
+    assert!(pages.len() > 5, "found {} pages", pages.len());
+    for path in pages {
+        let text = std::fs::read_to_string(&path).expect("a page");
+        let is_word = |line: &&str| line.len() > 1 && line.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        let found = text.lines().map(str::trim).find(is_word);
+        assert_eq!(found, None, "{}: a placeholder stands where a figure belongs", path.display());
+    }
+}
+
+#[test]
 fn the_import_scanner_sees_every_form() {
     let text = "use crate::{a::{x, y}, b, c::z};\nuse crate::d::w;\nfn f() { crate::e::g() }";
     assert_eq!(imports(text).into_iter().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);

@@ -461,6 +461,39 @@ fn pauses_double_and_follow_the_server_within_reason() {
 }
 
 #[test]
+fn what_brought_something_is_gone_on_with_at_once_and_the_fifth_that_brings_nothing_is_the_last() {
+    // Which attempts bring something, the last of them all there is; the pauses between attempts in milliseconds.
+    for (bring, arrives, want, why) in [
+        (&[1, 6][..], true, &[0, 2, 4, 8, 16][..], "four in a row bring nothing"),
+        (&[1, 5, 6, 10], true, &[0, 2, 4, 8, 0, 0, 2, 4, 8], "the count begins again"),
+        (&[1, 7], false, &[0, 2, 4, 8, 16], "five in a row bring nothing"),
+        (&[6], false, &[2, 4, 8, 16], "the first five bring nothing"),
+    ] {
+        for vars in [&[][..], &[MODELSCOPE]] {
+            let (root, files) = (temp(), sharded_model());
+            let server = Server::start(files.clone(), move |asked| match asked.gets(SHARDS[1]) {
+                true if bring.last() == Some(&asked.count) => Manner::Normal,
+                true if bring.contains(&asked.count) => Manner::CutAfter(50),
+                true => Manner::HangUp,
+                false => Manner::Normal,
+            });
+            let mut pauses = Vec::new();
+            let mut tell = |news: News<'_>| {
+                if let News::Again { pause, .. } = news {
+                    pauses.push(pause.as_millis());
+                }
+            };
+            let endpoint = [("HF_ENDPOINT", &*server.endpoint), ("MODELSCOPE_ENDPOINT", &*server.endpoint)];
+            let env = env(&[&endpoint, vars].concat()).with_pause(Duration::from_millis(2));
+            let got = resolve(MODEL, "main", Some(root.path()), &env, &mut tell);
+            assert_eq!((got.is_ok(), &pauses[..]), (arrives, want), "{why}: {got:?}");
+            let attempts = server.asked().iter().filter(|asked| asked.gets(SHARDS[1])).count();
+            assert_eq!(attempts, want.len() + 1, "{why}");
+        }
+    }
+}
+
+#[test]
 fn a_slow_server_is_waited_for_and_a_silent_one_is_not() {
     let (root, files) = (temp(), single_model());
     let slow = Server::start(files.clone(), |_| Manner::Slowly);

@@ -149,6 +149,27 @@ fn data_in_numbers() {
 }
 
 #[test]
+fn nothing_in_a_data_file_speaks_to_the_terminal() {
+    let w = folder();
+    let (asked, answered) = ("天\u{1b}[2J\r\u{9b}1m", "地\u{7}\t\u{85}月");
+    let rows = json!([{"instruction": "对\u{1b}下联", "input": asked, "output": answered}]);
+    w.write("alone.json", rows.to_string());
+    let args = ["data", "show", "--model", "model", "--data", "alone.json"];
+    let text = printed(&w, &args);
+    for part in ["对<1B>下联⏎", "天<1B>[2J␍<9B>1m", "地<07>⇥<85>月"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let stats = printed(&w, &["data", "stats", "--model", "model", "--data", "alone.json"]);
+    for text in [text, stats] {
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    }
+    let row = &json_lines(&w, &[&args[..], &["--json"]].concat())[0];
+    let stretches = row["stretches"].as_array().unwrap();
+    let whole: String = stretches.iter().map(|stretch| stretch["text"].as_str().unwrap()).collect();
+    assert!(whole.contains(asked) && whole.contains(answered), "JSON has them as they are: {whole:?}");
+}
+
+#[test]
 fn a_run_says_what_has_leaked() {
     let w = folder();
     let model = format!("model_name_or_path={}", root().join("data/tiny_qwen3").display());
@@ -161,6 +182,14 @@ fn a_run_says_what_has_leaked() {
          data/valid.json row 2, like data/train.json row 1"
     );
     assert!(line("2 test rows").ends_with("the first: data/test.json row 1, like data/train.json row 5"));
+    let chinese = [("COUPLET_TRAIN_LANG", "zh")];
+    let ended =
+        w.run_with(&["run.toml", &model, "max_steps=1", "warmup_ratio=0", "device=cpu", "output_dir=zh"], &chinese);
+    let told = ended.stderr.lines().find(|line| line.starts_with("泄漏")).unwrap_or_default();
+    assert!(
+        told.contains("3 行验证数据中：与训练行相同 1，有一句仅差一字 1；首个：data/valid.json row 2，近似"),
+        "{told}"
+    );
     let receipt = w.json("out/run.json");
     let leaks = &receipt["data"]["leaks"];
     assert_eq!((&leaks[0]["of"], &leaks[0]["rows"], &leaks[0]["equal"]), (&json!("eval"), &json!(3), &json!(1)));

@@ -1,7 +1,7 @@
 //! Facts about this machine and process for the header and the receipt. Linux tells; elsewhere a fact is absent.
 
 use candle_core::DType;
-use couplet_train::error::{Error, Result};
+use couplet_train::error::{Error, Result, gigabytes};
 
 /// The CPU's name.
 pub fn cpu_name() -> Option<String> {
@@ -40,9 +40,8 @@ pub fn refuse_too_large(weights: usize, dtype: DType) -> Result<()> {
 }
 
 fn too_large(weights: u64, free: u64, dtype: DType) -> Error {
-    let gb = |bytes: u64| bytes as f64 / 1e9;
     let smaller = if dtype == DType::F32 { "`bf16 = true` halves it, " } else { "" };
-    Error::input(format!("the weights take {:.1} GB, but {:.1} GB of memory are free", gb(weights), gb(free)))
+    Error::input(format!("the weights take {}, but {} of memory are free", gigabytes(weights), gigabytes(free)))
         .hint(format!("{smaller}a smaller Qwen3 needs less (0.6B: 2.4 GB in f32), or train on a GPU"))
         .hint_zh("可用 `bf16 = true` 减半，改用更小的 Qwen3（0.6B 的 f32 为 2.4 GB），或在 GPU 上训练")
 }
@@ -68,7 +67,7 @@ mod tests {
     fn a_model_that_cannot_fit_is_refused_with_its_size() {
         assert!(refuse_too_large(1, DType::F32).is_ok());
         let err = too_large(59_000_000_000, 24_000_000_000, DType::F32);
-        assert_eq!(err.to_string(), "the weights take 59.0 GB, but 24.0 GB of memory are free");
+        assert_eq!(err.to_string(), "the weights take 59.00 GB, but 24.00 GB of memory are free");
         assert!(err.hint_text(false).is_some_and(|hint| hint.starts_with("`bf16 = true` halves it")));
     }
 }

@@ -315,10 +315,33 @@ fn a_difference_names_key_old_and_new() {
 fn a_receipt_of_an_earlier_version_is_no_other_config() {
     let mut old = serde_json::to_value(yaml("")).unwrap();
     old["output"].as_object_mut().unwrap().retain(|key, _| !key.starts_with("save_"));
-    assert_eq!(yaml("save_steps: 7\n").diff(&old), [], "that version knew no save_steps");
+    assert_eq!(yaml("").diff(&old), [], "that version knew no save_steps");
+    let diff = yaml("save_steps: 7\n").diff(&old);
+    assert_eq!(
+        (diff.len(), diff[0].key.as_str(), &diff[0].new),
+        (1, "save_steps", &json!(7)),
+        "another than its default"
+    );
     old["output"]["page"] = json!(true);
     let diff = yaml("").diff(&old);
     assert_eq!((diff.len(), diff[0].key.as_str(), &diff[0].new), (1, "page", &json!(null)), "a later version's key");
+}
+
+#[test]
+fn a_key_that_an_earlier_version_did_not_know_differs_by_its_value() {
+    let toml = |lines: &str| read(Format::Toml, &format!("{TOML}{lines}"), &[]).unwrap().recipe;
+    for (plain, set) in [
+        (yaml(""), yaml("use_dora: true\nneftune_noise_alpha: 5\n")),
+        (toml(""), toml("[lora]\nuse_dora = true\n[train]\nneftune_noise_alpha = 5.0\n")),
+    ] {
+        let mut old = serde_json::to_value(&plain).unwrap();
+        old["lora"].as_object_mut().unwrap().remove("use_dora");
+        old["train"].as_object_mut().unwrap().remove("neftune_noise_alpha");
+        assert_eq!(plain.diff(&old), [], "what holds without the keys is what was done");
+        let got: Vec<_> = set.diff(&old).into_iter().map(|d| format!("{}: {} → {}", d.key, d.old, d.new)).collect();
+        assert_eq!(got, ["neftune_noise_alpha: null → 5.0", "use_dora: null → true"]);
+        assert_eq!(set.changes_that_matter(&old).len(), 2, "and such a run does not go on");
+    }
 }
 
 #[test]

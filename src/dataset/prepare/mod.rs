@@ -2,13 +2,12 @@
 //!
 //! [`prepare`] is the whole way: files are read in whatever format they have (`read`), each side is tidied (`text`), rows that
 //! teach nothing good are dropped with a `reason` (`clean`), some are taken and parted so that no near-duplicate stands on both
-//! sides of a split (`group`, `parts`), and what is trained on may be balanced, tagged and worded in several ways (`balance`,
+//! sides of a split ([`near`], `parts`), and what is trained on may be balanced, tagged and worded in several ways (`balance`,
 //! `themes`, `instruction`). The same files and options give the same bytes; which rows are drawn does not depend on the order
 //! of the lines.
 
 mod balance;
 mod clean;
-mod group;
 mod instruction;
 mod options;
 mod parts;
@@ -28,11 +27,10 @@ pub use read::{Format, Found, Layout, Separator, Source};
 pub use reason::Reason;
 
 use crate::{
-    dataset::summary::Warning,
+    dataset::{near, summary::Warning},
     error::{Error, Result},
 };
 use clean::{Cleaned, Dropped, Row};
-use rayon::prelude::*;
 use std::{collections::BTreeMap, path::PathBuf};
 use write::Target;
 
@@ -102,7 +100,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         Some(count) => parts::take(rows, count)?,
         None => rows,
     };
-    let groups = group::groups(rows.par_iter().map(|row| [row.upper.as_str(), &row.lower]));
+    let lines: Vec<near::Pair> = rows.iter().map(|row| [row.upper.as_str(), &row.lower]).collect();
+    let groups = near::groups(&lines, near::Telling::SPLIT);
     let assigned = parts::assign(&rows, &groups, options.split.sizes(rows.len())?);
     let of =
         |part| rows.iter().zip(&assigned).filter(|(_, of)| **of == Some(part)).map(|(row, _)| row).collect::<Vec<_>>();

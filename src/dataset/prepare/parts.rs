@@ -151,7 +151,7 @@ pub(super) fn take(mut rows: Vec<Row>, count: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The part of every row, `None` where it is not needed. `groups` as [`super::group::groups`] has them: none is parted.
+/// The part of every row, `None` where it is not needed. `groups` as [`crate::dataset::near::groups`] has them: none is parted.
 ///
 /// Groups are drawn one by one, small ones first; each goes to validation, else to the test, if it still fits there, else to
 /// training. So the held-out parts may miss some of their rows, and what they miss is trained on.

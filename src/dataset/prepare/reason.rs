@@ -1,10 +1,10 @@
 //! Why a row is not worth training on.
 
 use super::{
-    text::{characters, is_han, is_mark},
+    text::{characters, is_han},
     words::{self, Words},
 };
-use crate::prosody::{self, System};
+use crate::prosody::{self, System, is_mark};
 use std::sync::LazyLock;
 
 /// Tones are right where the lines end as they should and so many of their nodes oppose each other.

@@ -2,7 +2,7 @@
 //! unless it is asked for.
 
 use super::simplify::simplify;
-use crate::prosody::{is_break, is_quote};
+use crate::prosody::is_mark;
 
 /// What is asked for beyond the notation.
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,31 +79,6 @@ fn full_width(side: &str) -> String {
     text
 }
 
-/// Punctuation of any kind, and blanks: what stands in a line without being a character of it.
-pub(super) fn is_mark(c: char) -> bool {
-    is_break(c)
-        || is_quote(c)
-        || matches!(
-            c,
-            '.' | '…'
-                | '—'
-                | '－'
-                | '-'
-                | '·'
-                | '•'
-                | '～'
-                | '~'
-                | '（'
-                | '）'
-                | '('
-                | ')'
-                | '〔'
-                | '〕'
-                | '['
-                | ']'
-        )
-}
-
 /// A Chinese character: the blocks of unified and compatibility ideographs, and 〇.
 pub(super) fn is_han(c: char) -> bool {
     matches!(c, '〇' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}')
@@ -152,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_are_told_from_marks() {
+    fn chinese_characters_are_told_from_others() {
         for (c, han, mark) in [
             ('天', true, false),
             ('〇', true, false),

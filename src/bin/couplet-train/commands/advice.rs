@@ -1,6 +1,6 @@
 //! What a user would rather hear before the night than after it.
 
-use couplet_train::{config::OutputConfig, report::Header, trainer::saver::Space};
+use couplet_train::{config::OutputConfig, error::gigabytes, report::Header, trainer::saver::Space};
 
 /// Fewer log lines than this make no curve.
 const FEWEST_POINTS: usize = 10;
@@ -32,10 +32,6 @@ pub fn add(output: &OutputConfig, total_steps: usize, space: Space, header: &mut
 fn better_logging_steps(total: usize, given: usize) -> Option<usize> {
     let better = (total / (2 * FEWEST_POINTS)).max(1);
     (total >= FEWEST_POINTS && total / given < FEWEST_POINTS && better < given).then_some(better)
-}
-
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
 #[cfg(test)]
@@ -72,7 +68,10 @@ mod tests {
         };
         assert_eq!(said("", 1), ["logging_steps 500 gives 2 points in 1000 steps; logging_steps=50 gives 20"]);
         let much = said("logging_steps: 10\n", 40_000_000_000);
-        assert_eq!(much, ["all checkpoints are kept and will fill 40.0 GB; save_total_limit=3 keeps it under 2.4 GB"]);
+        assert_eq!(
+            much,
+            ["all checkpoints are kept and will fill 40.00 GB; save_total_limit=3 keeps it under 2.40 GB"]
+        );
         assert_eq!(said("logging_steps: 10\nsave_total_limit: 5\n", 40_000_000_000), [""; 0]);
     }
 }

@@ -5,7 +5,7 @@ use candle_core::DType;
 use couplet_train::{
     config::DeviceChoice,
     device::{self, Surroundings},
-    error::{Error, Result},
+    error::{Error, Result, gigabytes},
     kernels::{
         self,
         card::{Built, Card, Driver},
@@ -22,7 +22,7 @@ pub fn run(look: Look) -> Result<u8> {
     let memory = machine::available_memory();
     let machine = Machine {
         cpu: format!("{name}; f32: {f32}, bf16: {bf16}; {threads} threads"),
-        memory: memory.map_or_else(|| "unknown".into(), |free| format!("{:.1} GB free", free as f64 / 1e9)),
+        memory: memory.map_or_else(|| "unknown".into(), |free| format!("{} free", gigabytes(free))),
         loaded: device::driver_version(),
     };
     let (header, wrong) = found(&machine, &Surroundings::read(DeviceChoice::Auto, true))?;

@@ -7,11 +7,12 @@ use couplet_train::{
     config::{Dialect, OverLength, Recipe, TemplateName, scheduler},
     dataset,
     device::Opened,
+    error::gigabytes,
     kernels,
     model::{Qwen3Config, qwen3::Keep},
     optim::Schedule,
-    plan::{Load, Memory, gigabytes},
-    report::Header,
+    plan::{Load, Memory},
+    report::{Header, Lang},
     trainer::{Cut, plan::StepPlan},
 };
 use std::path::Path;
@@ -43,7 +44,7 @@ pub struct Facts<'a> {
 }
 
 /// Fills the header of a run.
-pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
+pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
     let mut header = Header::default();
     let (train, lora) = (&recipe.train, &recipe.lora);
     header.row("model", "模型", model_line(recipe, facts));
@@ -103,7 +104,7 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
         ),
     );
     if !facts.data.leaks.is_empty() {
-        let lines: Vec<String> = facts.data.leaks.iter().map(ToString::to_string).collect();
+        let lines: Vec<String> = facts.data.leaks.iter().map(|leaks| leaks.line(lang == Lang::Zh)).collect();
         header.row("leaks", "泄漏", lines.join("\n"));
     }
     if recipe.data.packing {

@@ -2,9 +2,9 @@
 
 use candle_core::Device;
 use couplet_train::{
-    error::Error,
+    error::{Error, gigabytes},
     kernels::{self, card::Pool},
-    plan::{self, Held, gigabytes},
+    plan::{self, Held},
     report::Lang,
 };
 use serde_json::{Value, json};

@@ -14,10 +14,10 @@ use candle_core::{DType, Device};
 use couplet_train::{
     config::{self, Loaded, Recipe, SaveStrategy},
     dataset,
-    error::{Error, Result},
+    error::{Error, Result, gigabytes},
     model::{lora, published},
     optim::Schedule,
-    plan::{self, Load, gigabytes},
+    plan::{self, Load},
     report::{Console, Header, Lang, Look},
     trainer::{Trainer, plan::StepPlan, saver::Saver},
 };
@@ -41,7 +41,7 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     };
     let steps = StepPlan::of(&inputs.data.train, &recipe.train);
     let pissa = pissa::planned(&recipe);
-    let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices);
+    let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices, look.lang);
     rows(&mut header, &recipe, &planned, &steps, look.lang);
     memory(&mut header, &recipe, (&inputs, &planned), short.as_ref(), look.lang);
     disk(&mut header, &recipe, &inputs, &steps)?;

@@ -21,13 +21,13 @@ use candle_core::Tensor;
 use couplet_train::{
     adapter::{merge::merged, peft},
     config::{self, EvalStrategy, Loaded, Notice, Recipe},
-    error::{Error, Result},
+    error::{Error, Result, gigabytes},
     fs::{self, fault},
     generate::Speaker,
     kernels,
     model::{Checkpoint, Params, Principal, Qwen3, Recorder, lora::initial_values, params::Slot, weights::Change},
     optim::AdamW,
-    plan::{Part, explained, gigabytes},
+    plan::{Part, explained},
     report::{
         Console, Header, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict,
         duration, model_card,
@@ -104,7 +104,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
 
     // 2. Said before it is done.
     let pissa = lacking.as_ref().map(|(_, how)| how.as_str());
-    let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices);
+    let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices, look.lang);
     advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
     place.notices(&out, short_of_room, &mut header);
     console.header(&header);
@@ -365,6 +365,7 @@ pub(super) fn said_before(
     planned: &Planned,
     plan: &StepPlan,
     notices: Vec<Notice>,
+    lang: Lang,
 ) -> Header {
     let facts = Facts {
         model_dir: &inputs.model_dir,
@@ -379,7 +380,7 @@ pub(super) fn said_before(
         memory: &planned.memory,
         largest: planned.load,
     };
-    let mut header = header::header(recipe, &facts);
+    let mut header = header::header(recipe, &facts, lang);
     if cfg!(feature = "fault-injection") {
         header.notice(
             "built with `fault-injection`, for tests only; do not train with it",

@@ -13,7 +13,7 @@ use couplet_train::{
     error::{Error, Result},
     report::{
         Lang, Look,
-        text::{columns, table},
+        text::{columns, shown, table},
     },
 };
 use serde_json::{Value, json};
@@ -226,7 +226,7 @@ impl Shown<'_> {
             .iter()
             .map(|stretch| {
                 // A newline at the end ends no line here.
-                let text = stretch.text.replace('\n', "⏎\n");
+                let text = shown(&stretch.text);
                 (stretch.role.in_words(lang), paint(stretch.role, text.strip_suffix('\n').unwrap_or(&text)))
             })
             .collect();
@@ -313,5 +313,5 @@ impl Shown<'_> {
 
 /// A token on one line, its blanks to be seen.
 fn visible(token: &str) -> String {
-    token.replace('\n', "⏎").replace('\r', "␍").replace('\t', "⇥").replace(' ', "␣").replace('\u{3000}', "␣␣")
+    shown(token).replace('\n', "").replace(' ', "␣").replace('\u{3000}', "␣␣")
 }

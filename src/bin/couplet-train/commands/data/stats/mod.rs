@@ -244,7 +244,7 @@ impl Alike {
         let pairs: Vec<near::Pair> = rows.iter().map(|row| row.record.pair()).collect();
         let lines: Vec<&[&str]> = pairs.iter().map(near::lines).collect();
         let mut sizes: HashMap<usize, usize> = HashMap::new();
-        near::groups(&lines).into_iter().for_each(|group| *sizes.entry(group).or_default() += 1);
+        near::groups(&lines, near::Telling::LEAK).into_iter().for_each(|group| *sizes.entry(group).or_default() += 1);
         let several = || sizes.values().filter(|rows| **rows > 1);
         Self { rows: several().sum(), groups: several().count(), largest: several().max().copied().unwrap_or(0) }
     }

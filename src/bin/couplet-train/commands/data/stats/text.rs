@@ -5,14 +5,14 @@ use crate::commands::header::thousands;
 use couplet_train::{
     config::OverLength,
     dataset::{
-        leaks::{HeldOut, Leaks, Place},
+        leaks::{Leaks, Place},
         near::Likeness,
         stats::{Bin, Lengths},
         summary::FileSummary,
     },
     report::{
         Lang,
-        text::{columns, table},
+        text::{columns, shown, table},
     },
 };
 use unicode_width::UnicodeWidthStr;
@@ -36,7 +36,7 @@ pub fn render(stats: &Stats, lang: Lang) -> String {
         rows.push((lang.pick(split.name, zh_of(split.name)), bars(&split.histogram)));
     }
     rows.push((lang.pick("too long", "超长"), too_long(stats, lang)));
-    let prefix = stats.prefix.text.replace('\n', "⏎\n");
+    let prefix = shown(&stats.prefix.text);
     let prefix = prefix.strip_suffix('\n').unwrap_or(&prefix);
     rows.push((
         lang.pick("prefix", "共同前缀"),
@@ -49,9 +49,10 @@ pub fn render(stats: &Stats, lang: Lang) -> String {
     rows.push((lang.pick("repeats", "重复"), repeats(stats, lang)));
     rows.extend(stats.instruction.as_ref().map(|instruction| {
         let (n, of) = (thousands(instruction.rows), thousands(stats.splits.first().map_or(0, |split| split.rows)));
+        let text = shown(&instruction.text);
         let text = match lang {
-            Lang::En => format!("{} ({n} of {of} rows)", instruction.text),
-            Lang::Zh => format!("{}（{of} 行中的 {n} 行）", instruction.text),
+            Lang::En => format!("{text} ({n} of {of} rows)"),
+            Lang::Zh => format!("{text}（{of} 行中的 {n} 行）"),
         };
         (lang.pick("instruction", "指令"), text)
     }));
@@ -265,16 +266,7 @@ fn name(shape: &Shape, lang: Lang) -> String {
 
 /// How many, and the first of every kind.
 fn of_leaks(leaks: &Leaks, lang: Lang) -> String {
-    let mut lines = vec![match lang {
-        Lang::En => leaks.counts(),
-        Lang::Zh => {
-            let which = if leaks.of == HeldOut::Eval { "验证" } else { "测试" };
-            let Leaks { rows, equal, one_character, shared_line, near_line, .. } = leaks;
-            format!(
-                "{rows} 行{which}数据中：与训练行相同 {equal}，仅差一字 {one_character}，有一句相同 {shared_line}，有一句仅差一字 {near_line}"
-            )
-        }
-    }];
+    let mut lines = vec![leaks.counts(lang == Lang::Zh)];
     for likeness in Likeness::ALL {
         let of_kind = leaks.found.iter().filter(|found| found.likeness == likeness);
         lines.extend(of_kind.clone().take(NAMED).map(|found| {

@@ -25,7 +25,17 @@ pub struct Proof {
 impl Proof {
     /// Whether every update is zero, and is all that there is.
     pub fn is_dead(&self) -> bool {
-        !self.has_magnitudes && self.updates.iter().all(|(_, norm)| *norm == 0.0)
+        !self.has_magnitudes && self.has_no_update()
+    }
+
+    /// Whether every update is zero, so that at most magnitudes do something: they do not where they are the lengths of the base's
+    /// rows.
+    pub fn rests_on_magnitudes(&self) -> bool {
+        self.has_magnitudes && self.has_no_update()
+    }
+
+    fn has_no_update(&self) -> bool {
+        self.updates.iter().all(|(_, norm)| *norm == 0.0)
     }
 }
 
@@ -222,6 +232,7 @@ mod tests {
         };
         let proof = of(false).unwrap();
         assert_eq!((proof.tensors, proof.is_dead(), proof.zero.len()), (36, false, 0));
+        assert!(proof.rests_on_magnitudes() && !inspected_as(true, waves).unwrap().rests_on_magnitudes());
         let err = of(true).unwrap_err().to_string();
         assert_eq!(
             err,

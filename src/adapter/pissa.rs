@@ -26,13 +26,40 @@ pub const BACKUP: &str = "pissa_backup";
 /// The folder of the plain adapter.
 pub const CONVERTED: &str = "pissa_converted";
 
-const ABOUT_INIT: &str = "# What the base lacks\n\n\
+/// What README.md in the folders says.
+struct About {
+    init: &'static str,
+    backup: &'static str,
+    converted: &'static str,
+}
+
+/// Of an adapter that began by PiSSA.
+const OF_PISSA: About = About {
+    init: "# What the base lacks\n\n\
     PiSSA began with these matrices and took s·B·A out of the base. They are no adapter to use; whoever reads the one in the folder \
-    above needs them.\n";
-const ABOUT_BACKUP: &str = "# The trained matrices of PiSSA\n\n\
-    They fit only the base without what `../pissa_init` holds. Over the whole base use `../pissa_converted`.\n";
-const ABOUT_CONVERTED: &str = "# A plain LoRA\n\n\
-    What PiSSA has learned, as an adapter of twice the rank over the whole base. Any program that reads PEFT's adapters can use it.\n";
+    above needs them.\n",
+    backup: "# The trained matrices of PiSSA\n\n\
+    They fit only the base without what `../pissa_init` holds. Over the whole base use `../pissa_converted`.\n",
+    converted: "# A plain LoRA\n\n\
+    What PiSSA has learned, as an adapter of twice the rank over the whole base. Any program that reads PEFT's adapters can use it.\n",
+};
+
+/// Of a plain one, over a base that LlamaFactory's scripts/pissa_init.py may have saved without what the adapter replaced.
+const OF_A_PLAIN_ONE: About = About {
+    init: "# Where training began\n\nThe adapter before the first step. With it the base that was trained on is what it was.\n",
+    backup: "# The trained matrices\n\n\
+        The adapter of the folder above once more. It fits the base that was trained on. Over the base as it was before use \
+        `../pissa_converted`.\n",
+    converted: "# What training has changed\n\n\
+        A plain LoRA of twice the rank. It fits the base as it was before what the starting adapter, `../pissa_init`, replaced was \
+        taken out; over the base that was trained on it is wrong, unless that adapter did nothing.\n",
+};
+
+impl About {
+    fn of(lora: &LoraConfig) -> &'static Self {
+        if lora.pissa.pissa_init { &OF_PISSA } else { &OF_A_PLAIN_ONE }
+    }
+}
 
 /// An adapter in memory: its matrices, which lie end to end in the values, and what it is for.
 #[derive(Clone, Copy)]
@@ -52,13 +79,14 @@ pub fn begin(out: &Path, start: Matrices) -> Result<()> {
     for name in [BACKUP, CONVERTED].into_iter().filter(|name| out.join(name).is_dir()) {
         fs::remove_durable_dir(out, name)?;
     }
-    write(out, INIT, start, ABOUT_INIT)
+    write(out, INIT, start, About::of(start.lora).init)
 }
 
 /// Writes `pissa_backup/` and `pissa_converted/`: `trained` began as `start` (values of the same matrices).
 pub fn end(out: &Path, trained: Matrices, start: &[f32]) -> Result<()> {
-    write(out, BACKUP, trained, ABOUT_BACKUP)?;
-    let (mut layout, mut values) = (Layout::default(), vec![]);
+    let about = About::of(trained.lora);
+    write(out, BACKUP, trained, about.backup)?;
+    let (mut layout, mut values) = (Layout::default(), Vec::with_capacity(2 * start.len()));
     for slot in trained.slots {
         let (rows, columns) = slot.shape;
         let shape = if slot.is_b() { (rows, 2 * columns) } else { (2 * rows, columns) };
@@ -66,7 +94,7 @@ pub fn end(out: &Path, trained: Matrices, start: &[f32]) -> Result<()> {
         values.extend(joined(slot.is_b(), columns, &trained.values[slot.range()], &start[slot.range()]));
     }
     let lora = converted(trained.lora);
-    write(out, CONVERTED, Matrices { slots: layout.slots(), values: &values, lora: &lora, ..trained }, ABOUT_CONVERTED)
+    write(out, CONVERTED, Matrices { slots: layout.slots(), values: &values, lora: &lora, ..trained }, about.converted)
 }
 
 fn write(out: &Path, name: &str, matrices: Matrices, about: &str) -> Result<()> {

@@ -41,6 +41,8 @@ const MOST_ROUNDS: usize = 1000;
 const GROWTH: f64 = 1e7;
 /// Degree of a polynomial, at most.
 const DEGREE: usize = 24;
+/// Sweeps of rotations over all pairs of rows, at most; about ten are usual.
+const MOST_SWEEPS: usize = 60;
 
 /// The `rank` largest singular triplets of `w` `[out, in]`, from a start of `random(0), random(1), …`.
 ///
@@ -92,7 +94,7 @@ fn tall(a: &Tensor, rank: usize, effort: Effort, random: &dyn Fn(u64) -> f64) ->
 fn within(a: &Tensor, q: &Tensor) -> Result<Singular> {
     let (z, l) = orthonormal(&product(q, a)?)?;
     let p = q.dim(0)?;
-    let (values, turn, rows) = decompose(l, p);
+    let (values, turn, rows) = decompose(l, p)?;
     if !values.iter().all(|value| value.is_finite()) {
         return Err(Error::input("a weight is not finite")
             .hint("the file is damaged; fetch it again")
@@ -168,30 +170,16 @@ fn orthonormal(rows: &Tensor) -> Result<(Tensor, Vec<f64>)> {
 
 /// Singular values of `l` `[p, p]`, falling, with `turn` and `rows` `[p, p]`: turn·l = values·rows. Jacobi's rotations of pairs of
 /// rows (Hestenes 1958), until all are orthogonal.
-fn decompose(mut l: Vec<f64>, p: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+///
+/// Errors: they do not become so in [`MOST_SWEEPS`].
+fn decompose(mut l: Vec<f64>, p: usize) -> Result<(Vec<f64>, Vec<f64>, Vec<f64>)> {
     let mut turn = vec![0.0; p * p];
     (0..p).for_each(|i| turn[i * p + i] = 1.0);
-    for _ in 0..60 {
-        let mut turned = false;
-        for j in 1..p {
-            for i in 0..j {
-                let [x, y] = [i, j].map(|i| &l[i * p..][..p]);
-                let (xx, yy, xy) = (dot(x, x), dot(y, y), dot(x, y));
-                if xy.abs() <= 1e-15 * (xx * yy).sqrt() || !xy.is_finite() {
-                    continue;
-                }
-                turned = true;
-                let zeta = (yy - xx) / (2.0 * xy);
-                let tan = zeta.signum() / (zeta.abs() + (1.0 + zeta * zeta).sqrt());
-                let cos = 1.0 / (1.0 + tan * tan).sqrt();
-                [&mut l, &mut turn].into_iter().for_each(|matrix| rotate(matrix, p, (i, j), (cos, cos * tan)));
-            }
-        }
-        if !turned {
-            break;
-        }
-    }
-    let norms: Vec<f64> = l.chunks_exact(p).map(|row| dot(row, row).sqrt()).collect();
+    rotate_all((&mut l, &mut turn), p, MOST_SWEEPS)?;
+    let floor = rounding(p) * longest(&l, p);
+    let is_nothing = |norm: &f64| *norm <= floor && floor.is_finite();
+    let norms = l.chunks_exact(p).map(|row| dot(row, row).sqrt());
+    let norms: Vec<f64> = norms.map(|norm| if is_nothing(&norm) { 0.0 } else { norm }).collect();
     let mut order: Vec<usize> = (0..p).collect();
     order.sort_by(|&i, &j| norms[j].total_cmp(&norms[i]));
     let sorted = |matrix: &[f64]| order.iter().flat_map(|&i| matrix[i * p..][..p].to_vec()).collect::<Vec<_>>();
@@ -202,7 +190,49 @@ fn decompose(mut l: Vec<f64>, p: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         .zip(&values)
         .flat_map(|(row, norm)| row.iter().map(move |x| unit((x, norm))))
         .collect();
-    (values, sorted(&turn), rows)
+    Ok((values, sorted(&turn), rows))
+}
+
+/// What rounding leaves of a sum of `p` terms, relative to their lengths: √p·ε, as in LAPACK.
+fn rounding(p: usize) -> f64 {
+    (p as f64).sqrt() * f64::EPSILON
+}
+
+/// Length of the longest row of `l` `[p, p]`.
+fn longest(l: &[f64], p: usize) -> f64 {
+    l.chunks_exact(p).map(|row| dot(row, row)).fold(0.0, f64::max).sqrt()
+}
+
+/// Turns rows of `l` until all pairs are orthogonal but for rounding, and those of `turn` with them; returns in how many sweeps.
+/// Rows that are nothing but rounding beside the longest are left as they are: they have no direction, and would not come to rest.
+fn rotate_all((l, turn): (&mut [f64], &mut [f64]), p: usize, most: usize) -> Result<usize> {
+    for sweep in 1..=most {
+        let mut turned = false;
+        let floor = (rounding(p) * longest(l, p)).powi(2);
+        for j in 1..p {
+            for i in 0..j {
+                let [x, y] = [i, j].map(|i| &l[i * p..][..p]);
+                let (xx, yy, xy) = (dot(x, x), dot(y, y), dot(x, y));
+                if xx.min(yy) <= floor || xy.abs() <= rounding(p) * (xx * yy).sqrt() || !xy.is_finite() {
+                    continue;
+                }
+                turned = true;
+                let zeta = (yy - xx) / (2.0 * xy);
+                let tan = zeta.signum() / (zeta.abs() + (1.0 + zeta * zeta).sqrt());
+                let cos = 1.0 / (1.0 + tan * tan).sqrt();
+                // The longer of the two goes first, so that fewer sweeps will do (de Rijk 1989).
+                let by = if yy > xx { (cos * tan, -cos) } else { (cos, cos * tan) };
+                rotate(l, p, (i, j), by);
+                rotate(turn, p, (i, j), by);
+            }
+        }
+        if !turned {
+            return Ok(sweep);
+        }
+    }
+    Err(Error::run(format!("{p} singular values are not exact after {most} sweeps of rotations"))
+        .hint("lower `lora_rank`, or train without `pissa_init`")
+        .hint_zh("请降低 `lora_rank`，或不用 `pissa_init`"))
 }
 
 /// Rows i < j of `matrix` `[p, p]` become c·xᵢ − s·xⱼ and s·xᵢ + c·xⱼ.
@@ -344,6 +374,31 @@ mod tests {
                 assert!(frobenius(&(gram - unit).unwrap()) < bound);
             }
         }
+    }
+
+    /// A slow spectrum, one whose smallest values rounding swallows, values that repeat, and fewer than there are rows.
+    #[test]
+    fn rotations_of_many_rows_end_soon() {
+        let p = 200;
+        for (values, most) in [(falling(p, 0.99), 15), (falling(p, 0.8), 30), (vec![2.0; p], 2), (falling(20, 0.9), 15)]
+        {
+            let l = orthonormal(&with_values(p, p, &values)).unwrap().1;
+            let mut turn = numbers(&Tensor::eye(p, DType::F64, &Device::Cpu).unwrap()).unwrap();
+            let sweeps = rotate_all((&mut l.clone(), &mut turn), p, MOST_SWEEPS).unwrap();
+            assert!(sweeps <= most, "{sweeps} sweeps for values from {} to {:?}", values[0], values.last());
+            let (found, turn, rows) = decompose(l.clone(), p).unwrap();
+            for (j, got) in found.iter().enumerate() {
+                let want = values.get(j).copied().unwrap_or(0.0);
+                assert!((got - want).abs() <= 1e-12 * values[0], "value {j} is {got}, not {want}");
+            }
+            let [whole, left, right] = [l, turn, rows].map(|m| Tensor::from_vec(m, (p, p), &Device::Cpu).unwrap());
+            let found = Tensor::from_vec(found, (p, 1), &Device::Cpu).unwrap();
+            let off = left.matmul(&whole).unwrap() - right.broadcast_mul(&found).unwrap();
+            assert!(frobenius(&off.unwrap()) <= 1e-12 * values[0], "turn·l is values·rows");
+        }
+        let mut rows = numbers(&with_values(p, p, &falling(p, 0.99))).unwrap();
+        let err = rotate_all((&mut rows, &mut vec![0.0; p * p]), p, 2).unwrap_err();
+        assert_eq!(err.to_string(), "200 singular values are not exact after 2 sweeps of rotations");
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub struct Params {
 /// What follows from matrices and magnitudes together, of all magnitudes end to end: `[n]` f32 (f64 in f64).
 #[derive(Debug, Clone)]
 struct Derived {
+    /// m, apart from the masters, which do not keep their place
+    magnitudes: Tensor,
     /// ‖W + s·B·A‖
     norms: Tensor,
     /// m/‖W + s·B·A‖
@@ -145,7 +147,7 @@ impl Params {
         let compute = flat.to_dtype(compute)?;
         let mut params = Self { slots, places, compute, directions, derived: None, flat: flat.clone() };
         params.derived = params.derive(&flat, &params.compute)?;
-        params.refuse_no_length()?;
+        params.refuse_zeros()?;
         Ok(params)
     }
 
@@ -213,7 +215,7 @@ impl Params {
 
     /// A magnitude, `[1, out]` f32 (f64 in f64).
     pub fn magnitude(&self, id: ParamId) -> Result<Tensor> {
-        Ok(self.view(&self.flat, id)?.to_dtype(self.derived()?.norms.dtype())?)
+        self.view_derived(&self.derived()?.magnitudes, id)
     }
 
     /// Of a magnitude m the ‖W + s·B·A‖ of every row, `[1, out]` f32 (f64 in f64).
@@ -244,8 +246,8 @@ impl Params {
         Ok(())
     }
 
-    /// As [`Self::set`], but their copy in the compute dtype keeps its place, where a recorded pass reads it. No one may hold
-    /// a view of it.
+    /// As [`Self::set`], but their copy in the compute dtype keeps its place, where a recorded pass reads it, and so does what
+    /// follows of magnitudes. No one else may hold a view of them.
     pub fn set_in_place(&mut self, flat: Tensor) -> Result<()> {
         if self.compute.dtype() == flat.dtype() {
             return Err(Error::run("internal error: the masters themselves never change in place"));
@@ -254,8 +256,7 @@ impl Params {
         let derived = self.derive(&flat, &compute)?;
         self.compute.slice_set(&compute, 0, 0)?;
         if let (Some(old), Some(new)) = (&self.derived, derived) {
-            old.norms.slice_set(&new.norms, 0, 0)?;
-            old.factors.slice_set(&new.factors, 0, 0)?;
+            old.tensors().into_iter().zip(new.tensors()).try_for_each(|(old, new)| old.slice_set(new, 0, 0))?;
         }
         self.flat = flat;
         Ok(())
@@ -271,8 +272,8 @@ impl Params {
         };
         let norms = Tensor::cat(&self.directions.iter().map(norms).collect::<Result<Vec<_>>>()?, 0)?;
         let first = self.first_magnitude();
-        let magnitudes = flat.narrow(0, first, self.len() - first)?.to_dtype(norms.dtype())?;
-        Ok(Some(Derived { factors: (magnitudes / &norms)?, norms }))
+        let magnitudes = flat.narrow(0, first, self.len() - first)?.to_dtype(norms.dtype())?.copy()?;
+        Ok(Some(Derived { factors: (&magnitudes / &norms)?, norms, magnitudes }))
     }
 
     fn derived(&self) -> Result<&Derived> {
@@ -284,23 +285,38 @@ impl Params {
         Ok(derived.narrow(0, slot.offset - self.first_magnitude(), slot.len())?.reshape(slot.shape)?)
     }
 
-    /// Errors: a row of W + s·B·A is nothing, which no magnitude makes longer.
+    /// Errors: a row of W + s·B·A is nothing, which no magnitude makes longer; a magnitude is nothing, by which its gradient
+    /// would be divided.
     #[expect(clippy::disallowed_methods, reason = "loading, not a step")]
-    fn refuse_no_length(&self) -> Result<()> {
-        let Some(Derived { norms, .. }) = &self.derived else { return Ok(()) };
-        let norms: Vec<f64> = norms.to_dtype(DType::F64)?.to_vec1()?;
-        let Some(at) = norms.iter().position(|norm| *norm == 0.0) else { return Ok(()) };
-        let at = at + self.first_magnitude();
-        let slot = self.slots.iter().find(|slot| slot.range().contains(&at)).expect("a magnitude");
-        let (module, row) = (slot.name.trim_end_matches(".lora_magnitude_vector"), at - slot.offset);
-        Err(Error::input(format!("row {row} of {module} is all zeros: DoRA would divide by its length"))
-            .hint("leave that projection out of `lora_target`, or train without `use_dora`")
-            .hint_zh("请在 `lora_target` 中去掉该投影，或不用 `use_dora`"))
+    fn refuse_zeros(&self) -> Result<()> {
+        let Some(Derived { norms, magnitudes, .. }) = &self.derived else { return Ok(()) };
+        let first_zero = |t: &Tensor| -> Result<Option<(&str, usize)>> {
+            let values: Vec<f64> = t.to_dtype(DType::F64)?.to_vec1()?;
+            let Some(at) = values.iter().position(|value| *value == 0.0) else { return Ok(None) };
+            let at = at + self.first_magnitude();
+            let slot = self.slots.iter().find(|slot| slot.range().contains(&at)).expect("a magnitude");
+            Ok(Some((slot.name.trim_end_matches(".lora_magnitude_vector"), at - slot.offset)))
+        };
+        if let Some((module, row)) = first_zero(norms)? {
+            return Err(Error::input(format!("row {row} of {module} is all zeros: DoRA would divide by its length"))
+                .hint("leave that projection out of `lora_target`, or train without `use_dora`")
+                .hint_zh("请在 `lora_target` 中去掉该投影，或不用 `use_dora`"));
+        }
+        let Some((module, row)) = first_zero(magnitudes)? else { return Ok(()) };
+        Err(Error::input(format!("the magnitude of row {row} of {module} is 0: DoRA would divide by it"))
+            .hint("no training brings it there: the adapter is damaged; take another checkpoint")
+            .hint_zh("训练不会产生这样的值：适配器已损坏；请改用其他检查点"))
     }
 
     fn view(&self, flat: &Tensor, ParamId(i): ParamId) -> Result<Tensor> {
         let slot = &self.slots[self.places[i]];
         Ok(flat.narrow(0, slot.offset, slot.len())?.reshape(slot.shape)?)
+    }
+}
+
+impl Derived {
+    fn tensors(&self) -> [&Tensor; 3] {
+        [&self.magnitudes, &self.norms, &self.factors]
     }
 }
 
@@ -393,6 +409,7 @@ impl Grads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{kernels::FrozenWeight, testing::wave};
 
     #[test]
     fn every_a_lies_before_every_b_and_ids_stay_theirs() -> Result<()> {
@@ -428,5 +445,60 @@ mod tests {
         assert_eq!(stacked.flatten_all()?.to_vec1::<f32>()?, (0..12).map(|i| i as f32).collect::<Vec<_>>());
         assert!(params.stacked(&[ids[3], ids[0]]).is_err() && params.stacked(&[]).is_err());
         Ok(())
+    }
+
+    const MAGNITUDE: &str = "q.lora_magnitude_vector";
+
+    /// One projection under DoRA, in bf16.
+    fn dora(values: impl Fn(&Slot) -> Vec<f32>) -> Result<(Params, ParamId)> {
+        let mut layout = Layout::default();
+        let (a, b) = (layout.push("q.lora_A".into(), (2, 3)), layout.push("q.lora_B".into(), (5, 2)));
+        let magnitude = layout.push(MAGNITUDE.into(), (1, 5));
+        let base = FrozenWeight::new(wave((5, 3), 0.4, &Device::Cpu)?.to_dtype(DType::BF16)?)?;
+        layout.direct(Direction::new(&base, 0.7, (a, b, magnitude))?);
+        Ok((Params::new(layout, DType::BF16, &Device::Cpu, |slot| Ok(values(slot)))?, magnitude))
+    }
+
+    fn waves(slot: &Slot) -> Vec<f32> {
+        slot.range().map(|place| (place as f32).sin() + 1.5).collect()
+    }
+
+    /// What a recorded pass reads is where it was, and holds what it would hold elsewhere.
+    #[test]
+    fn what_follows_from_magnitudes_keeps_its_place() -> Result<()> {
+        let (mut params, magnitude) = dora(waves)?;
+        let mut elsewhere = params.clone();
+        let places = |params: &Params| -> Result<Vec<_>> {
+            Ok(std::iter::once(params.computing()).chain(params.derived()?.tensors()).map(Tensor::id).collect())
+        };
+        let seen = |params: &Params| {
+            Ok::<_, Error>([params.magnitude(magnitude)?, params.norms(magnitude)?, params.factors(magnitude)?])
+        };
+        let (before, recorded, masters) = (places(&params)?, seen(&params)?, params.flat().clone());
+        let kept = masters.to_vec1::<f32>()?;
+        let next = (params.flat() * 1.25)?;
+        elsewhere.set(next.clone())?;
+        params.set_in_place(next)?;
+        assert_eq!(places(&params)?, before);
+        assert!(places(&elsewhere)?.iter().zip(&before).all(|(now, then)| now != then));
+        for (recorded, want) in recorded.iter().zip(seen(&elsewhere)?) {
+            assert_eq!(recorded.to_vec2::<f32>()?, want.to_vec2::<f32>()?);
+        }
+        assert_eq!(recorded[0].to_vec2::<f32>()?, params.master(magnitude)?.to_vec2::<f32>()?);
+        assert_eq!(masters.to_vec1::<f32>()?, kept, "the masters before it are as they were");
+        Ok(())
+    }
+
+    #[test]
+    fn what_dora_would_divide_by_is_not_zero() {
+        let refused = |values: &dyn Fn(&Slot) -> Vec<f32>| dora(values).err().expect("refused").to_string();
+        let no_magnitude = |slot: &Slot| {
+            let mut values = waves(slot);
+            if slot.is_magnitude() {
+                values[3] = 0.0;
+            }
+            values
+        };
+        assert_eq!(refused(&no_magnitude), "the magnitude of row 3 of q is 0: DoRA would divide by it");
     }
 }

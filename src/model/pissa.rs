@@ -47,7 +47,7 @@ impl Principal {
         weight: impl Fn(&str, (usize, usize)) -> Result<Tensor>,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
-        refuse_short_sides(config, lora)?;
+        Self::refuse_short_sides(config, lora)?;
         let effort = lora.pissa.rounds().map_or(Effort::Converged, Effort::Rounds);
         let layout = lora::layout(config, lora);
         let all = layout.pairs().count();
@@ -65,6 +65,26 @@ impl Principal {
         }
         progress(all, all);
         Self::of(config, lora, |slot| values.remove(&slot.name).ok_or_else(|| Error::run("internal error: a slot")))
+    }
+
+    /// Errors: a projection has fewer singular values than the rank.
+    pub fn refuse_short_sides(config: &Qwen3Config, lora: &LoraConfig) -> Result<()> {
+        let side = |p| {
+            let (out, width) = config.projection(p);
+            out.min(width)
+        };
+        match lora.lora_target.iter().find(|p| side(**p) < lora.lora_rank) {
+            None => Ok(()),
+            Some(p) => {
+                let (name, side) = (p.name(), side(*p));
+                Err(Error::input(format!(
+                    "`pissa_init` takes `lora_rank` ({}) singular values of every weight, {name} has {side}",
+                    lora.lora_rank
+                ))
+                .hint(format!("lower `lora_rank` to {side}, or leave {name} out of `lora_target`"))
+                .hint_zh(format!("请将 `lora_rank` 降到 {side}，或在 `lora_target` 中去掉 {name}")))
+            }
+        }
     }
 
     /// Of values that are known: `values(slot)`, row-major.
@@ -125,26 +145,6 @@ impl Principal {
 /// The module of A or B: `model.layers.0.self_attn.q_proj`.
 fn module(slot: &Slot) -> &str {
     slot.name.trim_end_matches(".lora_A").trim_end_matches(".lora_B")
-}
-
-/// Errors: a projection has fewer singular values than the rank.
-fn refuse_short_sides(config: &Qwen3Config, lora: &LoraConfig) -> Result<()> {
-    let side = |p| {
-        let (out, width) = config.projection(p);
-        out.min(width)
-    };
-    match lora.lora_target.iter().find(|p| side(**p) < lora.lora_rank) {
-        None => Ok(()),
-        Some(p) => {
-            let (name, side) = (p.name(), side(*p));
-            Err(Error::input(format!(
-                "`pissa_init` takes `lora_rank` ({}) singular values of every weight, {name} has {side}",
-                lora.lora_rank
-            ))
-            .hint(format!("lower `lora_rank` to {side}, or leave {name} out of `lora_target`"))
-            .hint_zh(format!("请将 `lora_rank` 降到 {side}，或在 `lora_target` 中去掉 {name}")))
-        }
-    }
 }
 
 /// A and B, row-major, of values that `dtype` has.

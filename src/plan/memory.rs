@@ -61,10 +61,14 @@ pub struct Memory {
     pub activations: u64,
     /// The block at work, and the logits.
     pub working: u64,
-    /// An evaluation, which takes place where nothing is kept: the largest of the three counts.
+    /// An evaluation, which takes place where nothing is kept: the largest of the four moments counts.
     pub evaluation: u64,
     /// The optimizer's update, where nothing is kept either: new masters, moments and copy beside the old.
     pub update: u64,
+    /// PiSSA: what the base lacks, which stays until the end.
+    pub principal: u64,
+    /// PiSSA's converted adapter, made after the last step: the trained matrices, those they began as, and both together.
+    pub conversion: u64,
     /// What a card holds beside tensors.
     pub card: u64,
 }
@@ -72,7 +76,12 @@ pub struct Memory {
 impl Memory {
     /// All parts.
     pub fn total(&self) -> u64 {
-        self.weights + self.trainable + self.checkpoint + self.card + self.step().max(self.evaluation).max(self.update)
+        self.weights + self.trainable + self.checkpoint + self.principal + self.card + self.highest()
+    }
+
+    /// The largest of the moments.
+    fn highest(&self) -> u64 {
+        self.step().max(self.evaluation).max(self.update).max(self.conversion)
     }
 
     /// A micro-batch.
@@ -82,16 +91,17 @@ impl Memory {
 
     /// `weights 1.19 GB, trainable 0.10 GB, …`
     pub fn describe(&self) -> String {
-        let if_largest = |part: u64| if part == self.step().max(self.evaluation).max(self.update) { part } else { 0 };
-        let (evaluation, update) = (if_largest(self.evaluation), if_largest(self.update));
+        let if_largest = |part: u64| if part == self.highest() { part } else { 0 };
         let parts = [
             ("weights", self.weights),
             ("trainable", self.trainable),
             ("checkpoint", self.checkpoint),
             ("activations", self.activations),
             ("working", self.working),
-            ("or evaluation", evaluation),
-            ("or update", update),
+            ("or evaluation", if_largest(self.evaluation)),
+            ("or update", if_largest(self.update)),
+            ("or conversion", if_largest(self.conversion)),
+            ("PiSSA", self.principal),
             ("card", self.card),
         ];
         let texts = parts.iter().filter(|(_, bytes)| *bytes > 0);
@@ -104,31 +114,35 @@ impl Shape<'_> {
     pub fn memory(&self, load: Load, keep: Keep) -> Memory {
         let size = self.dtype.size_in_bytes();
         let copy = if self.dtype == DType::F32 { 0 } else { size };
-        let (n, rows) = (self.trainable(), self.magnitudes());
+        let (n, rows, pissa) = (self.trainable(), self.magnitudes(), self.lora.pissa);
+        let if_so = |is_so: bool, each: usize| if is_so { (each * self.matrices()) as u64 } else { 0 };
         Memory {
             weights: (self.model.parameters() * size) as u64,
-            // Masters, gradient and two moments in f32. Of a magnitude ‖W‖² in f64, ‖V‖ and the factor.
-            trainable: (n * (4 * 4 + copy) + rows * (8 + 4 + 4)) as u64,
+            // Masters, gradient and two moments in f32. Of a magnitude ‖W‖² in f64, a copy, ‖V‖ and the factor.
+            trainable: (n * (4 * 4 + copy) + rows * (8 + 3 * 4)) as u64,
             checkpoint: if self.saves { (n * 3 * 4) as u64 } else { 0 },
             activations: self.activations(load, keep) as u64,
             working: (self.working(load, keep).max(self.head(load)) + self.noise(load, true)) as u64,
             evaluation: self.evaluation(load) as u64,
-            update: (n * (3 * 4 + copy) + rows * (4 + 4)) as u64,
+            update: (n * (3 * 4 + copy) + rows * 3 * 4) as u64,
+            principal: if_so(pissa.pissa_init, 4),
+            conversion: if_so(pissa.pissa_convert, 4 * 4),
             card: 0,
         }
     }
 
-    /// The same on a card, where the copy for a checkpoint is in the machine's memory, and the masters at the start stay until
-    /// the end is compared with them.
+    /// The same on a card, where the copy for a checkpoint and what PiSSA needs are in the machine's memory, and the masters at
+    /// the start stay until the end is compared with them.
     pub fn memory_on_card(&self, load: Load, attended: Attended, keep: Keep) -> Memory {
         let memory = self.memory(load, keep);
-        let attention = |rows| self.attention_on_card(rows, attended) as u64;
+        let more = |rows| (self.attention_on_card(rows, attended) + self.magnitudes_on_card(rows)) as u64;
         Memory {
             trainable: memory.trainable + 4 * self.trainable() as u64,
             checkpoint: 0,
-            working: memory.working + attention(load.rows) + self.magnitudes_on_card(load.rows) as u64
-                - (self.noise(load, true) - self.noise(load, false)) as u64,
-            evaluation: if load.evaluated == 0 { 0 } else { memory.evaluation + attention(load.evaluated) },
+            working: memory.working + more(load.rows) - (self.noise(load, true) - self.noise(load, false)) as u64,
+            evaluation: if load.evaluated == 0 { 0 } else { memory.evaluation + more(load.evaluated) },
+            principal: 0,
+            conversion: 0,
             card: BESIDE_TENSORS,
             ..memory
         }
@@ -284,6 +298,7 @@ pub(super) fn saved_values(c: &Qwen3Config) -> usize {
 pub(super) mod tests {
     use super::*;
     use crate::{
+        config::Pissa,
         model::{Batch, Checkpoint, Params, Qwen3, qwen3::DropoutPlan},
         testing,
     };
@@ -370,7 +385,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_largest_of_three_moments_counts_and_is_named() {
+    fn the_largest_of_four_moments_counts_and_is_named() {
         let none = Memory {
             weights: 0,
             trainable: 0,
@@ -379,16 +394,41 @@ pub(super) mod tests {
             working: 0,
             evaluation: 0,
             update: 0,
+            principal: 0,
+            conversion: 0,
             card: 0,
         };
         let gb = |n: u64| n * 1_000_000_000;
-        for (step, evaluation, update, total, named) in [
-            (5, 4, 3, 5, "activations 5.00 GB"),
-            (3, 5, 4, 5, "activations 3.00 GB, or evaluation 5.00 GB"),
-            (1, 2, 4, 4, "activations 1.00 GB, or update 4.00 GB"),
+        for (step, evaluation, update, conversion, total, named) in [
+            (5, 4, 3, 2, 5, "activations 5.00 GB"),
+            (3, 5, 4, 0, 5, "activations 3.00 GB, or evaluation 5.00 GB"),
+            (1, 2, 4, 3, 4, "activations 1.00 GB, or update 4.00 GB"),
+            (1, 2, 4, 6, 6, "activations 1.00 GB, or conversion 6.00 GB"),
         ] {
-            let memory = Memory { activations: gb(step), evaluation: gb(evaluation), update: gb(update), ..none };
+            let (activations, evaluation) = (gb(step), gb(evaluation));
+            let memory = Memory { activations, evaluation, update: gb(update), conversion: gb(conversion), ..none };
             assert_eq!((memory.total(), memory.describe().as_str()), (gb(total), named));
+        }
+    }
+
+    #[test]
+    fn pissa_keeps_what_the_base_lacks_in_the_memory_of_the_machine() {
+        let (plain, load) = (qwen3_0_6b(DType::BF16), Load { rows: 10, labels: 3, evaluated: 0 });
+        let matrices = plain.trainable() as u64;
+        for (pissa_init, pissa_convert) in [(true, false), (true, true), (false, true)] {
+            let pissa = Pissa { pissa_init, pissa_convert, ..Pissa::default() };
+            let lora = LoraConfig { pissa, ..plain.lora.clone() };
+            let (shape, keep) = (Shape { lora: &lora, ..plain }, Keep::Lean);
+            let memory = shape.memory(load, keep);
+            let (principal, conversion) =
+                (u64::from(pissa_init) * 4 * matrices, u64::from(pissa_convert) * 16 * matrices);
+            assert_eq!((memory.principal, memory.conversion), (principal, conversion));
+            assert_eq!(
+                memory.total() - memory.highest(),
+                plain.memory(load, keep).total() - plain.memory(load, keep).highest() + principal
+            );
+            let on_card = |shape: &Shape| shape.memory_on_card(load, Attended::default(), keep);
+            assert_eq!(on_card(&shape), on_card(&plain), "and not in the card's");
         }
     }
 
@@ -432,12 +472,12 @@ pub(super) mod tests {
         let (plain, dora) = (memory(&shape), memory(&dora));
         assert_eq!(
             dora.trainable - plain.trainable,
-            (rows * (4 * 4 + 2 + 4 + 16)) as u64,
+            (rows * (4 * 4 + 2 + 4 + 20)) as u64,
             "and the masters at the start"
         );
-        assert_eq!(dora.update - plain.update, (rows * (3 * 4 + 2 + 8)) as u64);
+        assert_eq!(dora.update - plain.update, (rows * (3 * 4 + 2 + 12)) as u64);
         assert_eq!(dora.activations - plain.activations, 2 * 2 * 1024 * (27 * 1000 + 30), "the sums of o and down");
         assert_eq!(dora.working - plain.working, 1000 * 3072 * (2 * 2 + 3 * 4));
-        assert_eq!(dora.evaluation - plain.evaluation, 10_000 * 3072 * 2 * 2);
+        assert_eq!(dora.evaluation - plain.evaluation, 10_000 * 3072 * (2 * 2 + 3 * 4));
     }
 }

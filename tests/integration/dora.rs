@@ -53,6 +53,36 @@ fn a_new_adapter_has_magnitudes_that_were_trained() {
     }
 }
 
+/// PEFT's own start: every B is zero, and whether the magnitudes are those of the rows only the base knows.
+#[test]
+fn a_check_says_that_only_the_base_can_tell() {
+    let work = Workspace::of_fixture("parity/dora");
+    for (lang, want) in [("en", "every B is zero: only the base can tell"), ("zh", "所有 B 均为零")] {
+        let check = |adapter: &str| {
+            work.run_with(&["adapter", "check", adapter, "--base", "model"], &[("COUPLET_TRAIN_LANG", lang)]).stdout
+        };
+        let (begun, trained) = (check("init_adapter"), check("final_adapter"));
+        assert!(begun.contains(&format!("\nzero      {want}")), "{begun}");
+        assert!(!trained.contains("\nzero "), "{trained}");
+    }
+}
+
+/// A damaged one, whose gradient would be no number.
+#[test]
+fn a_magnitude_of_zero_is_refused() {
+    let work = Workspace::of_fixture("parity/dora");
+    let file = work.path("init_adapter/adapter_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &candle_core::Device::Cpu).expect("an adapter");
+    let name = "base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector";
+    let zeros = tensors[name].zeros_like().expect("zeros");
+    tensors.insert(name.into(), zeros);
+    candle_core::safetensors::save(&tensors, &file).expect("written");
+    let ended = work.run(&["train.yaml"]);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    let want = "the magnitude of row 0 of model.layers.0.mlp.down_proj is 0: DoRA would divide by it";
+    assert!(ended.stderr.contains(want), "{}", ended.stderr);
+}
+
 #[test]
 fn an_adapter_answers_and_is_measured_as_the_merged_model_is() {
     let work = Workspace::of_fixture("parity/dora_rslora_loraplus");

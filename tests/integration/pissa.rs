@@ -243,9 +243,16 @@ fn an_adapter_is_continued_over_what_its_base_lacks() {
     let init = |out: &str| bytes(&format!("{out}/pissa_init/adapter_model.safetensors"));
     assert!(init("more") == init("lf_out"));
     assert_eq!(work.json("more/adapter_config.json")["init_lora_weights"], "pissa_niter_3");
-    again("more/pissa_converted", "plain", &[]);
+    // Nothing was taken out of the base that a plain one continues over: there is nothing to convert.
+    let told = again("more/pissa_converted", "plain", &["pissa_init=true", "pissa_convert=true"]);
     assert_near(&first_loss("plain"), &first_loss("more"), 1e-5, "the same as a plain adapter");
     assert_eq!(folders("plain"), Vec::<String>::new());
+    for note in [
+        "note: `pissa_convert` is ignored: ",
+        "note: rank, alpha, dropout, targets, DoRA, rsLoRA and PiSSA are those of ",
+    ] {
+        assert!(told.contains(note), "{told}");
+    }
 
     again("lf_out", "merged", &["create_new_adapter=true"]);
     assert_near(&first_loss("merged"), &first_loss("more"), 1e-5, "and merged into the base");
@@ -270,8 +277,14 @@ fn pissa_folders(work: &Workspace, out: &str) -> Vec<String> {
 fn an_adapter_over_a_base_that_was_saved_without_it_is_converted() {
     let work = run("all_targets", &["max_steps=1", "learning_rate=1e-9", "warmup_ratio=0"]);
     let start = ["adapter_name_or_path=lf_out/pissa_converted", "output_dir=converted", "pissa_convert=true"];
-    work.train(&[&["train.yaml", "--progress", "none"][..], &start].concat());
+    let told = work.train(&[&["train.yaml", "--progress", "none"][..], &start].concat()).stderr;
+    let fits = "fit the base as it was before what the starting adapter replaced was taken out";
+    assert!(told.contains(&format!("note: pissa_converted/ will {fits}")), "{told}");
     assert_eq!(pissa_folders(&work, "converted"), ["pissa_backup", "pissa_converted", "pissa_init"]);
+    assert!(
+        work.read("converted/pissa_converted/README.md").contains("the starting adapter, `../pissa_init`, replaced")
+    );
+    assert!(work.read("lf_out/pissa_converted/README.md").contains("over the whole base"));
     let bytes = |name: &str| std::fs::read(work.path(name).join("adapter_model.safetensors")).expect(name);
     assert!(bytes("converted/pissa_init") == bytes("lf_out/pissa_converted") && bytes("converted") != bytes("lf_out"));
     let (init, trained) = (tensors(&work, "converted/pissa_init"), tensors(&work, "converted"));
@@ -307,6 +320,17 @@ fn the_lines_people_copy_run_as_they_are() {
     let wide = work.run(&["pissa.yaml", "use_cpu=true", "lora_rank=48", "output_dir=wide"]);
     assert_eq!(wide.code, 2, "{}", wide.stderr);
     assert!(wide.stderr.contains("singular values of every weight, q_proj has 32"), "{}", wide.stderr);
+
+    // A plan measures the same steps and looks for no singular values: there is no end to these rounds.
+    let plan = work.run(&["plan", "pissa.yaml", "use_cpu=true", "pissa_iter=1000000000", "output_dir=planned"]);
+    assert_eq!(plan.code, 0, "{}", plan.stderr);
+    assert!(
+        plan.stdout.contains("PiSSA 0.00 GB") && plan.stdout.contains("measured in the first steps"),
+        "{}",
+        plan.stdout
+    );
+    let plan = work.run(&["plan", "pissa.yaml", "use_cpu=true", "lora_rank=48", "output_dir=planned"]);
+    assert!(plan.code == 2 && plan.stderr.contains("q_proj has 32"), "{}", plan.stderr);
 }
 
 /// A run that goes on finds again what its base lacks: beside the checkpoints, else in the weights; and knows it.
@@ -347,6 +371,13 @@ fn a_resumed_run_ends_with_the_same_bytes() {
     let (code, said) = elsewhere.run(&[&keys[..], &[&format!("resume_from_checkpoint=before/{from}")]].concat());
     assert_eq!(code, Some(0), "{said}");
     same(&elsewhere, "from another folder");
+
+    // Another config is told as such, before what the base lacks is looked at.
+    let other = Run::new();
+    let before = stopped.work.path("out").join(from).display().to_string();
+    let (code, said) = other.run(&[&keys[..], &["lora_rank=4", &format!("resume_from_checkpoint={before}")]].concat());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains(": was made by another run:\n  lora_rank: 16 then, 4 now"), "{said}");
 
     let changed = stopped.copy();
     let mut damaged = bytes(&changed, init);

@@ -38,6 +38,13 @@ pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
     if !findings.zero.is_empty() && !findings.is_dead() {
         println!("zero      {} modules do nothing, first {}", findings.zero.len(), findings.zero[0]);
     }
+    if findings.rests_on_magnitudes() {
+        let text = look.lang.pick(
+            "every B is zero: only the base can tell whether the magnitudes do anything; see how far the logits move",
+            "所有 B 均为零：幅度是否起作用只有对照基座才知道，请看 logits 的变化",
+        );
+        println!("zero      {text}");
+    }
     proof::refuse_dead(&findings, &args.dir)?;
 
     let tokenizer = Tokenizer::load(&dir)?;

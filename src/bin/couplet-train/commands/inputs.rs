@@ -10,7 +10,7 @@ use couplet_train::{
     device::{self, Opened},
     error::{Error, Result, io_reason},
     fs::{self, fault},
-    model::{Qwen3Config, published},
+    model::{Principal, Qwen3Config, published},
     report::Console,
 };
 use std::path::{Path, PathBuf};
@@ -85,8 +85,12 @@ impl Inputs {
         let asked = recipe.lora.clone();
         if let Some(existing) = &existing {
             recipe.lora = existing.lora.clone();
-            recipe.lora.pissa.pissa_convert = asked.pissa.pissa_convert;
+            // What a plain one replaced is missing only from a base that was saved without it. Who says so asks for nothing else.
+            let is_meant = existing.lora.pissa.pissa_init || !asked.pissa.pissa_init;
+            recipe.lora.pissa.pissa_convert = asked.pissa.pissa_convert && is_meant;
             recipe.lora.refuse_pissa_of_dora()?;
+        } else if recipe.lora.pissa.pissa_init {
+            Principal::refuse_short_sides(&model_config, &recipe.lora)?;
         }
         fault::phase("tokenise");
         let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;

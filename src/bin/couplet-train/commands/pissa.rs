@@ -65,7 +65,23 @@ pub fn planned(recipe: &Recipe) -> Option<String> {
 }
 
 /// Says what the adapter will be worth to others.
-pub fn notice(pissa: &Pissa, header: &mut Header) {
+pub fn notice(pissa: &Pissa, inputs: &Inputs, header: &mut Header) {
+    let of_a_plain_one = inputs.existing.is_some() && !pissa.pissa_init;
+    if of_a_plain_one && pissa.pissa_convert {
+        header.notice(
+            format!(
+                "{CONVERTED}/ will fit the base as it was before what the starting adapter replaced was taken out, not the one that \
+                 is trained on"
+            ),
+            format!("{CONVERTED}/ 适用于减去初始适配器所替代部分之前的基座，而非本次训练所用的基座"),
+        );
+    } else if of_a_plain_one && inputs.asked.pissa.pissa_convert {
+        header.notice(
+            "`pissa_convert` is ignored: `adapter_name_or_path` did not begin by PiSSA, and the base lacks nothing; where it was \
+             saved without what the adapter replaced, remove `pissa_init`",
+            "忽略 `pissa_convert`：`adapter_name_or_path` 并非由 PiSSA 初始化，基座完整；若基座保存时已减去该适配器所替代的部分，请去掉 `pissa_init`",
+        );
+    }
     if pissa.pissa_init && !pissa.pissa_convert {
         header.notice(
             format!(

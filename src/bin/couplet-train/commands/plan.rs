@@ -46,7 +46,7 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     memory(&mut header, &recipe, (&inputs, &planned), short.as_ref(), look.lang);
     disk(&mut header, &recipe, &inputs, &steps)?;
     let probes = !args.no_probe && !stand_in.model && stand_in.device.is_none() && short.is_none();
-    let expected = time(&recipe, (&inputs, &planned), &steps, probes.then_some(look))?;
+    let expected = time(&recipe, (&inputs, &planned), &steps, probes)?;
     if let Some(expected) = expected {
         header.row("time", "用时", expected.describe(look.lang));
     }
@@ -193,15 +193,15 @@ fn time(
     recipe: &Recipe,
     (inputs, planned): (&Inputs, &Planned),
     steps: &StepPlan,
-    probes: Option<Look>,
+    probes: bool,
 ) -> Result<Option<Expected>> {
     if planned.survey.samples.is_empty() {
         return Ok(None);
     }
     let (model, device) = (&inputs.model_config, &inputs.opened.device);
     let rate = match probes {
-        None => Some(Rate::of_products(model, inputs.dtype, device)?),
-        Some(look) => train::try_out(recipe, inputs, planned, look, |trainer: &Trainer| {
+        false => Some(Rate::of_products(model, inputs.dtype, device)?),
+        true => train::try_out(recipe, inputs, planned, |trainer: &Trainer| {
             let began = Instant::now();
             planned.rehearse(trainer)?;
             Rate::of_steps(trainer, planned, began.elapsed())

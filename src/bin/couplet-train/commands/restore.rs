@@ -1,7 +1,7 @@
 //! Which checkpoint a run goes on from, and whether it may.
 
 use couplet_train::{
-    config::{Recipe, Resume},
+    config::{Difference, Recipe, Resume},
     error::{Error, Result},
     report::{Console, Lang},
     run::{self, Start},
@@ -98,26 +98,26 @@ fn unusable(skipped: &[Skipped]) -> Error {
         .hint_zh("用 `resume_from_checkpoint=false` 重新开始，或指明另一个：resume_from_checkpoint=路径")
 }
 
-/// A continuation must compute what the first part would have: config, base, data and tokenizer are the same, or it is
-/// refused with the difference. Another binary or device may change the last bits: said, not refused.
-pub fn refuse_changes(recipe: &Recipe, restored: &Restored, now: &Value, console: &mut Console) -> Result<()> {
+/// A continuation must compute what the first part would have. Of that, the config: known before anything is loaded, which
+/// another one may not even let happen.
+pub fn refuse_another_config(recipe: &Recipe, restored: &Restored) -> Result<()> {
+    let changes = recipe.changes_that_matter(&restored.state.identity["config"]);
+    let line = |d: &Difference| format!("\n  {}: {} then, {} now", d.key, d.old, d.new);
+    refuse(restored, &changes.iter().map(line).collect::<Vec<_>>())
+}
+
+/// And all else: base, adapters, data and tokenizer are the same, or it is refused with the difference. Another binary or device
+/// may change the last bits: said, not refused.
+pub fn refuse_changes(restored: &Restored, now: &Value, console: &mut Console) -> Result<()> {
     let then = &restored.state.identity;
-    let mut changes: Vec<String> = recipe
-        .changes_that_matter(&then["config"])
-        .iter()
-        .map(|d| format!("\n  {}: {} then, {} now", d.key, d.old, d.new))
-        .collect();
+    let mut changes = vec![];
     for what in ["base", "adapter", "merged", "pissa", "data", "tokenizer"] {
         let (old, new) = (&then["digests"][what], &now["digests"][what]);
         if old != new {
             changes.push(format!("\n  {what}: digest {} then, {} now", short(old), short(new)));
         }
     }
-    if !changes.is_empty() {
-        return Err(Error::file(&restored.path, format!("was made by another run:{}", changes.concat()))
-            .hint("undo the change, or start over with `resume_from_checkpoint=false` (or into another `output_dir`)")
-            .hint_zh("请撤销改动，或用 `resume_from_checkpoint=false` 重新开始（或换一个 `output_dir`）"));
-    }
+    refuse(restored, &changes)?;
     let lang = console.look().lang;
     for (what, zh, old, new) in [
         ("program", "程序", &then["digests"]["binary"], &now["digests"]["binary"]),
@@ -134,6 +134,15 @@ pub fn refuse_changes(recipe: &Recipe, restored: &Restored, now: &Value, console
         }
     }
     Ok(())
+}
+
+fn refuse(restored: &Restored, changes: &[String]) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    Err(Error::file(&restored.path, format!("was made by another run:{}", changes.concat()))
+        .hint("undo the change, or start over with `resume_from_checkpoint=false` (or into another `output_dir`)")
+        .hint_zh("请撤销改动，或用 `resume_from_checkpoint=false` 重新开始（或换一个 `output_dir`）"))
 }
 
 /// A digest's first digits, or a short text whole.

@@ -70,14 +70,16 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let planned = Planned::new(&recipe, &inputs)?;
     let mut on_card = OnCard::new(&inputs.opened.device);
     let before = place.restored.as_ref().map(|restored| restored.path.clone());
-    let loading = Loading::load(&recipe, &inputs, before.as_deref(), &mut on_card, &mut console);
+    place.restored.iter().try_for_each(|restored| restore::refuse_another_config(&recipe, restored))?;
+    let lacking = |base: &Checkpoint| pissa::principal(&recipe, &inputs, base, before.as_deref(), &mut console);
+    let loading = Loading::load(&recipe, &inputs, lacking, &mut on_card);
     let loading = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
     let Loading { model, params, optim, about, lacking } = loading;
     let principal = lacking.as_ref().map(|(principal, _)| principal);
     let recorded = recorded(&model, &recipe)?;
     let identity = identity(&recipe, &about, recorded)?;
     if let Some(restored) = &place.restored {
-        restore::refuse_changes(&recipe, restored, &identity, &mut console)?;
+        restore::refuse_changes(restored, &identity, &mut console)?;
     }
     let may_stop = || stop.is_requested();
     let speaker = Speaker::from_receipt(&about["speak"])?;
@@ -210,16 +212,16 @@ fn trainer<'a>(
     }
 }
 
-/// What `probe` finds out with the model of the recipe, of which nothing is trained or written.
+/// What `probe` finds out with the model of the recipe, of which nothing is trained or written. Its values do not matter: what
+/// PiSSA takes out of the base is not looked for.
 pub(super) fn try_out<T>(
     recipe: &Recipe,
     inputs: &Inputs,
     planned: &Planned,
-    look: Look,
     probe: impl FnOnce(&Trainer) -> Result<T>,
 ) -> Result<T> {
     let mut on_card = OnCard::new(&inputs.opened.device);
-    let loading = Loading::load(recipe, inputs, None, &mut on_card, &mut Console::new(stderr(), look));
+    let loading = Loading::load(recipe, inputs, |_| Ok(None), &mut on_card);
     let loading = loading.map_err(|err| on_card.explain(err, None))?;
     let names = inputs.dataset_names();
     let trainer = trainer(recipe, (inputs, &names), planned, (&loading.model, loading.params, loading.optim));
@@ -237,17 +239,17 @@ struct Loading {
 }
 
 impl Loading {
+    /// `lacking`: finds what the base will lack.
     fn load(
         recipe: &Recipe,
         inputs: &Inputs,
-        goes_on: Option<&Path>,
+        lacking: impl FnOnce(&Checkpoint) -> Result<Option<(Principal, String)>>,
         on_card: &mut OnCard,
-        console: &mut Console,
     ) -> Result<Self> {
         fault::phase("load");
         let checkpoint = Checkpoint::open(&inputs.model_dir)?;
         let (dtype, device) = (inputs.dtype, &inputs.opened.device);
-        let lacking = pissa::principal(recipe, inputs, &checkpoint, goes_on, console)?;
+        let lacking = lacking(&checkpoint)?;
         let principal = lacking.as_ref().map(|(principal, _)| principal);
         let change = |name: &str, rows: Range<usize>, value| {
             let value = merged(&inputs.merged, name, rows.clone(), value)?;
@@ -394,12 +396,12 @@ pub(super) fn said_before(
     planned.notice(&mut header);
     if inputs.existing.is_some() && inputs.asked != recipe.lora {
         header.notice(
-            "rank, alpha, dropout, targets and PiSSA are those of `adapter_name_or_path`, not of the config",
-            "秩、alpha、dropout、目标模块与 PiSSA 取自 `adapter_name_or_path`，而非配置文件",
+            "rank, alpha, dropout, targets, DoRA, rsLoRA and PiSSA are those of `adapter_name_or_path`, not of the config",
+            "秩、alpha、dropout、目标模块、DoRA、rsLoRA 与 PiSSA 取自 `adapter_name_or_path`，而非配置文件",
         );
     }
     below::notice(&recipe.model, &mut header);
-    pissa::notice(&recipe.lora.pissa, &mut header);
+    pissa::notice(&recipe.lora.pissa, inputs, &mut header);
     if recipe.train.shared_prefix && !planned.cut.share_prefix {
         header.notice(
             "`lora_dropout` or `neftune_noise_alpha`: the shared prefix is computed for every sample",
@@ -464,7 +466,7 @@ fn keep(
     let rows = proof::batch_of(&inputs.data.eval, &inputs.data.train)?;
     let idle = |slot: &Slot| match principal {
         Some(principal) => principal.values(slot),
-        None => Ok(vec![0.0; slot.range().len()]),
+        None => Ok(vec![if slot.is_magnitude() { 1.0 } else { 0.0 }; slot.range().len()]),
     };
     let proven = proof::of_a_run(out, trainer.model, &idle, &rows, lang).map_err(|err| explained(err, Part::Proof))?;
     pissa::end(recipe, principal, &trainer.params, initial)?;

@@ -1,23 +1,41 @@
 //! Records → tokens: everything about text, testable without a model or a device.
 //!
-//! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → records ([`record`]) → turns of a
-//! conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]). How data sets become one is `mix`, which rows are held out
-//! and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what was read and lost is [`summary`]. [`mod@prepare`] makes a data set out of plain lines.
+//! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → files ([`files`]) and what their columns are called
+//! ([`shape`]) → records ([`record`]) → turns of a conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]).
+//! A file is read as a stream (`input`) by its format (`from_json`, `from_csv`, `from_parquet`); its cells (`cell`) become a
+//! record by its formatting (`alpaca`, `sharegpt`, `tools`), or a [`Fault`]. How data sets become one is `reader` and `mix`,
+//! which rows are held out and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what
+//! was read and lost is [`summary`], and what the user should know of it `notes`. [`mod@prepare`] makes a data set out of
+//! plain lines.
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 
+mod alpaca;
+mod cell;
 pub mod encode;
+mod fault;
+pub mod files;
+mod from_csv;
+mod from_json;
+mod from_parquet;
+mod input;
 mod load;
 mod mix;
+mod notes;
 pub mod order;
 mod pack;
 pub mod prepare;
+mod reader;
 pub mod record;
 pub mod registry;
+pub mod shape;
+mod sharegpt;
 pub mod summary;
 pub mod template;
 pub mod tokenizer;
+mod tools;
 
+pub use fault::{Fault, Reason};
 pub use load::{Splits, load, training_rows};
 pub use pack::Pack;
 pub use prepare::{Prepared, prepare};

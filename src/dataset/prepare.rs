@@ -1,7 +1,7 @@
 //! Plain lines `上联 下联` → an Alpaca file and its entry in `dataset_info.json`.
 
 use crate::{
-    dataset::{record, registry},
+    dataset::{input, registry},
     error::{Error, Result},
     fs,
 };
@@ -45,7 +45,7 @@ pub fn prepare(input: &Path, output_dir: &Path, name: &str, instruction: &str, o
         refuse_existing(&file, &registry_path, &registry, name, &entry)?;
     }
 
-    let text = record::read_text(input)?;
+    let text = input::read_text(input)?;
     let couplets = couplets(&text, input)?;
 
     registry.insert(name.into(), entry);

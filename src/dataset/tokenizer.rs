@@ -15,9 +15,15 @@ const TURN_ENDS: &str = "<|im_end|>";
 const PAD: &str = "<|endoftext|>";
 const THOUGHT_TAGS: [&str; 2] = ["<think>", "</think>"];
 
+/// Added tokens that belong into answers: thoughts and calls of tools.
+const TAGS: [&str; 6] = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"];
+
 /// A tokenizer that knows Qwen3's chat format.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The texts of control tokens, and what they begin with.
+    control: Vec<String>,
+    control_begins: Vec<char>,
     end_id: u32,
     pad_id: u32,
     digest: blake3::Hash,
@@ -42,7 +48,13 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|err| Error::input(format!("not a usable tokenizer: {err}")))?;
 
-        let mut tokenizer = Self { inner, end_id: 0, pad_id: 0, digest: blake3::hash(bytes) };
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder().values().map(|token| token.content.clone());
+        let control: Vec<String> = added.filter(|text| !text.is_empty() && !TAGS.contains(&text.as_str())).collect();
+        let mut control_begins: Vec<char> = control.iter().filter_map(|text| text.chars().next()).collect();
+        control_begins.sort_unstable();
+        control_begins.dedup();
+        let digest = blake3::hash(bytes);
+        let mut tokenizer = Self { inner, control, control_begins, end_id: 0, pad_id: 0, digest };
         tokenizer.single(TURN_BEGINS)?;
         tokenizer.end_id = tokenizer.single(TURN_ENDS)?;
         // As LlamaFactory: the pad token, or the end of a turn where a tokenizer has none.
@@ -68,6 +80,11 @@ impl Tokenizer {
         let encoding = self.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|err| Error::input(format!("cannot tokenise {text:?}: {err}")))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Whether some part of `text` becomes a control token (`<|im_end|>`). Tags of thoughts and tools are none.
+    pub fn has_control_text(&self, text: &str) -> bool {
+        text.contains(self.control_begins.as_slice()) && self.control.iter().any(|token| text.contains(token.as_str()))
     }
 
     /// The text of `ids`; `skip_special` leaves out what the tokenizer marks as special (`<|im_end|>`, not `<think>`).

@@ -1,7 +1,6 @@
 //! Those who watch: log files, result files, loss curves, console and model card, all drawn from [`Event`]s.
 
 pub mod console;
-pub mod json;
 pub mod lang;
 pub mod log;
 pub mod look;
@@ -124,7 +123,12 @@ impl Observer for Outcome {
             Event::Evaluated(e) => self.evaluations.push(e.clone()),
             Event::Finished(e) => self.finished = Some(e.clone()),
             Event::Logged(e) => self.losses.push(e.loss),
-            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
+            Event::Data(_)
+            | Event::Started(_)
+            | Event::Step(_)
+            | Event::Saved(_)
+            | Event::SaveFailed(_)
+            | Event::Trouble(_) => {}
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ mod engine;
 mod evaluate;
 /// Merged models against LlamaFactory, and adapters that are dead or foreign.
 mod export;
+/// Every format a data set comes in, and what becomes of rows that are not as they should be.
+mod formats;
 /// Generation: the cache, batches, forks, scores, and the two commands.
 mod generate;
 /// The cut and the shared prefix over models and samples of random shapes.

@@ -7,8 +7,8 @@ use super::{
     scheduler,
     sections::{
         COUPLET_PASS, CountedTokens, DataConfig, DeviceChoice, EvalStrategy, GradientCheckpointing, LoraConfig,
-        MixStrategy, ModelConfig, OnBadRow, OutputConfig, OverLength, Projection, Recipe, Resume, SamplingStrategy, SaveStrategy,
-        TemplateName, TrainConfig,
+        MixStrategy, ModelConfig, OnBadRow, OutputConfig, OverLength, Projection, Recipe, Resume, SamplingStrategy,
+        SaveStrategy, TemplateName, TrainConfig,
     },
     settings::Settings,
     value::Value,

@@ -1,9 +1,9 @@
 //! What `evaluate` is told: whom to ask and how (as for `generate`), which rows, and where the results go.
 
 use super::{
+    build::on_bad_row,
     inference::{Given, InferenceConfig},
     notice::Notice,
-    build::on_bad_row,
     sections::{OnBadRow, OverLength},
     table::Command,
 };

@@ -36,7 +36,9 @@ fn pairs(column: Option<(&str, Cell)>) -> Result<Vec<(String, String)>, Fault> {
     let (name, pairs) = match column {
         None | Some((_, Cell::Missing | Cell::Null)) => return Ok(Vec::new()),
         Some((name, Cell::Value(Value::Array(pairs)))) => (name, pairs),
-        Some((name, other)) => return Err(wrong(format!("`{name}` is {}, not a list of [question, answer]", other.kind()))),
+        Some((name, other)) => {
+            return Err(wrong(format!("`{name}` is {}, not a list of [question, answer]", other.kind())));
+        }
     };
     let pair = |(i, pair): (usize, Value)| {
         let texts = match pair {

@@ -158,7 +158,11 @@ mod tests {
                 .map(|_| (vec![1; 5 + random.up_to(60) as usize], vec![2; 2 + random.up_to(30) as usize]))
                 .collect();
             let full: usize = turns.iter().map(|(source, target)| source.len() + target.len()).sum();
-            let data = DataConfig { cutoff_len: 2 + random.up_to(150) as usize, mask_history: round % 2 == 0, ..data_config() };
+            let data = DataConfig {
+                cutoff_len: 2 + random.up_to(150) as usize,
+                mask_history: round % 2 == 0,
+                ..data_config()
+            };
             let (input_ids, labels) = join(&turns, &data);
             let row = Example { input_ids, labels, origin: Origin { dataset: 0, row: 1 }, pack: None };
             assert!(row.input_ids.len() <= data.cutoff_len);

@@ -36,7 +36,8 @@ fn columns(header: &[String], rows: &mut Rows) -> Result<Vec<Column>> {
     // A column without a name is the index that pandas writes.
     let meet = |name: &String| if name.is_empty() { Column::Unknown } else { rows.wanted.meet(name) };
     let columns: Vec<Column> = header.iter().map(meet).collect();
-    let twice = (1..columns.len()).find(|&i| columns[..i].contains(&columns[i]) && matches!(columns[i], Column::Wanted(_)));
+    let twice =
+        (1..columns.len()).find(|&i| columns[..i].contains(&columns[i]) && matches!(columns[i], Column::Wanted(_)));
     match twice {
         None => Ok(columns),
         Some(i) => Err(Error::file(rows.path(), format!("the header names two columns `{}`", header[i]))

@@ -199,9 +199,7 @@ fn unreadable(path: &Path, err: &std::io::Error) -> Error {
         ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::UnexpectedEof => error
             .hint("the packed file is damaged or cut off: `gzip -t FILE` tells; fetch it again")
             .hint_zh("压缩文件已损坏或不完整，可用 `gzip -t 文件` 检查；请重新获取"),
-        _ => error
-            .hint("check the path, and that you may read the file")
-            .hint_zh("请检查路径与读取权限"),
+        _ => error.hint("check the path, and that you may read the file").hint_zh("请检查路径与读取权限"),
     }
 }
 
@@ -246,7 +244,9 @@ mod tests {
     fn lines_and_columns_are_counted_in_what_is_taken() {
         let mut input = Input::new("ab\nc天\n\nx".as_bytes(), Path::new("f"));
         assert_eq!(input.peek().unwrap(), Some(b'a'));
-        for (bytes, want, line, column) in [(1, "a", 1, 1), (3, "b\nc", 1, 2), (3, "天", 2, 2), (2, "\n\n", 2, 5), (1, "x", 4, 1)] {
+        for (bytes, want, line, column) in
+            [(1, "a", 1, 1), (3, "b\nc", 1, 2), (3, "天", 2, 2), (2, "\n\n", 2, 5), (1, "x", 4, 1)]
+        {
             let (text, place) = input.take(bytes);
             assert_eq!((text, place), (want, Place { line, column }));
         }

@@ -46,7 +46,11 @@ pub(super) fn of_rows(files: &[FileSummary]) -> Vec<Warning> {
             });
         }
         for (rows, en, zh) in [
-            (file.empty_responses, "with an empty response, which teach to answer nothing", "回答为空的行（模型会学到“不作答”）"),
+            (
+                file.empty_responses,
+                "with an empty response, which teach to answer nothing",
+                "回答为空的行（模型会学到“不作答”）",
+            ),
             (file.empty_questions, "that ask nothing: their prompt and query are empty", "提问为空的行"),
             (
                 file.control_rows,
@@ -55,10 +59,8 @@ pub(super) fn of_rows(files: &[FileSummary]) -> Vec<Warning> {
             ),
         ] {
             if rows > 0 {
-                warnings.push(Warning {
-                    en: format!("{path}: rows {en}: {rows}"),
-                    zh: format!("{path}：{zh}：{rows}"),
-                });
+                warnings
+                    .push(Warning { en: format!("{path}: rows {en}: {rows}"), zh: format!("{path}：{zh}：{rows}") });
             }
         }
     }
@@ -66,7 +68,12 @@ pub(super) fn of_rows(files: &[FileSummary]) -> Vec<Warning> {
 }
 
 /// Rows that are too long, and rows that lost their answer.
-pub(super) fn of_losses(files: &[FileSummary], over_long: usize, named: &[OverLong], data: &DataConfig) -> Vec<Warning> {
+pub(super) fn of_losses(
+    files: &[FileSummary],
+    over_long: usize,
+    named: &[OverLong],
+    data: &DataConfig,
+) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let limit = limit(data);
     let (verb, verb_zh) = match data.over_length {
@@ -107,7 +114,9 @@ pub(super) fn of_repeats(repeats: &Repeats, files: &[FileSummary]) -> Vec<Warnin
     if let Some((row, first)) = repeats.across.first() {
         let (rows, row, first) = (repeats.across.len(), place(row), place(first));
         warnings.push(Warning {
-            en: format!("held-out rows that are trained, too: {rows}, first {row}, as {first}; the held-out loss flatters"),
+            en: format!(
+                "held-out rows that are trained, too: {rows}, first {row}, as {first}; the held-out loss flatters"
+            ),
             zh: format!("同时出现在训练中的验证行：{rows}，第一处：{row}，同 {first}；验证损失会偏低"),
         });
     }

@@ -129,7 +129,10 @@ impl Reader {
                 zh: format!("{path}：以下列未被映射，不会使用：{}", parsed.unmapped.join("、")),
             });
         }
-        let part = |(file, rows): (&super::files::DataFile, &usize)| Part { path: file.path.display().to_string(), rows: *rows };
+        let part = |(file, rows): (&super::files::DataFile, &usize)| Part {
+            path: file.path.display().to_string(),
+            rows: *rows,
+        };
         let dataset = self.files.len();
         self.files.push(FileSummary {
             name: entry.name,

@@ -191,13 +191,10 @@ impl<'a> Rows<'a> {
     /// A name that maps to nothing is a slip in `dataset_info.json`; LlamaFactory stops there too.
     fn finish(self, files: &[DataFile]) -> Result<Parsed> {
         let unmapped = self.wanted.unmapped();
-        let absent: Vec<(&str, &str)> =
-            self.how.shape.named().filter(|(_, column)| !self.wanted.has(column)).collect();
+        let absent: Vec<(&str, &str)> = self.how.shape.named().filter(|(_, column)| !self.wanted.has(column)).collect();
         let is_absent = |key: &str| absent.iter().any(|(absent, _)| *absent == key);
         let asks_nothing = is_absent("prompt") && is_absent("query");
-        let needed = |key: &str| {
-            self.how.shape.explicit || matches!(key, "response" | "messages") || asks_nothing
-        };
+        let needed = |key: &str| self.how.shape.explicit || matches!(key, "response" | "messages") || asks_nothing;
         let Some((key, column)) = absent.iter().find(|(key, _)| needed(key)) else {
             return Ok(Parsed { rows: self.rows, counts: self.counts, unmapped });
         };
@@ -255,7 +252,10 @@ mod tests {
     fn rows_beyond_the_limit_are_only_counted() {
         let first = r#"{"instruction":"对","output":"b"}"#;
         for text in [format!("[{first}, 1, {{\"input\": 2}}]"), format!("{first}\n1\n{{\"input\": 2}}")] {
-            let got = parsed(&text, How { limit: Some(1), ..how(&Shape::new(Formatting::Alpaca, Some(COUPLET), Tags::default())) });
+            let got = parsed(
+                &text,
+                How { limit: Some(1), ..how(&Shape::new(Formatting::Alpaca, Some(COUPLET), Tags::default())) },
+            );
             let got = got.unwrap();
             assert_eq!((got.rows.len(), got.counts[0]), (1, 3), "{text}: `input` is met behind the limit");
             let error = parsed(&text.replace("2}", "}"), How { limit: Some(1), ..how(&Shape::default()) }).unwrap_err();
@@ -277,7 +277,10 @@ mod tests {
             (format!("[{good}"), "d.json:1:57: row 2 is not valid JSON: EOF while parsing a list"),
             (format!("[{good},]"), "d.json:1:58: row 2 is not valid JSON: trailing comma"),
             (format!("[{good},,{good}]"), "d.json:1:58: row 2 is not valid JSON: expected value"),
-            ("[{\"input\": \"a\u{1}\"}]".into(), "d.json:1:14: row 1 is not valid JSON: control character (\\u0000-\\u001F) found while parsing a string"),
+            (
+                "[{\"input\": \"a\u{1}\"}]".into(),
+                "d.json:1:14: row 1 is not valid JSON: control character (\\u0000-\\u001F) found while parsing a string",
+            ),
             (r#"[{"input": "\ud800"}]"#.into(), "d.json:1:19: row 1 is not valid JSON: unexpected end of hex escape"),
             (format!("{good}\n\n{{\"input\": }}"), "d.json:3:11: row 2 is not valid JSON: expected value"),
             (format!("{good}\n{good} {good}"), "d.json:2:57: row 2 is not valid JSON: trailing characters"),
@@ -288,7 +291,10 @@ mod tests {
             (r#"[{"output": null}]"#.into(), "d.json:1:2: row 1: `output` (the response) is null, not a string"),
             (r#"[{"output": ["地"]}]"#.into(), "d.json:1:2: row 1: `output` (the response) is a list, not a string"),
             (r#"[{"input": 5, "output": ""}]"#.into(), "d.json:1:2: row 1: `input` is a number, not a string"),
-            (r#"[{"input": "", "output": "", "output": "地"}]"#.into(), "d.json:1:2: row 1: `output` stands there twice"),
+            (
+                r#"[{"input": "", "output": "", "output": "地"}]"#.into(),
+                "d.json:1:2: row 1: `output` stands there twice",
+            ),
             (
                 r#"[{"output": "地"}]"#.into(),
                 "d.json: no row has the column `instruction`, which `prompt` is mapped to",
@@ -307,7 +313,9 @@ mod tests {
     #[test]
     fn a_file_that_is_cut_off_is_told_wherever_it_is_cut() {
         let rows: Vec<String> = (0..12)
-            .map(|n| format!("{{\"instruction\": \"对\", \"input\": \"第{n}“行”\\n\", \"output\": \"\\u5730\\\"{n}\"}}"))
+            .map(|n| {
+                format!("{{\"instruction\": \"对\", \"input\": \"第{n}“行”\\n\", \"output\": \"\\u5730\\\"{n}\"}}")
+            })
             .collect();
         let array = format!("[\n  {}\n]\n", rows.join(",\n  "));
         let lines = rows.join("\n") + "\n";
@@ -318,18 +326,24 @@ mod tests {
             let error = parsed(&array[..at], how(&shape)).unwrap_err().to_string();
             let row = array[..at].matches("instruction").count();
             let place = format!("d.json:{}:", array[..at].matches('\n').count() + 1);
-            let is_placed = error.starts_with(&place) || error.starts_with("d.json:") && array.as_bytes()[at - 1] == b'\n';
+            let is_placed =
+                error.starts_with(&place) || error.starts_with("d.json:") && array.as_bytes()[at - 1] == b'\n';
             assert!(is_placed && error.contains("is not valid JSON: "), "{at}: {error}");
             assert!((row..=row + 1).any(|row| error.contains(&format!(": row {row} is"))) || row == 0, "{at}: {error}");
         }
         for at in cuts(&lines) {
             let whole = lines[..at].lines().filter(|line| line.ends_with("\"}")).count();
             match parsed(&lines[..at], how(&shape)) {
-                Ok(got) => assert_eq!((got.counts[0], lines[..at].lines().count()), (whole, whole), "{at}: at a border"),
+                Ok(got) => {
+                    assert_eq!((got.counts[0], lines[..at].lines().count()), (whole, whole), "{at}: at a border")
+                }
                 Err(error) => {
                     let place = format!("d.json:{}:", whole + 1);
                     let error = error.to_string();
-                    assert!(error.starts_with(&place) && error.contains(&format!(": row {} is not", whole + 1)), "{at}: {error}");
+                    assert!(
+                        error.starts_with(&place) && error.contains(&format!(": row {} is not", whole + 1)),
+                        "{at}: {error}"
+                    );
                 }
             }
         }
@@ -373,11 +387,14 @@ mod tests {
     #[test]
     fn bad_rows_keep_their_place_where_they_are_left_out() {
         let good = r#"{"instruction": "对", "input": "天", "output": "地"}"#;
-        let text = format!("{good}\n{{\"instruction\": \"对\"}}\n{{\"output\"\n7\n{good}\n{{\"input\": 1, \"output\": \"\"}}\n");
+        let text = format!(
+            "{good}\n{{\"instruction\": \"对\"}}\n{{\"output\"\n7\n{good}\n{{\"input\": 1, \"output\": \"\"}}\n"
+        );
         let shape = Shape::default();
         let skip = parsed(&text, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap();
         assert_eq!(skip.counts, [6]);
-        let told: Vec<_> = skip.rows.iter().map(|row| row.as_ref().err().map(|fault| (fault.reason, fault.fact.as_str()))).collect();
+        let told: Vec<_> =
+            skip.rows.iter().map(|row| row.as_ref().err().map(|fault| (fault.reason, fault.fact.as_str()))).collect();
         assert_eq!(
             told,
             [
@@ -393,7 +410,11 @@ mod tests {
         assert_eq!(lf.to_string(), "d.json:3:9: row 3 is not valid JSON: EOF while parsing an object");
         let first_two: String = text.lines().take(2).map(|line| format!("{line}\n")).collect();
         let lf = parsed(&first_two, How { on_bad_row: OnBadRow::LlamaFactory, ..how(&shape) }).unwrap();
-        assert_eq!((lf.rows[0].is_ok(), lf.rows[1].is_ok()), (true, false), "a row without a response is none to LlamaFactory");
+        assert_eq!(
+            (lf.rows[0].is_ok(), lf.rows[1].is_ok()),
+            (true, false),
+            "a row without a response is none to LlamaFactory"
+        );
 
         let array = format!("[{good}, {{\"output\" 1}}, {good}]");
         let error = parsed(&array, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap_err();
@@ -417,7 +438,10 @@ mod tests {
         for (text, want) in [
             ("", "d.csv: holds no rows"),
             ("instruction,input,output\n", "d.csv: holds no rows"),
-            ("instruction,input,output\n对,天,地\n对,\"天\n\",地,水\n", "d.csv:3:1: row 2: 4 fields, and the header has 3"),
+            (
+                "instruction,input,output\n对,天,地\n对,\"天\n\",地,水\n",
+                "d.csv:3:1: row 2: 4 fields, and the header has 3",
+            ),
             ("instruction,input,output\n对,天\n", "d.csv:2:1: row 1: 2 fields, and the header has 3"),
             ("instruction,input,output\n对,天,\n", "d.csv:2:1: row 1: `output` (the response) is missing"),
             ("instruction,input,output\n对,天,地\n对,\"天,地\n", "d.csv:3:1: a quote in row 2 is not closed"),

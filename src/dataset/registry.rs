@@ -34,8 +34,10 @@ const SCRIPT: (&str, &str) = (
     "no program of a data set is run: save its rows (`datasets.load_dataset(…).to_json('rows.jsonl')`) and name them in `file_name`",
     "不会运行数据集自带的程序：请先保存其数据（`datasets.load_dataset(…).to_json('rows.jsonl')`），并写入 file_name",
 );
-const CLOUD: (&str, &str) =
-    ("copy the file beside dataset_info.json and name it in `file_name`", "请将文件复制到 dataset_info.json 旁，并写入 file_name");
+const CLOUD: (&str, &str) = (
+    "copy the file beside dataset_info.json and name it in `file_name`",
+    "请将文件复制到 dataset_info.json 旁，并写入 file_name",
+);
 
 /// Keys of an entry that are read.
 const KNOWN: [&str; 6] = ["file_name", "num_samples", "formatting", "columns", "split", "tags"];

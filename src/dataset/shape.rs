@@ -239,7 +239,8 @@ fn words<'a>(what: &str, object: &'a Value) -> Result<Vec<(&'a str, &'a str)>> {
 
 /// LlamaFactory passes over a misspelt key, and the column it meant stays unset.
 fn check_column(key: &str) -> Result<()> {
-    let names = [Formatting::Alpaca, Formatting::Sharegpt].map(|formatting| formatting.columns().iter().map(|(key, _)| *key));
+    let names =
+        [Formatting::Alpaca, Formatting::Sharegpt].map(|formatting| formatting.columns().iter().map(|(key, _)| *key));
     let mut known: Vec<&str> = names.into_iter().flatten().collect();
     known.sort_unstable();
     known.dedup();
@@ -248,9 +249,11 @@ fn check_column(key: &str) -> Result<()> {
     }
     let (all, all_zh) = (known.join(", "), known.join("、"));
     if OTHER_COLUMNS.contains(&key) {
-        return Err(Error::input(format!("`columns`: `{key}` is not supported: only text is trained, one answer a row"))
-            .hint(format!("remove it; supported are {all}"))
-            .hint_zh(format!("请删除；支持的有 {all_zh}")));
+        return Err(Error::input(format!(
+            "`columns`: `{key}` is not supported: only text is trained, one answer a row"
+        ))
+        .hint(format!("remove it; supported are {all}"))
+        .hint_zh(format!("请删除；支持的有 {all_zh}")));
     }
     let near = nearest(key, known)[0];
     Err(Error::input(format!("`columns`: no such column: `{key}`"))
@@ -307,7 +310,9 @@ mod tests {
 
     #[test]
     fn listed_columns_and_tags_unset_the_others() {
-        let pairs = |pairs: &[(&'static str, &str)]| pairs.iter().map(|(key, name)| (*key, (*name).to_owned())).collect::<Vec<_>>();
+        let pairs = |pairs: &[(&'static str, &str)]| {
+            pairs.iter().map(|(key, name)| (*key, (*name).to_owned())).collect::<Vec<_>>()
+        };
         let defaults = [("prompt", "instruction"), ("query", "input"), ("response", "output")];
         assert_eq!(named(json!({})), pairs(&defaults));
         assert_eq!(named(json!({"formatting": "sharegpt"})), pairs(&[("messages", "conversations")]));
@@ -331,9 +336,15 @@ mod tests {
             (json!({"columns": []}), "`columns` is not an object"),
             (json!({"columns": {"prompt": 1}}), "`columns`: `prompt` is not a string"),
             (json!({"columns": {"promt": "p"}}), "`columns`: no such column: `promt`"),
-            (json!({"columns": {"images": "i"}}), "`columns`: `images` is not supported: only text is trained, one answer a row"),
+            (
+                json!({"columns": {"images": "i"}}),
+                "`columns`: `images` is not supported: only text is trained, one answer a row",
+            ),
             (json!({"formatting": "sharegpt", "tags": {"role": "r"}}), "`tags`: no such tag: `role`"),
-            (json!({"formatting": "openai", "tags": {"role_tag": "r"}}), "`tags` has no `content_tag`: what is not listed is unset"),
+            (
+                json!({"formatting": "openai", "tags": {"role_tag": "r"}}),
+                "`tags` has no `content_tag`: what is not listed is unset",
+            ),
             (
                 json!({"formatting": "sharegpt", "columns": {"system": "s"}}),
                 "`columns` has no `messages`: what is not listed is unset",

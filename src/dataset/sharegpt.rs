@@ -119,7 +119,9 @@ fn plain(number: usize, mut message: Map<String, Value>, tags: &Tags) -> Result<
         Some(name) => match Role::called(name, tags) {
             Some(role) => return Ok(Message { number, role, content: message.remove(&tags.content) }),
             None if name == "system" => {
-                format!("message {number} has the role `system`, and `system_tag` is unset: what `tags` does not list is")
+                format!(
+                    "message {number} has the role `system`, and `system_tag` is unset: what `tags` does not list is"
+                )
             }
             None => format!("message {number} has the role `{name}`, which is none of `tags`"),
         },
@@ -128,10 +130,7 @@ fn plain(number: usize, mut message: Map<String, Value>, tags: &Tags) -> Result<
 }
 
 /// Calls are written as messages, and results that follow each other as one. Results at the end are lost, as in LlamaFactory.
-fn openai(
-    list: impl Iterator<Item = (usize, Map<String, Value>)>,
-    tags: &Tags,
-) -> Result<Vec<Message>, Fault> {
+fn openai(list: impl Iterator<Item = (usize, Map<String, Value>)>, tags: &Tags) -> Result<Vec<Message>, Fault> {
     let mut messages: Vec<Message> = vec![];
     let mut results: Vec<String> = vec![];
     for (number, mut message) in list {
@@ -258,7 +257,8 @@ mod tests {
             ..Record::default()
         };
         assert_eq!(got, want);
-        let column = sharegpt(r#"{"s": "列", "m": [{"from": "human", "value": "天"}, {"from": "gpt", "value": ""}]}"#).unwrap();
+        let column =
+            sharegpt(r#"{"s": "列", "m": [{"from": "human", "value": "天"}, {"from": "gpt", "value": ""}]}"#).unwrap();
         assert_eq!((column.system.as_str(), column.response.as_str()), ("列", ""));
     }
 
@@ -283,7 +283,11 @@ mod tests {
                 Reason::WrongRole,
                 "message 2 has the role `tool`, which is none of `tags`",
             ),
-            (format!(r#"{human}, {{"value": "甲"}}"#), Reason::WrongRole, "message 2 has no `from`, which names its role"),
+            (
+                format!(r#"{human}, {{"value": "甲"}}"#),
+                Reason::WrongRole,
+                "message 2 has no `from`, which names its role",
+            ),
             (
                 format!(r#"{human}, {{"from": "gpt", "value": null}}"#),
                 Reason::WrongType,
@@ -314,7 +318,11 @@ mod tests {
         let row = r#"{"m": [{"from": "system", "value": "甲"}, {"from": "human", "value": "天"}, {"from": "gpt", "value": "地"}]}"#;
         let fault = read(row, Formatting::Sharegpt, tags).unwrap_err();
         assert_eq!(fault.reason, Reason::WrongRole);
-        assert!(fault.fact.ends_with("message 1 has the role `system`, and `system_tag` is unset: what `tags` does not list is"));
+        assert!(
+            fault
+                .fact
+                .ends_with("message 1 has the role `system`, and `system_tag` is unset: what `tags` does not list is")
+        );
     }
 
     #[test]
@@ -328,11 +336,17 @@ mod tests {
             function: None,
             system: Some("system".into()),
         };
-        let call = |arguments: &str| format!(r#"{{"role": "assistant", "content": null, "tool_calls": [{{"function": {{"name": "f", "arguments": {arguments}}}}}]}}"#);
-        let row = |arguments: &str| format!(
-            r#"{{"m": [{{"role": "user", "content": "天", "tool_calls": null}}, {}, {{"role": "tool", "content": "晴"}}, {{"role": "tool", "content": "雨"}}, {{"role": "assistant", "content": "地", "tool_calls": []}}, {{"role": "tool", "content": "lost"}}]}}"#,
-            call(arguments)
-        );
+        let call = |arguments: &str| {
+            format!(
+                r#"{{"role": "assistant", "content": null, "tool_calls": [{{"function": {{"name": "f", "arguments": {arguments}}}}}]}}"#
+            )
+        };
+        let row = |arguments: &str| {
+            format!(
+                r#"{{"m": [{{"role": "user", "content": "天", "tool_calls": null}}, {}, {{"role": "tool", "content": "晴"}}, {{"role": "tool", "content": "雨"}}, {{"role": "assistant", "content": "地", "tool_calls": []}}, {{"role": "tool", "content": "lost"}}]}}"#,
+                call(arguments)
+            )
+        };
         let got = read(&row(r#""{\"a\": 1}""#), Formatting::OpenAi, tags.clone()).unwrap();
         let want = Record {
             history: vec![(

@@ -304,7 +304,8 @@ mod tests {
     #[test]
     fn rows_of_a_folder_lie_in_its_files() {
         let part = |path: &str, rows| Part { path: path.into(), rows };
-        let folder = FileSummary { path: "d".into(), parts: vec![part("d/a", 2), part("d/b", 1)], ..Default::default() };
+        let folder =
+            FileSummary { path: "d".into(), parts: vec![part("d/a", 2), part("d/b", 1)], ..Default::default() };
         assert_eq!((1..=3).map(|row| folder.place(row)).collect::<Vec<_>>(), [("d/a", 1), ("d/a", 2), ("d/b", 1)]);
         assert_eq!(FileSummary { path: "f".into(), ..Default::default() }.place(7), ("f", 7));
     }
@@ -317,7 +318,8 @@ mod tests {
             file.skip(reason, row.to_string());
         }
         assert_eq!(file.skipped, 9);
-        let reasons: Vec<_> = file.reasons.iter().map(|skips| (skips.reason, skips.rows, skips.first.join(" "))).collect();
+        let reasons: Vec<_> =
+            file.reasons.iter().map(|skips| (skips.reason, skips.rows, skips.first.join(" "))).collect();
         assert_eq!(reasons, [(Reason::NotJson, 5, "1 3 5".to_owned()), (Reason::NoTurns, 4, "2 4 6".to_owned())]);
     }
 

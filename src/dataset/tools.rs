@@ -24,7 +24,9 @@ pub(super) fn listed(column: Option<(&str, Cell)>) -> Result<Option<String>, Fau
     match column {
         None | Some((_, Cell::Missing | Cell::Null)) => Ok(None),
         Some((_, Cell::Text(text))) if text.is_empty() => Ok(None),
-        Some((name, Cell::Text(text))) => tools(&text).map(Some).map_err(|fact| tool_fault(format!("`{name}`: {fact}"))),
+        Some((name, Cell::Text(text))) => {
+            tools(&text).map(Some).map_err(|fact| tool_fault(format!("`{name}`: {fact}")))
+        }
         Some((name, other)) => Err(tool_fault(format!("`{name}` is {}, not a JSON list in a string", other.kind()))),
     }
 }
@@ -178,7 +180,10 @@ mod tests {
             ("晴", "not JSON: expected value at line 1 column 1"),
             ("3", "a call is no object"),
             (r#"{"name": "f"}"#, "a call has no `arguments`"),
-            (r#"{"name": "f", "arguments": 12345678901234567890123}"#, "the number 12345678901234567890123 cannot be written as Python does"),
+            (
+                r#"{"name": "f", "arguments": 12345678901234567890123}"#,
+                "the number 12345678901234567890123 cannot be written as Python does",
+            ),
             (r#"{"name": "-0", "arguments": [-0]}"#, "the number -0 cannot be written as Python does"),
             (r#"{"name": "\u003cthink>", "arguments": 1}"#, "a thought is mixed into a call"),
         ] {

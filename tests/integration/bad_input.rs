@@ -164,8 +164,12 @@ const REFUSED: &[Case] = &[
         entry(w, json!({"formatting": "sharegpt", "tags": {"role_tag": "role"}}));
     }),
     ("data: Alpaca registered as ShareGPT", TRAIN, |w| entry(w, json!({"formatting": "sharegpt"}))),
-    ("data: roles out of turn", TRAIN, |w| talk(w, json!([{"from": "human", "value": "天"}, {"from": "human", "value": "地"}]))),
-    ("data: a role that is not known", TRAIN, |w| talk(w, json!([{"from": "user", "value": "天"}, {"from": "gpt", "value": "地"}]))),
+    ("data: roles out of turn", TRAIN, |w| {
+        talk(w, json!([{"from": "human", "value": "天"}, {"from": "human", "value": "地"}]))
+    }),
+    ("data: a role that is not known", TRAIN, |w| {
+        talk(w, json!([{"from": "user", "value": "天"}, {"from": "gpt", "value": "地"}]))
+    }),
     ("data: a conversation without a last answer", TRAIN, |w| talk(w, json!([{"from": "human", "value": "天"}]))),
     ("data: a call that is no JSON", TRAIN, |w| {
         talk(w, json!([{"from": "human", "value": "天"}, {"from": "function_call", "value": "晴"}]));
@@ -176,8 +180,6 @@ const REFUSED: &[Case] = &[
     ("data: another split", TRAIN, |w| entry(w, json!({"split": "test"}))),
     ("data: text", TRAIN, |w| named(w, "couplets.txt", "天 地\n")),
     ("data: Arrow", TRAIN, |w| named(w, "couplets.arrow", "")),
-    #[cfg(not(feature = "parquet"))]
-    ("data: parquet in a program without it", TRAIN, |w| named(w, "couplets.parquet", "PAR1")),
     ("data: a folder of two types", TRAIN, |w| {
         named(w, "parts/a.json", "[]");
         w.write("data/parts/b.csv", "");
@@ -260,7 +262,9 @@ const ACCEPTED: &[Case] = &[
         row(w, 2, |r| r["output"] = Value::Null);
         row(w, 3, |r| *r = json!("天 地"));
     }),
-    ("data: rows without a response in LlamaFactory's dialect", &["run.yaml"], |w| row(w, 2, |r| r["output"] = Value::Null)),
+    ("data: rows without a response in LlamaFactory's dialect", &["run.yaml"], |w| {
+        row(w, 2, |r| r["output"] = Value::Null)
+    }),
     ("data: a column that is not mapped", TRAIN, |w| {
         entry(w, json!({"columns": {"prompt": "instruction", "response": "output"}}));
     }),

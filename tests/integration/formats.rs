@@ -94,7 +94,9 @@ fn openais_format_differs_by_what_is_warned_about() {
         let messages = row["messages"].as_array_mut().expect("a list");
         match messages.first_mut().filter(|first| first["role"] == "system") {
             Some(first) if first["content"].as_str().is_some_and(|text| text.contains("detailed thinking on")) => {}
-            Some(first) => first["content"] = json!(format!("{}\ndetailed thinking off", first["content"].as_str().expect("text"))),
+            Some(first) => {
+                first["content"] = json!(format!("{}\ndetailed thinking off", first["content"].as_str().expect("text")))
+            }
             None => messages.insert(0, json!({"role": "system", "content": "detailed thinking off"})),
         }
     }
@@ -137,8 +139,19 @@ fn files_of_a_folder_come_by_name() {
         sorted(case.train.iter().map(|row| row.ids.clone()).collect())
     );
     let file = &splits.summary.files[0];
-    let places: Vec<_> = (1..=5).map(|row| (Path::new(file.place(row).0).file_name().expect("a name").to_owned(), file.place(row).1)).collect();
-    assert_eq!(places, [("a.json".into(), 1), ("b.jsonl".into(), 1), ("b.jsonl".into(), 2), ("c.json".into(), 1), ("c.json".into(), 2)]);
+    let places: Vec<_> = (1..=5)
+        .map(|row| (Path::new(file.place(row).0).file_name().expect("a name").to_owned(), file.place(row).1))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            ("a.json".into(), 1),
+            ("b.jsonl".into(), 1),
+            ("b.jsonl".into(), 2),
+            ("c.json".into(), 1),
+            ("c.json".into(), 2)
+        ]
+    );
     let first = qwen3().decode(&splits.train[0].input_ids, true).expect("text");
     assert!(first.contains("大陆"), "{first}");
 }
@@ -178,7 +191,8 @@ fn row(input: &str, output: &str) -> String {
 #[test]
 fn packed_files_hold_the_same_rows() {
     for (name, packed) in [("alpaca.jsonl", "alpaca.jsonl.gz"), ("rows.csv", "rows.csv.gz")] {
-        let [plain, packed] = [name, packed].map(|name| Set::new(name, fs::read(data_dir().join(name)).expect("a file"), json!({})));
+        let [plain, packed] =
+            [name, packed].map(|name| Set::new(name, fs::read(data_dir().join(name)).expect("a file"), json!({})));
         let digest = |set: &Set| set.load(|data| data.on_bad_row = OnBadRow::Skip).expect("rows").summary.digest;
         assert_eq!(digest(&plain), digest(&packed), "{name}");
     }
@@ -205,7 +219,11 @@ fn a_byte_order_mark_and_line_ends_change_nothing_and_other_encodings_are_placed
         ("rows.json", plain.replace('\n', "\r\n"), "CRLF"),
         ("rows.json", format!("\u{feff}{}", plain.replace('\n', "\r\n")), "both"),
         ("rows.jsonl", lines.clone(), "JSON Lines"),
-        ("rows.jsonl", format!("\u{feff}{}", lines.replace('\n', "\r\n\r\n")), "JSON Lines of Windows, with blank lines"),
+        (
+            "rows.jsonl",
+            format!("\u{feff}{}", lines.replace('\n', "\r\n\r\n")),
+            "JSON Lines of Windows, with blank lines",
+        ),
         ("rows.jsonl", lines.trim_end().into(), "no last line end"),
         ("rows.csv", csv.into(), "csv"),
         ("rows.csv", format!("\u{feff}{csv_windows}"), "csv of Windows"),
@@ -213,7 +231,9 @@ fn a_byte_order_mark_and_line_ends_change_nothing_and_other_encodings_are_placed
         assert_eq!(Set::new(name, text, json!({})).digest(), want, "{why}");
     }
 
-    let utf16 = |bytes: fn(u16) -> [u8; 2]| [0xfeff].into_iter().chain(plain.encode_utf16()).flat_map(bytes).collect::<Vec<u8>>();
+    let utf16 = |bytes: fn(u16) -> [u8; 2]| {
+        [0xfeff].into_iter().chain(plain.encode_utf16()).flat_map(bytes).collect::<Vec<u8>>()
+    };
     let behind = format!("not UTF-8 at byte {} (line 3, row 3)", lines.len() + 15);
     for (name, bytes, want) in [
         ("rows.json", utf16(u16::to_le_bytes), "not UTF-8 at byte 0 (line 1, row 1): it looks like UTF-16"),
@@ -221,8 +241,16 @@ fn a_byte_order_mark_and_line_ends_change_nothing_and_other_encodings_are_placed
         ("rows.json", b"[\n{\"output\": \"\xb5\xd8\"}]".to_vec(), "not UTF-8 at byte 14 (line 2, row 1)"),
         ("rows.jsonl", [lines.as_bytes(), b"{\"output\": \"caf\xe9\"}"].concat(), behind.as_str()),
         ("rows.csv", b"instruction,output\na,b\nc,\xd7\xf7\n".to_vec(), "not UTF-8 at byte 25 (line 3, row 2)"),
-        ("rows.json", b"[{\"output\": \"\\ud83d\"}]".to_vec(), "rows.json:1:20: row 1 is not valid JSON: unexpected end of hex escape"),
-        ("rows.json", b"[{\"output\": \"a\0b\"}]".to_vec(), "rows.json:1:15: row 1 is not valid JSON: control character (\\u0000-\\u001F) found while parsing a string"),
+        (
+            "rows.json",
+            b"[{\"output\": \"\\ud83d\"}]".to_vec(),
+            "rows.json:1:20: row 1 is not valid JSON: unexpected end of hex escape",
+        ),
+        (
+            "rows.json",
+            b"[{\"output\": \"a\0b\"}]".to_vec(),
+            "rows.json:1:15: row 1 is not valid JSON: control character (\\u0000-\\u001F) found while parsing a string",
+        ),
         ("rows.json", b"[{\"output\": \"a\xed\xa0\x80\"}]".to_vec(), "not UTF-8 at byte 14 (line 1, row 1)"),
         ("rows.json", vec![0; 99], "row 1: neither a JSON array of objects nor JSON Lines"),
     ] {
@@ -286,7 +314,8 @@ fn rows_with_control_tokens_are_counted() {
 /// F25: of a row without end no more is held than the limit.
 #[test]
 fn a_row_that_is_too_large_is_an_error() {
-    let large = Set::new("rows.json", format!("[{}, {}]", row("天", "地"), row("长", &"长".repeat(6 << 20))), json!({}));
+    let large =
+        Set::new("rows.json", format!("[{}, {}]", row("天", "地"), row("长", &"长".repeat(6 << 20))), json!({}));
     let error = large.load(|_| {}).expect_err("too large");
     assert!(error.to_string().ends_with("rows.json:1:54: row 2 is longer than 16 MB"), "{error}");
 }
@@ -317,7 +346,13 @@ fn repeated_rows_are_reported() {
 
 #[test]
 fn bad_rows_are_refused_or_left_out_and_counted() {
-    let rows = [row("天", "地"), json!({"instruction": "对", "input": "雨"}).to_string(), "{".into(), row("山", "水"), row("长", &"长".repeat(99))];
+    let rows = [
+        row("天", "地"),
+        json!({"instruction": "对", "input": "雨"}).to_string(),
+        "{".into(),
+        row("山", "水"),
+        row("长", &"长".repeat(99)),
+    ];
     let set = Set::new("rows.jsonl", rows.join("\n"), json!({}));
     let with = |on_bad_row| {
         set.load(|data| {
@@ -350,12 +385,17 @@ fn bad_rows_are_refused_or_left_out_and_counted() {
 #[test]
 fn a_run_says_what_became_of_its_rows() {
     let w = Workspace::of_fixture("lf_run");
-    let args = ["train.yaml", "dataset=couplets,ragged", "test_dataset=ragged", "max_steps=2", "device=cpu", "use_cpu=null"];
+    let args =
+        ["train.yaml", "dataset=couplets,ragged", "test_dataset=ragged", "max_steps=2", "device=cpu", "use_cpu=null"];
     let ended = w.train(&args);
     let line = "ragged: 5 rows = 3 kept + 2 skipped (2 without a response)";
     assert_eq!(ended.stderr.matches(line).count(), 2, "trained and tested: {}", ended.stderr);
     let receipt = w.json("lf_out/run.json");
-    for (set, name) in [(&receipt["data"]["files"][1], "ragged"), (&receipt["data"]["files"][0], "couplets"), (&receipt["test_data"]["files"][0], "ragged")] {
+    for (set, name) in [
+        (&receipt["data"]["files"][1], "ragged"),
+        (&receipt["data"]["files"][0], "couplets"),
+        (&receipt["test_data"]["files"][0], "ragged"),
+    ] {
         let number = |key: &str| set[key].as_u64().expect(key);
         assert_eq!((set["name"].as_str(), number("read")), (Some(name), number("kept") + number("skipped")));
     }

@@ -82,8 +82,8 @@ pub fn cases(records: &[Record], data: &DataConfig, tokenizer: &Tokenizer) -> Re
     records.iter().map(case).collect()
 }
 
-fn question(record: &Record) -> (&str, &str, &str, &[(String, String)]) {
-    (&record.prompt, &record.query, &record.system, &record.history)
+fn question(record: &Record) -> (&str, &str, &str, Option<&str>, &[(String, String)]) {
+    (&record.prompt, &record.query, &record.system, record.tools.as_deref(), &record.history)
 }
 
 fn case(record: &Record, further: Vec<String>, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Case> {

@@ -50,5 +50,5 @@ fn pairs(column: Option<(&str, Cell)>) -> Result<Vec<(String, String)>, Fault> {
             _ => Err(wrong(format!("`{name}`: turn {} is not [question, answer], two strings", i + 1))),
         }
     };
-    pairs.into_iter().enumerate().map(|each| pair(each)).collect()
+    pairs.into_iter().enumerate().map(pair).collect()
 }

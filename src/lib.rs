@@ -49,12 +49,13 @@
 //! | room | may import | what it is for |
 //! | --- | --- | --- |
 //! | [`error`] | – | place, fact and way out; decides the exit code |
+//! | [`json`] | error | JSON as Python writes it, to the letter |
 //! | [`rng`] | – | random numbers keyed by seed, purpose and place: none depends on the order of drawing |
 //! | [`fs`] | error | files and folders that are whole under their final name, also after a crash; the lock of a run |
 //! | [`signal`] | error | SIGINT, SIGTERM and SIGHUP as a question the trainer asks |
 //! | [`config`] | error | the recipe: our TOML, LlamaFactory's YAML and JSON |
 //! | [`hub`] | config, error, fs | a model name → a folder: local, cached, or downloaded from Hugging Face or ModelScope; the only room with a network |
-//! | [`dataset`] | config, error, fs, prosody, rng | everything about text, also raw couplets → training data; knows no tensor |
+//! | [`dataset`] | config, error, fs, json, prosody, rng | everything about text, also raw couplets → training data; knows no tensor |
 //! | [`kernels`] | error | forward and backward of each operation; the only home of `unsafe` |
 //! | [`device`] | config, error, kernels | the CPU or a card: which, and why not |
 //! | [`model`] | config, error, fs, kernels, rng | Qwen3 with LoRA: mathematics and its weights |
@@ -63,7 +64,7 @@
 //! | [`generate`] | config, dataset, error, kernels, model, prosody, rng | prompts as training made them, sampling, rules, scoring, ranking |
 //! | [`plan`] | config, error, kernels, model | memory by part, rows at once, what blocks keep: said before the run and held to; arithmetic of a step |
 //! | [`trainer`] | adapter, config, dataset, error, fs, model, optim, plan, rng | the loop; prints nothing, emits [`trainer::event`]s |
-//! | [`report`] | config, error, fs, `trainer::event` | whoever watches; knows no tensor |
+//! | [`report`] | config, error, fs, json, `trainer::event` | whoever watches; knows no tensor |
 //! | [`prosody`] | error | tones, clauses, rhythm nodes, repeats: what a line of a couplet sounds and looks like |
 //! | [`eval`] | config, dataset, error, generate, model, prosody, rng | couplets judged, with reasons and intervals; BLEU and ROUGE; a model over held-out rows |
 //! | [`run`] | adapter, config, error, fs, trainer | the output directory and its receipt, `run.json` |
@@ -77,6 +78,7 @@
 // The ground.
 pub mod error;
 pub mod fs;
+pub mod json;
 pub mod rng;
 pub mod signal;
 

@@ -80,6 +80,7 @@ pub fn data_config() -> crate::config::DataConfig {
         template: TemplateName::Qwen3,
         cutoff_len: 2048,
         over_length: OverLength::Error,
+        on_bad_row: Default::default(),
         max_samples: None,
         mix_strategy: Default::default(),
         interleave_probs: vec![],

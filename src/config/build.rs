@@ -7,8 +7,8 @@ use super::{
     scheduler,
     sections::{
         COUPLET_PASS, CountedTokens, DataConfig, DeviceChoice, EvalStrategy, GradientCheckpointing, LoraConfig,
-        MixStrategy, ModelConfig, OutputConfig, OverLength, Pissa, Projection, Recipe, Resume, SamplingStrategy,
-        SaveStrategy, TemplateName, TrainConfig,
+        MixStrategy, ModelConfig, OnBadRow, OutputConfig, OverLength, Pissa, Projection, Recipe, Resume,
+        SamplingStrategy, SaveStrategy, TemplateName, TrainConfig,
     },
     settings::Settings,
     token::HubTokens,
@@ -109,6 +109,7 @@ fn data(s: &Settings<'_>) -> Result<DataConfig> {
             Some("drop") => OverLength::Drop,
             _ => OverLength::Truncate,
         },
+        on_bad_row: on_bad_row(s.text("on_bad_row").as_deref()),
         max_samples: s.whole("max_samples").map(size),
         mix_strategy: match s.text("mix_strategy").as_deref() {
             Some("interleave_under") => MixStrategy::InterleaveUnder,
@@ -127,6 +128,15 @@ fn data(s: &Settings<'_>) -> Result<DataConfig> {
         preprocessing_batch_size: of_packs("preprocessing_batch_size", 1000),
         preprocessing_num_workers: of_packs("preprocessing_num_workers", 1),
     })
+}
+
+/// A word of the table.
+pub(super) fn on_bad_row(word: Option<&str>) -> OnBadRow {
+    match word {
+        Some("skip") => OnBadRow::Skip,
+        Some("llamafactory") => OnBadRow::LlamaFactory,
+        _ => OnBadRow::Error,
+    }
 }
 
 /// The one key whose `null` is a value of its own.

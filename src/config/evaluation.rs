@@ -1,9 +1,10 @@
 //! What `evaluate` is told: whom to ask and how (as for `generate`), which rows, and where the results go.
 
 use super::{
+    build::on_bad_row,
     inference::{Given, InferenceConfig},
     notice::Notice,
-    sections::OverLength,
+    sections::{OnBadRow, OverLength},
     table::Command,
 };
 use crate::error::Result;
@@ -28,6 +29,8 @@ pub struct EvaluationConfig {
     pub cutoff_len: Option<usize>,
     /// `over_length`: what happens to longer rows.
     pub over_length: Option<OverLength>,
+    /// `on_bad_row`: what happens to rows that cannot be evaluated.
+    pub on_bad_row: Option<OnBadRow>,
     /// `per_device_eval_batch_size`: decides LlamaFactory's average of the loss.
     pub loss_batch_size: Option<usize>,
     /// `n`: lines that are found under `rules` and ranked.
@@ -67,6 +70,7 @@ pub fn evaluation(file: Option<&Path>, overrides: &[String]) -> Result<(Evaluati
             "truncate" => OverLength::Truncate,
             _ => OverLength::Error,
         }),
+        on_bad_row: given.text("on_bad_row").map(|word| on_bad_row(Some(&word))),
         loss_batch_size: size("per_device_eval_batch_size"),
         n: size("n"),
         output_dir: given.text("output_dir").map(PathBuf::from),

@@ -153,6 +153,20 @@ pub enum OverLength {
     Truncate,
 }
 
+/// `on_bad_row`: what happens to a row that cannot be trained as it stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadRow {
+    /// Refuse to train and name the row. Our default.
+    #[default]
+    Error,
+    /// Leave it out, counted.
+    Skip,
+    /// Leave out what LlamaFactory leaves out (rows without a response, roles out of turn), counted; refuse the rest.
+    /// Default of LlamaFactory's dialect.
+    LlamaFactory,
+}
+
 /// `[data]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DataConfig {
@@ -171,6 +185,9 @@ pub struct DataConfig {
     pub cutoff_len: usize,
     /// What to do with longer rows.
     pub over_length: OverLength,
+    /// What to do with rows that cannot be trained.
+    #[serde(default)] // receipts of earlier versions lack it
+    pub on_bad_row: OnBadRow,
     /// Only the first N rows of every data set.
     pub max_samples: Option<usize>,
     /// How several data sets become one.

@@ -198,6 +198,32 @@ mod tests {
         }
     }
 
+    /// Over ten thousand conversations: a row that fits is whole and teaches; a row that does not is cut to the limit, and
+    /// whether it still teaches is what `is_trainable` says, by which such rows are counted and steps without a label refused.
+    #[test]
+    fn rows_that_fit_always_have_a_label() {
+        let mut random = crate::dataset::order::Mt19937::new(23);
+        let mut cut_bare = 0;
+        for round in 0..10_000 {
+            let turns: Vec<(Vec<u32>, Vec<u32>)> = (0..=random.up_to(3))
+                .map(|_| (vec![1; 5 + random.up_to(60) as usize], vec![2; 2 + random.up_to(30) as usize]))
+                .collect();
+            let full: usize = turns.iter().map(|(source, target)| source.len() + target.len()).sum();
+            let data = DataConfig {
+                cutoff_len: 2 + random.up_to(150) as usize,
+                mask_history: round % 2 == 0,
+                ..data_config()
+            };
+            let (input_ids, labels) = joined(&cut(turns, &data));
+            let row = Example { input_ids, labels, origin: Origin { dataset: 0, row: 1 }, pack: None };
+            assert!(row.input_ids.len() <= data.cutoff_len);
+            assert_eq!(row.input_ids.len() == full, full <= data.cutoff_len, "cut exactly where it does not fit");
+            assert!(row.is_trainable() || full > data.cutoff_len);
+            cut_bare += usize::from(!row.is_trainable());
+        }
+        assert!(cut_bare > 0, "the case occurs");
+    }
+
     #[test]
     fn labels_follow_the_settings() {
         let turns = vec![(vec![1, 2], vec![3]), (vec![4], vec![5, 6])];

@@ -11,16 +11,17 @@ use std::fmt;
 /// A row of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// The file, as found from `dataset_dir`.
+    /// The file, as found from `dataset_dir`; of a folder the file in it.
     pub file: String,
-    /// From 1.
+    /// From 1, in that file.
     pub row: usize,
 }
 
 impl Place {
     /// Where `row` stands; `files` are those it was read with.
     pub fn of(row: &Row, files: &[FileSummary]) -> Self {
-        Self { file: files[row.origin.dataset].path.clone(), row: row.origin.row }
+        let (file, row) = files[row.origin.dataset].place(row.origin.row);
+        Self { file: file.to_owned(), row }
     }
 }
 

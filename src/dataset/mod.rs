@@ -1,32 +1,51 @@
 //! Records → tokens: everything about text, testable without a model or a device.
 //!
-//! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → records ([`record`]) → turns of a
-//! conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]). How data sets become one is `mix`, which rows are held out
-//! and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what was read and lost is [`summary`]. Those who look at data before training have [`stats`] and [`leaks`], and [`near`], which finds lines that are alike. [`prepare`] makes a data set out of raw couplets.
+//! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → files ([`files`]) and what their columns are called
+//! ([`shape`]) → records ([`record`]) → turns of a conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]).
+//! A file is read as a stream (`input`) by its format (`from_json`, `from_csv`, `from_parquet`); its cells (`cell`) become a
+//! record by its formatting (`alpaca`, `sharegpt`, `tools`), or a [`Fault`]. How data sets become one is `reader` and `mix`,
+//! which rows are held out and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what
+//! was read and lost is [`summary`], and what the user should know of it `notes`. Those who look at data before training have
+//! [`stats`] and [`leaks`], and [`near`], which finds lines that are alike. [`prepare`] makes a data set out of raw couplets.
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 
+mod alpaca;
 pub mod approximate;
+mod cell;
 pub mod encode;
+mod fault;
+pub mod files;
+mod from_csv;
+mod from_json;
+mod from_parquet;
+mod input;
 pub mod leaks;
 mod load;
 mod mix;
 pub mod near;
+mod notes;
 pub mod order;
 mod pack;
 mod parts;
 pub mod prepare;
+mod reader;
 pub mod record;
 pub mod registry;
 mod segments;
+pub mod shape;
+mod sharegpt;
 pub mod stats;
 pub mod summary;
 pub mod template;
 pub mod tokenizer;
+mod tools;
 
+pub use fault::{Fault, Reason};
 pub use leaks::Leaks;
-pub use load::{Read, Splits, keep, load, read, settle, training_rows};
+pub use load::{Read, Splits, count, load, read, settle, training_rows};
 pub use pack::Pack;
+pub use reader::{LeftOut, Split};
 pub use summary::Summary;
 pub use tokenizer::Tokenizer;
 

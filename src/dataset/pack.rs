@@ -3,7 +3,7 @@
 //! Which rows go together and in which order the packs come is LlamaFactory's. That rows of a pack do not see each other is
 //! `neat_packing`'s rule; here it holds for plain `packing` too.
 
-use crate::{config::DataConfig, dataset::Example};
+use crate::config::DataConfig;
 use std::{collections::BTreeMap, ops::Range};
 
 /// A sample that several rows make up; they stand one behind the other.
@@ -15,21 +15,30 @@ pub struct Pack {
     pub len: usize,
 }
 
-/// The rows of `rows` in the order of their packs, each with its pack.
+/// A row as LlamaFactory counts rows into batches, where those that are left out count too.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seat {
+    /// Its data set.
+    pub(super) dataset: usize,
+    /// `None`: it is left out.
+    pub(super) tokens: Option<usize>,
+}
+
+/// The rows that are not left out, numbered from 0, in the order of their packs, each with its pack.
 ///
 /// `apart`: no pack has rows of two data sets.
-pub(super) fn order(rows: &[Example], data: &DataConfig, apart: bool) -> Vec<(usize, Pack)> {
-    let mut order = Vec::with_capacity(rows.len());
+pub(super) fn order(seats: &[Seat], data: &DataConfig, apart: bool) -> Vec<(usize, Pack)> {
+    let mut order = Vec::with_capacity(seats.len());
     let (mut first, mut number) = (0, 0);
-    for part in rows.chunk_by(|a, b| !apart || a.origin.dataset == b.origin.dataset) {
-        let lengths: Vec<usize> = part.iter().map(|row| row.input_ids.len()).collect();
+    for part in seats.chunk_by(|a, b| !apart || a.dataset == b.dataset) {
         for group in groups(part.len(), data.preprocessing_num_workers, data.preprocessing_batch_size) {
-            for pack in knapsacks(group, &lengths, data.longest_row()) {
+            let lengths: Vec<usize> = part[group].iter().filter_map(|seat| seat.tokens).collect();
+            for pack in knapsacks(&lengths, data.longest_row()) {
                 order.extend(pack.into_iter().map(|row| (first + row, Pack { number, len: data.cutoff_len })));
                 number += 1;
             }
+            first += lengths.len();
         }
-        first += part.len();
     }
     order
 }
@@ -47,10 +56,10 @@ fn groups(rows: usize, workers: usize, batch: usize) -> Vec<Range<usize>> {
 }
 
 /// Fills one knapsack after the other, always with the longest row that still fits; of equally long ones with the last.
-fn knapsacks(group: Range<usize>, lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
+fn knapsacks(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     let mut left: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for row in group {
-        left.entry(lengths[row].min(capacity)).or_default().push(row);
+    for (row, length) in lengths.iter().enumerate() {
+        left.entry(*length.min(&capacity)).or_default().push(row);
     }
     let mut packs = vec![];
     while !left.is_empty() {
@@ -81,7 +90,7 @@ mod tests {
             (vec![1, 2, 3, 4], 10, vec![vec![3, 2, 1, 0]], "all in one"),
             (vec![11, 2], 10, vec![vec![0], vec![1]], "one that would fit nowhere stands alone"),
         ] {
-            assert_eq!(knapsacks(0..lengths.len(), &lengths, capacity), want, "{why}");
+            assert_eq!(knapsacks(&lengths, capacity), want, "{why}");
         }
     }
 

@@ -1,18 +1,26 @@
-//! Alpaca files → records: a JSON array of objects, or JSON Lines, told apart by their first character.
+//! Rows of data files → records, whatever the format.
 //!
-//! Rows are counted from 1: elements of the array, or lines that are not blank. A byte order mark and CRLF are accepted.
-//! Nothing is repaired: what is not as it should be is an error with file, row and, where JSON itself is broken, line
-//! and column (in bytes).
+//! Rows are counted from 1: elements of a JSON array, lines of JSON Lines that are not blank, records below the header of a
+//! csv file. Nothing is repaired: a row that is not as it should be is an error with file, line, column (in bytes) and row,
+//! or left out and counted, as `on_bad_row` says.
 
 use crate::{
-    dataset::registry::Columns,
-    error::{Error, Result, io_reason},
+    config::OnBadRow,
+    dataset::{
+        cell::{Cells, Wanted},
+        fault::{Fault, Reason},
+        files::{DataFile, FileFormat},
+        from_csv, from_json, from_parquet,
+        input::{Input, Place},
+        shape::Shape,
+    },
+    error::{Error, Result},
 };
-use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
-use serde_json::{Map, Value};
-use std::{fmt, fs, path::Path};
+use std::path::Path;
 
 /// One row, its columns under LlamaFactory's names. A column that is unset, missing or null is empty.
+///
+/// A conversation is the same thing: its last question and answer are `prompt` and `response`, those before are `history`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     /// The instruction.
@@ -23,6 +31,8 @@ pub struct Record {
     pub response: String,
     /// System text.
     pub system: String,
+    /// What stands behind the system text of tools that may be called; `None` where the row has no such column.
+    pub tools: Option<String>,
     /// Earlier (question, answer) pairs of the conversation.
     pub history: Vec<(String, String)>,
 }
@@ -32,277 +42,195 @@ impl Record {
     pub fn pair(&self) -> [&str; 2] {
         [if self.query.is_empty() { &self.prompt } else { &self.query }, &self.response]
     }
+
+    /// Everything that is said in it.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        let earlier = self.history.iter().flat_map(|(question, answer)| [question, answer]);
+        [&self.prompt, &self.query, &self.response, &self.system].into_iter().chain(earlier).map(String::as_str)
+    }
+
+    /// Nothing can be learned from it but to be silent.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.response.trim().is_empty()
+    }
+
+    /// Its last question is empty.
+    pub(super) fn asks_nothing(&self) -> bool {
+        self.prompt.trim().is_empty() && self.query.trim().is_empty()
+    }
 }
 
-/// What a file holds.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// How files are read.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// Which column is what.
+    pub shape: &'a Shape,
+    /// Only the first rows; the rest is counted, and its syntax checked.
+    pub limit: Option<usize>,
+    /// What becomes of a row that cannot be read.
+    pub on_bad_row: OnBadRow,
+}
+
+/// What files hold.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Parsed {
-    /// Row 1 first, at most as many as were asked for.
-    pub records: Vec<Record>,
-    /// Rows in the whole file.
-    pub rows: usize,
+    /// Row 1 first, at most as many as were asked for. A row that is left out says why, and stands here all the same:
+    /// LlamaFactory, too, counts and splits such rows before it drops them.
+    pub rows: Vec<Result<Record, Box<Fault>>>,
+    /// Rows in each of the files.
+    pub counts: Vec<usize>,
     /// Columns that no name maps to and that hold text (or a list or an object) somewhere, in order of appearance.
     pub unmapped: Vec<String>,
 }
 
-/// Reads the first `limit` rows of an Alpaca file; the rest is only checked to be JSON.
+/// Reads the files of a data set, one behind the other, as a stream.
 ///
-/// Errors name the file and the row: broken JSON, a row that is no object, a column that is missing or no text.
-pub fn read(path: &Path, columns: &Columns, limit: Option<usize>) -> Result<Parsed> {
-    parse(&read_text(path)?, path, columns, limit)
-}
-
-/// The text of a UTF-8 file, without a byte order mark.
-pub(super) fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|err| {
-        Error::file(path, format!("cannot read: {}", io_reason(&err)))
-            .hint("check the path, and that you may read the file")
-            .hint_zh("请检查路径与读取权限")
-    })?;
-    let mut text = String::from_utf8(bytes).map_err(|err| {
-        let at = err.utf8_error().valid_up_to();
-        let line = 1 + err.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
-        Error::input(format!("{}:{line}: not UTF-8 at byte {at} of the file", path.display()))
-            .hint("save the file as UTF-8, e.g. iconv -f GB18030 -t UTF-8 OLD > NEW")
-            .hint_zh("请将文件另存为 UTF-8，例如 iconv -f GB18030 -t UTF-8 旧文件 > 新文件")
-    })?;
-    if text.starts_with('\u{feff}') {
-        text.drain(..'\u{feff}'.len_utf8());
-    }
-    Ok(text)
-}
-
-/// [`read`] for a text at hand; `path` is only named in errors.
-pub fn parse(text: &str, path: &Path, columns: &Columns, limit: Option<usize>) -> Result<Parsed> {
-    let mut rows =
-        Rows { path, columns, limit: limit.unwrap_or(usize::MAX), parsed: Parsed::default(), seen: [false; 5] };
-    match text.trim_ascii_start().chars().next() {
-        Some('[') => rows.array(text)?,
-        Some('{') => rows.lines(text)?,
-        Some(_) => {
-            let error = Error::file(path, "row 1: neither a JSON array of objects nor JSON Lines");
-            return Err(formats_hint(error));
+/// Errors name file, line and row: what is no JSON, csv or UTF-8; a row that is refused under `on_bad_row`; a file without
+/// rows; a column that is mapped and in no row.
+pub fn read(files: &[DataFile], how: How) -> Result<Parsed> {
+    let mut rows = Rows::new(how);
+    for file in files {
+        rows.begin(&file.path);
+        match file.format {
+            FileFormat::Parquet => from_parquet::open(&file.path, &mut rows)?,
+            format => read_text(&mut Input::open(&file.path, file.gzip)?, format, &mut rows)?,
         }
-        None => {}
+        rows.end()?;
     }
-    rows.finish()
+    rows.finish(files)
 }
 
-struct Rows<'a> {
+/// [`read`] for the bytes of one file, unpacked; `path` is only named in errors.
+pub fn parse(bytes: &[u8], path: &Path, format: FileFormat, how: How) -> Result<Parsed> {
+    let mut rows = Rows::new(how);
+    rows.begin(path);
+    match format {
+        FileFormat::Parquet => from_parquet::read(bytes, &mut rows)?,
+        format => read_text(&mut Input::new(bytes, path), format, &mut rows)?,
+    }
+    rows.end()?;
+    rows.finish(&[DataFile { path: path.into(), format, gzip: false }])
+}
+
+fn read_text(input: &mut Input, format: FileFormat, rows: &mut Rows) -> Result<()> {
+    match format {
+        FileFormat::Csv => from_csv::read(input, b',', rows),
+        FileFormat::Tsv => from_csv::read(input, b'\t', rows),
+        FileFormat::Json | FileFormat::Parquet => from_json::read(input, rows),
+    }
+}
+
+/// Where the formats hand in their rows.
+pub(super) struct Rows<'a> {
+    how: How<'a>,
     path: &'a Path,
-    columns: &'a Columns,
-    limit: usize,
-    parsed: Parsed,
-    /// Which of [`Columns::named`] occurred in a row.
-    seen: [bool; 5],
+    pub(super) wanted: Wanted,
+    rows: Vec<Result<Record, Box<Fault>>>,
+    counts: Vec<usize>,
+    /// Rows of the present file.
+    count: usize,
 }
 
-impl Rows<'_> {
-    fn array(&mut self, text: &str) -> Result<()> {
-        let mut refused = None;
-        let mut json = serde_json::Deserializer::from_str(text);
-        let read = json.deserialize_seq(ArrayVisitor { rows: self, refused: &mut refused });
-        match (refused, read) {
-            (Some(error), _) => return Err(error),
-            (None, Err(err)) => return Err(self.broken(&err, err.line(), &format!("row {}", self.parsed.rows + 1))),
-            (None, Ok(())) => {}
-        }
-        json.end().map_err(|err| self.broken(&err, err.line(), "what follows the array"))
+impl<'a> Rows<'a> {
+    fn new(how: How<'a>) -> Self {
+        let wanted = Wanted::new(how.shape.names());
+        Self { how, path: Path::new(""), wanted, rows: vec![], counts: vec![], count: 0 }
     }
 
-    fn lines(&mut self, text: &str) -> Result<()> {
-        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim_ascii().is_empty());
-        for (row, (number, line)) in (1..).zip(lines) {
-            let broken = |err| self.broken(&err, number, &format!("row {row}"));
-            if self.wants_more() {
-                let value = serde_json::from_str(line).map_err(broken)?;
-                self.take(value)?;
-            } else {
-                serde_json::from_str::<IgnoredAny>(line).map_err(broken)?;
-                self.parsed.rows += 1;
-            }
+    fn begin(&mut self, path: &'a Path) {
+        (self.path, self.count) = (path, 0);
+    }
+
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// The number of the row that comes next.
+    pub(super) fn next(&self) -> usize {
+        self.count + 1
+    }
+
+    /// Whether rows are still taken; others are only counted.
+    pub(super) fn wants_more(&self) -> bool {
+        self.how.limit.is_none_or(|limit| self.rows.len() < limit)
+    }
+
+    /// Rows that are only counted.
+    pub(super) fn pass(&mut self, rows: usize) {
+        self.count = self.count.saturating_add(rows);
+    }
+
+    /// The next row, or what is wrong with it. Error: it is, and such rows are not left out.
+    pub(super) fn add(&mut self, place: Option<Place>, cells: Result<Cells, Fault>) -> Result<()> {
+        let is_taken = self.wants_more();
+        self.count += 1;
+        let record = cells.and_then(|cells| self.how.shape.record(cells)).map_err(|fault| self.placed(place, fault));
+        match record {
+            Err(fault) if !fault.is_skipped(self.how.on_bad_row) => return Err(fault.into_error()),
+            record if is_taken => self.rows.push(record.map_err(Box::new)),
+            _ => {}
         }
         Ok(())
     }
 
-    fn wants_more(&self) -> bool {
-        self.parsed.records.len() < self.limit
+    fn placed(&self, place: Option<Place>, fault: Fault) -> Fault {
+        let (path, row) = (self.path.display(), self.count);
+        let file = match place {
+            None => path.to_string(),
+            Some(Place { line, column }) => format!("{path}:{line}:{column}"),
+        };
+        let colon = if fault.reason == Reason::NotJson { "" } else { ":" };
+        Fault { fact: format!("{file}: row {row}{colon} {}", fault.fact), ..fault }
     }
 
-    fn take(&mut self, value: Value) -> Result<()> {
-        self.parsed.rows += 1;
-        let record = self.record(&value).map_err(|fact| {
-            Error::file(self.path, format!("row {}: {fact}", self.parsed.rows))
-                .hint("a row is an object like {\"instruction\": \"…\", \"input\": \"上联\", \"output\": \"下联\"}; other names are mapped by `columns` in dataset_info.json")
-                .hint_zh("每行应为 {\"instruction\": \"…\", \"input\": \"上联\", \"output\": \"下联\"}；其他列名请在 dataset_info.json 的 columns 中映射")
-        })?;
-        self.parsed.records.push(record);
-        Ok(())
-    }
-
-    fn record(&mut self, value: &Value) -> Result<Record, String> {
-        let Value::Object(map) = value else { return Err(format!("{}, not an object", kind(value))) };
-        self.note_columns(map);
-        let Columns { prompt, query, response, system, history, .. } = self.columns;
-        Ok(Record {
-            prompt: text(cell(map, prompt))?,
-            query: text(cell(map, query))?,
-            response: match (response, cell(map, response)) {
-                (_, Some((_, Value::String(text)))) => text.clone(),
-                (_, Some((name, other))) => {
-                    return Err(format!("`{name}` (the response) is {}, not a string", kind(other)));
-                }
-                (Some(name), None) => return Err(format!("`{name}` (the response) is missing")),
-                (None, None) => return Err("no column is mapped to `response`".into()),
-            },
-            system: text(cell(map, system))?,
-            history: pairs(cell(map, history))?,
-        })
-    }
-
-    fn note_columns(&mut self, map: &Map<String, Value>) {
-        let named = self.columns.named();
-        for (name, value) in map {
-            let mut is_mapped = false;
-            for ((_, column), seen) in named.iter().zip(&mut self.seen) {
-                if *column == Some(name) {
-                    (is_mapped, *seen) = (true, true);
-                }
-            }
-            if !is_mapped && holds_text(value) && !self.parsed.unmapped.contains(name) {
-                self.parsed.unmapped.push(name.clone());
-            }
+    fn end(&mut self) -> Result<()> {
+        if self.count == 0 {
+            return Err(Error::file(self.path, "holds no rows")
+                .hint("a data set has one row at least; look whether this is the file that was meant")
+                .hint_zh("数据集至少要有一行；请检查是否选错了文件"));
         }
-    }
-
-    fn broken(&self, err: &serde_json::Error, line: usize, what: &str) -> Error {
-        let text = err.to_string();
-        let fact = text.rsplit_once(" at line ").map_or(text.as_str(), |(fact, _)| fact);
-        let place = format!("{}:{line}:{}", self.path.display(), err.column());
-        formats_hint(Error::input(format!("{place}: {what} is not valid JSON: {fact}")))
+        self.counts.push(self.count);
+        Ok(())
     }
 
     /// A name that maps to nothing is a slip in `dataset_info.json`; LlamaFactory stops there too.
-    fn finish(self) -> Result<Parsed> {
-        if self.parsed.rows == 0 {
-            return Err(formats_hint(Error::file(self.path, "holds no rows")));
-        }
-        let named = self.columns.named().into_iter().zip(self.seen);
-        let absent: Vec<(&str, &String)> =
-            named.filter_map(|((key, column), seen)| Some((key, column.filter(|_| !seen)?))).collect();
-        let asks_nothing = ["prompt", "query"].iter().all(|ask| absent.iter().any(|(key, _)| key == ask));
-        match absent.first() {
-            Some((key, column)) if self.columns.explicit || asks_nothing => {
-                Err(Error::file(self.path, format!("no row has the column `{column}`, which `{key}` is mapped to"))
-                    .hint(format!(
-                        "correct `columns` in dataset_info.json{}",
-                        self.unmapped_note(" (not mapped: ", ")")
-                    ))
-                    .hint_zh(format!(
-                        "请更正 dataset_info.json 中的 columns{}",
-                        self.unmapped_note("（未映射的列：", "）")
-                    )))
-            }
-            _ => Ok(self.parsed),
-        }
-    }
-
-    fn unmapped_note(&self, before: &str, after: &str) -> String {
-        match self.parsed.unmapped.as_slice() {
+    fn finish(self, files: &[DataFile]) -> Result<Parsed> {
+        let unmapped = self.wanted.unmapped();
+        let absent: Vec<(&str, &str)> = self.how.shape.named().filter(|(_, column)| !self.wanted.has(column)).collect();
+        let is_absent = |key: &str| absent.iter().any(|(absent, _)| *absent == key);
+        let asks_nothing = is_absent("prompt") && is_absent("query");
+        let needed = |key: &str| self.how.shape.explicit || matches!(key, "response" | "messages") || asks_nothing;
+        let Some((key, column)) = absent.iter().find(|(key, _)| needed(key)) else {
+            return Ok(Parsed { rows: self.rows, counts: self.counts, unmapped });
+        };
+        let path = files.first().map_or(self.path, |file| &file.path);
+        let note = |before: &str, after: &str| match unmapped.as_slice() {
             [] => String::new(),
             names => format!("{before}{}{after}", names.join(", ")),
-        }
+        };
+        Err(Error::file(path, format!("no row has the column `{column}`, which `{key}` is mapped to"))
+            .hint(format!("correct `columns` in dataset_info.json{}", note(" (not mapped: ", ")")))
+            .hint_zh(format!("请更正 dataset_info.json 中的 columns{}", note("（未映射的列：", "）"))))
     }
-}
-
-/// Feeds the elements of the outer array to [`Rows`] one by one, so that the file never stands in memory as a tree.
-struct ArrayVisitor<'a, 'b> {
-    rows: &'a mut Rows<'b>,
-    /// The row's own error, which serde could only pass on as a string.
-    refused: &'a mut Option<Error>,
-}
-
-impl<'de> Visitor<'de> for ArrayVisitor<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of objects")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        while self.rows.wants_more() {
-            let Some(value) = elements.next_element()? else { return Ok(()) };
-            if let Err(error) = self.rows.take(value) {
-                *self.refused = Some(error);
-                return Err(A::Error::custom("refused"));
-            }
-        }
-        while elements.next_element::<IgnoredAny>()?.is_some() {
-            self.rows.parsed.rows += 1;
-        }
-        Ok(())
-    }
-}
-
-/// The cell of a row under `column`, with the column's name; `None` when unset or missing.
-fn cell<'a>(row: &'a Map<String, Value>, column: &'a Option<String>) -> Option<(&'a str, &'a Value)> {
-    let name = column.as_ref()?;
-    Some((name, row.get(name)?))
-}
-
-fn text(column: Option<(&str, &Value)>) -> Result<String, String> {
-    match column {
-        None | Some((_, Value::Null)) => Ok(String::new()),
-        Some((_, Value::String(text))) => Ok(text.clone()),
-        Some((name, other)) => Err(format!("`{name}` is {}, not a string", kind(other))),
-    }
-}
-
-fn pairs(column: Option<(&str, &Value)>) -> Result<Vec<(String, String)>, String> {
-    let (name, pairs) = match column {
-        None | Some((_, Value::Null)) => return Ok(Vec::new()),
-        Some((name, Value::Array(pairs))) => (name, pairs),
-        Some((name, other)) => return Err(format!("`{name}` is {}, not a list of [question, answer]", kind(other))),
-    };
-    let pair = |(i, pair): (usize, &Value)| match pair.as_array().map(Vec::as_slice) {
-        Some([Value::String(question), Value::String(answer)]) => Ok((question.clone(), answer.clone())),
-        _ => Err(format!("`{name}`: turn {} is not [question, answer], two strings", i + 1)),
-    };
-    pairs.iter().enumerate().map(pair).collect()
-}
-
-fn holds_text(value: &Value) -> bool {
-    match value {
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-fn formats_hint(error: Error) -> Error {
-    error
-        .hint("two formats are read: one JSON array of objects, or JSON Lines with one object a line")
-        .hint_zh("支持两种格式：由对象组成的 JSON 数组，或每行一个对象的 JSON Lines")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::shape::{Formatting, Tags};
 
-    fn parsed(text: &str, columns: &Columns, limit: Option<usize>) -> Result<Parsed> {
-        parse(text, Path::new("d.json"), columns, limit)
+    const COUPLET: &[(&str, &str)] = &[("prompt", "instruction"), ("query", "input"), ("response", "output")];
+
+    fn how(shape: &Shape) -> How<'_> {
+        How { shape, limit: None, on_bad_row: OnBadRow::Error }
+    }
+
+    fn parsed(text: &str, how: How) -> Result<Parsed> {
+        parse(text.as_bytes(), Path::new("d.json"), FileFormat::Json, how)
+    }
+
+    fn records(parsed: Parsed) -> Vec<Record> {
+        parsed.rows.into_iter().map(|row| row.unwrap()).collect()
     }
 
     fn couplet(query: &str, response: &str) -> Record {
@@ -310,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn both_formats_and_what_editors_do_to_them() {
+    fn both_forms_of_json_and_what_editors_do_to_them() {
         let a = r#"{"instruction": "对", "input": "天", "output": "地"}"#;
         let b = r#"{"output": "风", "instruction": "对", "input": "雨"}"#;
         for (text, why) in [
@@ -319,91 +247,258 @@ mod tests {
             (format!("{a}\n{b}\n"), "JSON Lines"),
             (format!("\u{feff}{a}\r\n\r\n  {b}"), "with CRLF, a blank line and no last newline"),
         ] {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            fs::write(file.path(), text).unwrap();
-            let got = read(file.path(), &Columns::default(), None).unwrap();
-            assert_eq!(got.records, [couplet("天", "地"), couplet("雨", "风")], "{why}");
-            assert_eq!((got.rows, got.unmapped), (2, vec![]), "{why}");
+            let got = parsed(&text, how(&Shape::default())).unwrap();
+            assert_eq!((got.counts.as_slice(), got.unmapped.as_slice()), (&[2][..], &[][..]), "{why}");
+            assert_eq!(records(got), [couplet("天", "地"), couplet("雨", "风")], "{why}");
         }
     }
 
     #[test]
     fn rows_beyond_the_limit_are_only_counted() {
-        for text in
-            ["[{\"input\":\"a\",\"output\":\"b\"}, 1, {\"output\": 2}]", "{\"input\":\"a\",\"output\":\"b\"}\n1\n2"]
-        {
-            let got = parsed(text, &Columns::default(), Some(1)).unwrap();
-            assert_eq!((got.records.len(), got.rows), (1, 3), "{text}");
+        let first = r#"{"instruction":"对","output":"b"}"#;
+        for text in [format!("[{first}, 1, {{\"input\": 2}}]"), format!("{first}\n1\n{{\"input\": 2}}")] {
+            let got = parsed(
+                &text,
+                How { limit: Some(1), ..how(&Shape::new(Formatting::Alpaca, Some(COUPLET), Tags::default())) },
+            );
+            let got = got.unwrap();
+            assert_eq!((got.rows.len(), got.counts[0]), (1, 3), "{text}: `input` is met behind the limit");
+            let error = parsed(&text.replace("2}", "}"), How { limit: Some(1), ..how(&Shape::default()) }).unwrap_err();
+            assert!(error.to_string().contains(": row 3 is not valid JSON: "), "{error}");
         }
     }
 
     #[test]
-    fn errors_name_the_row() {
+    fn errors_name_line_column_and_row() {
         let good = r#"{"instruction": "对", "input": "天", "output": "地"}"#;
         for (text, want) in [
             (String::new(), "d.json: holds no rows"),
             ("[]".into(), "d.json: holds no rows"),
+            (" \n".into(), "d.json: holds no rows"),
             ("上联 下联".into(), "d.json: row 1: neither a JSON array of objects nor JSON Lines"),
             (format!("[\n{good},\n{good}\n{good}]"), "d.json:4:1: row 3 is not valid JSON: expected `,` or `]`"),
-            (format!("[\n{good},\n{{\"input\" 1}}]"), "d.json:3:10: row 2 is not valid JSON: expected `:`"),
-            (format!("[{good}"), "d.json:1:56: row 2 is not valid JSON: EOF while parsing a list"),
+            (format!("[\n{good},\n  {{\"input\" 1}}]"), "d.json:3:12: row 2 is not valid JSON: expected `:`"),
+            (format!("[\n{good},\n{{\"input\":\n 1 1}}]"), "d.json:4:4: row 2 is not valid JSON: expected `,` or `}`"),
+            (format!("[{good}"), "d.json:1:57: row 2 is not valid JSON: EOF while parsing a list"),
+            (format!("[{good},]"), "d.json:1:58: row 2 is not valid JSON: trailing comma"),
+            (format!("[{good},,{good}]"), "d.json:1:58: row 2 is not valid JSON: expected value"),
+            (
+                "[{\"input\": \"a\u{1}\"}]".into(),
+                "d.json:1:14: row 1 is not valid JSON: control character (\\u0000-\\u001F) found while parsing a string",
+            ),
+            (r#"[{"input": "\ud800"}]"#.into(), "d.json:1:19: row 1 is not valid JSON: unexpected end of hex escape"),
             (format!("{good}\n\n{{\"input\": }}"), "d.json:3:11: row 2 is not valid JSON: expected value"),
+            (format!("{good}\n{good} {good}"), "d.json:2:57: row 2 is not valid JSON: trailing characters"),
             (format!("[{good}] {good}"), "d.json:1:59: what follows the array is not valid JSON: trailing characters"),
-            (format!("[{good}, 7]"), "d.json: row 2: a number, not an object"),
-            (format!("{good}\n{good}\n[]"), "d.json: row 3: a list, not an object"),
-            (r#"[{"input": "天"}]"#.into(), "d.json: row 1: `output` (the response) is missing"),
-            (r#"[{"output": null}]"#.into(), "d.json: row 1: `output` (the response) is null, not a string"),
-            (r#"[{"output": ["地"]}]"#.into(), "d.json: row 1: `output` (the response) is a list, not a string"),
-            (r#"[{"input": 5, "output": ""}]"#.into(), "d.json: row 1: `input` is a number, not a string"),
+            (format!("[{good}, 7]"), "d.json:1:59: row 2: a number, not an object"),
+            (format!("{good}\n{good}\n[]"), "d.json:3:1: row 3: a list, not an object"),
+            (r#"[{"input": "天"}]"#.into(), "d.json:1:2: row 1: `output` (the response) is missing"),
+            (r#"[{"output": null}]"#.into(), "d.json:1:2: row 1: `output` (the response) is null, not a string"),
+            (r#"[{"output": ["地"]}]"#.into(), "d.json:1:2: row 1: `output` (the response) is a list, not a string"),
+            (r#"[{"input": 5, "output": ""}]"#.into(), "d.json:1:2: row 1: `input` is a number, not a string"),
+            (
+                r#"[{"input": "", "output": "", "output": "地"}]"#.into(),
+                "d.json:1:2: row 1: `output` stands there twice",
+            ),
             (
                 r#"[{"output": "地"}]"#.into(),
                 "d.json: no row has the column `instruction`, which `prompt` is mapped to",
             ),
         ] {
-            let error = parsed(&text, &Columns::default(), None).unwrap_err();
+            let error = parsed(&text, how(&Shape::default())).unwrap_err();
             assert_eq!(error.to_string(), want, "{text}");
             assert!(error.hint_text(false).is_some() && error.hint_text(true).is_some(), "{text}");
+        }
+        let deep = format!("[{{\"input\": {}{}}}]", "[".repeat(200), "]".repeat(200));
+        let error = parsed(&deep, how(&Shape::default())).unwrap_err();
+        assert!(error.to_string().ends_with("row 1 is not valid JSON: recursion limit exceeded"), "{error}");
+    }
+
+    /// What every array that is cut off is: an error with line, column and row, and never fewer rows.
+    #[test]
+    fn a_file_that_is_cut_off_is_told_wherever_it_is_cut() {
+        let rows: Vec<String> = (0..12)
+            .map(|n| {
+                format!("{{\"instruction\": \"对\", \"input\": \"第{n}“行”\\n\", \"output\": \"\\u5730\\\"{n}\"}}")
+            })
+            .collect();
+        let array = format!("[\n  {}\n]\n", rows.join(",\n  "));
+        let lines = rows.join("\n") + "\n";
+        let cuts = |text: &str| (1..text.len()).filter(|at| text.is_char_boundary(*at)).collect::<Vec<_>>();
+        let shape = Shape::default();
+        assert!(cuts(&array).len() + cuts(&lines).len() > 1000);
+        for at in cuts(&array).into_iter().filter(|at| *at < array.len() - 1) {
+            let error = parsed(&array[..at], how(&shape)).unwrap_err().to_string();
+            let row = array[..at].matches("instruction").count();
+            let place = format!("d.json:{}:", array[..at].matches('\n').count() + 1);
+            let is_placed =
+                error.starts_with(&place) || error.starts_with("d.json:") && array.as_bytes()[at - 1] == b'\n';
+            assert!(is_placed && error.contains("is not valid JSON: "), "{at}: {error}");
+            assert!((row..=row + 1).any(|row| error.contains(&format!(": row {row} is"))) || row == 0, "{at}: {error}");
+        }
+        for at in cuts(&lines) {
+            let whole = lines[..at].lines().filter(|line| line.ends_with("\"}")).count();
+            match parsed(&lines[..at], how(&shape)) {
+                Ok(got) => {
+                    assert_eq!((got.counts[0], lines[..at].lines().count()), (whole, whole), "{at}: at a border")
+                }
+                Err(error) => {
+                    let place = format!("d.json:{}:", whole + 1);
+                    let error = error.to_string();
+                    assert!(
+                        error.starts_with(&place) && error.contains(&format!(": row {} is not", whole + 1)),
+                        "{at}: {error}"
+                    );
+                }
+            }
         }
     }
 
     #[test]
     fn columns_are_followed_and_text_left_out_is_told() {
         let row = r#"[{"问": "对", "input": "天", "output": "地", "id": 3, "旧": [["甲", "乙"]], "system": ""}]"#;
-        let columns = Columns {
-            prompt: Some("问".into()),
-            query: None,
-            history: Some("旧".into()),
-            explicit: true,
-            ..Columns::default()
-        };
-        let got = parsed(row, &columns, None).unwrap();
-        assert_eq!(got.records, [Record { history: vec![("甲".into(), "乙".into())], ..couplet("", "地") }]);
+        let columns = [("prompt", "问"), ("response", "output"), ("history", "旧")];
+        let shape = Shape::new(Formatting::Alpaca, Some(&columns), Tags::default());
+        let got = parsed(row, how(&shape)).unwrap();
         assert_eq!(got.unmapped, ["input"], "`id` is no text and `system` is empty");
+        assert_eq!(records(got), [Record { history: vec![("甲".into(), "乙".into())], ..couplet("", "地") }]);
 
-        let slip = Columns { query: Some("inputs".into()), ..columns };
-        let error = parsed(row, &slip, None).unwrap_err();
+        let slip = [("prompt", "问"), ("query", "inputs"), ("response", "output"), ("history", "旧")];
+        let slip = Shape::new(Formatting::Alpaca, Some(&slip), Tags::default());
+        let error = parsed(row, how(&slip)).unwrap_err();
         assert_eq!(error.to_string(), "d.json: no row has the column `inputs`, which `query` is mapped to");
         assert_eq!(error.hint_text(false), Some("correct `columns` in dataset_info.json (not mapped: input)"));
+
+        let twice = [("prompt", "问"), ("system", "问"), ("response", "output")];
+        let twice = Shape::new(Formatting::Alpaca, Some(&twice), Tags::default());
+        let got = records(parsed(row, how(&twice)).unwrap());
+        assert_eq!((got[0].prompt.as_str(), got[0].system.as_str()), ("对", "对"), "one column may be two things");
     }
 
     #[test]
     fn broken_histories_are_refused() {
-        let columns = Columns { history: Some("h".into()), ..Columns::default() };
+        let columns = [("prompt", "instruction"), ("response", "output"), ("history", "h")];
+        let shape = Shape::new(Formatting::Alpaca, Some(&columns), Tags::default());
         for (history, want) in [
-            ("{}", "d.json: row 1: `h` is an object, not a list of [question, answer]"),
-            (r#"[["a", "b"], ["a"]]"#, "d.json: row 1: `h`: turn 2 is not [question, answer], two strings"),
-            (r#"[["a", null]]"#, "d.json: row 1: `h`: turn 1 is not [question, answer], two strings"),
+            ("{}", "d.json:1:2: row 1: `h` is an object, not a list of [question, answer]"),
+            (r#"[["a", "b"], ["a"]]"#, "d.json:1:2: row 1: `h`: turn 2 is not [question, answer], two strings"),
+            (r#"[["a", null]]"#, "d.json:1:2: row 1: `h`: turn 1 is not [question, answer], two strings"),
         ] {
             let row = format!(r#"[{{"instruction": "对", "output": "地", "h": {history}}}]"#);
-            assert_eq!(parsed(&row, &columns, None).unwrap_err().to_string(), want);
+            assert_eq!(parsed(&row, how(&shape)).unwrap_err().to_string(), want);
         }
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_are_placed() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), b"\n[{\"output\": \"\xb5\xd8\"}]").unwrap();
-        let error = read(file.path(), &Columns::default(), None).unwrap_err();
-        assert!(error.to_string().ends_with(":2: not UTF-8 at byte 14 of the file"), "{error}");
+    fn bad_rows_keep_their_place_where_they_are_left_out() {
+        let good = r#"{"instruction": "对", "input": "天", "output": "地"}"#;
+        let text = format!(
+            "{good}\n{{\"instruction\": \"对\"}}\n{{\"output\"\n7\n{good}\n{{\"input\": 1, \"output\": \"\"}}\n"
+        );
+        let shape = Shape::default();
+        let skip = parsed(&text, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap();
+        assert_eq!(skip.counts, [6]);
+        let told: Vec<_> =
+            skip.rows.iter().map(|row| row.as_ref().err().map(|fault| (fault.reason, fault.fact.as_str()))).collect();
+        assert_eq!(
+            told,
+            [
+                None,
+                Some((Reason::NoResponse, "d.json:2:1: row 2: `output` (the response) is missing")),
+                Some((Reason::NotJson, "d.json:3:9: row 3 is not valid JSON: EOF while parsing an object")),
+                Some((Reason::NotObject, "d.json:4:1: row 4: a number, not an object")),
+                None,
+                Some((Reason::WrongType, "d.json:6:1: row 6: `input` is a number, not a string")),
+            ]
+        );
+        let lf = parsed(&text, How { on_bad_row: OnBadRow::LlamaFactory, ..how(&shape) }).unwrap_err();
+        assert_eq!(lf.to_string(), "d.json:3:9: row 3 is not valid JSON: EOF while parsing an object");
+        let first_two: String = text.lines().take(2).map(|line| format!("{line}\n")).collect();
+        let lf = parsed(&first_two, How { on_bad_row: OnBadRow::LlamaFactory, ..how(&shape) }).unwrap();
+        assert_eq!(
+            (lf.rows[0].is_ok(), lf.rows[1].is_ok()),
+            (true, false),
+            "a row without a response is none to LlamaFactory"
+        );
+
+        let array = format!("[{good}, {{\"output\" 1}}, {good}]");
+        let error = parsed(&array, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap_err();
+        assert!(error.to_string().contains("row 2 is not valid JSON"), "behind it nothing is certain: {error}");
+    }
+
+    #[test]
+    fn csv_and_tsv_have_a_header() {
+        let csv = |text: &str, format, on_bad_row| {
+            parse(text.as_bytes(), Path::new("d.csv"), format, How { on_bad_row, ..how(&Shape::default()) })
+        };
+        let text = "\u{feff}output,instruction,input,note\r\n地,对,\"天\",\r\n\r\n\"风\",对,雨,x\r\n";
+        let got = csv(text, FileFormat::Csv, OnBadRow::Error).unwrap();
+        assert_eq!(got.unmapped, ["note"]);
+        assert_eq!(records(got), [couplet("天", "地"), couplet("雨", "风")]);
+        let got = csv("instruction\tinput\toutput\n对\t天\t地,水\n", FileFormat::Tsv, OnBadRow::Error).unwrap();
+        assert_eq!(records(got), [couplet("天", "地,水")]);
+        let numbers = csv("instruction,input,output\n对,NA,007\n", FileFormat::Csv, OnBadRow::Error).unwrap();
+        assert_eq!(records(numbers), [couplet("NA", "007")], "every field is text");
+
+        for (text, want) in [
+            ("", "d.csv: holds no rows"),
+            ("instruction,input,output\n", "d.csv: holds no rows"),
+            (
+                "instruction,input,output\n对,天,地\n对,\"天\n\",地,水\n",
+                "d.csv:3:1: row 2: 4 fields, and the header has 3",
+            ),
+            ("instruction,input,output\n对,天\n", "d.csv:2:1: row 1: 2 fields, and the header has 3"),
+            ("instruction,input,output\n对,天,\n", "d.csv:2:1: row 1: `output` (the response) is missing"),
+            ("instruction,input,output\n对,天,地\n对,\"天,地\n", "d.csv:3:1: a quote in row 2 is not closed"),
+            ("\"instruction,input\n", "d.csv:1:1: a quote in the header is not closed"),
+            ("output,input,output\na,b,c\n", "d.csv: the header names two columns `output`"),
+            ("问,答\n天,地\n", "d.csv:2:1: row 1: `output` (the response) is missing"),
+        ] {
+            let error = csv(text, FileFormat::Csv, OnBadRow::Error).unwrap_err();
+            assert_eq!(error.to_string(), want, "{text:?}");
+            assert!(error.hint_text(false).is_some() && error.hint_text(true) != error.hint_text(false), "{text:?}");
+        }
+        let slip = csv("问,答\n天,地\n", FileFormat::Csv, OnBadRow::Skip).unwrap_err();
+        assert_eq!(slip.to_string(), "d.csv: no row has the column `instruction`, which `prompt` is mapped to");
+        let skipped = csv("instruction,input,output\n对,天,地\n对,天\n", FileFormat::Csv, OnBadRow::Skip).unwrap();
+        assert_eq!((skipped.counts[0], skipped.rows[1].is_err()), (2, true));
+    }
+
+    /// The order in which wrong things are found, and no panic: a short version of what fuzzing does.
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let seeds: [&[u8]; 6] = [
+            b"[{\"conversations\": [{\"from\": \"human\", \"value\": \"a\"}, {\"from\": \"gpt\", \"value\": \"b\"}]}]",
+            b"{\"instruction\": \"a\", \"input\": \"\\u5929\", \"output\": \"b\"}\n{\"output\": null}\n",
+            b"instruction,input,output\r\n\"a\"\"b\",c,d\n",
+            "a\tb\n天\t\"地\n\"\t\n".as_bytes(),
+            b"{\"conversations\": [{\"from\": \"function_call\", \"value\": \"[{\\\"name\\\": 1, \\\"arguments\\\": -0}]\"}], \"tools\": \"[]\"}",
+            &[0xff, 0xfe, 0, b'[', 0xe5],
+        ];
+        let shapes = [Formatting::Alpaca, Formatting::Sharegpt, Formatting::OpenAi]
+            .map(|formatting| Shape::new(formatting, None, Tags::default()));
+        let mut random = crate::dataset::order::Mt19937::new(7);
+        for round in 0..3000_usize {
+            let mut bytes = seeds[round % seeds.len()].to_vec();
+            for _ in 0..round % 5 {
+                let at = random.up_to(bytes.len() as u32 - 1) as usize;
+                match random.up_to(3) {
+                    0 => bytes[at] = random.up_to(255) as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    2 => bytes.insert(at, b"\"\\{}[],:\n\r"[random.up_to(9) as usize]),
+                    _ => bytes.extend_from_within(at..),
+                }
+            }
+            for shape in &shapes {
+                for format in [FileFormat::Json, FileFormat::Csv, FileFormat::Tsv] {
+                    for on_bad_row in [OnBadRow::Error, OnBadRow::Skip] {
+                        let got = parse(&bytes, Path::new("d"), format, How { on_bad_row, ..how(shape) });
+                        if let Ok(got) = got {
+                            assert_eq!(got.rows.len(), got.counts[0], "read = kept + skipped");
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! `dataset_info.json`: from the name of a data set to its file and columns.
-//!
-//! One trap of LlamaFactory's is reproduced on purpose: where an entry has `columns`, every column it does not list is
-//! unset and does not keep its default. `{"prompt": "instruction", "response": "output"}` therefore leaves `input` out.
-//! The loader warns when text is left out that way.
+//! `dataset_info.json`: from the name of a data set to its files, and to what its columns are called.
 
 use crate::{
-    dataset::summary::Warning,
+    dataset::{
+        files::{DataFile, files},
+        shape::{Formatting, Shape, nearest},
+        summary::Warning,
+    },
     error::{Error, Result, io_reason},
 };
 use serde_json::{Map, Value};
@@ -17,87 +17,48 @@ use std::{
 /// The registry's file name.
 pub const FILE: &str = "dataset_info.json";
 
-/// The keys of `columns` that are followed.
-const COLUMNS: [&str; 5] = ["prompt", "query", "response", "system", "history"];
-
-/// Keys of `columns` that LlamaFactory has and this program does not.
-const OTHER_COLUMNS: [&str; 8] = ["messages", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"];
-
 /// Keys of an entry that are refused wherever they have a value, with what to do instead (English, Chinese).
-const REFUSED: [(&str, &str, &str); 8] = [
-    ("hf_hub_url", DOWNLOAD.0, DOWNLOAD.1),
-    ("ms_hub_url", DOWNLOAD.0, DOWNLOAD.1),
-    ("om_hub_url", DOWNLOAD.0, DOWNLOAD.1),
-    ("script_url", DOWNLOAD.0, DOWNLOAD.1),
-    ("cloud_file_name", DOWNLOAD.0, DOWNLOAD.1),
-    ("subset", LOCAL.0, LOCAL.1),
-    ("folder", LOCAL.0, LOCAL.1),
+const REFUSED: [(&str, &str, &str); 6] = [
+    ("hf_hub_url", HUB.0, HUB.1),
+    ("ms_hub_url", HUB.0, HUB.1),
+    ("om_hub_url", HUB.0, HUB.1),
+    ("script_url", SCRIPT.0, SCRIPT.1),
+    ("cloud_file_name", CLOUD.0, CLOUD.1),
     ("ranking", "only supervised rows are trained: one `response` a row", "仅支持监督微调：每行一个 response"),
 ];
-const DOWNLOAD: (&str, &str) = (
-    "download the data to a .json or .jsonl file and name it in file_name",
-    "请将数据下载为 .json 或 .jsonl 文件，并写入 file_name",
+const HUB: (&str, &str) = (
+    "data sets are local files: download it (`hf download --repo-type dataset NAME`, `modelscope download --dataset NAME`), name a file or a folder of it in `file_name`, and remove this key",
+    "数据集须为本地文件：请先下载（`hf download --repo-type dataset 名称` 或 `modelscope download --dataset 名称`），将其中的文件或目录写入 file_name，并删除该键",
 );
-const LOCAL: (&str, &str) = ("remove it: a local file has no such parts", "请删除该键：本地文件没有此项");
+const SCRIPT: (&str, &str) = (
+    "no program of a data set is run: save its rows (`datasets.load_dataset(…).to_json('rows.jsonl')`) and name them in `file_name`",
+    "不会运行数据集自带的程序：请先保存其数据（`datasets.load_dataset(…).to_json('rows.jsonl')`），并写入 file_name",
+);
+const CLOUD: (&str, &str) = (
+    "copy the file beside dataset_info.json and name it in `file_name`",
+    "请将文件复制到 dataset_info.json 旁，并写入 file_name",
+);
 
 /// Rows that `num_samples` may ask for: more than any data set of this kind has, and few enough to hold.
 const MOST_SAMPLES: usize = 10_000_000;
 
-/// Keys of an entry that are read, or have no effect on an Alpaca file.
+/// Keys of an entry that are read.
 const KNOWN: [&str; 6] = ["file_name", "num_samples", "formatting", "columns", "split", "tags"];
 
-/// Which column of the file is what. `None`: unset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Columns {
-    /// Default `instruction`.
-    pub prompt: Option<String>,
-    /// Default `input`.
-    pub query: Option<String>,
-    /// Default `output`.
-    pub response: Option<String>,
-    /// Unset by default.
-    pub system: Option<String>,
-    /// Unset by default.
-    pub history: Option<String>,
-    /// The entry lists its columns itself.
-    pub explicit: bool,
-}
-
-impl Default for Columns {
-    fn default() -> Self {
-        Self {
-            prompt: Some("instruction".into()),
-            query: Some("input".into()),
-            response: Some("output".into()),
-            system: None,
-            history: None,
-            explicit: false,
-        }
-    }
-}
-
-impl Columns {
-    /// LlamaFactory's name of every column and what it is mapped to.
-    pub fn named(&self) -> [(&'static str, Option<&String>); 5] {
-        [
-            ("prompt", self.prompt.as_ref()),
-            ("query", self.query.as_ref()),
-            ("response", self.response.as_ref()),
-            ("system", self.system.as_ref()),
-            ("history", self.history.as_ref()),
-        ]
-    }
-}
+/// Keys of an entry that mean something for data sets of a hub, and nothing for files.
+const OF_HUBS: [&str; 2] = ["subset", "folder"];
 
 /// A registered data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its name.
     pub name: String,
-    /// Its file, which exists.
+    /// What `file_name` names: a file, or a folder.
     pub path: PathBuf,
-    /// Its columns.
-    pub columns: Columns,
+    /// The file, or those of the folder; they exist.
+    pub files: Vec<DataFile>,
+    /// Which column is what.
+    pub shape: Shape,
     /// Take so many random rows of it, more than once where it has too few.
     pub num_samples: Option<usize>,
     /// What looks like a slip in the entry.
@@ -110,7 +71,7 @@ pub struct Entry {
 pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     if dir.to_str().is_some_and(|dir| dir == "ONLINE" || dir.starts_with("REMOTE:")) {
         let error = Error::input(format!("dataset_dir = \"{}\" (data sets of a hub) is not supported", dir.display()));
-        return Err(error.hint(DOWNLOAD.0).hint_zh(DOWNLOAD.1));
+        return Err(error.hint(HUB.0).hint_zh(HUB.1));
     }
     let path = dir.join(FILE);
     let registry = read(dir)?;
@@ -128,9 +89,10 @@ pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     names.iter().map(entry).collect()
 }
 
-/// Whether a name that is not registered means a file of data.
+/// Whether a name that is not registered means a file of data; one that is not read is refused by its type.
 fn is_file(name: &str) -> bool {
-    check_file(Path::new(name)).is_ok()
+    let path = Path::new(name);
+    path.extension().is_some() && path.is_file()
 }
 
 /// A file by itself: as the `dataset_info.json` beside it has it, else with the usual columns.
@@ -143,7 +105,8 @@ fn of_file(path: &Path) -> Result<Entry> {
         None => Ok(Entry {
             name: path.display().to_string(),
             path: path.to_owned(),
-            columns: Columns::default(),
+            files: files(path)?,
+            shape: Shape::default(),
             num_samples: None,
             warnings: vec![],
         }),
@@ -175,13 +138,14 @@ fn entry_of(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
     refuse_unsupported(entry)?;
     let Some(Value::String(file_name)) = entry.get("file_name") else {
         return Err(Error::input("`file_name` is missing or not a string")
-            .hint("name a .json or .jsonl file beside dataset_info.json")
-            .hint_zh("请写明与 dataset_info.json 同一目录下的 .json 或 .jsonl 文件"));
+            .hint("name a file, or a folder of files, beside dataset_info.json")
+            .hint_zh("请写明 dataset_info.json 旁的文件或目录"));
     };
+    let shape = Shape::of(entry)?;
     let path = dir.join(file_name);
-    check_file(&path)?;
-    let (columns, num_samples) = (columns_of(entry)?, num_samples(entry)?);
-    Ok(Entry { name: name.into(), path, columns, num_samples, warnings: slips(name, entry) })
+    let (files, num_samples) = (files(&path)?, num_samples(entry)?);
+    let warnings = slips(name, entry, &shape);
+    Ok(Entry { name: name.into(), path, files, shape, num_samples, warnings })
 }
 
 fn num_samples(entry: &Map<String, Value>) -> Result<Option<usize>> {
@@ -205,83 +169,50 @@ fn refuse_unsupported(entry: &Map<String, Value>) -> Result<()> {
             return Err(Error::input(format!("`{key}` is not supported")).hint(hint).hint_zh(hint_zh));
         }
     }
-    match entry.get("formatting").map(|value| value.as_str().unwrap_or("?")) {
-        None | Some("alpaca") => {}
-        Some(other) => {
-            return Err(Error::input(format!("`formatting`: {other:?} is not supported yet"))
-                .hint("only \"alpaca\" is: rows with instruction, input and output (and history for earlier turns)")
-                .hint_zh("目前仅支持 \"alpaca\"：每行含 instruction、input、output（多轮对话用 history）"));
-        }
-    }
     match entry.get("split").map(|value| value.as_str().unwrap_or("?")) {
         None | Some("train") => Ok(()),
-        Some(other) => Err(Error::input(format!("`split`: {other:?} is not supported")).hint(LOCAL.0).hint_zh(LOCAL.1)),
-    }
-}
-
-fn columns_of(entry: &Map<String, Value>) -> Result<Columns> {
-    let Some(columns) = entry.get("columns") else { return Ok(Columns::default()) };
-    let Value::Object(columns) = columns else { return Err(Error::input("`columns` is not an object")) };
-    columns.iter().filter(|(_, column)| !column.is_null()).try_for_each(|(key, _)| check_column_key(key))?;
-    let column = |key: &str| match columns.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(name)) => Ok(Some(name.clone()).filter(|name| !name.is_empty())),
-        Some(_) => Err(Error::input(format!("`columns`: `{key}` is not a string"))),
-    };
-    Ok(Columns {
-        prompt: column("prompt")?,
-        query: column("query")?,
-        response: column("response")?,
-        system: column("system")?,
-        history: column("history")?,
-        explicit: true,
-    })
-}
-
-/// LlamaFactory passes over a misspelt key, and the column it meant stays unset.
-fn check_column_key(key: &str) -> Result<()> {
-    if COLUMNS.contains(&key) {
-        return Ok(());
-    }
-    if OTHER_COLUMNS.contains(&key) {
-        return Err(Error::input(format!("`columns`: `{key}` is not supported yet"))
-            .hint(format!("remove it; supported are {}", COLUMNS.join(", ")))
-            .hint_zh(format!("请删除；支持的有 {}", COLUMNS.join("、"))));
-    }
-    let near = nearest(key, COLUMNS)[0];
-    Err(Error::input(format!("`columns`: no such column: `{key}`"))
-        .hint(format!("did you mean `{near}`? The names are {}", COLUMNS.join(", ")))
-        .hint_zh(format!("是否应为 `{near}`？可用的有 {}", COLUMNS.join("、"))))
-}
-
-fn check_file(path: &Path) -> Result<()> {
-    let hint = |error: Error| {
-        error
-            .hint("`file_name` is relative to dataset_dir and names one .json or .jsonl file")
-            .hint_zh("file_name 相对于 dataset_dir，须为单个 .json 或 .jsonl 文件")
-    };
-    if path.is_dir() {
-        return Err(hint(Error::input(format!("`file_name`: {} is a folder: not supported yet", path.display()))));
-    }
-    if !path.is_file() {
-        return Err(hint(Error::input(format!("`file_name`: {} does not exist", path.display()))));
-    }
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("json" | "jsonl") => Ok(()),
-        _ => Err(hint(Error::input(format!("`file_name`: {}: this type is not supported yet", path.display())))),
+        Some(other) => Err(Error::input(format!("`split`: {other:?} is not supported: a file has one part, `train`"))
+            .hint("register the other part as a data set of its own; `max_samples` takes the first rows")
+            .hint_zh("请将其他部分另行登记为数据集；只取前若干行可用 max_samples")),
     }
 }
 
 /// LlamaFactory passes over unknown keys in silence, so a misspelt one takes no effect there either.
-fn slips(name: &str, entry: &Map<String, Value>) -> Vec<Warning> {
+fn slips(name: &str, entry: &Map<String, Value>, shape: &Shape) -> Vec<Warning> {
+    let place = format!("{FILE}: \"{name}\"");
     let is_known = |key: &str| KNOWN.contains(&key) || REFUSED.iter().any(|&(refused, ..)| refused == key);
-    let unknown = entry.keys().filter(|key| !is_known(key));
-    unknown
-        .map(|key| Warning {
-            en: format!("{FILE}: \"{name}\": `{key}` is not known and has no effect"),
-            zh: format!("{FILE}：\"{name}\"：未知的键 `{key}`，不起作用"),
-        })
-        .collect()
+    let mut slips = vec![];
+    for (key, value) in entry.iter().filter(|(key, _)| !is_known(key)) {
+        match OF_HUBS.contains(&key.as_str()) {
+            true if value.is_null() => {}
+            true => slips.push(Warning {
+                en: format!("{place}: `{key}` is for data sets of a hub and has no effect on files"),
+                zh: format!("{place}：`{key}` 用于数据平台上的数据集，对文件不起作用"),
+            }),
+            false => slips.push(Warning {
+                en: format!("{place}: `{key}` is not known and has no effect"),
+                zh: format!("{place}：未知的键 `{key}`，不起作用"),
+            }),
+        }
+    }
+    let idle = shape.idle_columns(entry);
+    if !idle.is_empty() {
+        slips.push(Warning {
+            en: format!("{place}: `columns` that its `formatting` does not read: {}", idle.join(", ")),
+            zh: format!("{place}：columns 中有该 formatting 不读取的项：{}", idle.join("、")),
+        });
+    }
+    if shape.formatting == Formatting::OpenAi {
+        slips.push(Warning {
+            en: format!(
+                "{place}: under `formatting: openai` LlamaFactory adds \"detailed thinking off\" to every system text; here none is added, so token ids differ"
+            ),
+            zh: format!(
+                "{place}：`formatting: openai` 下 LlamaFactory 会在系统提示后添加 \"detailed thinking off\"；此处不添加，故词元不同"
+            ),
+        });
+    }
+    slips
 }
 
 fn missing(dir: &Path) -> Error {
@@ -307,18 +238,6 @@ fn unknown(path: &Path, name: &str, registry: &Map<String, Value>) -> Error {
         ))
 }
 
-/// `names`, the most similar to `name` first.
-fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = names.into_iter().collect();
-    // Comparing takes time with the square of the length, and the beginning tells names apart.
-    let begin = |text: &str| text.chars().take(100).collect::<String>();
-    names.sort_by_cached_key(|other| {
-        let likeness = strsim::jaro_winkler(&begin(name), &begin(other));
-        std::cmp::Reverse((likeness * 1e9) as u64)
-    });
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,31 +246,40 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE), registry).unwrap();
         fs::write(dir.path().join("rows.json"), "[]").unwrap();
-        fs::write(dir.path().join("rows.csv"), "").unwrap();
+        fs::write(dir.path().join("rows.txt"), "").unwrap();
         fs::create_dir(dir.path().join("parts")).unwrap();
+        fs::write(dir.path().join("parts/rows.jsonl"), "{}").unwrap();
         look_up(dir.path(), &[name.into()])
     }
 
     #[test]
-    fn listed_columns_unset_the_others() {
-        for (columns, want) in [
-            ("", Columns::default()),
+    fn an_entry_is_its_files_and_their_shape() {
+        let registry = r#"{"a": {"file_name": "parts", "formatting": "sharegpt", "subset": null}}"#;
+        let entry = look_up_in(registry, "a").unwrap().remove(0);
+        assert!(entry.path.ends_with("parts") && entry.files[0].path.ends_with("parts/rows.jsonl"));
+        assert_eq!((entry.files.len(), entry.shape.formatting), (1, Formatting::Sharegpt));
+        assert!(entry.warnings.is_empty());
+    }
+
+    #[test]
+    fn what_has_no_effect_is_said() {
+        for (entry, want) in [
+            (r#""file_sha1": "x""#, "`file_sha1` is not known and has no effect"),
+            (r#""subset": "a""#, "`subset` is for data sets of a hub and has no effect on files"),
+            (r#""folder": "a""#, "`folder` is for data sets of a hub and has no effect on files"),
             (
-                r#", "columns": {"prompt": "问", "response": "output"}"#,
-                Columns {
-                    prompt: Some("问".into()),
-                    query: None,
-                    response: Some("output".into()),
-                    explicit: true,
-                    ..Columns::default()
-                },
+                r#""columns": {"prompt": "a", "response": "b", "messages": "c"}"#,
+                "`columns` that its `formatting` does not read: messages",
             ),
         ] {
-            let registry = format!(r#"{{"a": {{"file_name": "rows.json"{columns}}}}}"#);
-            let entries = look_up_in(&registry, "a").unwrap();
-            assert_eq!(entries[0].columns, want, "{registry}");
-            assert!(entries[0].path.ends_with("rows.json") && entries[0].warnings.is_empty());
+            let registry = format!(r#"{{"a": {{"file_name": "rows.json", {entry}}}}}"#);
+            let warnings = &look_up_in(&registry, "a").unwrap()[0].warnings;
+            assert_eq!(warnings.len(), 1, "{entry}");
+            assert_eq!(warnings[0].en, format!("dataset_info.json: \"a\": {want}"));
+            assert_ne!(warnings[0].en, warnings[0].zh);
         }
+        let openai = r#"{"a": {"file_name": "rows.json", "formatting": "openai"}}"#;
+        assert!(look_up_in(openai, "a").unwrap()[0].warnings[0].en.contains("detailed thinking off"));
     }
 
     #[test]
@@ -366,15 +294,13 @@ mod tests {
                 "`num_samples` is 2147483647, at most 10000000 are drawn",
             ),
             (r#"{"file_name": "rows.json", "ranking": true}"#, "`ranking` is not supported"),
-            (r#"{"file_name": "rows.json", "split": "test"}"#, "`split`: \"test\" is not supported"),
             (
-                r#"{"file_name": "rows.json", "formatting": "sharegpt"}"#,
-                "`formatting`: \"sharegpt\" is not supported yet",
+                r#"{"file_name": "rows.json", "split": "test"}"#,
+                "`split`: \"test\" is not supported: a file has one part, `train`",
             ),
-            (r#"{"file_name": "rows.json", "columns": {"tools": "t"}}"#, "`columns`: `tools` is not supported yet"),
+            (r#"{"file_name": "rows.json", "formatting": "chat"}"#, "`formatting`: \"chat\" is not known"),
             (r#"{"file_name": "rows.json", "columns": {"promt": "p"}}"#, "`columns`: no such column: `promt`"),
-            (r#"{"file_name": "parts"}"#, "is a folder: not supported yet"),
-            (r#"{"file_name": "rows.csv"}"#, "rows.csv: this type is not supported yet"),
+            (r#"{"file_name": "rows.txt"}"#, "rows.txt: plain text has no questions and answers"),
             (r#"{"file_name": "none.json"}"#, "none.json does not exist"),
             (r#"{}"#, "`file_name` is missing or not a string"),
         ] {

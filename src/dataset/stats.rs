@@ -2,7 +2,7 @@
 
 use super::{encode::Row, record::Record};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::Hash};
 
 /// Lengths of texts in tokens, uncut. All 0 where there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -91,8 +91,8 @@ pub fn contradictions(rows: &[Row]) -> Vec<Vec<usize>> {
 }
 
 /// All that is said to the model.
-fn question(record: &Record) -> (&str, &str, &str, &[(String, String)]) {
-    (&record.prompt, &record.query, &record.system, &record.history)
+fn question(record: &Record) -> impl Hash + Eq {
+    (&record.prompt, &record.query, &record.system, &record.tools, &record.history)
 }
 
 #[cfg(test)]

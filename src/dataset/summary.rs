@@ -1,8 +1,8 @@
 //! What was read, what was lost on the way and how long the rows are: said before the first step, kept in the receipt.
 
-use crate::dataset::{Example, Origin, leaks::Leaks};
+use crate::dataset::{Example, Origin, Reason, leaks::Leaks};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 /// Something to tell the user that does not stop the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,6 +32,8 @@ pub struct Summary {
     pub over_long: usize,
     /// The first three of them.
     pub over_long_rows: Vec<OverLong>,
+    /// Training rows that are the same as an earlier one.
+    pub repeated: usize,
     /// What held-out and test rows have in common with training rows, the first of them named.
     pub leaks: Vec<Leaks>,
     /// In the order found.
@@ -40,29 +42,91 @@ pub struct Summary {
     pub digest: String,
 }
 
-/// One data set.
+/// How many rows are named of those that something is the matter with.
+pub(super) const NAMED_ROWS: usize = 3;
+
+/// One data set. `read` = `kept` + `skipped`, always.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct FileSummary {
     /// Its name in `dataset_info.json`.
     pub name: String,
-    /// Its file, as found from `dataset_dir`.
+    /// Its file or folder, as found from `dataset_dir`.
     pub path: String,
-    /// Rows in the file.
+    /// Rows in it.
     pub rows: usize,
-    /// Rows taken of it: at most `max_samples`.
+    /// The files of a folder.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+    /// Rows taken of it: at most `max_samples`; under an interleaving `mix_strategy` those that are reached, repeats included.
     pub read: usize,
     /// They are random ones: `num_samples`.
     pub drawn: bool,
+    /// They are those that `mix_strategy` takes.
+    pub mixed: bool,
     /// Rows that are trained or evaluated.
     pub kept: usize,
-    /// Rows left out as too long. `read` = `kept` + `dropped`.
-    pub dropped: usize,
+    /// Rows that are left out, for whatever reason.
+    pub skipped: usize,
+    /// The reasons.
+    pub reasons: Vec<Skips>,
     /// Kept rows without a label: their answer was cut away whole.
     pub unlabelled: usize,
     /// Kept rows that were cut to `cutoff_len`.
     pub truncated: usize,
-    /// Read rows whose response is empty.
+    /// Kept rows whose response is empty or blank.
     pub empty_responses: usize,
+    /// Kept rows whose last question is empty or blank.
+    pub empty_questions: usize,
+    /// Kept rows with the text of a control token (`<|im_end|>`) in them.
+    pub control_rows: usize,
+}
+
+/// A file of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// As found from `dataset_dir`.
+    pub path: String,
+    /// Rows in it.
+    pub rows: usize,
+}
+
+/// Rows that are left out for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Skips {
+    /// Why.
+    pub reason: Reason,
+    /// How many.
+    pub rows: usize,
+    /// The first of them: file, line, row, and what is wrong there.
+    pub first: Vec<String>,
+}
+
+impl FileSummary {
+    /// The file of a row, and the row's number in that file.
+    pub fn place(&self, row: usize) -> (&str, usize) {
+        let mut row = row;
+        for part in &self.parts {
+            if row <= part.rows {
+                return (&part.path, row);
+            }
+            row -= part.rows;
+        }
+        (&self.path, row)
+    }
+
+    /// Counts a row that is left out.
+    pub(super) fn skip(&mut self, reason: Reason, fact: String) {
+        self.skipped += 1;
+        let at = self.reasons.iter().position(|skips| skips.reason == reason).unwrap_or_else(|| {
+            self.reasons.push(Skips { reason, rows: 0, first: vec![] });
+            self.reasons.len() - 1
+        });
+        let skips = &mut self.reasons[at];
+        skips.rows += 1;
+        if skips.first.len() < NAMED_ROWS {
+            skips.first.push(fact);
+        }
+    }
 }
 
 /// A row longer than `cutoff_len`.
@@ -85,10 +149,14 @@ pub struct Instruction {
     pub shared: bool,
 }
 
-/// Lengths of rows, after cutting. All 0 where there is no row.
+/// Lengths of rows, after cutting. All 0 where there is no row. `read` = `rows` + `skipped`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SplitSummary {
-    /// How many.
+    /// Rows that the split got.
+    pub read: usize,
+    /// Those of them that are left out.
+    pub skipped: usize,
+    /// Those that are trained or evaluated.
     pub rows: usize,
     /// Tokens of all rows.
     pub tokens: usize,
@@ -107,14 +175,18 @@ pub struct SplitSummary {
 }
 
 impl SplitSummary {
-    /// Of these rows.
-    pub fn of(examples: &[Example]) -> Self {
+    /// Of these rows, and so many that are left out.
+    pub fn of(examples: &[Example], skipped: usize) -> Self {
         let mut lengths: Vec<usize> = examples.iter().map(|example| example.input_ids.len()).collect();
         lengths.sort_unstable();
-        let (Some(&min), Some(&max)) = (lengths.first(), lengths.last()) else { return Self::default() };
+        let (Some(&min), Some(&max)) = (lengths.first(), lengths.last()) else {
+            return Self { read: skipped, skipped, ..Self::default() };
+        };
         let tokens = lengths.iter().sum();
         let at_most = |tenths: usize| lengths[(lengths.len() * tenths).div_ceil(10) - 1];
         Self {
+            read: lengths.len() + skipped,
+            skipped,
             rows: lengths.len(),
             tokens,
             trained_tokens: examples.iter().map(Example::label_count).sum(),
@@ -125,6 +197,23 @@ impl SplitSummary {
             max,
         }
     }
+}
+
+/// Training rows that stand in the data more than once, token by token: each with the first that is the same, in file order.
+/// A row that was drawn several times on purpose does not count.
+pub(super) fn repeats(train: &[Example]) -> Vec<(Origin, Origin)> {
+    let mut order: Vec<&Example> = train.iter().collect();
+    order.sort_by_key(|row| (row.origin.dataset, row.origin.row));
+    let mut first: HashMap<&[u32], Origin> = HashMap::with_capacity(train.len());
+    let mut repeats = vec![];
+    for Example { input_ids, origin, .. } in order {
+        match first.entry(input_ids) {
+            Entry::Vacant(entry) => drop(entry.insert(*origin)),
+            Entry::Occupied(entry) if entry.get() == origin => {}
+            Entry::Occupied(entry) => repeats.push((*origin, *entry.get())),
+        }
+    }
+    repeats
 }
 
 /// How many ids all rows begin with.
@@ -197,11 +286,43 @@ mod tests {
     #[test]
     fn lengths_of_ten_rows_and_of_none() {
         let rows: Vec<Example> = (1..=10).map(|n| example(&vec![7; n], 1)).collect();
-        let got = SplitSummary::of(&rows);
-        let want =
-            SplitSummary { rows: 10, tokens: 55, trained_tokens: 45, min: 1, mean: 5.5, p50: 5, p90: 9, max: 10 };
-        assert_eq!(got, want);
-        assert_eq!(SplitSummary::of(&[]), SplitSummary::default());
+        let got = SplitSummary::of(&rows, 2);
+        let lengths = (got.tokens, got.trained_tokens, got.min, got.mean, got.p50, got.p90, got.max);
+        assert_eq!(lengths, (55, 45, 1, 5.5, 5, 9, 10));
+        assert_eq!((got.read, got.rows, got.skipped), (12, 10, 2));
+        assert_eq!(SplitSummary::of(&[], 0), SplitSummary::default());
+        assert_eq!(SplitSummary::of(&[], 3).read, 3);
+    }
+
+    #[test]
+    fn rows_of_a_folder_lie_in_its_files() {
+        let part = |path: &str, rows| Part { path: path.into(), rows };
+        let folder =
+            FileSummary { path: "d".into(), parts: vec![part("d/a", 2), part("d/b", 1)], ..Default::default() };
+        assert_eq!((1..=3).map(|row| folder.place(row)).collect::<Vec<_>>(), [("d/a", 1), ("d/a", 2), ("d/b", 1)]);
+        assert_eq!(FileSummary { path: "f".into(), ..Default::default() }.place(7), ("f", 7));
+    }
+
+    #[test]
+    fn skips_are_counted_by_reason_and_the_first_named() {
+        let mut file = FileSummary::default();
+        for row in 1..=9 {
+            let reason = if row % 2 == 0 { Reason::NoTurns } else { Reason::NotJson };
+            file.skip(reason, row.to_string());
+        }
+        assert_eq!(file.skipped, 9);
+        let reasons: Vec<_> =
+            file.reasons.iter().map(|skips| (skips.reason, skips.rows, skips.first.join(" "))).collect();
+        assert_eq!(reasons, [(Reason::NotJson, 5, "1 3 5".to_owned()), (Reason::NoTurns, 4, "2 4 6".to_owned())]);
+    }
+
+    #[test]
+    fn rows_that_stand_twice_are_found_and_a_row_that_was_drawn_twice_is_not() {
+        let row = |ids: &[u32], row| Example { origin: Origin { dataset: 0, row }, ..example(ids, 1) };
+        let train = [row(&[1, 2], 1), row(&[3], 2), row(&[1, 2], 3), row(&[3], 2), row(&[1, 2], 4)];
+        let rows: Vec<_> = repeats(&train).iter().map(|(a, b)| (a.row, b.row)).collect();
+        assert_eq!(rows, [(3, 1), (4, 1)]);
+        assert_eq!(repeats(&[]), []);
     }
 
     #[test]

@@ -64,8 +64,11 @@ pub fn turns(record: &Record, data: &DataConfig) -> Vec<Turn> {
         .collect();
 
     let system = [record.system.as_str(), data.default_system.as_deref().unwrap_or_default()];
-    if let (Some(system), Some(first)) = (system.iter().find(|text| !text.is_empty()), turns.first_mut()) {
-        first.source.insert(0, format!("<|im_start|>system\n{system}<|im_end|>\n"));
+    let system = system.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
+    let tools = record.tools.as_deref();
+    if let Some(first) = turns.first_mut().filter(|_| !system.is_empty() || tools.is_some()) {
+        let tools = tools.unwrap_or_default();
+        first.source.insert(0, format!("<|im_start|>system\n{system}{tools}<|im_end|>\n"));
     }
     turns
 }
@@ -92,7 +95,7 @@ fn has_thought(answer: &str) -> bool {
 }
 
 /// Cuts every `<think>\n…\n</think>\n\n` (this exact form, newlines included) and then the leading newlines.
-fn without_thoughts(answer: &str) -> String {
+pub(super) fn without_thoughts(answer: &str) -> String {
     let mut kept = String::new();
     let mut rest = answer;
     while let Some((before, opened)) = rest.split_once(THOUGHT_OPENS) {
@@ -158,5 +161,9 @@ mod tests {
         assert!(first_piece("", Some("乙")).starts_with("<|im_start|>system\n乙<|im_end|>\n"));
         assert!(first_piece("", Some("")).starts_with("<|im_start|>user\n"), "an empty default is none");
         assert!(first_piece("", None).starts_with("<|im_start|>user\n"));
+
+        let record = Record { tools: Some(String::new()), ..Record::default() };
+        let data = data_config();
+        assert_eq!(turns(&record, &data)[0].source[0], "<|im_start|>system\n<|im_end|>\n", "an empty list of tools");
     }
 }

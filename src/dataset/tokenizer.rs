@@ -17,9 +17,15 @@ pub(super) const TURN_ENDS: &str = "<|im_end|>";
 const PAD: &str = "<|endoftext|>";
 const THOUGHT_TAGS: [&str; 2] = ["<think>", "</think>"];
 
+/// Added tokens that belong into answers: thoughts and calls of tools.
+const TAGS: [&str; 6] = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"];
+
 /// A tokenizer that knows Qwen3's chat format.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The texts of control tokens, and what they begin with.
+    control: Vec<String>,
+    control_begins: Vec<char>,
     end_id: u32,
     pad_id: u32,
     digest: blake3::Hash,
@@ -49,9 +55,15 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|err| Error::input(format!("not a usable tokenizer: {err}")))?;
 
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder().values().map(|token| token.content.clone());
+        let control: Vec<String> = added.filter(|text| !text.is_empty() && !TAGS.contains(&text.as_str())).collect();
+        let mut control_begins: Vec<char> = control.iter().filter_map(|text| text.chars().next()).collect();
+        control_begins.sort_unstable();
+        control_begins.dedup();
         let takes_segments = segments::are_safe(&inner);
         let (digest, signs) = (blake3::hash(bytes), signs());
-        let mut tokenizer = Self { inner, end_id: 0, pad_id: 0, digest, takes_segments, signs };
+        let mut tokenizer =
+            Self { inner, control, control_begins, end_id: 0, pad_id: 0, digest, takes_segments, signs };
         tokenizer.single(TURN_BEGINS)?;
         tokenizer.end_id = tokenizer.single(TURN_ENDS)?;
         // As LlamaFactory: the pad token, or the end of a turn where a tokenizer has none.
@@ -91,6 +103,11 @@ impl Tokenizer {
         let tokens = tokens.map_err(|err| Error::input(format!("cannot tokenise {word:?}: {err}")))?;
         ids.extend(tokens.into_iter().map(|token| token.id));
         Ok(())
+    }
+
+    /// Whether some part of `text` becomes a control token (`<|im_end|>`). Tags of thoughts and tools are none.
+    pub fn has_control_text(&self, text: &str) -> bool {
+        text.contains(self.control_begins.as_slice()) && self.control.iter().any(|token| text.contains(token.as_str()))
     }
 
     /// The text of `ids`; `skip_special` leaves out what the tokenizer marks as special (`<|im_end|>`, not `<think>`).

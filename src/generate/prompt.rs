@@ -76,6 +76,7 @@ impl Speaker {
             template: self.template,
             cutoff_len: usize::MAX,
             over_length: OverLength::Error,
+            on_bad_row: Default::default(),
             max_samples: None,
             mix_strategy: Default::default(),
             interleave_probs: vec![],

@@ -359,6 +359,7 @@ impl<'a> Console<'a> {
 impl Observer for Console<'_> {
     fn on_event(&mut self, event: &Event) -> Result<()> {
         match event {
+            Event::Data(_) => {} // the header has said it
             Event::Started(e) => self.start(e.total_steps, e.resumed_at),
             Event::Step(e) => self.step(e),
             Event::Logged(e) => self.logged(e),

@@ -2,16 +2,14 @@
 //!
 //! LLaMA Board and other viewers poll this file during the run. Written from the events and nothing else.
 
-use super::{
-    json::{self, Object},
-    lang::duration,
-};
+use super::lang::duration;
 use crate::{
     error::Result,
     fs::{LogFile, write_atomic},
-    trainer::event::{EvalPhase, Evaluated, Event, Observer, Sample},
+    json::{self, Object},
+    trainer::event::{EvalPhase, Evaluated, Event, Observer, Sample, SetRead},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// The file's name in `output_dir`.
@@ -61,18 +59,31 @@ struct Entry<'e> {
     elapsed: f64,
     tokens: Option<u64>,
     samples: &'e [Sample],
+    sets: &'e [SetRead],
 }
 
 impl<'e> Entry<'e> {
     /// `None` where LlamaFactory writes nothing: its final evaluation comes after it has closed the log, and it has none
-    /// before training, which stands here only with what the base wrote.
+    /// before training, which stands here only with what the base wrote. Nor does it say what became of the rows; here a line
+    /// does where some were left out.
     fn of(event: &'e Event) -> Option<Self> {
         match event {
+            Event::Data(e) if e.sets.iter().any(|set| set.skipped > 0) => Some(Self {
+                step: 0,
+                total_steps: e.total_steps,
+                metrics: vec![],
+                samples: &[],
+                sets: &e.sets,
+                epoch: 0.0,
+                elapsed: 0.0,
+                tokens: None,
+            }),
             Event::Logged(e) => Some(Self {
                 step: e.step,
                 total_steps: e.total_steps,
                 metrics: vec![("loss".into(), e.loss), ("lr".into(), e.lr)],
                 samples: &[],
+                sets: &[],
                 epoch: e.epoch,
                 elapsed: e.elapsed,
                 tokens: e.num_input_tokens_seen,
@@ -82,6 +93,7 @@ impl<'e> Entry<'e> {
                 total_steps: e.total_steps,
                 metrics: e.metrics(),
                 samples: e.written.as_ref().map_or(&[], |written| &written.samples),
+                sets: &[],
                 epoch: e.epoch,
                 elapsed: e.elapsed,
                 tokens: e.num_input_tokens_seen,
@@ -91,6 +103,7 @@ impl<'e> Entry<'e> {
                 total_steps: e.total_steps,
                 metrics: vec![],
                 samples: &[],
+                sets: &[],
                 epoch: e.epoch,
                 elapsed: e.runtime,
                 tokens: e.num_input_tokens_seen,
@@ -119,8 +132,16 @@ impl<'e> Entry<'e> {
             let samples = self.samples.iter().map(|sample| json!({"prompt": sample.prompt, "answer": sample.answer}));
             line.insert("samples".into(), samples.collect());
         }
+        if !self.sets.is_empty() {
+            line.insert("data".into(), self.sets.iter().map(set_read).collect());
+        }
         line
     }
+}
+
+fn set_read(set: &SetRead) -> Value {
+    let SetRead { name, read, kept, skipped, reasons } = set;
+    json!({"name": name, "read": read, "kept": kept, "skipped": skipped, "reasons": reasons})
 }
 
 fn is_of_the_base(e: &Evaluated) -> bool {
@@ -132,7 +153,7 @@ mod tests {
     use super::*;
     use crate::{
         report::testing::{evaluated, lf_events, lf_text, logged},
-        trainer::event::Written,
+        trainer::event::{DataRead, Written},
     };
 
     fn written(events: &[Event]) -> String {
@@ -165,6 +186,23 @@ mod tests {
         for (got, want) in got.lines().zip(unmasked) {
             assert!(got.starts_with(want), "spelling of numbers: {got}");
         }
+    }
+
+    #[test]
+    fn what_was_left_out_stands_first_with_the_keys_that_viewers_read() {
+        let set = |skipped| SetRead {
+            name: "a".into(),
+            read: 9,
+            kept: 9 - skipped,
+            skipped,
+            reasons: [("no_response".to_owned(), skipped)].into_iter().filter(|(_, rows)| *rows > 0).collect(),
+        };
+        let data = |skipped| Event::Data(DataRead { total_steps: 5, sets: vec![set(skipped)] });
+        assert_eq!(written(&[data(0)]), "", "as LlamaFactory where nothing was");
+        let want = "{\"current_steps\": 0, \"total_steps\": 5, \"epoch\": 0.0, \"percentage\": 0.0, \"elapsed_time\": \"0:00:00\", \
+            \"remaining_time\": \"0:00:00\", \"data\": [{\"name\": \"a\", \"read\": 9, \"kept\": 7, \"skipped\": 2, \
+            \"reasons\": {\"no_response\": 2}}]}\n";
+        assert_eq!(written(&[data(2)]), want);
     }
 
     #[test]

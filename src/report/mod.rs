@@ -2,7 +2,6 @@
 
 pub mod console;
 pub mod histogram;
-pub mod json;
 pub mod lang;
 pub mod log;
 pub mod look;
@@ -128,7 +127,7 @@ impl Observer for Outcome {
             Event::Finished(e) => self.finished = Some(e.clone()),
             Event::Logged(e) => self.losses.push(e.loss),
             Event::Started(e) => self.leaks = e.leaks.iter().map(|leaks| leaks.counts(false)).collect(),
-            Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
+            Event::Data(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
         }
         Ok(())
     }

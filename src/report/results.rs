@@ -2,11 +2,11 @@
 //!
 //! Rounding is its too: seconds to 4 decimals, rates to 3, losses and learning rates not at all.
 
-use super::json::{self, Object};
 use crate::{
     config::{EvalStrategy, OutputConfig, Recipe, TrainConfig},
     error::Result,
     fs::write_atomic,
+    json::{self, Object},
     trainer::event::{EvalPhase, Evaluated, Event, Finished, Logged, Observer},
 };
 use serde_json::{Value, json};
@@ -120,7 +120,12 @@ impl Observer for Results {
                 EvalPhase::Final => self.finish_eval(e)?,
             },
             Event::Finished(e) => self.finish(e)?,
-            Event::Started(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
+            Event::Data(_)
+            | Event::Started(_)
+            | Event::Step(_)
+            | Event::Saved(_)
+            | Event::SaveFailed(_)
+            | Event::Trouble(_) => {}
         }
         Ok(())
     }

@@ -147,6 +147,7 @@ pub fn recipe(output_dir: &Path) -> Recipe {
             template: TemplateName::Qwen3,
             cutoff_len: 56,
             over_length: OverLength::Truncate,
+            on_bad_row: Default::default(),
             max_samples: None,
             mix_strategy: Default::default(),
             interleave_probs: vec![],

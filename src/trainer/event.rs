@@ -4,12 +4,14 @@
 
 use crate::{config::COUPLET_PASS, dataset::Leaks, error::Result};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// One thing that happened. Losses are in nats per supervised token, seconds are wall clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// The rows are read.
+    Data(DataRead),
     /// Everything is loaded; step 1 comes next.
     Started(Started),
     /// One optimizer step is done (every step, for a progress bar).
@@ -26,6 +28,30 @@ pub enum Event {
     Trouble(Trouble),
     /// The last step is done and every file is about to be written.
     Finished(Finished),
+}
+
+/// What was read and left out, by data set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataRead {
+    /// Optimizer steps of the whole run.
+    pub total_steps: usize,
+    /// In the order read.
+    pub sets: Vec<SetRead>,
+}
+
+/// A data set. `read` = `kept` + `skipped`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRead {
+    /// Its name in `dataset_info.json`.
+    pub name: String,
+    /// Rows that were read.
+    pub read: usize,
+    /// Rows that are trained or evaluated.
+    pub kept: usize,
+    /// Rows that are left out.
+    pub skipped: usize,
+    /// Why, and how many for that reason.
+    pub reasons: BTreeMap<String, usize>,
 }
 
 /// The shape of the run.

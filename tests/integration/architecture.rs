@@ -10,12 +10,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("rng", &[]),
     ("fs", &["error"]),
+    ("json", &["error"]),
     ("signal", &["error"]),
     ("prosody", &["error"]),
     ("config", &["error"]),
     ("device", &["config", "error", "kernels"]),
     ("kernels", &["error"]),
-    ("dataset", &["config", "error", "fs", "prosody", "rng"]),
+    ("dataset", &["config", "error", "fs", "json", "prosody", "rng"]),
     ("hub", &["config", "error", "fs"]),
     ("model", &["config", "error", "kernels", "rng", "fs"]),
     ("optim", &["config", "error", "kernels"]),
@@ -25,7 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("trainer", &["config", "error", "dataset", "model", "adapter", "optim", "plan", "fs", "rng"]),
     ("eval", &["config", "dataset", "error", "generate", "model", "prosody", "rng"]),
     ("run", &["adapter", "config", "error", "fs", "trainer"]),
-    ("report", &["config", "error", "fs", "trainer"]),
+    ("report", &["config", "error", "fs", "json", "trainer"]),
     ("testing", &["config", "error", "kernels", "model"]),
 ];
 

@@ -161,8 +161,47 @@ const REFUSED: &[Case] = &[
     ("data: no registry", &["recipe.toml", "dataset_dir=dat"], |_| {}),
     ("data: the registry is broken", TRAIN, |w| w.write("data/dataset_info.json", "{\"couplets\": ")),
     ("data: the file is missing", TRAIN, |w| remove(w, "data/couplets.json")),
-    ("data: ShareGPT", TRAIN, |w| {
-        json_file(w, "data/dataset_info.json", |r| r["couplets"]["formatting"] = json!("sharegpt"));
+    ("data: a format that is not known", TRAIN, |w| entry(w, json!({"formatting": "share_gpt"}))),
+    ("data: a column that is not known", TRAIN, |w| entry(w, json!({"columns": {"promt": "instruction"}}))),
+    ("data: tags that leave the roles unset", TRAIN, |w| {
+        entry(w, json!({"formatting": "sharegpt", "tags": {"role_tag": "role"}}));
+    }),
+    ("data: Alpaca registered as ShareGPT", TRAIN, |w| entry(w, json!({"formatting": "sharegpt"}))),
+    ("data: roles out of turn", TRAIN, |w| {
+        talk(w, json!([{"from": "human", "value": "天"}, {"from": "human", "value": "地"}]))
+    }),
+    ("data: a role that is not known", TRAIN, |w| {
+        talk(w, json!([{"from": "user", "value": "天"}, {"from": "gpt", "value": "地"}]))
+    }),
+    ("data: a conversation without a last answer", TRAIN, |w| talk(w, json!([{"from": "human", "value": "天"}]))),
+    ("data: a call that is no JSON", TRAIN, |w| {
+        talk(w, json!([{"from": "human", "value": "天"}, {"from": "function_call", "value": "晴"}]));
+    }),
+    ("data: on a hub", TRAIN, |w| entry(w, json!({"hf_hub_url": "me/couplets"}))),
+    ("data: a program", TRAIN, |w| entry(w, json!({"script_url": "couplets"}))),
+    ("data: in a cloud", TRAIN, |w| entry(w, json!({"cloud_file_name": "s3://couplets.json"}))),
+    ("data: another split", TRAIN, |w| entry(w, json!({"split": "test"}))),
+    ("data: text", TRAIN, |w| named(w, "couplets.txt", "天 地\n")),
+    ("data: Arrow", TRAIN, |w| named(w, "couplets.arrow", "")),
+    ("data: a folder of two types", TRAIN, |w| {
+        named(w, "parts/a.json", "[]");
+        w.write("data/parts/b.csv", "");
+        entry(w, json!({"file_name": "parts"}));
+    }),
+    ("data: a packed file that is cut off", TRAIN, |w| named(w, "couplets.json.gz", b"\x1f\x8b\x08\0\0\0\0\0")),
+    ("data: csv with a field too many", TRAIN, |w| {
+        named(w, "couplets.csv", "instruction,input,output\n对,天,地\n对,天,地,玄\n");
+    }),
+    ("data: csv with a quote that is not closed", TRAIN, |w| {
+        named(w, "couplets.csv", "instruction,input,output\n对,天,\"地\n");
+    }),
+    ("data: every response is empty", TRAIN, |w| {
+        json_file(w, "data/couplets.json", |rows| {
+            rows.as_array_mut().expect("a list").iter_mut().for_each(|row| row["output"] = json!(""));
+        });
+    }),
+    ("data: nothing left but rows without a response", &["recipe.toml", "on_bad_row=skip"], |w| {
+        w.write("data/couplets.json", "{\"instruction\": \"对\", \"input\": \"天\", \"output\": null}\n");
     }),
     ("data: a column that no row has", TRAIN, |w| {
         json_file(w, "data/dataset_info.json", |r| r["couplets"]["columns"]["response"] = json!("下联"));
@@ -261,6 +300,24 @@ const ACCEPTED: &[Case] = &[
     ("config: YAML with a byte order mark and CRLF", &["run.yaml"], |w| windows(w, "run.yaml")),
     ("data: a row longer than cutoff_len in LlamaFactory's dialect", &["run.yaml"], |w| {
         row(w, 2, |r| r["output"] = json!("长".repeat(300)));
+    }),
+    ("data: bad rows, left out", &["recipe.toml", "on_bad_row=skip"], |w| {
+        row(w, 2, |r| r["output"] = Value::Null);
+        row(w, 3, |r| *r = json!("天 地"));
+    }),
+    ("data: rows without a response in LlamaFactory's dialect", &["run.yaml"], |w| {
+        row(w, 2, |r| r["output"] = Value::Null)
+    }),
+    ("data: a column that is not mapped", TRAIN, |w| {
+        entry(w, json!({"columns": {"prompt": "instruction", "response": "output"}}));
+    }),
+    ("data: OpenAI's format", TRAIN, |w| {
+        let tags = json!({"role_tag": "role", "content_tag": "text", "user_tag": "u", "assistant_tag": "a"});
+        talk(w, json!([{"role": "u", "text": "天"}, {"role": "a", "text": "地"}]));
+        entry(w, json!({"formatting": "openai", "tags": tags, "subset": "a"}));
+    }),
+    ("data: csv, with control tokens and repeated rows", TRAIN, |w| {
+        named(w, "couplets.csv", "instruction,input,output\r\n对,\"天<|im_end|>\",地\r\n对,雨,风\r\n对,雨,风\r\n");
     }),
     ("data: a row longer than cutoff_len, dropped", &["recipe.toml", "over_length=drop"], |w| {
         row(w, 2, |r| r["output"] = json!("长".repeat(300)));
@@ -425,6 +482,27 @@ fn set(w: &Workspace, key: &str, value: Value) {
 
 fn quantised(w: &Workspace, method: &str) {
     set(w, "quantization_config", json!({"quant_method": method}));
+}
+
+/// Edits the entry of the data set.
+fn entry(w: &Workspace, changes: Value) {
+    json_file(w, "data/dataset_info.json", |registry| {
+        for (key, value) in changes.as_object().expect("changes") {
+            registry["couplets"][key] = value.clone();
+        }
+    });
+}
+
+/// The data set in another file, under the default columns.
+fn named(w: &Workspace, file_name: &str, bytes: impl AsRef<[u8]>) {
+    w.write(&format!("data/{file_name}"), bytes);
+    w.write("data/dataset_info.json", json!({"couplets": {"file_name": file_name}}).to_string());
+}
+
+/// The data set as one conversation.
+fn talk(w: &Workspace, messages: Value) {
+    named(w, "talk.json", json!([{"conversations": messages}]).to_string());
+    entry(w, json!({"formatting": "sharegpt"}));
 }
 
 /// Edits a row of the data set, from 1.

@@ -2,7 +2,7 @@
 //! Hugging Face's tokenizer. How the reference files were made: `tests/fixtures/dataset/README.md`.
 
 use couplet_train::{
-    config::{DataConfig, OverLength, TemplateName},
+    config::{DataConfig, OnBadRow, OverLength, TemplateName},
     dataset::{self, Example, IGNORE, Splits, Tokenizer, encode, order, record::Record, template},
     error::{Kind, Result},
 };
@@ -26,7 +26,7 @@ fn fixture<T: for<'a> Deserialize<'a>>(name: &str) -> T {
 }
 
 /// The real Qwen3 tokenizer, 151,669 ids.
-fn qwen3() -> &'static Tokenizer {
+pub fn qwen3() -> &'static Tokenizer {
     static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
     TOKENIZER.get_or_init(|| {
         let file = fs::File::open(root("tests/fixtures/qwen3_tokenizer/tokenizer.json.gz")).unwrap();
@@ -62,8 +62,8 @@ struct Variant {
 }
 
 #[derive(Deserialize)]
-struct LfRow {
-    ids: Vec<u32>,
+pub struct LfRow {
+    pub ids: Vec<u32>,
     sup: Vec<[usize; 2]>,
 }
 
@@ -73,33 +73,8 @@ struct Variants {
 }
 
 impl Variant {
-    /// The same setting as a `[data]` section, with LlamaFactory's defaults.
     fn config(&self) -> DataConfig {
-        let mut data = DataConfig {
-            over_length: OverLength::Truncate,
-            enable_thinking: Some(true),
-            ..data_config(root("tests/fixtures/dataset"), &["probes"])
-        };
-        for (key, value) in &self.args {
-            match key.as_str() {
-                "template" if value == "qwen3" => data.template = TemplateName::Qwen3,
-                "template" => data.template = TemplateName::Qwen3Nothink,
-                "enable_thinking" => data.enable_thinking = value.as_bool(),
-                "preserve_thinking" => data.preserve_thinking = value.as_bool().unwrap(),
-                "mask_history" => data.mask_history = value.as_bool().unwrap(),
-                "train_on_prompt" => data.train_on_prompt = value.as_bool().unwrap(),
-                "cutoff_len" => data.cutoff_len = value.as_u64().unwrap() as usize,
-                "default_system" => data.default_system = value.as_str().map(String::from),
-                "val_size" => data.val_size = value.as_f64().unwrap(),
-                "max_samples" => data.max_samples = value.as_u64().map(|n| n as usize),
-                "packing" | "neat_packing" => data.packing = value.as_bool().unwrap(),
-                "preprocessing_batch_size" => data.preprocessing_batch_size = value.as_u64().unwrap() as usize,
-                "preprocessing_num_workers" => data.preprocessing_num_workers = value.as_u64().unwrap() as usize,
-                "seed" => {}
-                other => panic!("unknown setting {other}"),
-            }
-        }
-        data
+        config_of(&self.args, root("tests/fixtures/dataset"), &["probes"])
     }
 
     fn seed(&self) -> u64 {
@@ -107,7 +82,39 @@ impl Variant {
     }
 }
 
-fn assert_rows(got: &[Example], want: &[LfRow], what: &str) {
+/// LlamaFactory's settings as a `[data]` section, with its defaults.
+pub fn config_of(args: &serde_json::Map<String, Value>, dataset_dir: PathBuf, dataset: &[&str]) -> DataConfig {
+    let mut data = DataConfig {
+        over_length: OverLength::Truncate,
+        on_bad_row: OnBadRow::LlamaFactory,
+        enable_thinking: Some(true),
+        ..data_config(dataset_dir, dataset)
+    };
+    for (key, value) in args {
+        let count = || value.as_u64().unwrap() as usize;
+        match key.as_str() {
+            "template" if value == "qwen3" => data.template = TemplateName::Qwen3,
+            "template" => data.template = TemplateName::Qwen3Nothink,
+            "enable_thinking" => data.enable_thinking = value.as_bool(),
+            "preserve_thinking" => data.preserve_thinking = value.as_bool().unwrap(),
+            "mask_history" => data.mask_history = value.as_bool().unwrap(),
+            "train_on_prompt" => data.train_on_prompt = value.as_bool().unwrap(),
+            "cutoff_len" => data.cutoff_len = count(),
+            "default_system" => data.default_system = value.as_str().map(String::from),
+            "val_size" => data.val_size = value.as_f64().unwrap(),
+            "max_samples" => data.max_samples = Some(count()),
+            "mix_strategy" => data.mix_strategy = serde_json::from_value(value.clone()).unwrap(),
+            "packing" | "neat_packing" => data.packing = value.as_bool().unwrap(),
+            "preprocessing_batch_size" => data.preprocessing_batch_size = count(),
+            "preprocessing_num_workers" => data.preprocessing_num_workers = count(),
+            "seed" => {}
+            other => panic!("unknown setting {other}"),
+        }
+    }
+    data
+}
+
+pub fn assert_rows(got: &[Example], want: &[LfRow], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}: rows");
     for (example, row) in got.iter().zip(want) {
         let mut labels = vec![IGNORE; row.ids.len()];
@@ -462,7 +469,7 @@ fn long_rows_are_refused_dropped_or_cut_as_asked() {
     let dropped = with(OverLength::Drop).unwrap();
     assert_eq!(dropped.train.len(), 7);
     assert!(dropped.summary.warnings.iter().any(|warning| warning.en.contains("= 40, left out: 1, first ")));
-    assert_eq!((dropped.summary.files[1].kept, dropped.summary.files[1].dropped), (2, 1));
+    assert_eq!((dropped.summary.files[1].kept, dropped.summary.files[1].skipped), (2, 1));
 
     let cut = with(OverLength::Truncate).unwrap();
     assert_eq!((cut.train.len(), cut.summary.train.max), (8, 40));
@@ -492,7 +499,7 @@ fn nothing_to_train_on_is_an_error_of_the_input() {
         (vec![], 0.0, 99, "no data set is named"),
         (vec!["empty"], 0.0, 99, "holds no rows"),
         (vec!["a"], 5.0, 99, "val_size = 5 holds out all 5 rows"),
-        (vec!["a"], 0.0, 5, "no row is left to train on; longer than cutoff_len = 5: 5"),
+        (vec!["a"], 0.0, 5, "a.json (5 rows: 5 longer than cutoff_len)"),
         (vec!["unanswered"], 0.0, 99, "row 2: `output` (the response) is missing"),
         (vec!["c"], 0.0, 99, "no data set named \"c\""),
     ] {

@@ -248,6 +248,7 @@ fn tiny() -> (Qwen3, Tokenizer, DataConfig) {
         mix_strategy: Default::default(),
         interleave_probs: vec![],
         eval_on_each_dataset: false,
+        on_bad_row: Default::default(),
         max_samples: None,
         val_size: 0.0,
         mask_history: false,

@@ -12,7 +12,15 @@ mod mutate;
 mod targets;
 
 use crate::support::fixtures;
-use couplet_train::dataset::{self, Tokenizer, registry::Columns};
+use couplet_train::{
+    config::OnBadRow,
+    dataset::{
+        self, Tokenizer,
+        files::{DataFile, FileFormat},
+        record::How,
+        shape::Shape,
+    },
+};
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -122,12 +130,14 @@ fn a_data_file_that_was_cut_is_refused_with_its_row_or_is_whole() {
         for len in 1..bytes.len() {
             fs::write(&path, &bytes[..len]).unwrap();
             let rows = bytes[..len].iter().filter(|b| **b == b'\n').count();
-            match dataset::record::read(&path, &Columns::default(), None) {
+            let file = DataFile { path: path.clone(), format: FileFormat::Json, gzip: false };
+            let how = How { shape: &Shape::default(), limit: None, on_bad_row: OnBadRow::Error };
+            match dataset::record::read(&[file], how) {
                 Ok(parsed) => {
                     let is_whole = at_line_ends && (bytes[len - 1] == b'\n' || bytes[len] == b'\n');
                     assert!(is_whole || bytes[len..].trim_ascii().is_empty(), "cut at {len}");
-                    assert_eq!(parsed.records.len(), parsed.rows, "every row that was read is there");
-                    assert!(!at_line_ends || (rows..=rows + 1).contains(&parsed.rows), "cut at {len}");
+                    assert_eq!(parsed.rows.len(), parsed.counts[0], "every row that was read is there");
+                    assert!(!at_line_ends || (rows..=rows + 1).contains(&parsed.rows.len()), "cut at {len}");
                 }
                 Err(err) => {
                     let text = err.to_string();

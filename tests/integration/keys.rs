@@ -24,6 +24,7 @@ const DRIVEN: &[(&str, &str, &[&str])] = &[
     ("template", "qwen3_nothink", &[]),
     ("cutoff_len", "40", &[]),
     ("over_length", "drop", &["cutoff_len=40"]),
+    ("on_bad_row", "error", &["dataset=ragged"]),
     ("max_samples", "9", &[]),
     ("mix_strategy", "interleave_under", &[]),
     ("interleave_probs", "0.75,0.25", &["mix_strategy=interleave_over"]),

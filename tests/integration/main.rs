@@ -31,6 +31,8 @@ mod evaluate;
 mod export;
 /// The couplets written for this project.
 mod festive;
+/// Every format a data set comes in, and what becomes of rows that are not as they should be.
+mod formats;
 /// Parsers against files that nobody would write.
 mod fuzz;
 /// Generation: the cache, batches, forks, scores, and the two commands.

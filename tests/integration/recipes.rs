@@ -50,11 +50,11 @@ fn the_14b_yaml_is_the_14b_toml() {
         toml.diff(&serde_json::to_value(&yaml).unwrap()).into_iter().map(|difference| difference.key).collect();
     assert_eq!(
         differences,
-        ["dialect", "over_length", "save_steps"],
-        "`over_length` is no key of LlamaFactory's; steps are not used"
+        ["dialect", "on_bad_row", "over_length", "save_steps"],
+        "`on_bad_row` and `over_length` are no keys of LlamaFactory's; steps are not used"
     );
     assert_eq!(notices.len(), 1, "truncation: {notices:?}");
-    let mut same = load("qwen3_14b_lora.yaml", &["over_length=error", "save_steps=200"]).recipe;
+    let mut same = load("qwen3_14b_lora.yaml", &["on_bad_row=error", "over_length=error", "save_steps=200"]).recipe;
     same.dialect = Dialect::Toml;
     assert_eq!(same, toml);
 }

@@ -12,6 +12,7 @@ use crate::config::kind::{Kind, Words};
 
 const TEMPLATE: Kind = Kind::Choice { now: &["qwen3", "qwen3_nothink"], later: &[] };
 const OVER_LENGTH: Kind = Kind::Choice { now: &["error", "drop", "truncate"], later: &[] };
+const BAD_ROW: Kind = Kind::Choice { now: &["error", "skip", "llamafactory"], later: &[] };
 /// `interleave_once` is refused by the `datasets` library that LlamaFactory stands on.
 const MIX: Kind = Kind::Choice { now: &["concat", "interleave_under", "interleave_over"], later: &["interleave_once"] };
 const WORKERS: Words =
@@ -34,6 +35,9 @@ pub(super) static KEYS: &[Key] = keys! {
         words("the longest row, in tokens", "每行最多的词元数");
     over_length: read(SCORED, Data, OVER_LENGTH, by("truncate", "error")),
         words("what happens to longer rows", "超长的行如何处理：报错、丢弃或截断");
+    on_bad_row: read(SCORED, Data, BAD_ROW, by("llamafactory", "error")),
+        words("what happens to a row that cannot be trained: an error, left out and counted (skip), or left out where LlamaFactory does so (no response, roles out of turn)",
+              "无法训练的行如何处理：报错（error）；略去并计数（skip）；仅略去 LlamaFactory 也会略去的行，如没有回答、角色未按顺序（llamafactory）");
     max_samples: read(SCORED, Data, Kind::Whole(1), Unset),
         words("only the first rows of every data set", "每个数据集只取前若干行");
     mix_strategy: read(TRAIN, Data, MIX, Same("concat")),
@@ -84,7 +88,7 @@ pub(super) static KEYS: &[Key] = keys! {
     dataloader_prefetch_factor: Ignored, WORKERS;
     data_shared_file_system: Ignored, WORKERS;
     remove_unused_columns: Ignored, words("only columns that dataset_info.json names are read", "只读取 dataset_info.json 中映射的列");
-    tool_format: Ignored, words("rows with tools are not trained", "不训练带工具的数据");
+    tool_format: Refused(&["qwen"]), words("tools and calls are written as Qwen3's template writes them", "工具与调用按 Qwen3 模板的格式书写");
     media_dir: Ignored, TEXT_ONLY;
     image_max_pixels: Ignored, TEXT_ONLY;
     image_min_pixels: Ignored, TEXT_ONLY;

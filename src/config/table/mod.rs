@@ -179,6 +179,7 @@ pub const OURS: &[&str] = &[
     "device",
     "test_dataset",
     "over_length",
+    "on_bad_row",
     "shared_prefix",
     "micro_batch_tokens",
     "sample_prompts",

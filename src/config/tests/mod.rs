@@ -31,7 +31,7 @@ fn defaults_follow_the_dialect() {
         "model": {"model_name_or_path": "m", "adapter_name_or_path": null, "create_new_adapter": false, "cache_dir": null, "model_revision": "main",
             "device": "auto"},
         "data": {"dataset": ["d"], "eval_dataset": [], "test_dataset": [], "dataset_dir": "data", "template": "qwen3", "cutoff_len": 2048,
-            "over_length": "truncate", "max_samples": null, "mix_strategy": "concat", "interleave_probs": [], "eval_on_each_dataset": false, "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
+            "over_length": "truncate", "on_bad_row": "llamafactory", "max_samples": null, "mix_strategy": "concat", "interleave_probs": [], "eval_on_each_dataset": false, "val_size": 0.0, "mask_history": false, "train_on_prompt": false,
             "enable_thinking": true, "preserve_thinking": false, "default_system": null, "packing": false,
             "preprocessing_batch_size": 1000, "preprocessing_num_workers": 1},
         "lora": {"lora_rank": 8, "lora_alpha": 16.0, "lora_dropout": 0.0, "lora_target":
@@ -58,6 +58,7 @@ fn defaults_follow_the_dialect() {
         "eval_steps 10",
         "logging_steps 10",
         "lr_scheduler_type \"cosine\"",
+        "on_bad_row \"error\"",
         "over_length \"error\"",
         "plot_loss true",
         "save_steps 200",

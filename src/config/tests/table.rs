@@ -13,6 +13,7 @@ fn example(name: &str, kind: Kind) -> (String, &'static str) {
     let value = match name {
         "dataset" => "other, d",
         "over_length" => "drop",
+        "on_bad_row" => "skip",
         "model_name_or_path" | "output_dir" | "dataset_dir" => "other/folder",
         "device" => "cuda:1",
         "lora_target" => "v_proj",

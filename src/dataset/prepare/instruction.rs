@@ -6,7 +6,7 @@
 
 use super::clean::Row;
 use crate::{
-    dataset::record::read_text,
+    dataset::input::read_text,
     error::{Error, Result},
 };
 use std::path::Path;

@@ -82,8 +82,11 @@ pub fn cases(records: &[Record], data: &DataConfig, tokenizer: &Tokenizer) -> Re
     records.iter().map(case).collect()
 }
 
-fn question(record: &Record) -> (&str, &str, &str, &[(String, String)]) {
-    (&record.prompt, &record.query, &record.system, &record.history)
+/// All that is said to the model: instruction, input, system text, tools and what was said before.
+type Question<'r> = (&'r str, &'r str, &'r str, &'r Option<String>, &'r [(String, String)]);
+
+fn question(record: &Record) -> Question<'_> {
+    (&record.prompt, &record.query, &record.system, &record.tools, &record.history)
 }
 
 fn case(record: &Record, further: Vec<String>, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Case> {

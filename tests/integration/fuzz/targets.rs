@@ -1,13 +1,13 @@
 //! What is fuzzed: a file that a user or a hub may hand us, and everything the program does with it before it computes.
 //!
 //! A new one is a row of [`all`] and a folder with a seed or more under `tests/fixtures/fuzz`. Another format of rows is
-//! [`rows`] with another file name.
+//! [`rows`] with another file name or formatting.
 
 use super::mutate::Shape;
 use crate::support::fixtures;
 use couplet_train::{
     adapter::{check, peft::Existing},
-    config::{self, DataConfig, Format, table::Command},
+    config::{self, DataConfig, Format, OnBadRow, table::Command},
     dataset::{self, Tokenizer, prepare},
     error::{Error, Result},
     fs::FileDigest,
@@ -46,8 +46,15 @@ const MB: usize = 1 << 20;
 pub fn all(work: &Path) -> Vec<Target> {
     let tokenizer = || fixtures().join("fuzz/tokenizer/seed.json");
     vec![
-        rows(work, "rows_json", "rows.json", &tokenizer()),
-        rows(work, "rows_jsonl", "rows.jsonl", &tokenizer()),
+        rows(work, "rows_json", "rows.json", Shape::Json, ALPACA, &tokenizer()),
+        rows(work, "rows_jsonl", "rows.jsonl", Shape::Json, ALPACA, &tokenizer()),
+        rows(work, "rows_sharegpt", "rows.json", Shape::Json, SHAREGPT, &tokenizer()),
+        rows(work, "rows_openai", "rows.jsonl", Shape::Json, OPENAI, &tokenizer()),
+        rows(work, "rows_csv", "rows.csv", Shape::Bytes, ALPACA, &tokenizer()),
+        rows(work, "rows_tsv", "rows.tsv", Shape::Bytes, ALPACA, &tokenizer()),
+        Target { base: 64 * MB, ..rows(work, "rows_csv_gz", "rows.csv.gz", Shape::Bytes, ALPACA, &tokenizer()) },
+        #[cfg(feature = "parquet")]
+        Target { base: 64 * MB, ..rows(work, "rows_parquet", "rows.parquet", Shape::Bytes, ALPACA, &tokenizer()) },
         registry(work, &tokenizer()),
         target(
             "pairs",
@@ -130,29 +137,58 @@ fn folder(work: &Path, name: &str) -> PathBuf {
     dir
 }
 
-/// Rows of a data set, from the registry to tokens.
-pub fn rows(work: &Path, name: &'static str, file: &'static str, tokenizer: &Path) -> Target {
+/// Two ways to register the rows: with default names, and with all of them.
+type Registered = [&'static str; 2];
+
+const ALPACA: Registered = [
+    "{}",
+    r#"{"columns": {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history",
+        "tools": "tools"}}"#,
+];
+const SHAREGPT: Registered = [
+    r#"{"formatting": "sharegpt"}"#,
+    r#"{"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "system", "tools": "tools"}}"#,
+];
+const OPENAI: Registered = [
+    r#"{"formatting": "openai", "columns": {"messages": "messages"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+                 "observation_tag": "tool", "function_tag": "call", "system_tag": "system"}}"#,
+    r#"{"formatting": "sharegpt", "columns": {"messages": "messages"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}}"#,
+];
+
+/// Rows of a data set, from the registry to tokens: bad ones refused, and under the other registration left out.
+pub fn rows(
+    work: &Path,
+    name: &'static str,
+    file: &'static str,
+    shape: Shape,
+    registered: Registered,
+    tokenizer: &Path,
+) -> Target {
     let dir = folder(work, name);
-    let columns = r#"{"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}"#;
-    fs::write(
-        dir.join("dataset_info.json"),
-        format!(r#"{{"d": {{"file_name": "{file}"}}, "e": {{"file_name": "{file}", "columns": {columns}}}}}"#),
-    )
-    .expect("a registry");
+    let [d, e] = registered.map(|entry| {
+        let mut entry: serde_json::Value = serde_json::from_str(entry).expect("an entry");
+        entry["file_name"] = file.into();
+        entry
+    });
+    let registry = serde_json::json!({"d": d, "e": e});
+    fs::write(dir.join("dataset_info.json"), registry.to_string()).expect("a registry");
     let tokenizer = Tokenizer::from_bytes(&fs::read(tokenizer).expect("a tokenizer")).expect("a good tokenizer");
     target(
         name,
-        Shape::Json,
+        shape,
         Box::new(move |bytes| {
             fs::write(dir.join(file), bytes).expect("a written file");
-            let data = |name: &str| DataConfig {
+            let data = |name: &str, on_bad_row| DataConfig {
                 dataset: vec![name.into()],
                 dataset_dir: dir.clone(),
                 cutoff_len: 512,
+                on_bad_row,
                 ..couplet_train::testing::data_config()
             };
-            dataset::load(&data("d"), 42, &tokenizer).map(drop)?;
-            dataset::load(&data("e"), 42, &tokenizer).map(drop)
+            has_text(dataset::load(&data("e", OnBadRow::Skip), 42, &tokenizer).map(drop))?;
+            dataset::load(&data("d", OnBadRow::Error), 42, &tokenizer).map(drop)
         }),
     )
 }

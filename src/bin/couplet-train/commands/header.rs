@@ -5,7 +5,10 @@ use crate::machine;
 use candle_core::DType;
 use couplet_train::{
     config::{Dialect, OverLength, Recipe, TemplateName, scheduler},
-    dataset,
+    dataset::{
+        self,
+        summary::{FileSummary, SplitSummary},
+    },
     device::Opened,
     error::gigabytes,
     kernels,
@@ -33,6 +36,8 @@ pub struct Facts<'a> {
     pub pissa: Option<&'a str>,
     /// What was read.
     pub data: &'a dataset::Summary,
+    /// The same of `test_dataset`.
+    pub test: Option<&'a dataset::Summary>,
     /// The steps of the run.
     pub plan: &'a StepPlan,
     /// How samples become micro-batches.
@@ -73,20 +78,8 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
     if let Some(pissa) = facts.pissa {
         header.row("pissa", "PiSSA", pissa.to_owned());
     }
-    for file in &facts.data.files {
-        let mut text = format!("{}: {} rows", file.name, thousands(file.kept));
-        if file.drawn {
-            text += &format!(" ({} random ones of {}: num_samples)", thousands(file.read), thousands(file.rows));
-        } else if file.read < file.rows {
-            text += &format!(" (the first {} of {}: max_samples)", thousands(file.read), thousands(file.rows));
-        }
-        for (count, what) in [(file.dropped, "dropped"), (file.truncated, "truncated"), (file.empty_responses, "empty")]
-        {
-            if count > 0 {
-                text += &format!(", {count} {what}");
-            }
-        }
-        header.row("data", "数据", text);
+    for file in facts.data.files.iter().chain(facts.test.iter().flat_map(|test| &test.files)) {
+        header.row("data", "数据", file_line(file));
     }
     let rows = &facts.data.train;
     header.row(
@@ -94,8 +87,8 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
         "行",
         format!(
             "{} training, {} held out; tokens a row: mean {:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
-            thousands(rows.rows),
-            thousands(facts.data.eval.rows),
+            split_size(rows),
+            split_size(&facts.data.eval),
             rows.mean,
             rows.p50,
             rows.max,
@@ -140,6 +133,37 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
     header.row("rate", "学习率", rate_line(recipe, facts.plan.total_steps));
     header.row("output", "输出", recipe.output.output_dir.display().to_string());
     header
+}
+
+/// What was read of a data set and what became of it: read = kept + skipped.
+fn file_line(file: &FileSummary) -> String {
+    let mut text = format!("{}: {} rows", file.name, thousands(file.read));
+    if file.drawn {
+        text += &format!(" (random ones of {}: num_samples)", thousands(file.rows));
+    } else if file.mixed {
+        text += &format!(" (of {}: mix_strategy)", thousands(file.rows));
+    } else if file.read < file.rows {
+        text += &format!(" (the first of {}: max_samples)", thousands(file.rows));
+    }
+    text += &format!(" = {} kept + {} skipped", thousands(file.kept), thousands(file.skipped));
+    if file.skipped > 0 {
+        let reasons = file.reasons.iter().map(|skips| format!("{} {}", thousands(skips.rows), skips.reason.words().0));
+        text += &format!(" ({})", reasons.collect::<Vec<_>>().join(", "));
+    }
+    for (count, what) in [(file.truncated, "truncated"), (file.empty_responses, "empty")] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    text
+}
+
+/// The rows of a split, and of how many where some are left out.
+fn split_size(split: &SplitSummary) -> String {
+    match split.skipped {
+        0 => thousands(split.rows),
+        skipped => format!("{} (of {}, {} skipped)", thousands(split.rows), thousands(split.read), thousands(skipped)),
+    }
 }
 
 fn memory_line(facts: &Facts) -> String {

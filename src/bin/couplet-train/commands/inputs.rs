@@ -6,12 +6,13 @@ use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
     config::{LoraConfig, ModelConfig, Recipe},
-    dataset::{self, Example, Splits, Tokenizer},
+    dataset::{self, Example, Splits, Tokenizer, summary::FileSummary},
     device::{self, Opened},
     error::{Error, Result, io_reason},
     fs::{self, fault},
     model::{Principal, Qwen3Config, published},
     report::Console,
+    trainer::event::{DataRead, SetRead},
 };
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,8 @@ pub struct Inputs {
     /// The LoRA that the recipe asks for, where an adapter may have its own.
     pub asked: LoraConfig,
     pub data: Splits,
-    pub test: Vec<Example>,
+    /// The rows of `test_dataset`, as held-out ones.
+    pub test: Option<Splits>,
     pub opened: Opened,
     pub dtype: DType,
 }
@@ -95,7 +97,8 @@ impl Inputs {
         fault::phase("tokenise");
         let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
         let test = verdict::test_rows(recipe, &tokenizer)?;
-        let rows = data.train.iter().chain(&data.eval).chain(&test);
+        let tested = test.iter().flat_map(|test| &test.eval);
+        let rows = data.train.iter().chain(&data.eval).chain(tested);
         refuse_unknown_ids(rows, model_config.vocab_size, &model_dir)?;
         let opened = open(recipe, &model_config)?;
         let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
@@ -117,6 +120,19 @@ impl Inputs {
     /// Names of the data sets, in the order read.
     pub fn dataset_names(&self) -> Vec<String> {
         self.data.summary.files.iter().map(|file| file.name.clone()).collect()
+    }
+
+    /// What became of the rows.
+    pub fn data_read(&self, total_steps: usize) -> DataRead {
+        let summaries = [Some(&self.data), self.test.as_ref()].into_iter().flatten().map(|splits| &splits.summary);
+        let set = |file: &FileSummary| SetRead {
+            name: file.name.clone(),
+            read: file.read,
+            kept: file.kept,
+            skipped: file.skipped,
+            reasons: file.reasons.iter().map(|skips| (skips.reason.name().to_owned(), skips.rows)).collect(),
+        };
+        DataRead { total_steps, sets: summaries.flat_map(|summary| &summary.files).map(set).collect() }
     }
 
     /// Puts the tokenizer beside the adapter.

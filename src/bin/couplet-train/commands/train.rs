@@ -133,7 +133,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let receipt = Receipt::begin(&recipe, about)?;
     pissa::begin(&recipe, principal, &trainer.params, &initial)?;
     let mut outcome = Outcome::default();
-    let mut watchers = watchers(&recipe, trainer.history(), &mut outcome, &mut console)?;
+    let read = Event::Data(inputs.data_read(trainer.plan().total_steps));
+    let mut watchers = watchers(&recipe, read, trainer.history(), &mut outcome, &mut console)?;
     let keep = |trainer: &Trainer| {
         on_card.trained();
         keep(&recipe, &inputs, trainer, (principal, &initial), look.lang)
@@ -152,7 +153,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     };
 
     // 4. What it came to.
-    let rows = Finals { train: &inputs.data.train, test: &inputs.test };
+    let rows = Finals { train: &inputs.data.train, test: inputs.test.as_ref().map_or(&[], |test| &test.eval) };
     let scores = scores(&trainer, rows).map_err(Error::in_run)?;
     let verdict = scores.map(|scores| Verdict::new(&outcome, scores));
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
@@ -377,6 +378,7 @@ pub(super) fn said_before(
         trainable: planned.shape(&inputs.model_config).trainable(),
         pissa,
         data: &inputs.data.summary,
+        test: inputs.test.as_ref().map(|test| &test.summary),
         plan,
         cut: planned.cut,
         memory: &planned.memory,
@@ -408,7 +410,8 @@ pub(super) fn said_before(
             "设置了 `lora_dropout` 或 `neftune_noise_alpha`：共同前缀将逐样本计算",
         );
     }
-    for warning in &inputs.data.summary.warnings {
+    let tested = inputs.test.iter().flat_map(|test| &test.summary.warnings);
+    for warning in inputs.data.summary.warnings.iter().chain(tested) {
         header.notice(warning.en.clone(), warning.zh.clone());
     }
     header
@@ -417,6 +420,7 @@ pub(super) fn said_before(
 /// Those who watch, told of the `history` first; the console has seen it.
 fn watchers<'a>(
     recipe: &Recipe,
+    read: Event,
     history: &[Event],
     outcome: &'a mut Outcome,
     console: &'a mut Console<'_>,
@@ -431,7 +435,8 @@ fn watchers<'a>(
     if recipe.output.plot_loss {
         watchers.push(LossPlot::resume(out, history));
     }
-    watchers.push(TrainerLog::resume(out, history)?);
+    let log: Vec<Event> = [read].into_iter().chain(history.iter().cloned()).collect();
+    watchers.push(TrainerLog::resume(out, &log)?);
     watchers.push(console);
     Ok(watchers)
 }
@@ -517,6 +522,7 @@ fn receipt_facts(
         },
         "merged": recipe.model.merged(),
         "data": inputs.data.summary,
+        "test_data": inputs.test.as_ref().map(|test| &test.summary),
     }))
 }
 

@@ -2,7 +2,7 @@
 
 use couplet_train::{
     config::{DataConfig, MixStrategy, Recipe},
-    dataset::{self, Example, Tokenizer},
+    dataset::{self, Example, Splits, Tokenizer},
     error::Result,
     report::{Score, Scores},
     trainer::{
@@ -20,10 +20,10 @@ pub struct Finals<'a> {
     pub test: &'a [Example],
 }
 
-/// The rows of `test_dataset`, encoded as the held-out ones are.
-pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Example>> {
+/// The rows of `test_dataset`, encoded as the held-out ones are. `None`: none is named.
+pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Splits>> {
     if recipe.data.test_dataset.is_empty() {
-        return Ok(vec![]);
+        return Ok(None);
     }
     let names = recipe.data.test_dataset.clone();
     let data = DataConfig {
@@ -37,7 +37,7 @@ pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Example>>
         cutoff_len: recipe.data.longest_row(),
         ..recipe.data.clone()
     };
-    Ok(dataset::load(&data, recipe.train.seed, tokenizer)?.eval)
+    dataset::load(&data, recipe.train.seed, tokenizer).map(Some)
 }
 
 /// Σ nll / Σ labels of the trained parameters on each kind of rows. `None`: no row is held out, or the run was stopped.

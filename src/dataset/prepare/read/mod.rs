@@ -12,7 +12,7 @@ mod table;
 pub use lines::Separator;
 
 use crate::{
-    dataset::record::read_text,
+    dataset::input::read_text,
     error::{Error, Result},
 };
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use crate::args::{ShowArgs, SplitArg};
 use couplet_train::{
     config::OverLength,
     dataset::{
-        Tokenizer,
+        LeftOut, Tokenizer,
         encode::{self, Part, Row, encode_rows},
         leaks::Place,
         summary::{FileSummary, common_prefix},
@@ -29,7 +29,7 @@ pub fn run(args: &ShowArgs, look: Look) -> Result<()> {
     let data = &source.recipe.data;
     let numbers = args.rows.clone().or(args.row.map(|row| row..=row));
     let chosen = chosen(&source, numbers, args.split)?;
-    let train: Vec<_> = encode_rows(&source.read.train, data, &source.tokenizer)?;
+    let train: Vec<_> = encode_rows(&source.read.train.rows, data, &source.tokenizer)?;
     let train: Vec<_> = train.into_iter().map(|row| row.example).collect();
     let prefix = train.first().map_or(vec![], |row| row.input_ids[..common_prefix(&train)].to_vec());
     drop(train);
@@ -68,25 +68,36 @@ fn chosen(source: &Source, numbers: Option<RangeInclusive<usize>>, split: Option
         (SplitArg::Test, &read.test, &read.test_files),
     ];
     let wanted = splits.into_iter().filter(|(kind, ..)| split.is_none_or(|split| split == *kind));
-    let rows = wanted.flat_map(|(kind, rows, files)| rows.iter().map(move |row| (kind, row, files.as_slice())));
+    let rows =
+        wanted.clone().flat_map(|(kind, split, files)| split.rows.iter().map(move |row| (kind, row, files.as_slice())));
     let mut seen = HashSet::new();
     let mut chosen: Vec<Chosen> = match &numbers {
         None => rows.take(1).collect(),
         // A file drawn from more than once gives a row more than once.
         Some(numbers) => rows
-            .filter(|(kind, row, _)| {
-                numbers.contains(&row.origin.row) && seen.insert((*kind as u8, row.origin.dataset, row.origin.row))
+            .filter(|(kind, row, files)| {
+                let number = files[row.origin.dataset].place(row.origin.row).1;
+                numbers.contains(&number) && seen.insert((*kind as u8, row.origin.dataset, row.origin.row))
             })
             .collect(),
     };
     chosen.sort_by_key(|(kind, row, _)| (*kind as u8, row.origin.dataset, row.origin.row));
     if chosen.is_empty() {
-        let files: Vec<String> = read
-            .files
-            .iter()
-            .chain(&read.test_files)
-            .map(|file| format!("{} has rows 1 to {}", file.path, file.rows))
-            .collect();
+        let left_out = wanted.flat_map(|(_, split, files)| split.left_out.iter().map(move |row| (row, files)));
+        let is_meant = |(row, files): &(&LeftOut, &Vec<FileSummary>)| {
+            let number = files[row.origin.dataset].place(row.origin.row).1;
+            numbers.as_ref().is_some_and(|numbers| numbers.contains(&number))
+        };
+        if let Some((row, _)) = left_out.into_iter().find(is_meant) {
+            return Err(Error::input(row.fault.fact.clone())
+                .hint("`on_bad_row` leaves such rows out")
+                .hint_zh("`on_bad_row` 会略去这样的行"));
+        }
+        let range = |file: &FileSummary| match file.parts.as_slice() {
+            [] => vec![format!("{} has rows 1 to {}", file.path, file.rows)],
+            parts => parts.iter().map(|part| format!("{} has rows 1 to {}", part.path, part.rows)).collect(),
+        };
+        let files: Vec<String> = read.files.iter().chain(&read.test_files).flat_map(range).collect();
         let what = numbers.map_or("such row".into(), |numbers| format!("row {}..{}", numbers.start(), numbers.end()));
         return Err(Error::input(format!("no {what} is read: {}", files.join(", ")))
             .hint("`max_samples` and `num_samples` leave rows out, --split as well")

@@ -12,10 +12,8 @@ use couplet_train::{
     },
     fs,
     generate::How,
-    report::{
-        json::{self, Object},
-        results::speed,
-    },
+    json::{self, Object},
+    report::results::speed,
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

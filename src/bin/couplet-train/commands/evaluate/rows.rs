@@ -2,7 +2,7 @@
 
 use crate::commands::ask::{Asked, Trained};
 use couplet_train::{
-    config::{DataConfig, EvaluationConfig, MixStrategy, OverLength},
+    config::{DataConfig, EvaluationConfig, MixStrategy, OnBadRow, OverLength},
     dataset::{self, Example, Splits, summary::Warning},
     error::{Error, Result},
     eval::suite::{Case, Known, are_couplets, cases},
@@ -54,7 +54,8 @@ impl Rows {
         let splits = dataset::load(&data, seed, &asked.tokenizer)?;
         let place = |row: usize| {
             let origin = splits.eval[row].origin;
-            format!("{}: row {}", splits.summary.files[origin.dataset].path, origin.row)
+            let (path, row) = splits.summary.files[origin.dataset].place(origin.row);
+            format!("{path}: row {row}")
         };
         refuse_unusable(&splits, place)?;
         let cases = cases(&splits.held_out, &data, &asked.tokenizer)?;
@@ -93,7 +94,10 @@ impl Rows {
 fn data_config(config: &EvaluationConfig, names: &[String], receipt: Option<&Value>, asked: &Asked) -> DataConfig {
     let of_run = |receipt: &Value| serde_json::from_value::<DataConfig>(receipt["config"]["data"].clone()).ok();
     let known = receipt.and_then(of_run);
-    let default_over = if config.inference.llamafactory { OverLength::Truncate } else { OverLength::Error };
+    let (default_over, default_bad) = match config.inference.llamafactory {
+        true => (OverLength::Truncate, OnBadRow::LlamaFactory),
+        false => (OverLength::Error, OnBadRow::Error),
+    };
     let splits = config.eval_dataset.is_empty() && config.val_size > 0.0;
     let (dataset, eval_dataset) = if splits { (names.to_vec(), vec![]) } else { (vec![], names.to_vec()) };
     // What was held out of mixed data sets is found by mixing them again.
@@ -106,6 +110,7 @@ fn data_config(config: &EvaluationConfig, names: &[String], receipt: Option<&Val
         template: asked.speaker.template,
         cutoff_len: config.cutoff_len.or(known.as_ref().map(|data| data.longest_row())).unwrap_or(2048),
         over_length: config.over_length.or(known.as_ref().map(|data| data.over_length)).unwrap_or(default_over),
+        on_bad_row: config.on_bad_row.or(known.as_ref().map(|data| data.on_bad_row)).unwrap_or(default_bad),
         max_samples: config.max_samples,
         mix_strategy: mixed.map_or(MixStrategy::Concat, |data| data.mix_strategy),
         interleave_probs: mixed.map(|data| data.interleave_probs.clone()).unwrap_or_default(),

@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use couplet_train::{
     config::{OverLength, Recipe},
     dataset::{
-        self, Example,
+        self, Example, Split,
         encode::{Encoded, Row, encode_rows},
         leaks::{Leaks, Place},
         near,
@@ -147,27 +147,28 @@ impl Stats {
         let (data, read) = (&source.recipe.data, &source.read);
         let mut files = read.files.clone();
         let mut test_files = read.test_files.clone();
+        let encode = |split: &Split| encode_rows(&split.rows, data, &source.tokenizer);
+        let (train, eval, test) = (encode(&read.train)?, encode(&read.eval)?, encode(&read.test)?);
+        dataset::count(&[(&read.train, &train), (&read.eval, &eval)], data, &source.tokenizer, &mut files);
+        dataset::count(&[(&read.test, &test)], data, &source.tokenizer, &mut test_files);
         let (mut splits, mut all_lengths, mut over_long) = (vec![], vec![], vec![]);
-        let mut train = vec![];
-        for (name, rows, is_test) in
-            [("training", &read.train, false), ("held out", &read.eval, false), ("test", &read.test, true)]
-        {
-            let encoded = encode_rows(rows, data, &source.tokenizer)?;
-            if rows.is_empty() {
+        for (name, split, encoded, read_from) in [
+            ("training", &read.train, &train, &files),
+            ("held out", &read.eval, &eval, &files),
+            ("test", &read.test, &test, &test_files),
+        ] {
+            if split.rows.is_empty() {
                 continue;
             }
-            let (split, lengths) = SplitStats::of(name, &encoded);
-            let read_from = if is_test { &mut test_files } else { &mut files };
-            over_long.extend(too_long(rows, &encoded, data.longest_row(), read_from));
-            match splits.is_empty() {
-                true => train = dataset::settle(encoded, data, read_from),
-                false => drop(dataset::keep(encoded, data, read_from)),
-            }
-            splits.push(split);
+            let (stats, lengths) = SplitStats::of(name, encoded);
+            over_long.extend(too_long(&split.rows, encoded, data.longest_row(), read_from));
+            splits.push(stats);
             all_lengths.push(lengths);
         }
         files.extend(test_files);
-        let place = |row: usize| Place::of(&read.train[row], &read.files);
+        let train = dataset::settle(&read.train, train, data);
+        let rows = &read.train.rows;
+        let place = |row: usize| Place::of(&rows[row], &read.files);
         let prefix = train.first().map_or(vec![], |row| row.input_ids[..common_prefix(&train)].to_vec());
         let stats = Self {
             files,
@@ -177,17 +178,17 @@ impl Stats {
             over_long,
             prefix: Prefix { tokens: prefix.len(), text: source.tokenizer.decode(&prefix, false)? },
             feed: Fed::of(&source.recipe, &source.model_dir, &train),
-            doubles: doubles(&read.train)
+            doubles: doubles(rows)
                 .into_iter()
                 .map(|(first, row)| Double { row: place(row), first: place(first) })
                 .collect(),
-            contradictions: contradictions(&read.train)
+            contradictions: contradictions(rows)
                 .into_iter()
                 .map(|rows| rows.into_iter().map(place).collect())
                 .collect(),
-            alike: Alike::of(&read.train),
-            instruction: most_frequent(read.train.iter().map(|row| row.record.prompt.as_str())),
-            couplets: Couplets::of(&read.train),
+            alike: Alike::of(rows),
+            instruction: most_frequent(rows.iter().map(|row| row.record.prompt.as_str())),
+            couplets: Couplets::of(rows),
             leaks: read.leaks(),
         };
         Ok((stats, all_lengths))

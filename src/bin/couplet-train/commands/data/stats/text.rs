@@ -82,11 +82,19 @@ fn of_file(file: &FileSummary, over_length: OverLength, lang: Lang) -> String {
         Lang::Zh => format!("{}（{}）：共 {rows} 行，读取 {read} 行，保留 {kept} 行", file.name, file.path),
     };
     let (cut, cut_zh) = if over_length == OverLength::Error { ("too long", "超长") } else { ("cut", "截断") };
+    for skips in &file.reasons {
+        let ((en, zh), rows) = (skips.reason.words(), thousands(skips.rows));
+        text += &match lang {
+            Lang::En => format!(", {rows} left out: {en}"),
+            Lang::Zh => format!("，略去 {rows} 行：{zh}"),
+        };
+    }
     for (count, en, zh) in [
-        (file.dropped, "left out as too long", "因过长略去"),
         (file.truncated, cut, cut_zh),
         (file.unlabelled, "without anything to learn", "无可学内容"),
         (file.empty_responses, "with an empty answer", "回答为空"),
+        (file.empty_questions, "with an empty question", "提问为空"),
+        (file.control_rows, "with the text of a control token", "含有控制词元"),
     ] {
         if count > 0 {
             text += &match lang {

@@ -1,6 +1,7 @@
 //! JSON as Python's `json.dump` writes it: the same spaces, the same spelling of numbers.
 //!
-//! LlamaFactory's files are read by people and by scripts that compare text; ours look the same to both.
+//! LlamaFactory's files are read by people and by scripts that compare text; ours look the same to both. What its templates
+//! write of tools and calls is such JSON too, and there every blank is a token.
 
 use crate::error::{Error, Result};
 use serde_json::{
@@ -15,6 +16,11 @@ pub type Object = Map<String, Value>;
 /// `json.dumps(object)`: one line, `", "` and `": "` between, keys as they stand.
 pub fn line(object: &Object) -> Result<String> {
     render(object, Python { indent: None, depth: 0, empty: true })
+}
+
+/// `json.dumps(value, ensure_ascii=False)`, on one line as well.
+pub fn dumps(value: &Value) -> Result<String> {
+    render(value, Python { indent: None, depth: 0, empty: true })
 }
 
 /// `json.dumps(object, indent=indent, sort_keys=True)`.

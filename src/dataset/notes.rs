@@ -1,0 +1,128 @@
+//! What the user should know of the data although nothing stops the run.
+
+use crate::{
+    config::{DataConfig, OverLength, TemplateName},
+    dataset::{
+        Origin, Reason,
+        encode::Row,
+        summary::{FileSummary, OverLong, Warning},
+    },
+};
+
+/// Thoughts that are not trained although they are there, or that have to be served as they were trained.
+pub(super) fn of_thoughts(rows: &[Row], data: &DataConfig) -> Option<Warning> {
+    let thinks = |answer: &str| answer.contains("<think>");
+    let with_thoughts =
+        |row: &&Row| thinks(&row.record.response) || row.record.history.iter().any(|(_, answer)| thinks(answer));
+    let rows = rows.iter().filter(with_thoughts).count();
+    match (data.template, data.enable_thinking) {
+        _ if rows == 0 => None,
+        (TemplateName::Qwen3, Some(false)) => Some(Warning {
+            en: format!(
+                "enable_thinking=false takes the thoughts out of {rows} training rows; enable_thinking=true trains them"
+            ),
+            zh: format!("enable_thinking=false 会删去 {rows} 行训练数据中的思考；enable_thinking=true 则训练它们"),
+        }),
+        _ => Some(Warning {
+            en: format!(
+                "{rows} training rows have thoughts: serve the model with thinking on, as `generate` and `chat` do by themselves"
+            ),
+            zh: format!("{rows} 行训练数据含有思考：部署时请开启思考模式（`generate` 与 `chat` 会自动如此）"),
+        }),
+    }
+}
+
+/// Rows that are left out, by reason; and rows that are kept although they are odd.
+pub(super) fn of_rows(files: &[FileSummary]) -> Vec<Warning> {
+    let mut warnings = vec![];
+    for file in files {
+        let path = &file.path;
+        // Of rows that are too long `of_losses` tells.
+        for skips in file.reasons.iter().filter(|skips| skips.reason != Reason::TooLong) {
+            let ((en, zh), rows, first) = (skips.reason.words(), skips.rows, skips.first.join("; "));
+            warnings.push(Warning {
+                en: format!("{path}: rows {en}, left out: {rows}, first {first}"),
+                zh: format!("{path}：已略去的行（{zh}）：{rows}，前几行：{first}"),
+            });
+        }
+        for (rows, en, zh) in [
+            (
+                file.empty_responses,
+                "with an empty response, which teach to answer nothing",
+                "回答为空的行（模型会学到“不作答”）",
+            ),
+            (file.empty_questions, "that ask nothing: their prompt and query are empty", "提问为空的行"),
+            (
+                file.control_rows,
+                "with the text of a control token in them, which becomes that token, as in LlamaFactory",
+                "文本中含有控制词元的行（与 LlamaFactory 一样会变为该控制词元）",
+            ),
+        ] {
+            if rows > 0 {
+                warnings
+                    .push(Warning { en: format!("{path}: rows {en}: {rows}"), zh: format!("{path}：{zh}：{rows}") });
+            }
+        }
+    }
+    warnings
+}
+
+/// Rows that are too long, and rows that lost their answer.
+pub(super) fn of_losses(
+    files: &[FileSummary],
+    over_long: usize,
+    named: &[OverLong],
+    data: &DataConfig,
+) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let limit = limit(data);
+    let (verb, verb_zh) = match data.over_length {
+        OverLength::Drop => ("left out", "已略去"),
+        OverLength::Truncate | OverLength::Error => ("cut at the end", "已截断尾部"),
+    };
+    if over_long > 0 {
+        let rows = name_rows(named, files);
+        warnings.push(Warning {
+            en: format!("rows longer than {limit}, {verb}: {over_long}, first {rows}"),
+            zh: format!("超过 {limit} 的行，{verb_zh}：{over_long}，前几行：{rows}"),
+        });
+    }
+    let unlabelled: usize = files.iter().map(|file| file.unlabelled).sum();
+    if unlabelled > 0 {
+        warnings.push(Warning {
+            en: format!("rows whose answer was cut away whole, counted but teaching nothing: {unlabelled}"),
+            zh: format!("答案被整段截去的行，计入样本但无可学内容：{unlabelled}"),
+        });
+    }
+    warnings
+}
+
+/// Training rows that stand in the data more than once.
+pub(super) fn of_repeats(repeats: &[(Origin, Origin)], files: &[FileSummary]) -> Option<Warning> {
+    let place = |origin: &Origin| {
+        let (path, row) = files[origin.dataset].place(origin.row);
+        format!("{path} row {row}")
+    };
+    let (row, first) = repeats.first()?;
+    let (rows, row, first) = (repeats.len(), place(row), place(first));
+    Some(Warning {
+        en: format!("training rows that are the same as an earlier one: {rows}, first {row}, as {first}"),
+        zh: format!("与前面某行相同的训练行：{rows}，第一处：{row}，同 {first}"),
+    })
+}
+
+/// The longest row, in words.
+pub(super) fn limit(data: &DataConfig) -> String {
+    match data.packing {
+        false => format!("cutoff_len = {}", data.cutoff_len),
+        true => format!("cutoff_len - 1 = {} (packing)", data.longest_row()),
+    }
+}
+
+pub(super) fn name_rows(rows: &[OverLong], files: &[FileSummary]) -> String {
+    let name = |row: &OverLong| {
+        let (path, number) = files[row.origin.dataset].place(row.origin.row);
+        format!("{path} row {number} ({} tokens)", row.tokens)
+    };
+    rows.iter().map(name).collect::<Vec<_>>().join(", ")
+}

@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn what_dora_would_divide_by_is_not_zero() {
-        let refused = |values: &dyn Fn(&Slot) -> Vec<f32>| dora(values).err().expect("refused").to_string();
+        let refused = |values: &dyn Fn(&Slot) -> Vec<f32>| dora(values).expect_err("refused").to_string();
         let no_magnitude = |slot: &Slot| {
             let mut values = waves(slot);
             if slot.is_magnitude() {

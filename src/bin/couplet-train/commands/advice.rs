@@ -15,8 +15,13 @@ pub fn add(output: &OutputConfig, total_steps: usize, space: Space, header: &mut
         let points = total_steps / steps;
         let more = total_steps / better;
         header.notice(
-            format!("logging_steps {steps} gives {points} points in {total_steps} steps; logging_steps={better} gives {more}"),
-            format!("logging_steps 为 {steps} 时，{total_steps} 步只有 {points} 个点；logging_steps={better} 有 {more} 个"),
+            format!(
+                "logging_steps {steps} gives {points} {} in {total_steps} steps; logging_steps={better} gives {more}",
+                if points == 1 { "point" } else { "points" }
+            ),
+            format!(
+                "logging_steps 为 {steps} 时，{total_steps} 步只有 {points} 个点；logging_steps={better} 有 {more} 个"
+            ),
         );
     }
     if output.save_total_limit.is_none() && space.most > MUCH {

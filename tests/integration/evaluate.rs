@@ -191,8 +191,8 @@ fn what_cannot_be_evaluated_is_said_and_leaves_nothing() {
     w.write("rows/d.json", long.to_string());
     for (args, want) in [
         (&["output_dir=out"][..], "error: no data set is named"),
-        (&["dataset=no_answer", "dataset_dir=rows"], "a.json: row 1: `output` (the response) is missing"),
-        (&["dataset=unmapped", "dataset_dir=rows"], "b.json: row 1: no column is mapped to `response`"),
+        (&["dataset=no_answer", "dataset_dir=rows"], "a.json:1:2: row 1: `output` (the response) is missing"),
+        (&["dataset=unmapped", "dataset_dir=rows"], "b.json:1:2: row 1: no column is mapped to `response`"),
         (&["dataset=empty", "dataset_dir=rows"], "b.json: row 1: no right answer to compare with"),
         (&["dataset=asks_nothing", "dataset_dir=rows"], "c.json: row 1: asks nothing"),
         (&["dataset=long", "dataset_dir=rows", "cutoff_len=100000"], "d.json: row 1: "),

@@ -64,7 +64,9 @@ fn a_model_that_is_not_here_is_known_by_its_name() {
     assert!(row(&plan.stdout, "model").starts_with("Qwen/Qwen3-14B: 14,768,307,200 parameters"), "{}", plan.stdout);
     assert!(row(&plan.stdout, "lora").ends_with("up_proj down_proj"), "{}", plan.stdout);
     assert!(plan.stdout.contains("weights 29.54 GB"), "{}", plan.stdout);
-    assert!(row(&plan.stdout, "time").starts_with("≈ "), "{}", plan.stdout);
+    for estimated in ["tokens", "in all", "time"] {
+        assert!(row(&plan.stdout, estimated).starts_with("≈ "), "{estimated}: {}", plan.stdout);
+    }
     assert!(plan.stdout.contains("\nnote: ≈ Qwen/Qwen3-14B is not on this machine"), "{}", plan.stdout);
 
     let unknown = work.run(&[&args[..], &["model_name_or_path=Qwen/Qwen3-30B-A3B"]].concat());

@@ -46,6 +46,19 @@ pub struct Facts<'a> {
     pub memory: &'a Memory,
     /// The largest micro-batch.
     pub largest: Load,
+    /// Whether tokens are estimated: then their counts are marked ≈.
+    pub estimated: bool,
+}
+
+impl Facts<'_> {
+    fn tokens(&self, n: usize) -> String {
+        tokens(n, self.estimated)
+    }
+}
+
+/// A number of tokens: `1,234`, or `≈ 1,234` where it is estimated.
+pub fn tokens(n: usize, estimated: bool) -> String {
+    format!("{}{}", if estimated { "≈ " } else { "" }, thousands(n))
 }
 
 /// Fills the header of a run.
@@ -86,14 +99,15 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
         "rows",
         "行",
         format!(
-            "{} training, {} held out; tokens a row: mean {:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
+            "{} training, {} held out; tokens a row: mean {}{:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
             split_size(rows),
             split_size(&facts.data.eval),
+            if facts.estimated { "≈ " } else { "" },
             rows.mean,
-            rows.p50,
-            rows.max,
+            facts.tokens(rows.p50),
+            facts.tokens(rows.max),
             recipe.data.cutoff_len,
-            facts.data.common_prefix
+            facts.tokens(facts.data.common_prefix)
         ),
     );
     if !facts.data.leaks.is_empty() {
@@ -107,7 +121,7 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
     header.row(
         "tokens",
         "词元",
-        format!("{} trained of {} an epoch", thousands(rows.trained_tokens), thousands(rows.tokens)),
+        format!("{} trained of {} an epoch", facts.tokens(rows.trained_tokens), facts.tokens(rows.tokens)),
     );
     header.row("template", "模板", template_line(recipe));
     let epochs = match train.max_steps {
@@ -173,7 +187,8 @@ fn memory_line(facts: &Facts) -> String {
         Keep::Lean => "blocks keep the lean set",
         Keep::Input => "blocks keep their input and run forward twice",
     };
-    format!("about {total} at {} rows with {} labels at once; {keep}\n{parts}", load.rows, load.labels)
+    let (rows, labels) = (facts.tokens(load.rows), facts.tokens(load.labels));
+    format!("about {total} at {rows} rows with {labels} labels at once; {keep}\n{parts}")
 }
 
 fn model_line(recipe: &Recipe, facts: &Facts) -> String {

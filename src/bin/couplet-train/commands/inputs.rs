@@ -37,6 +37,8 @@ pub struct Inputs {
     pub test: Option<Splits>,
     pub opened: Opened,
     pub dtype: DType,
+    /// Whether the model is known by its name alone, and tokens are estimated.
+    pub is_estimated: bool,
 }
 
 impl Inputs {
@@ -56,23 +58,23 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// The same of what is on this machine: nothing is fetched, and no device or memory is asked for that is not there. Also
-    /// whether a published geometry and an approximate tokenizer stand in for the model, and why another device is planned for.
+    /// The same of what is on this machine: nothing is fetched, and no device or memory is asked for that is not there. A
+    /// published geometry and an approximate tokenizer stand in for a model, the CPU for a device: then also why.
     ///
     /// Errors: as [`Self::read`]; the model is neither here nor one of the published.
-    pub fn here(recipe: &mut Recipe) -> Result<(Self, StandIn)> {
+    pub fn here(recipe: &mut Recipe) -> Result<(Self, Option<Error>)> {
         recipe.model.adapter_name_or_path.iter().try_for_each(|dir| peft::Existing::open(dir).map(drop))?;
         let base = Base::here(recipe)?;
-        let mut stand_in = StandIn { model: base.is_published, device: None };
+        let mut why_cpu = None;
         let on_cpu = || Opened { device: Device::Cpu, card: None, driver: None, passed_over: None };
         let open = |recipe: &Recipe, model: &Qwen3Config| {
             Ok(device::open(recipe.model.device, model.parameters()).unwrap_or_else(|err| {
-                stand_in.device = Some(err);
+                why_cpu = Some(err);
                 on_cpu()
             }))
         };
         let inputs = Self::of(recipe, base, open)?;
-        Ok((inputs, stand_in))
+        Ok((inputs, why_cpu))
     }
 
     /// Of the base that is here or known by its name.
@@ -81,7 +83,7 @@ impl Inputs {
     }
 
     fn of(recipe: &mut Recipe, base: Base, open: impl FnOnce(&Recipe, &Qwen3Config) -> Result<Opened>) -> Result<Self> {
-        let Base { dir: model_dir, config: model_config, tokenizer, tokenizer_files, .. } = base;
+        let Base { dir: model_dir, config: model_config, tokenizer, tokenizer_files, is_published } = base;
         let merged = merged(&recipe.model, &model_config)?;
         let existing = recipe.model.continued().map(peft::Existing::open_own).transpose()?;
         let asked = recipe.lora.clone();
@@ -114,6 +116,7 @@ impl Inputs {
             test,
             opened,
             dtype,
+            is_estimated: is_published,
         })
     }
 
@@ -144,14 +147,6 @@ impl Inputs {
     pub fn tokenizer_size(&self) -> u64 {
         self.tokenizer_files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
-}
-
-/// What a plan does without.
-pub struct StandIn {
-    /// The model: its geometry is known by its name, and tokens are estimated.
-    pub model: bool,
-    /// The device: why it cannot be used here.
-    pub device: Option<Error>,
 }
 
 /// The base model, but for its weights.

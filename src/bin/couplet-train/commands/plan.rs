@@ -3,8 +3,8 @@
 use super::{
     advice,
     expected::{Expected, Rate},
-    header::thousands,
-    inputs::{Inputs, StandIn},
+    header::{thousands, tokens},
+    inputs::Inputs,
     pissa,
     planned::{Planned, free},
     train,
@@ -34,7 +34,7 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
         without_rows(&recipe, look)?;
         return Err(err);
     }
-    let (inputs, stand_in) = Inputs::here(&mut recipe)?;
+    let (inputs, why_cpu) = Inputs::here(&mut recipe)?;
     let (planned, short) = match Planned::new(&recipe, &inputs) {
         Ok(planned) => (planned, None),
         Err(err) => (Planned::with_any_memory(&recipe, &inputs)?, Some(err)),
@@ -42,15 +42,15 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     let steps = StepPlan::of(&inputs.data.train, &recipe.train);
     let pissa = pissa::planned(&recipe);
     let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices, look.lang);
-    rows(&mut header, &recipe, &planned, &steps, look.lang);
+    rows(&mut header, &recipe, (&inputs, &planned), &steps, look.lang);
     memory(&mut header, &recipe, (&inputs, &planned), short.as_ref(), look.lang);
     disk(&mut header, &recipe, &inputs, &steps)?;
-    let probes = !args.no_probe && !stand_in.model && stand_in.device.is_none() && short.is_none();
+    let probes = !args.no_probe && !inputs.is_estimated && why_cpu.is_none() && short.is_none();
     let expected = time(&recipe, (&inputs, &planned), &steps, probes)?;
     if let Some(expected) = expected {
         header.row("time", "用时", expected.describe(look.lang));
     }
-    stood_in(&mut header, &recipe, &stand_in);
+    stood_in(&mut header, &recipe, &inputs, why_cpu.as_ref());
     Console::new(stdout(), look).header(&header);
     Ok(())
 }
@@ -104,11 +104,11 @@ fn without_rows(recipe: &Recipe, look: Look) -> Result<()> {
 }
 
 /// Tokens by kind, and where the rate begins and ends.
-fn rows(header: &mut Header, recipe: &Recipe, planned: &Planned, steps: &StepPlan, lang: Lang) {
+fn rows(header: &mut Header, recipe: &Recipe, (inputs, planned): (&Inputs, &Planned), steps: &StepPlan, lang: Lang) {
     let survey = &planned.survey;
-    let count = |n: usize| thousands(n);
+    let count = |n: usize| tokens(n, inputs.is_estimated);
     let (all, fed, labels) = (count(survey.tokens), count(survey.rows.fed), count(survey.rows.labels));
-    let (padded, batches) = (count(survey.padded as usize), count(survey.micro_batches));
+    let (padded, batches) = (count(survey.padded as usize), thousands(survey.micro_batches));
     header.row(
         "in all",
         "合计",
@@ -211,15 +211,15 @@ fn time(
 }
 
 /// Says what is estimated, and what another machine would have to be asked.
-fn stood_in(header: &mut Header, recipe: &Recipe, stand_in: &StandIn) {
-    if stand_in.model {
+fn stood_in(header: &mut Header, recipe: &Recipe, inputs: &Inputs, why_cpu: Option<&Error>) {
+    if inputs.is_estimated {
         let name = &recipe.model.model_name_or_path;
         header.notice(
             format!("≈ {name} is not on this machine: its geometry is known by its name, and tokens are estimated, a character each"),
             format!("≈ 本机没有 {name}：结构按名称得知，词元数按每字一个估算"),
         );
     }
-    if let Some(err) = &stand_in.device {
+    if let Some(err) = why_cpu {
         header.notice(format!("planned for the CPU: {err}"), format!("按 CPU 预估：{err}"));
     }
 }

@@ -383,6 +383,7 @@ pub(super) fn said_before(
         cut: planned.cut,
         memory: &planned.memory,
         largest: planned.load,
+        estimated: inputs.is_estimated,
     };
     let mut header = header::header(recipe, &facts, lang);
     if cfg!(feature = "fault-injection") {

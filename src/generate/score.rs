@@ -4,7 +4,7 @@ use super::session::Session;
 use crate::{
     error::{Error, Result},
     kernels::cross_entropy,
-    model::{AdapterWeights, Qwen3},
+    model::{AdapterWeights, Qwen3, head_rows},
 };
 use candle_core::Tensor;
 
@@ -53,7 +53,7 @@ fn score_batch(model: &Qwen3, adapter: Option<&AdapterWeights>, pairs: &[(&[u32]
     Ok(scores.collect())
 }
 
-/// Negative log-likelihood of `targets`, in chunks of rows whose f32 logits take at most 128 MiB.
+/// Negative log-likelihood of `targets`, in chunks of [`head_rows`].
 #[expect(clippy::disallowed_methods, reason = "the result")]
 fn nll(model: &Qwen3, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
     let vocab = model.config().vocab_size;
@@ -61,7 +61,7 @@ fn nll(model: &Qwen3, hidden: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
         return Err(Error::run(format!("token {id} is scored, but the model has only {vocab}")));
     }
     let mut losses = Vec::with_capacity(targets.len());
-    let chunk = ((128 << 20) / (4 * vocab)).max(1);
+    let chunk = head_rows(vocab);
     for (i, targets) in targets.chunks(chunk).enumerate() {
         let logits = model.head(&hidden.narrow(0, i * chunk, targets.len())?)?;
         losses.extend(cross_entropy::nll(&logits, targets)?.to_vec1::<f32>()?);

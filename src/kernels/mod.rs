@@ -47,7 +47,7 @@ pub use no_cuda::{
 };
 pub use ordered_product::{ordered_norm, ordered_product};
 pub use packed::{Packable, Packed, PackedBf16, PackedF32, ProductPath, peak};
-pub use process::{join_pool, keep_freed_buffers};
+pub use process::{join_pool, keep_freed_buffers, return_freed_buffers};
 pub use product::{add, add_product, add_product_at, add_to, product, scaled_product};
 pub use row_product::{add_low_rank, row_product};
 pub(crate) use wide::wide;

@@ -22,6 +22,6 @@ pub use kv_cache::KvCache;
 pub use noise::Noise;
 pub use params::{Grads, Params};
 pub use pissa::Principal;
-pub use qwen3::{Batch, Qwen3};
+pub use qwen3::{Batch, Qwen3, head_rows};
 pub use recorded::Recorder;
 pub use weights::Checkpoint;

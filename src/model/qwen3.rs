@@ -164,6 +164,11 @@ enum Kept {
     Input(Tensor),
 }
 
+/// Rows whose logits are computed at once: at most 512, and at most 128 MiB in f32.
+pub fn head_rows(vocab_size: usize) -> usize {
+    ((128 << 20) / (4 * vocab_size)).clamp(1, 512)
+}
+
 impl Qwen3 {
     /// Reads the base weights in `dtype` onto `device` and declares the adapters in the returned layout.
     pub fn load(
@@ -378,9 +383,9 @@ impl Qwen3 {
         Ok((Tensor::cat(&losses, 0)?, dx))
     }
 
-    /// (start, length) of chunks of label rows whose f32 logits take at most 128 MiB.
+    /// (start, length) of chunks of label rows: [`head_rows`].
     fn head_chunks(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let step = ((128 << 20) / (4 * self.config.vocab_size)).max(1);
+        let step = head_rows(self.config.vocab_size);
         (0..rows).step_by(step).map(move |start| (start, step.min(rows - start)))
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     config::{LoraConfig, Projection},
     kernels::card,
-    model::{Qwen3Config, qwen3::Keep},
+    model::{Qwen3Config, head_rows, qwen3::Keep},
 };
 use candle_core::DType;
 use serde::Serialize;
@@ -48,6 +48,10 @@ pub struct Attended {
 /// An estimate, not measured yet. The context itself is there before anything is planned, and is not free any more then.
 const BESIDE_TENSORS: u64 = 256 << 20;
 
+/// Of the memory that comes and goes, the share that an allocator loses where buffers of other sizes follow each other and do not
+/// fit into the holes: 0.05 to 0.15 on the CPU, measured on the tiny model and on 0.6B (docs/performance.md).
+const FRAGMENTED: f64 = 0.1;
+
 /// Bytes at the peak of a step, by part; what the process holds before the model is loaded comes on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
@@ -65,6 +69,10 @@ pub struct Memory {
     pub evaluation: u64,
     /// The optimizer's update, where nothing is kept either: new masters, moments and copy beside the old.
     pub update: u64,
+    /// The widest rows that enter a product, in tiles: room that a CPU's threads keep from product to product.
+    pub tiles: u64,
+    /// What is free and of no use: holes between buffers of other sizes, on a CPU.
+    pub fragments: u64,
     /// PiSSA: what the base lacks, which stays until the end.
     pub principal: u64,
     /// PiSSA's converted adapter, made after the last step: the trained matrices, those they began as, and both together.
@@ -76,7 +84,8 @@ pub struct Memory {
 impl Memory {
     /// All parts.
     pub fn total(&self) -> u64 {
-        self.weights + self.trainable + self.checkpoint + self.principal + self.card + self.highest()
+        let stays = self.weights + self.trainable + self.checkpoint + self.tiles + self.principal;
+        stays + self.fragments + self.card + self.highest()
     }
 
     /// The largest of the moments.
@@ -101,6 +110,8 @@ impl Memory {
             ("or evaluation", if_largest(self.evaluation)),
             ("or update", if_largest(self.update)),
             ("or conversion", if_largest(self.conversion)),
+            ("tiles", self.tiles),
+            ("fragments", self.fragments),
             ("PiSSA", self.principal),
             ("card", self.card),
         ];
@@ -116,7 +127,7 @@ impl Shape<'_> {
         let copy = if self.dtype == DType::F32 { 0 } else { size };
         let (n, rows, pissa) = (self.trainable(), self.magnitudes(), self.lora.pissa);
         let if_so = |is_so: bool, each: usize| if is_so { (each * self.matrices()) as u64 } else { 0 };
-        Memory {
+        let memory = Memory {
             weights: (self.model.parameters() * size) as u64,
             // Masters, gradient and two moments in f32. Of a magnitude ‖W‖² in f64, a copy, ‖V‖ and the factor.
             trainable: (n * (4 * 4 + copy) + rows * (8 + 3 * 4)) as u64,
@@ -125,10 +136,13 @@ impl Shape<'_> {
             working: (self.working(load, keep).max(self.head(load)) + self.noise(load, true)) as u64,
             evaluation: self.evaluation(load) as u64,
             update: (n * (3 * 4 + copy) + rows * 3 * 4) as u64,
+            tiles: self.tiles(load.rows.max(load.evaluated)) as u64,
             principal: if_so(pissa.pissa_init, 4),
             conversion: if_so(pissa.pissa_convert, 4 * 4),
+            fragments: 0,
             card: 0,
-        }
+        };
+        Memory { fragments: (FRAGMENTED * memory.highest() as f64) as u64, ..memory }
     }
 
     /// The same on a card, where the copy for a checkpoint and what PiSSA needs are in the machine's memory, and the masters at
@@ -141,6 +155,8 @@ impl Shape<'_> {
             checkpoint: 0,
             working: memory.working + more(load.rows) - (self.noise(load, true) - self.noise(load, false)) as u64,
             evaluation: if load.evaluated == 0 { 0 } else { memory.evaluation + more(load.evaluated) },
+            tiles: 0,
+            fragments: 0,
             principal: 0,
             conversion: 0,
             card: BESIDE_TENSORS,
@@ -228,7 +244,7 @@ impl Shape<'_> {
     }
 
     /// Bytes of one block running backward: four gradients or products of the MLP's width (with DoRA two more), and what is
-    /// rebuilt.
+    /// rebuilt; and of the tables of angles.
     fn working(&self, Load { rows, .. }: Load, keep: Keep) -> usize {
         let (c, size) = (self.model, self.dtype.size_in_bytes());
         let (d, f) = (c.hidden_size, c.intermediate_size);
@@ -242,7 +258,7 @@ impl Shape<'_> {
                 rebuilt + saved_values(c) + Projection::ALL.map(|p| self.kept_by_magnitude(p)).iter().sum::<usize>()
             }
         };
-        rows * (again + 2 * d + (4 + self.more_by_magnitudes()) * f) * size + self.dropout(rows)
+        rows * (again + 2 * d + (4 + self.more_by_magnitudes()) * f + c.head_dim) * size + self.dropout(rows)
     }
 
     /// Bytes of dropping out of the inputs of `down_proj`, the widest: the mask and the masked rows in f32, and in bf16 also
@@ -260,15 +276,23 @@ impl Shape<'_> {
         if self.noise { rows * self.model.hidden_size * a_value } else { 0 }
     }
 
-    /// Bytes of one block running forward: its lean set, what is derived from it, and its output. Or of the logits, where every
-    /// row may have a label.
+    /// Bytes of one block running forward: its lean set with that of its adapters, what is derived from it, and its output; and
+    /// the tables of angles. Or of the logits, where every row may have a label.
     fn evaluation(&self, Load { evaluated, .. }: Load) -> usize {
-        let c = self.model;
+        let (c, size) = (self.model, self.dtype.size_in_bytes());
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let derived = 2 * c.hidden_size + q + kv + c.intermediate_size;
-        let more = self.more_by_magnitudes() * c.intermediate_size;
-        let block = evaluated * (saved_values(c) + derived + c.hidden_size + more) * self.dtype.size_in_bytes();
-        block.max(self.logits(evaluated) + 2 * evaluated * c.hidden_size * self.dtype.size_in_bytes())
+        let of_adapters =
+            self.lora.lora_rank * self.lora.lora_target.len() + self.more_by_magnitudes() * c.intermediate_size;
+        let block = evaluated * (saved_values(c) + of_adapters + derived + c.hidden_size + c.head_dim) * size;
+        block.max(self.logits(evaluated) + (2 * c.hidden_size + c.head_dim) * evaluated * size)
+    }
+
+    /// Bytes of so many rows of the widest that enters a product.
+    fn tiles(&self, rows: usize) -> usize {
+        let c = self.model;
+        let widest = c.hidden_size.max(c.num_attention_heads * c.head_dim).max(c.intermediate_size);
+        rows * widest * self.dtype.size_in_bytes()
     }
 
     /// Rows of the MLP's width that DoRA takes at once besides: an update or a gradient, and what its magnitude makes of it.
@@ -281,10 +305,10 @@ impl Shape<'_> {
         self.logits(labels) + 3 * labels * self.model.hidden_size * self.dtype.size_in_bytes()
     }
 
-    /// Bytes of the logits of so many rows, of which no more than 128 MiB in f32 are there at once.
+    /// Bytes of the logits of so many rows, of which no more than [`head_rows`] are there at once.
     fn logits(&self, rows: usize) -> usize {
         let vocab_size = self.model.vocab_size;
-        rows.min(((128 << 20) / (4 * vocab_size)).max(1)) * vocab_size * self.dtype.size_in_bytes()
+        rows.min(head_rows(vocab_size)) * vocab_size * self.dtype.size_in_bytes()
     }
 }
 
@@ -337,13 +361,15 @@ pub(super) mod tests {
         assert_eq!(memory.checkpoint, 12 * 5_046_272);
         assert_eq!(
             memory.total(),
-            memory.weights + memory.trainable + memory.checkpoint + memory.activations + memory.working
+            memory.weights + memory.trainable + memory.checkpoint + memory.activations + memory.working + memory.tiles
         );
         let evaluated = shape.memory(Load { rows: 243, labels: 82, evaluated: 10_000 }, Keep::Lean);
-        assert_eq!(evaluated.evaluation, 2 * 10_000 * (14_336 + 8_192 + 1_024));
-        assert_eq!(evaluated.total() - evaluated.evaluation, memory.total() - memory.activations - memory.working);
+        assert_eq!(evaluated.evaluation, 2 * 10_000 * (14_336 + 56 + 8_192 + 1_024 + 128));
+        assert_eq!((memory.tiles, evaluated.tiles), (2 * 243 * 3_072, 2 * 10_000 * 3_072));
+        let besides = |m: Memory| m.total() - m.tiles - m.fragments;
+        assert_eq!(besides(evaluated) - evaluated.evaluation, besides(memory) - memory.activations - memory.working);
         let few = shape.memory(Load { rows: 243, labels: 82, evaluated: 300 }, Keep::Lean);
-        assert_eq!(few.evaluation, 2 * (220 * 151_936 + 2 * 300 * 1_024), "a chunk of logits is larger");
+        assert_eq!(few.evaluation, 2 * (220 * 151_936 + 300 * (2 * 1_024 + 128)), "a chunk of logits is larger");
         assert_eq!(
             Shape { saves: false, ..shape }.memory(Load { rows: 1, labels: 1, evaluated: 0 }, Keep::Lean).checkpoint,
             0
@@ -373,7 +399,8 @@ pub(super) mod tests {
         let on_card = |shape: &Shape| shape.memory_on_card(load, attended, Keep::Lean);
         let (cpu, card) = (bf16.memory(load, Keep::Lean), on_card(&bf16));
         assert_eq!((card.weights, card.activations, card.update), (cpu.weights, cpu.activations, cpu.update));
-        assert_eq!((cpu.card, card.card, card.checkpoint), (0, 256 << 20, 0), "a checkpoint's copy is the machine's");
+        assert_eq!((cpu.card, card.card), (0, 256 << 20));
+        assert_eq!((card.checkpoint, card.tiles), (0, 0), "a checkpoint's copy is the machine's");
         assert_eq!(card.trainable - cpu.trainable, 4 * 5_046_272, "the masters at the start");
         // 971 rows behind the prefix by two heads are four parts of 512, and its own rows one more.
         let parts = 5 * 8 * 64 * 2 * 128;
@@ -394,6 +421,8 @@ pub(super) mod tests {
             working: 0,
             evaluation: 0,
             update: 0,
+            tiles: 0,
+            fragments: 0,
             principal: 0,
             conversion: 0,
             card: 0,

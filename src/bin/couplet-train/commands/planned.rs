@@ -80,6 +80,7 @@ impl Planned {
             false => shape.memory_on_card(load, attended, keep),
         };
         let keep = plan::keep(recipe.train.gradient_checkpointing, &need, free)?;
+        kernels::return_freed_buffers(); // what reading has left over is none of the model's
         let before = machine::resident_memory();
         let (cut, memory, lora) = (Cut { keep, ..cut }, need(keep), recipe.lora.clone());
         Ok(Self { cut, load, survey, held_out, memory, lora, dtype, saves, noise, before, shrunk_from: None })

@@ -361,8 +361,15 @@ pub(super) mod tests {
         assert_eq!(memory.checkpoint, 12 * 5_046_272);
         assert_eq!(
             memory.total(),
-            memory.weights + memory.trainable + memory.checkpoint + memory.activations + memory.working + memory.tiles
+            memory.weights
+                + memory.trainable
+                + memory.checkpoint
+                + memory.activations
+                + memory.working
+                + memory.tiles
+                + memory.fragments
         );
+        assert_eq!(memory.fragments, (memory.activations + memory.working) / 10);
         let evaluated = shape.memory(Load { rows: 243, labels: 82, evaluated: 10_000 }, Keep::Lean);
         assert_eq!(evaluated.evaluation, 2 * 10_000 * (14_336 + 56 + 8_192 + 1_024 + 128));
         assert_eq!((memory.tiles, evaluated.tiles), (2 * 243 * 3_072, 2 * 10_000 * 3_072));
@@ -452,10 +459,8 @@ pub(super) mod tests {
             let (principal, conversion) =
                 (u64::from(pissa_init) * 4 * matrices, u64::from(pissa_convert) * 16 * matrices);
             assert_eq!((memory.principal, memory.conversion), (principal, conversion));
-            assert_eq!(
-                memory.total() - memory.highest(),
-                plain.memory(load, keep).total() - plain.memory(load, keep).highest() + principal
-            );
+            let stays = |m: Memory| m.total() - m.highest() - m.fragments;
+            assert_eq!(stays(memory), stays(plain.memory(load, keep)) + principal);
             let on_card = |shape: &Shape| shape.memory_on_card(load, Attended::default(), keep);
             assert_eq!(on_card(&shape), on_card(&plain), "and not in the card's");
         }

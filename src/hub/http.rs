@@ -139,7 +139,12 @@ impl Http {
     ) -> Result<Response<Body>, Failure> {
         let mut at: Uri = url.parse().map_err(|_| Failure::NotAHub("that is no address".into()))?;
         for _ in 0..MOST_HOPS {
-            let answer = self.send(method, &at, start)?;
+            let is_own = same_origin(&at, &self.origin);
+            let told = |failure: Failure| match at.host() {
+                Some(host) if !is_own => failure.at(&host.chars().take(100).collect::<String>()),
+                _ => failure,
+            };
+            let answer = self.send(method, &at, start).map_err(told)?;
             let status = answer.status();
             let is_enough = look(answer.headers());
             if status.is_success() || (is_enough && status.is_redirection()) {
@@ -148,11 +153,11 @@ impl Http {
             let headers = answer.headers();
             if !status.is_redirection() {
                 let header = |name: &str| text(headers, name);
-                return Err(Failure::status(
+                return Err(told(Failure::status(
                     status.as_u16(),
                     header("x-error-code").as_deref(),
                     header("retry-after").as_deref(),
-                ));
+                )));
             }
             let target = text(headers, "location").and_then(|location| resolved(&at, &location));
             at = target.ok_or_else(|| Failure::NotAHub("it sends us nowhere".into()))?;

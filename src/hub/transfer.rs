@@ -23,6 +23,8 @@ const ATTEMPTS: u32 = 5;
 const QUESTIONS: u32 = 3;
 /// Attempts at a file whose bytes come out wrong: a second one from its beginning.
 const DAMAGED: u32 = 2;
+/// The same at one that the hub's storage refuses, in a row: a second one with a fresh address.
+const REFUSED: u32 = 2;
 /// Bytes that make an attempt worth another one without a pause. A server that closes after less is not asked without end.
 const WORTH_IT: u64 = 1 << 20;
 /// The longest wait between two attempts, also where a server asks for more.
@@ -74,7 +76,7 @@ pub fn fetch(
     pause: Duration,
     tell: &mut dyn FnMut(News<'_>),
 ) -> Result<(), Failure> {
-    let (mut tried, mut damaged) = (0, 0);
+    let (mut tried, mut damaged, mut refused) = (0, 0, 0);
     let mut hashed = None;
     loop {
         let before = length(part);
@@ -88,7 +90,8 @@ pub fn fetch(
         // An attempt that brought something is no failed one.
         let brought = length(part).saturating_sub(before);
         tried = if brought > 0 { 0 } else { tried + 1 };
-        if !failure.is_passing() || tried >= ATTEMPTS || damaged >= DAMAGED {
+        refused = if failure.is_of_storage() { refused + 1 } else { 0 };
+        if !failure.is_passing() || tried >= ATTEMPTS || damaged >= DAMAGED || refused >= REFUSED {
             return Err(failure);
         }
         match brought {

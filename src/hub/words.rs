@@ -44,7 +44,9 @@ impl<'a> Words<'a> {
     pub fn failed(&self, asked: &Asked<'_>, failure: &Failure) -> Error {
         match failure {
             Failure::Local(err) => self.local(err),
-            Failure::Status { code: Some("GatedRepo"), .. } | Failure::Status { status: 403, .. } => self.gated(),
+            Failure::Status { code: Some("GatedRepo"), .. } => self.gated(),
+            failure if failure.is_of_storage() => self.no_network(asked, &failure.reason()),
+            Failure::Status { status: 403, .. } => self.gated(),
             Failure::Status { code, status: 401 | 404, .. } => match asked {
                 Asked::File(file) if *code == Some("EntryNotFound") => self.lacks(file),
                 _ => self.absent(failure),

@@ -6,7 +6,6 @@
 
 use super::{
     News, cache, check_listing,
-    digest::Digest,
     env::HubEnv,
     failure::Failure,
     http::Http,
@@ -116,8 +115,7 @@ impl Download<'_> {
         };
         let found = head.and_then(|head| match head.etag {
             Some(etag) if is_name(&etag) && etag.len() <= 200 && !head.is_page => {
-                let digest = Digest::of_etag(&etag);
-                Ok((Remote { name: file.to_owned(), url, size: head.size, digest }, etag))
+                Ok((Remote { name: file.to_owned(), url, size: head.size, digest: head.digest }, etag))
             }
             _ if head.is_page => Err(Failure::NotAHub("it answers with a web page".into())),
             _ => Err(Failure::NotAHub("it does not say what the file is (no etag)".into())),

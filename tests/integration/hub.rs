@@ -338,6 +338,14 @@ fn a_mirror_that_knows_no_digests_is_counted_on() {
 }
 
 #[test]
+fn what_a_storage_calls_a_content_is_no_digest_of_it() {
+    let (root, files) = (temp(), single_model());
+    let server = Server::start(files.clone(), |_| Manner::NamedByStorage);
+    let folder = ask(&server, root.path()).unwrap();
+    assert_holds(&folder, &files, &["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]);
+}
+
+#[test]
 fn a_page_instead_of_a_file_is_told_from_a_model() {
     for (page, what) in [
         ("/api/models/", "the list of files"),

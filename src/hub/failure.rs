@@ -23,6 +23,8 @@ pub enum Failure {
     Broken(String),
     /// What came is no answer of a hub: a page of a proxy, a listing that is none.
     NotAHub(String),
+    /// The token holds what no header may.
+    Token,
     /// The bytes are not those that the hub has: how, and that nothing of them is kept.
     Damaged(String),
     /// This machine cannot write them.
@@ -102,7 +104,7 @@ impl Failure {
         match self {
             Self::Status { status, .. } => [408, 429, 500, 502, 503, 504].contains(status) || self.is_of_storage(),
             Self::Unreachable(_) | Self::Broken(_) | Self::Damaged(_) => true,
-            Self::NotAHub(_) | Self::Local(_) => false,
+            Self::NotAHub(_) | Self::Token | Self::Local(_) => false,
         }
     }
 
@@ -116,6 +118,7 @@ impl Failure {
             Self::Unreachable(reason) | Self::Broken(reason) | Self::NotAHub(reason) | Self::Damaged(reason) => {
                 reason.clone()
             }
+            Self::Token => "the token holds a character that no token has".into(),
             Self::Local(err) => err.to_string(),
         }
     }

@@ -59,7 +59,7 @@ pub struct Content {
 }
 
 impl Http {
-    /// For the hub that `env` names. Opens no connection.
+    /// For the hub that `env` names. Opens no connection. Errors: an address that is none, a token that no header can hold.
     pub fn new(env: &HubEnv) -> Result<Self, Failure> {
         let no_address = |what: &str| Failure::NotAHub(format!("{what} is no address"));
         let origin: Uri = env.endpoint.parse().map_err(|_| no_address("the endpoint"))?;
@@ -79,7 +79,11 @@ impl Http {
             .timeout_per_write(Some(env.silence))
             .build()
             .new_agent();
-        Ok(Self { agent, origin, token: env.token(), as_cookie: env.hub == Hub::ModelScope })
+        let token = env.token();
+        if token.as_ref().is_some_and(|token| !token.reveal().bytes().all(|b| b.is_ascii_graphic())) {
+            return Err(Failure::Token);
+        }
+        Ok(Self { agent, origin, token, as_cookie: env.hub == Hub::ModelScope })
     }
 
     /// Whether a token is sent along.

@@ -44,6 +44,7 @@ impl<'a> Words<'a> {
     pub fn failed(&self, asked: &Asked<'_>, failure: &Failure) -> Error {
         match failure {
             Failure::Local(err) => self.local(err),
+            Failure::Token => self.no_token(&failure.reason()),
             Failure::Status { code: Some("GatedRepo"), .. } => self.gated(),
             failure if failure.is_of_storage() => self.no_network(asked, &failure.reason()),
             Failure::Status { status: 403, .. } => self.gated(),
@@ -126,6 +127,16 @@ impl<'a> Words<'a> {
         self.cannot(asked, reason)
             .hint(format!("{endpoint} must be the address of a hub or of a mirror, and HTTPS_PROXY or ALL_PROXY that of a proxy; the page of a proxy or of a hotel's network may answer instead"))
             .hint_zh(format!("{endpoint} 必须指向模型站点或其镜像，HTTPS_PROXY 或 ALL_PROXY 须为代理地址；也可能是代理或网络登录页面拦截了请求"))
+    }
+
+    fn no_token(&self, reason: &str) -> Error {
+        let places = match self.env.hub {
+            Hub::ModelScope => "MODELSCOPE_API_TOKEN, `ms_hub_token`",
+            _ => "HF_TOKEN, `hf_hub_token`, $HF_HOME/token",
+        };
+        Error::input(format!("{}: {reason}", self.name))
+            .hint(format!("copy it again, without blanks, quotes or line breaks, to where it was given ({places}); public models need none"))
+            .hint_zh(format!("请重新复制令牌到原处（{places}），不要带空格、引号或换行；公开模型无需令牌"))
     }
 
     fn wrong(&self, asked: &Asked<'_>, reason: &str) -> Error {

@@ -417,11 +417,14 @@ fn refusals_name_the_way_out() {
         ("no network", &[nobody][..]),
         ("no address", &[("HF_ENDPOINT", "http://a b")]),
         ("no address for a proxy", &[nobody, ("HTTP_PROXY", "ht tp")]),
+        ("a token that is none", &[nobody, ("HF_TOKEN", "secret\u{1}secret")]),
+        ("a token that is none, ModelScope", &[MODELSCOPE, ("MODELSCOPE_API_TOKEN", "secret secret")]),
         ("offline", &[("HF_HUB_OFFLINE", "1")]),
         ("offline, ModelScope", &[("HF_HUB_OFFLINE", "1"), MODELSCOPE]),
         ("openMind", &[("USE_OPENMIND_HUB", "true")]),
     ] {
         let err = resolve(MODEL, "main", Some(root.path()), &env(vars), &mut |_| {}).unwrap_err();
+        assert!(!format!("{err}{:?}", err.hint_text(false)).contains("secret"));
         all += &format!("{why}: {}", said(&err, &server, root.path()));
     }
     let lacking = Server::polite(small_files());

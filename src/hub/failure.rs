@@ -25,8 +25,10 @@ pub enum Failure {
     NotAHub(String),
     /// The token holds what no header may.
     Token,
-    /// The bytes are not those that the hub has: how, and that nothing of them is kept.
+    /// The bytes are not those that the hub has: how. Nothing of them is kept.
     Damaged(String),
+    /// What would be sent is not the file, by its length: how. Nothing of it was taken, and what came before stays.
+    NotTheFile(String),
     /// This machine cannot write them.
     Local(Error),
 }
@@ -103,7 +105,7 @@ impl Failure {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Status { status, .. } => [408, 429, 500, 502, 503, 504].contains(status) || self.is_of_storage(),
-            Self::Unreachable(_) | Self::Broken(_) | Self::Damaged(_) => true,
+            Self::Unreachable(_) | Self::Broken(_) | Self::Damaged(_) | Self::NotTheFile(_) => true,
             Self::NotAHub(_) | Self::Token | Self::Local(_) => false,
         }
     }
@@ -115,9 +117,11 @@ impl Failure {
                 format!("{host}, where it keeps its files, answers with status {status}")
             }
             Self::Status { status, .. } => format!("it answers with status {status}"),
-            Self::Unreachable(reason) | Self::Broken(reason) | Self::NotAHub(reason) | Self::Damaged(reason) => {
-                reason.clone()
-            }
+            Self::Unreachable(reason)
+            | Self::Broken(reason)
+            | Self::NotAHub(reason)
+            | Self::Damaged(reason)
+            | Self::NotTheFile(reason) => reason.clone(),
             Self::Token => "the token holds a character that no token has".into(),
             Self::Local(err) => err.to_string(),
         }

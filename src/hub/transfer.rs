@@ -84,7 +84,7 @@ pub fn fetch(
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        if matches!(failure, Failure::Damaged(_)) {
+        if matches!(failure, Failure::Damaged(_) | Failure::NotTheFile(_)) {
             damaged += 1;
         }
         // An attempt that brought something is no failed one.
@@ -140,7 +140,7 @@ fn attempt(
     };
     let size = match (remote.size, content.total) {
         (Some(size), Some(total)) if size != total => {
-            return Err(Failure::Damaged(format!("{total} bytes are sent instead of {size}")));
+            return Err(Failure::NotTheFile(format!("{total} bytes are sent instead of {size}")));
         }
         (said, total) => said.or(total),
     };

@@ -52,7 +52,12 @@ impl<'a> Words<'a> {
                 Asked::File(file) if *code == Some("EntryNotFound") => self.lacks(file),
                 _ => self.absent(failure),
             },
-            Failure::Damaged(reason) => self.wrong(asked, reason),
+            Failure::Damaged(reason) => self.wrong(asked, reason, ("nothing of it was kept", "损坏的内容已删除")),
+            Failure::NotTheFile(reason) => self.wrong(
+                asked,
+                reason,
+                ("nothing of that was taken, what came before is kept", "该内容未被采用，此前已下载的部分会保留"),
+            ),
             Failure::NotAHub(reason) => self.no_hub(asked, reason),
             Failure::Status { .. } | Failure::Unreachable(_) | Failure::Broken(_) => {
                 self.no_network(asked, &failure.reason())
@@ -139,11 +144,20 @@ impl<'a> Words<'a> {
             .hint_zh(format!("请重新复制令牌到原处（{places}），不要带空格、引号或换行；公开模型无需令牌"))
     }
 
-    fn wrong(&self, asked: &Asked<'_>, reason: &str) -> Error {
+    /// `kept`: what became of the bytes.
+    fn wrong(&self, asked: &Asked<'_>, reason: &str, kept: (&str, &str)) -> Error {
         let (en, zh) = elsewhere(self.name, self.env.hub);
-        Error::input(format!("{}: {} came damaged from {}: {reason}", self.name, self.what(asked), self.env.shown_endpoint()))
-            .hint(format!("nothing of it was kept: start again; if it happens again a proxy or mirror changes the bytes, use another one, or {en}"))
-            .hint_zh(format!("损坏的内容已删除，请重新运行；若再次出现，说明代理或镜像改动了内容，请更换，或{zh}"))
+        Error::input(format!(
+            "{}: {} came damaged from {}: {reason}",
+            self.name,
+            self.what(asked),
+            self.env.shown_endpoint()
+        ))
+        .hint(format!(
+            "{}: start again; if it happens again a proxy or mirror changes the bytes, use another one, or {en}",
+            kept.0
+        ))
+        .hint_zh(format!("{}，请重新运行；若再次出现，说明代理或镜像改动了内容，请更换，或{zh}", kept.1))
     }
 
     fn lacks(&self, file: &str) -> Error {

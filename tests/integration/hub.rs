@@ -308,6 +308,32 @@ fn wrong_bytes_are_kept_nowhere_and_asked_for_once_more() {
 }
 
 #[test]
+fn an_answer_of_another_length_costs_nothing_of_what_came_before() {
+    for vars in [&[][..], &[MODELSCOPE]] {
+        let (root, files) = (temp(), sharded_model());
+        let server = Server::start(files.clone(), |asked| match (asked.gets(SHARDS[1]), asked.count) {
+            (true, 1) => Manner::CutAfter(100),
+            (true, _) => Manner::PageInDisguise,
+            _ => Manner::Normal,
+        });
+        let err = ask_as(&server, root.path(), vars).unwrap_err();
+        assert!(err.to_string().contains(" bytes are sent instead of "), "{err}");
+        assert!(err.hint_text(false).unwrap().starts_with("nothing of that was taken, what came before is kept"));
+        let server = Server::polite(files.clone());
+        assert_holds(&ask_as(&server, root.path(), vars).unwrap(), &files, &NEEDED);
+        let gets: Vec<_> = server.asked().into_iter().filter(|asked| asked.gets(SHARDS[1])).collect();
+        assert_eq!(gets[0].header("range"), Some("bytes=100-"));
+    }
+    // What was kept of wrong bytes is said to be gone, and is.
+    let (root, files) = (temp(), sharded_model());
+    let server = Server::start(files, |asked| if asked.gets(SHARDS[1]) { Manner::Wrong } else { Manner::Normal });
+    let err = ask(&server, root.path()).unwrap_err();
+    assert!(err.hint_text(false).unwrap().starts_with("nothing of it was kept"), "{err:?}");
+    let part = format!("models--org--tiny/blobs/{}.incomplete", etag(&safetensors("b", 300), true));
+    assert!(!root.path().join(part).exists());
+}
+
+#[test]
 fn small_files_are_digested_as_git_does() {
     let root = temp();
     let server = Server::start(single_model(), |asked| match asked.gets("config.json") {

@@ -1,10 +1,6 @@
 //! One key and its value, and where they were written.
 
-use super::{
-    source::Source,
-    token::{hidden, is_secret},
-    value::Value,
-};
+use super::{hidden, source::Source, token::is_secret, value::Value};
 use crate::error::{Error, Result};
 use std::fmt;
 
@@ -78,6 +74,7 @@ impl Entry {
 
     fn override_error(&self, fact: impl fmt::Display) -> Error {
         let text = if let Place::Override(text) = &self.place { text.as_str() } else { "" };
-        Error::input(format!("override `{}`: {fact}", hidden(&format!("{}={text}", self.key))))
+        let fact = hidden::words(&fact.to_string());
+        Error::input(format!("override `{}`: {fact}", hidden::pair(&format!("{}={text}", self.key))))
     }
 }

@@ -11,6 +11,7 @@ mod convert;
 mod entry;
 mod evaluation;
 mod explain;
+mod hidden;
 mod inference;
 mod intent;
 mod interval;

@@ -5,13 +5,13 @@
 
 use super::{
     entry::{Entry, Place},
-    intent, keys,
+    hidden, intent, keys,
     kind::{Kind, MOST},
     notice::Notice,
     sections::Dialect,
     source::Source,
     table::{Absent, Answer, Command, Key, Read},
-    token::{Token, hidden},
+    token::Token,
     value::{Value, scalar},
     yaml,
 };
@@ -313,7 +313,7 @@ fn refuse_doubles(source: &Source, entries: &[Entry]) -> Result<()> {
 /// `key=value`. Errors: no `=`.
 pub(super) fn parse_override(text: &str) -> Result<Entry> {
     let Some((key, value)) = text.split_once('=') else {
-        return Err(Error::input(format!("override `{}` is not `key=value`", hidden(text)))
+        return Err(Error::input(format!("override `{}` is not `key=value`", hidden::pair(text)))
             .hint("write for example `learning_rate=1e-4`, without blanks around the `=`")
             .hint_zh("请写成例如 `learning_rate=1e-4` 的形式，等号两边不留空格"));
     };

@@ -1,6 +1,6 @@
 //! The text of a config file, and how an error points into it.
 
-use super::token::hidden;
+use super::hidden;
 use crate::error::{Error, Result, io_reason};
 use std::{
     ops::Range,
@@ -51,17 +51,18 @@ impl Source {
 
     /// `path: fact`, for what has no line of its own.
     pub fn error(&self, fact: impl std::fmt::Display) -> Error {
-        Error::file(&self.path, fact)
+        Error::file(&self.path, hidden::words(&fact.to_string()))
     }
 
-    /// `path:line:column: fact`, then the line with a caret below byte `at`. Columns count characters, from 1.
+    /// `path:line:column: fact`, then the line with a caret below byte `at`; secrets in both are stars. Columns count
+    /// characters, from 1.
     pub fn error_at(&self, at: usize, fact: impl std::fmt::Display) -> Error {
+        let fact = hidden::words(&fact.to_string());
         let at = self.text.floor_char_boundary(at);
         let line_start = self.text[..at].rfind('\n').map_or(0, |n| n + 1);
         let number = 1 + self.text[..at].matches('\n').count();
         let column = self.text[line_start..at].chars().count();
-        let line = self.text[line_start..].lines().next().unwrap_or_default();
-        let line = &hidden(line);
+        let line = &hidden::line(&self.text, number);
         let shown = window(line, column);
         let gutter = number.to_string();
         let before: String = line.chars().skip(shown.start).take(column - shown.start).map(untab).collect();

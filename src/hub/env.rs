@@ -38,7 +38,7 @@ pub struct HubEnv {
     pub(super) silence: Duration,
     /// The wait before the second attempt; doubles with every further one.
     pub(super) pause: Duration,
-    /// `HF_TOKEN` or `MODELSCOPE_API_TOKEN`, unless a config gives another.
+    /// `HF_TOKEN` or `MODELSCOPE_API_TOKEN`, unless a config gives another. With `HF_HUB_DISABLE_IMPLICIT_TOKEN` a config's only.
     token: Option<Token>,
     /// Where `huggingface-cli login` leaves a token.
     token_file: Option<PathBuf>,
@@ -68,6 +68,7 @@ impl HubEnv {
         let scheme = endpoint.split(':').next().unwrap_or("https").to_lowercase();
         let proxies = [format!("{scheme}_proxy"), "all_proxy".into()];
         let proxies = proxies.iter().flat_map(|name| [name.to_uppercase(), name.clone()]);
+        let is_implicit = is_modelscope || !is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN", HF_ON);
         let direct = || var("NO_PROXY").or_else(|| var("no_proxy")).unwrap_or_default();
         Self {
             cache: match is_modelscope {
@@ -79,18 +80,17 @@ impl HubEnv {
                 true => var("MODELSCOPE_API_TOKEN"),
                 false => var("HF_TOKEN").or_else(|| var("HUGGING_FACE_HUB_TOKEN")),
             }
+            .filter(|_| is_implicit)
             .and_then(|text| Token::new(&text)),
             token_file: path("HF_TOKEN_PATH")
                 .or_else(|| Some(hf_home.as_ref()?.join("token")))
-                .filter(|_| hub == Hub::HuggingFace),
-            offline: ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
-                .iter()
-                .any(|name| is_on(name, &["1", "on", "yes", "true"])),
+                .filter(|_| hub == Hub::HuggingFace && is_implicit),
+            offline: ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].iter().any(|name| is_on(name, HF_ON)),
             proxy: proxies.into_iter().find_map(|name| var(&name)).map(|proxy| (proxy, direct())),
             silence: var("HF_HUB_DOWNLOAD_TIMEOUT")
                 .and_then(|text| text.parse().ok())
                 .filter(|seconds| *seconds > 0)
-                .map_or(SILENCE, Duration::from_secs),
+                .map_or(SILENCE, |seconds| Duration::from_secs(seconds).min(LONGEST_SILENCE)),
             pause: Duration::from_secs(1),
             hub,
             home,
@@ -133,8 +133,14 @@ impl HubEnv {
 /// The values that LlamaFactory takes for yes.
 const LLAMAFACTORY_ON: &[&str] = &["true", "y", "1"];
 
+/// The values that `huggingface_hub` takes for yes.
+const HF_ON: &[&str] = &["1", "on", "yes", "true"];
+
 /// Longer than the 10 seconds of `huggingface_hub`: an attempt that is cut short has to be paid for again.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// No point in time lies behind all that a `Duration` can say.
+const LONGEST_SILENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `www.modelscope.cn` is an address too.
 fn with_scheme(endpoint: String) -> String {
@@ -204,6 +210,7 @@ mod tests {
         }
         assert_eq!(hub_env(&[("HF_HUB_DOWNLOAD_TIMEOUT", "7")]).silence, Duration::from_secs(7));
         assert_eq!(hub_env(&[("HF_HUB_DOWNLOAD_TIMEOUT", "soon")]).silence, SILENCE);
+        assert_eq!(hub_env(&[("HF_HUB_DOWNLOAD_TIMEOUT", "18446744073709551615")]).silence, LONGEST_SILENCE);
     }
 
     #[test]
@@ -218,6 +225,9 @@ mod tests {
         let tokens = HubTokens { hugging_face: Token::new("said"), model_scope: Token::new("said-too") };
         let said = |vars: &[(&str, &str)]| token(hub_env(vars).with_tokens(&tokens));
         assert_eq!(said(&[home, ("HF_TOKEN", "mine")]).as_deref(), Some("said"));
+        let asked_only = [home, ("HF_TOKEN", "mine"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")];
+        assert_eq!(token(hub_env(&asked_only)), None, "neither the variable nor the file");
+        assert_eq!(said(&asked_only).as_deref(), Some("said"), "a config asks");
 
         let theirs = [home, MODELSCOPE, ("HF_TOKEN", "mine"), ("MODELSCOPE_API_TOKEN", "theirs")];
         assert_eq!(token(hub_env(&theirs)).as_deref(), Some("theirs"));

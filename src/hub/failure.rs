@@ -14,6 +14,8 @@ pub enum Failure {
         code: Option<&'static str>,
         /// Seconds to wait, where the server says so.
         retry_after: Option<u64>,
+        /// The host that answered, where it is not the hub's own but one that the hub sent us to.
+        elsewhere: Option<String>,
     },
     /// The server was not reached at all.
     Unreachable(String),
@@ -21,8 +23,12 @@ pub enum Failure {
     Broken(String),
     /// What came is no answer of a hub: a page of a proxy, a listing that is none.
     NotAHub(String),
-    /// The bytes are not those that the hub has: how, and that nothing of them is kept.
+    /// The token holds what no header may.
+    Token,
+    /// The bytes are not those that the hub has: how. Nothing of them is kept.
     Damaged(String),
+    /// What would be sent is not the file, by its length: how. Nothing of it was taken, and what came before stays.
+    NotTheFile(String),
     /// This machine cannot write them.
     Local(Error),
 }
@@ -34,7 +40,31 @@ impl Failure {
     /// A status that is no success, with what the headers say about it.
     pub fn status(status: u16, code: Option<&str>, retry_after: Option<&str>) -> Self {
         let code = CODES.into_iter().find(|known| Some(*known) == code);
-        Self::Status { status, code, retry_after: retry_after.and_then(|text| text.trim().parse().ok()) }
+        Self::Status {
+            status,
+            code,
+            retry_after: retry_after.and_then(|text| text.trim().parse().ok()),
+            elsewhere: None,
+        }
+    }
+
+    /// The same, where `host` failed and not the hub that sent us there.
+    pub fn at(self, host: &str) -> Self {
+        let behind = |reason: String| format!("{reason} ({host}, where it keeps its files)");
+        match self {
+            Self::Status { status, code, retry_after, .. } => {
+                Self::Status { status, code, retry_after, elsewhere: Some(host.to_owned()) }
+            }
+            Self::Unreachable(reason) => Self::Unreachable(behind(reason)),
+            Self::Broken(reason) => Self::Broken(behind(reason)),
+            other => other,
+        }
+    }
+
+    /// A refusal by a host that only stores files, and knows no accounts: the address it was given may be too old, and the hub
+    /// makes another one when it is asked again.
+    pub fn is_of_storage(&self) -> bool {
+        matches!(self, Self::Status { status: 400 | 401 | 403 | 404 | 410, code: None, elsewhere: Some(_), .. })
     }
 
     /// A failed request.
@@ -74,19 +104,25 @@ impl Failure {
     /// Whether the same request may succeed in a while.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Status { status, .. } => [408, 429, 500, 502, 503, 504].contains(status),
-            Self::Unreachable(_) | Self::Broken(_) | Self::Damaged(_) => true,
-            Self::NotAHub(_) | Self::Local(_) => false,
+            Self::Status { status, .. } => [408, 429, 500, 502, 503, 504].contains(status) || self.is_of_storage(),
+            Self::Unreachable(_) | Self::Broken(_) | Self::Damaged(_) | Self::NotTheFile(_) => true,
+            Self::NotAHub(_) | Self::Token | Self::Local(_) => false,
         }
     }
 
     /// In a few words.
     pub fn reason(&self) -> String {
         match self {
-            Self::Status { status, .. } => format!("it answers with status {status}"),
-            Self::Unreachable(reason) | Self::Broken(reason) | Self::NotAHub(reason) | Self::Damaged(reason) => {
-                reason.clone()
+            Self::Status { status, elsewhere: Some(host), .. } => {
+                format!("{host}, where it keeps its files, answers with status {status}")
             }
+            Self::Status { status, .. } => format!("it answers with status {status}"),
+            Self::Unreachable(reason)
+            | Self::Broken(reason)
+            | Self::NotAHub(reason)
+            | Self::Damaged(reason)
+            | Self::NotTheFile(reason) => reason.clone(),
+            Self::Token => "the token holds a character that no token has".into(),
             Self::Local(err) => err.to_string(),
         }
     }

@@ -3,6 +3,7 @@
 //! Redirects are followed here and not by the HTTP library: hubs send large files from other hosts, which must not see the token.
 
 use super::{
+    digest::Digest,
     env::{Hub, HubEnv},
     failure::Failure,
 };
@@ -37,8 +38,10 @@ pub struct Http {
 pub struct Head {
     /// `x-repo-commit`
     pub commit: Option<String>,
-    /// `x-linked-etag`, else `etag`, without quotes: the digest of the content.
+    /// `x-linked-etag`, else `etag`, without quotes: the name of the content.
     pub etag: Option<String>,
+    /// What the name says of the content. A storage's own etag says nothing, whatever it looks like.
+    pub digest: Option<Digest>,
     /// `x-linked-size`, else the length of the content.
     pub size: Option<u64>,
     /// The content's type, where it is a page and not a file.
@@ -56,7 +59,7 @@ pub struct Content {
 }
 
 impl Http {
-    /// For the hub that `env` names. Opens no connection.
+    /// For the hub that `env` names. Opens no connection. Errors: an address that is none, a token that no header can hold.
     pub fn new(env: &HubEnv) -> Result<Self, Failure> {
         let no_address = |what: &str| Failure::NotAHub(format!("{what} is no address"));
         let origin: Uri = env.endpoint.parse().map_err(|_| no_address("the endpoint"))?;
@@ -76,7 +79,11 @@ impl Http {
             .timeout_per_write(Some(env.silence))
             .build()
             .new_agent();
-        Ok(Self { agent, origin, token: env.token(), as_cookie: env.hub == Hub::ModelScope })
+        let token = env.token();
+        if token.as_ref().is_some_and(|token| !token.reveal().bytes().all(|b| b.is_ascii_graphic())) {
+            return Err(Failure::Token);
+        }
+        Ok(Self { agent, origin, token, as_cookie: env.hub == Hub::ModelScope })
     }
 
     /// Whether a token is sent along.
@@ -86,7 +93,7 @@ impl Http {
 
     /// The JSON at `url`.
     pub fn json(&self, url: &str) -> Result<Value, Failure> {
-        let mut answer = self.follow("GET", url, None, |_| false)?;
+        let mut answer = self.follow("GET", url, None, |_, _| false)?;
         let body = answer.body_mut().with_config().limit(LONGEST_LISTING).read_to_vec();
         let body = body.map_err(|err| match err {
             ureq::Error::BodyExceedsLimit(_) => Failure::NotAHub("it sends a list without end".into()),
@@ -97,25 +104,28 @@ impl Http {
 
     /// What the hub says about the file at `url`. Hosts that only store the bytes are not asked.
     pub fn head(&self, url: &str) -> Result<Head, Failure> {
-        let mut head = Head::default();
-        let answer = self.follow("HEAD", url, None, |headers| {
+        let (mut head, mut is_hubs) = (Head::default(), false);
+        let answer = self.follow("HEAD", url, None, |headers, is_own| {
+            is_hubs = is_own;
             head.commit = head.commit.take().or_else(|| text(headers, "x-repo-commit"));
             head.etag = head.etag.take().or_else(|| text(headers, "x-linked-etag").map(|etag| plain(&etag)));
             head.size = head.size.or_else(|| text(headers, "x-linked-size")?.parse().ok());
             head.etag.is_some() && head.size.is_some()
         })?;
+        is_hubs |= head.etag.is_some();
         if answer.status().is_success() {
             let headers = answer.headers();
             head.etag = head.etag.take().or_else(|| text(headers, "etag").map(|etag| plain(&etag)));
             head.size = head.size.or_else(|| text(headers, "content-length")?.parse().ok());
             head.is_page = is_page(headers);
         }
+        head.digest = head.etag.as_deref().filter(|_| is_hubs).and_then(Digest::of_etag);
         Ok(head)
     }
 
     /// The file at `url` from byte `start` on, or from its beginning where the server cannot begin elsewhere.
     pub fn content(&self, url: &str, start: u64) -> Result<Content, Failure> {
-        let answer = self.follow("GET", url, (start > 0).then_some(start), |_| false)?;
+        let answer = self.follow("GET", url, (start > 0).then_some(start), |_, _| false)?;
         let headers = answer.headers();
         if is_page(headers) {
             return Err(Failure::NotAHub(what_it_is(headers).into()));
@@ -129,30 +139,36 @@ impl Http {
         Ok(Content { start, total, body: Box::new(answer.into_body().into_reader()) })
     }
 
-    /// Follows redirects, to any host; `look` sees the headers of every answer and may end the way there.
+    /// Follows redirects, to any host; `look` sees the headers of every answer, and whether it is the hub's own, and may end the
+    /// way there.
     fn follow(
         &self,
         method: &str,
         url: &str,
         start: Option<u64>,
-        mut look: impl FnMut(&HeaderMap) -> bool,
+        mut look: impl FnMut(&HeaderMap, bool) -> bool,
     ) -> Result<Response<Body>, Failure> {
         let mut at: Uri = url.parse().map_err(|_| Failure::NotAHub("that is no address".into()))?;
         for _ in 0..MOST_HOPS {
-            let answer = self.send(method, &at, start)?;
+            let is_own = same_origin(&at, &self.origin);
+            let told = |failure: Failure| match at.host() {
+                Some(host) if !is_own => failure.at(&host.chars().take(100).collect::<String>()),
+                _ => failure,
+            };
+            let answer = self.send(method, &at, start).map_err(told)?;
             let status = answer.status();
-            let is_enough = look(answer.headers());
+            let is_enough = look(answer.headers(), is_own);
             if status.is_success() || (is_enough && status.is_redirection()) {
                 return Ok(answer);
             }
             let headers = answer.headers();
             if !status.is_redirection() {
                 let header = |name: &str| text(headers, name);
-                return Err(Failure::status(
+                return Err(told(Failure::status(
                     status.as_u16(),
                     header("x-error-code").as_deref(),
                     header("retry-after").as_deref(),
-                ));
+                )));
             }
             let target = text(headers, "location").and_then(|location| resolved(&at, &location));
             at = target.ok_or_else(|| Failure::NotAHub("it sends us nowhere".into()))?;

@@ -6,7 +6,6 @@
 
 use super::{
     News, cache, check_listing,
-    digest::Digest,
     env::HubEnv,
     failure::Failure,
     http::Http,
@@ -19,6 +18,8 @@ use crate::{
     fs::{create_dir_all, ops, write_atomic},
 };
 use serde_json::Value;
+#[cfg(unix)]
+use std::os::unix::fs::symlink;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -116,8 +117,7 @@ impl Download<'_> {
         };
         let found = head.and_then(|head| match head.etag {
             Some(etag) if is_name(&etag) && etag.len() <= 200 && !head.is_page => {
-                let digest = Digest::of_etag(&etag);
-                Ok((Remote { name: file.to_owned(), url, size: head.size, digest }, etag))
+                Ok((Remote { name: file.to_owned(), url, size: head.size, digest: head.digest }, etag))
             }
             _ if head.is_page => Err(Failure::NotAHub("it answers with a web page".into())),
             _ => Err(Failure::NotAHub("it does not say what the file is (no etag)".into())),
@@ -156,14 +156,25 @@ fn incomplete(blob: &Path) -> PathBuf {
 }
 
 /// `snapshots/COMMIT/NAME` → `../../blobs/ETAG`; where the disk knows no links, the content once more.
+///
+/// A process that has waited for another one comes here when that one is reading the file already, so the name is never missing.
 fn link(blob: &Path, name: &Path) -> Result<()> {
-    let _ = fs::remove_file(name); // one that leads nowhere, or to a damaged content
-    #[cfg(unix)]
-    if std::os::unix::fs::symlink(Path::new("../../blobs").join(blob.file_name().unwrap_or_default()), name).is_ok() {
+    let target = Path::new("../../blobs").join(blob.file_name().unwrap_or_default());
+    if fs::read_link(name).is_ok_and(|there| there == target) {
         return Ok(());
     }
-    let copied = fs::hard_link(blob, name).or_else(|_| fs::copy(blob, name).map(|_| ()));
-    copied.map_err(|err: std::io::Error| -> Error { transfer::unwritable(name, &err) })
+    let new = name.with_file_name(format!(".{}.new", name.file_name().unwrap_or_default().display()));
+    let _ = fs::remove_file(&new); // of a process that was killed
+    let linked =
+        symlink(&target, &new).or_else(|_| fs::hard_link(blob, &new)).or_else(|_| fs::copy(blob, &new).map(drop));
+    let named = linked.and_then(|()| ops::rename(&new, name));
+    let _ = fs::remove_file(&new); // two names of one content are not renamed into each other
+    named.map_err(|err: std::io::Error| -> Error { transfer::unwritable(name, &err) })
+}
+
+#[cfg(not(unix))]
+fn symlink(_: &Path, _: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
@@ -194,11 +205,30 @@ mod tests {
         [&blobs, &folder].into_iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
         let (blob, name) = (blobs.join("abc"), folder.join("config.json"));
         fs::write(&blob, "x").unwrap();
-        for _ in 0..2 {
-            link(&blob, &name).unwrap();
-            assert_eq!(fs::read(&name).unwrap(), b"x");
-        }
+        link(&blob, &name).unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"x");
         #[cfg(unix)]
         assert_eq!(fs::read_link(&name).unwrap(), Path::new("../../blobs/abc"));
+        let other = blobs.join("def");
+        fs::write(&other, "y").unwrap();
+        link(&other, &name).unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"y", "the content of another commit");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "and nothing else is left");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_name_that_is_right_stays_what_it_is() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (blobs, folder) = (dir.path().join("blobs"), dir.path().join("snapshots/0123"));
+        [&blobs, &folder].into_iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+        let (blob, name) = (blobs.join("abc"), folder.join("config.json"));
+        fs::write(&blob, "x").unwrap();
+        link(&blob, &name).unwrap();
+        let inode = |path: &Path| fs::symlink_metadata(path).unwrap().ino();
+        fs::hard_link(&name, folder.join("keeps the inode")).unwrap();
+        link(&blob, &name).unwrap();
+        assert_eq!(inode(&name), inode(&folder.join("keeps the inode")), "whoever reads it meanwhile finds it");
     }
 }

@@ -1,5 +1,5 @@
 //! One process downloads a file, the others wait for it. The locks are those of `huggingface_hub` and `modelscope`: `flock` on a
-//! file that stays.
+//! file. It stays here; newer versions of theirs remove it when they are done.
 
 use crate::{
     error::{Error, Result, io_reason},
@@ -22,16 +22,15 @@ pub fn hold(path: &Path, waiting: impl FnOnce()) -> Result<Option<File>> {
     if let Some(folder) = path.parent() {
         create_dir_all(folder)?;
     }
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(|err| {
-        Error::file(path, format!("cannot write there: {}", io_reason(&err)))
-            .hint("choose another `cache_dir`, or another HF_HOME, below a folder you may write to")
-            .hint_zh("请选择有写权限的 `cache_dir` 或 HF_HOME")
-    })?;
+    let mut file = open(path)?;
     let mut waiting = Some(waiting);
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
+            Ok(()) if is_at(&file, path) => return Ok(Some(file)),
+            Ok(()) => {
+                file = open(path)?; // who had it has removed it: the next one to come would lock another file
+                continue;
+            }
             Err(TryLockError::Error(_)) => return Ok(None),
             Err(TryLockError::WouldBlock) => {}
         }
@@ -42,9 +41,51 @@ pub fn hold(path: &Path, waiting: impl FnOnce()) -> Result<Option<File>> {
     }
 }
 
+fn open(path: &Path) -> Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(|err| {
+        Error::file(path, format!("cannot write there: {}", io_reason(&err)))
+            .hint("choose another `cache_dir`, or another HF_HOME, below a folder you may write to")
+            .hint_zh("请选择有写权限的 `cache_dir` 或 HF_HOME")
+    })
+}
+
+/// Whether `path` still leads to `file`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |found: std::fs::Metadata| (found.dev(), found.ino());
+    let (held, there) = (file.metadata().map(id), std::fs::metadata(path).map(id));
+    matches!((held, there), (Ok(held), Ok(there)) if held == there)
+}
+
+/// An open file cannot be removed there.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_lock_that_was_removed_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let first = hold(&path, || panic!("nobody has it")).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let second = std::thread::spawn({
+            let path = path.clone();
+            move || hold(&path, move || tell.send(()).unwrap()).unwrap()
+        });
+        told.recv().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        drop(first);
+        let _held = second.join().unwrap();
+        let third = open(&path).unwrap();
+        assert!(matches!(third.try_lock(), Err(TryLockError::WouldBlock)), "the third meets the second");
+    }
 
     #[test]
     fn the_second_waits_until_the_first_is_done() {

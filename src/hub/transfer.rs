@@ -1,6 +1,11 @@
 //! One file, from the first byte to the last: gone on with where it was cut off, tried again after a while, counted and digested.
 
-use super::{News, digest::Digest, failure::Failure, http::Http};
+use super::{
+    News,
+    digest::{Digest, Hasher},
+    failure::Failure,
+    http::Http,
+};
 use crate::{
     error::{Error, io_reason},
     fs::ops,
@@ -18,6 +23,10 @@ const ATTEMPTS: u32 = 5;
 const QUESTIONS: u32 = 3;
 /// Attempts at a file whose bytes come out wrong: a second one from its beginning.
 const DAMAGED: u32 = 2;
+/// The same at one that the hub's storage refuses, in a row: a second one with a fresh address.
+const REFUSED: u32 = 2;
+/// Bytes that make an attempt worth another one without a pause. A server that closes after less is not asked without end.
+const WORTH_IT: u64 = 1 << 20;
 /// The longest wait between two attempts, also where a server asks for more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Bytes between two reports.
@@ -67,23 +76,26 @@ pub fn fetch(
     pause: Duration,
     tell: &mut dyn FnMut(News<'_>),
 ) -> Result<(), Failure> {
-    let (mut tried, mut damaged) = (0, 0);
+    let (mut tried, mut damaged, mut refused) = (0, 0, 0);
+    let mut hashed = None;
     loop {
         let before = length(part);
-        let failure = match attempt(http, remote, part, tell) {
+        let failure = match attempt(http, remote, part, &mut hashed, tell) {
             Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
-        if matches!(failure, Failure::Damaged(_)) {
+        if matches!(failure, Failure::Damaged(_) | Failure::NotTheFile(_)) {
             damaged += 1;
         }
-        // An attempt that brought something is no failed one: the next begins at once.
-        tried = if length(part) > before { 0 } else { tried + 1 };
-        if !failure.is_passing() || tried >= ATTEMPTS || damaged >= DAMAGED {
+        // An attempt that brought something is no failed one.
+        let brought = length(part).saturating_sub(before);
+        tried = if brought > 0 { 0 } else { tried + 1 };
+        refused = if failure.is_of_storage() { refused + 1 } else { 0 };
+        if !failure.is_passing() || tried >= ATTEMPTS || damaged >= DAMAGED || refused >= REFUSED {
             return Err(failure);
         }
-        match tried {
-            0 => tell(News::Again { file: &remote.name, reason: &failure.reason(), pause: Duration::ZERO }),
+        match brought {
+            WORTH_IT.. => tell(News::Again { file: &remote.name, reason: &failure.reason(), pause: Duration::ZERO }),
             _ => wait(&remote.name, &failure, tried, pause, tell),
         }
     }
@@ -94,20 +106,26 @@ fn wait(what: &str, failure: &Failure, tried: u32, pause: Duration, tell: &mut d
         Failure::Status { retry_after: Some(seconds), .. } => Duration::from_secs(*seconds),
         _ => Duration::ZERO,
     };
-    let pause = pause.saturating_mul(1 << (tried - 1).min(6)).max(asked).min(LONGEST_PAUSE);
+    let pause = pause.saturating_mul(1 << tried.saturating_sub(1).min(6)).max(asked).min(LONGEST_PAUSE);
     tell(News::Again { file: what, reason: &failure.reason(), pause });
     std::thread::sleep(pause);
 }
 
 /// One request, and everything that comes of it.
-fn attempt(http: &Http, remote: &Remote, part: &Path, tell: &mut dyn FnMut(News<'_>)) -> Result<(), Failure> {
+fn attempt(
+    http: &Http,
+    remote: &Remote,
+    part: &Path,
+    hashed: &mut Option<Hashed>,
+    tell: &mut dyn FnMut(News<'_>),
+) -> Result<(), Failure> {
     let mut have = length(part);
     if remote.size.is_some_and(|size| have > size) {
         remove(part)?;
         have = 0;
     }
     if have > 0 && remote.size == Some(have) {
-        return Writer::open(part, remote, have, have)?.finish(); // cut off between the last byte and the renaming
+        return Writer::open(part, remote, have, have, hashed.take())?.finish(); // cut off between the last byte and the renaming
     }
     let content = http.content(&remote.url, have).inspect_err(|failure| {
         if matches!(failure, Failure::Status { status: 416, .. }) {
@@ -122,47 +140,81 @@ fn attempt(http: &Http, remote: &Remote, part: &Path, tell: &mut dyn FnMut(News<
     };
     let size = match (remote.size, content.total) {
         (Some(size), Some(total)) if size != total => {
-            return Err(Failure::Damaged(format!("{total} bytes are sent instead of {size}")));
+            return Err(Failure::NotTheFile(format!("{total} bytes are sent instead of {size}")));
         }
         (said, total) => said.or(total),
     };
     let size = size.ok_or_else(|| Failure::NotAHub("it does not say how long the file is".into()))?;
-    let mut writer = Writer::open(part, remote, content.start, size)?;
-    writer.take(content.body, tell)?;
-    writer.finish()
+    let mut writer = Writer::open(part, remote, content.start, size, hashed.take())?;
+    match writer.take(content.body, tell) {
+        Ok(()) => writer.finish(),
+        Err(failure) => {
+            *hashed = writer.hashed;
+            Err(failure)
+        }
+    }
+}
+
+/// The digest of the first `done` bytes of a file of `size` bytes: what an attempt has digested the next one need not read again.
+struct Hashed {
+    hasher: Hasher,
+    done: u64,
+    size: u64,
+}
+
+impl Hashed {
+    /// Of the first `done` bytes of `part`, which are read unless `earlier` is their digest.
+    fn of(part: &Path, digest: &Digest, done: u64, size: u64, earlier: Option<Self>) -> Result<Self, Failure> {
+        if let Some(earlier) = earlier.filter(|earlier| (earlier.done, earlier.size) == (done, size)) {
+            return Ok(earlier);
+        }
+        let local = |err: io::Error| Failure::Local(unwritable(part, &err));
+        let mut hashed = Self { hasher: digest.begin(size), done: 0, size };
+        let mut kept = File::open(part).map_err(local)?.take(done);
+        let read = pieces(&mut kept, |piece| {
+            hashed.update(piece);
+            Ok(())
+        });
+        match read {
+            Ok(()) => Ok(hashed),
+            Err(Stopped::Reading(err)) => Err(local(err)),
+            Err(Stopped::Taking(failure)) => Err(failure),
+        }
+    }
+
+    fn update(&mut self, piece: &[u8]) {
+        self.hasher.update(piece);
+        self.done += piece.len() as u64;
+    }
 }
 
 /// The part of a file that is here, and its digest so far.
 struct Writer<'a> {
     file: File,
     part: &'a Path,
-    name: &'a str,
-    digest: Option<(&'a Digest, super::digest::Hasher)>,
+    remote: &'a Remote,
+    hashed: Option<Hashed>,
     done: u64,
     size: u64,
 }
 
 impl<'a> Writer<'a> {
-    /// Keeps the first `start` bytes of `part`.
-    fn open(part: &'a Path, remote: &'a Remote, start: u64, size: u64) -> Result<Self, Failure> {
+    /// Keeps the first `start` bytes of `part`. `earlier`: what an earlier attempt has digested.
+    fn open(
+        part: &'a Path,
+        remote: &'a Remote,
+        start: u64,
+        size: u64,
+        earlier: Option<Hashed>,
+    ) -> Result<Self, Failure> {
         let local = |err: io::Error| Failure::Local(unwritable(part, &err));
         let file = ops::open_append(part).map_err(local)?;
+        let earlier = earlier.filter(|_| length(part) == start);
         if length(part) != start {
             ops::truncate(&file, part, start).map_err(local)?;
         }
-        let mut digest = remote.digest.as_ref().map(|digest| (digest, digest.begin(size)));
-        if let Some((_, hasher)) = &mut digest {
-            let mut kept = File::open(part).map_err(local)?.take(start);
-            pieces(&mut kept, |piece| {
-                hasher.update(piece);
-                Ok(())
-            })
-            .map_err(|failed| match failed {
-                Stopped::Reading(err) => local(err),
-                Stopped::Taking(failure) => failure,
-            })?;
-        }
-        Ok(Self { file, part, name: &remote.name, digest, done: start, size })
+        let hashed = remote.digest.as_ref().map(|digest| Hashed::of(part, digest, start, size, earlier)).transpose()?;
+        Ok(Self { file, part, remote, hashed, done: start, size })
     }
 
     /// Writes all that comes.
@@ -174,8 +226,8 @@ impl<'a> Writer<'a> {
             }
             let written = ops::write_all(&self.file, self.part, piece);
             written.map_err(|err| Failure::Local(unwritable(self.part, &err)))?;
-            if let Some((_, hasher)) = &mut self.digest {
-                hasher.update(piece);
+            if let Some(hashed) = &mut self.hashed {
+                hashed.update(piece);
             }
             self.done += piece.len() as u64;
             if self.done >= told + REPORT_EVERY {
@@ -202,14 +254,14 @@ impl<'a> Writer<'a> {
     }
 
     fn report(&self, tell: &mut dyn FnMut(News<'_>)) -> u64 {
-        tell(News::Arrived { file: self.name, done: self.done, total: self.size });
+        tell(News::Arrived { file: &self.remote.name, done: self.done, total: self.size });
         self.done
     }
 
     /// The digest must be right; then the bytes go to the disk.
     fn finish(self) -> Result<(), Failure> {
-        if let Some((want, hasher)) = self.digest {
-            let got = hasher.finish();
+        if let (Some(want), Some(hashed)) = (&self.remote.digest, self.hashed) {
+            let got = hashed.hasher.finish();
             if got != want.hex() {
                 remove(self.part)?;
                 return Err(Failure::Damaged(format!("its digest is {got} instead of {}", want.hex())));
@@ -289,6 +341,26 @@ pub fn unwritable(path: &Path, err: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_attempt_has_digested_the_next_one_does_not_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = dir.path().join("w.incomplete");
+        let digest = Digest::Sha256(super::super::digest::sha256("hello"));
+        for (in_file, done, size, want, why) in [
+            ("HEL", 3, 5, true, "what lies there is not looked at"),
+            ("HEL", 3, 6, false, "the file has another length"),
+            ("HE", 2, 5, false, "less is there"),
+        ] {
+            fs::write(&part, in_file).unwrap();
+            let mut earlier = Hashed { hasher: digest.begin(5), done: 0, size: 5 };
+            earlier.update(b"hel");
+            let mut hashed = Hashed::of(&part, &digest, done, size, Some(earlier)).unwrap();
+            assert_eq!(hashed.done, done, "{why}");
+            hashed.update(b"lo");
+            assert_eq!(hashed.hasher.finish() == digest.hex(), want, "{why}");
+        }
+    }
 
     #[test]
     fn what_has_arrived_needs_no_room() {

@@ -44,12 +44,20 @@ impl<'a> Words<'a> {
     pub fn failed(&self, asked: &Asked<'_>, failure: &Failure) -> Error {
         match failure {
             Failure::Local(err) => self.local(err),
-            Failure::Status { code: Some("GatedRepo"), .. } | Failure::Status { status: 403, .. } => self.gated(),
+            Failure::Token => self.no_token(&failure.reason()),
+            Failure::Status { code: Some("GatedRepo"), .. } => self.gated(),
+            failure if failure.is_of_storage() => self.no_network(asked, &failure.reason()),
+            Failure::Status { status: 403, .. } => self.gated(),
             Failure::Status { code, status: 401 | 404, .. } => match asked {
                 Asked::File(file) if *code == Some("EntryNotFound") => self.lacks(file),
                 _ => self.absent(failure),
             },
-            Failure::Damaged(reason) => self.wrong(asked, reason),
+            Failure::Damaged(reason) => self.wrong(asked, reason, ("nothing of it was kept", "损坏的内容已删除")),
+            Failure::NotTheFile(reason) => self.wrong(
+                asked,
+                reason,
+                ("nothing of that was taken, what came before is kept", "该内容未被采用，此前已下载的部分会保留"),
+            ),
             Failure::NotAHub(reason) => self.no_hub(asked, reason),
             Failure::Status { .. } | Failure::Unreachable(_) | Failure::Broken(_) => {
                 self.no_network(asked, &failure.reason())
@@ -126,11 +134,30 @@ impl<'a> Words<'a> {
             .hint_zh(format!("{endpoint} 必须指向模型站点或其镜像，HTTPS_PROXY 或 ALL_PROXY 须为代理地址；也可能是代理或网络登录页面拦截了请求"))
     }
 
-    fn wrong(&self, asked: &Asked<'_>, reason: &str) -> Error {
+    fn no_token(&self, reason: &str) -> Error {
+        let places = match self.env.hub {
+            Hub::ModelScope => "MODELSCOPE_API_TOKEN, `ms_hub_token`",
+            _ => "HF_TOKEN, `hf_hub_token`, $HF_HOME/token",
+        };
+        Error::input(format!("{}: {reason}", self.name))
+            .hint(format!("copy it again, without blanks, quotes or line breaks, to where it was given ({places}); public models need none"))
+            .hint_zh(format!("请重新复制令牌到原处（{places}），不要带空格、引号或换行；公开模型无需令牌"))
+    }
+
+    /// `kept`: what became of the bytes.
+    fn wrong(&self, asked: &Asked<'_>, reason: &str, kept: (&str, &str)) -> Error {
         let (en, zh) = elsewhere(self.name, self.env.hub);
-        Error::input(format!("{}: {} came damaged from {}: {reason}", self.name, self.what(asked), self.env.shown_endpoint()))
-            .hint(format!("nothing of it was kept: start again; if it happens again a proxy or mirror changes the bytes, use another one, or {en}"))
-            .hint_zh(format!("损坏的内容已删除，请重新运行；若再次出现，说明代理或镜像改动了内容，请更换，或{zh}"))
+        Error::input(format!(
+            "{}: {} came damaged from {}: {reason}",
+            self.name,
+            self.what(asked),
+            self.env.shown_endpoint()
+        ))
+        .hint(format!(
+            "{}: start again; if it happens again a proxy or mirror changes the bytes, use another one, or {en}",
+            kept.0
+        ))
+        .hint_zh(format!("{}，请重新运行；若再次出现，说明代理或镜像改动了内容，请更换，或{zh}", kept.1))
     }
 
     fn lacks(&self, file: &str) -> Error {

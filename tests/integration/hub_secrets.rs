@@ -188,6 +188,34 @@ fn neither_does_anything_that_is_done_with_its_result() {
 }
 
 #[test]
+fn nor_does_an_error_that_quotes_a_line_below_the_tokens_key() {
+    let oauth = format!("hf_oauth_eyJhbGci.eyJ{CANARY}_x.canary");
+    for (name, text, place) in [
+        ("a.yaml", "seed: 1\nhf_hub_token:\ncanary-8d44".to_owned(), "a.yaml:3:"),
+        ("a.yaml", "hf_hub_token:\n  canary-8d44: x: y\n".into(), "a.yaml:2:"),
+        ("a.yaml", "hf_hub_token: abc\ncanary\nseed: 1\n".into(), "a.yaml:2:"),
+        ("a.yaml", "hf_hub_token: |\n  abc\n\tcanary\n".into(), "a.yaml:3:"),
+        ("a.yaml", "stage: sft\ndo_train: true\nms_hub_tokn: canary\n".into(), "a.yaml:3:"),
+        ("a.yaml", format!("stage: sft\ndo_train: true\nseed: {oauth}\n"), "a.yaml:3:"),
+        ("a.toml", "[model]\nms_hub_token = \"\"\"\ncanary-8d44\"\"\" x\n".into(), "a.toml:3:"),
+        ("a.toml", "[model]\nms_hub_token =\n\"canary\" x\n".into(), "a.toml:3:"),
+        ("a.toml", format!("[model]\nrevision = {oauth}\n"), "a.toml:2:"),
+        ("a.json", "{\"ms_hub_token\":\n\"canary-8d44\"x}".into(), "a.json:2:"),
+        ("a.json", "{\"ms_hub_token\"\n: canary}".into(), "a.json:2:"),
+        ("a.json", format!("\"{oauth}\""), "a.json:1:"),
+    ] {
+        let work = Workspace::new();
+        work.write(name, &text);
+        for args in [&["--config", name][..], &["config", "convert", name]] {
+            let ended = work.run_with(args, &[("HF_HUB_OFFLINE", "1")]);
+            assert_eq!(ended.code, 2, "{text}: {}", ended.stderr);
+            assert!(ended.stderr.contains(place), "{text}: {}", ended.stderr);
+            assert!(!(ended.stdout + &ended.stderr).contains("canary"), "{text}: {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
 fn nor_does_any_failure() {
     let yaml =
         |line: &str| std::fs::read_to_string(crate::support::fixtures().join("lf_run/train.yaml")).unwrap() + line;
@@ -199,6 +227,7 @@ fn nor_does_any_failure() {
         ("under a refused key", format!("\nhub_token: {CANARY}\n"), vec![]),
         ("in a refused word", String::new(), vec![format!("push_to_hub_token={CANARY}")]),
         ("without a key", String::new(), vec![canary()]),
+        ("under another key", String::new(), vec![format!("lora_rank=hf_oauth_eyJ_{CANARY}.canary")]),
         ("beside a wrong value", String::new(), vec![format!("hf_hub_token={CANARY}"), "lora_rank=0".into()]),
     ] {
         let (work, files) = workspace();

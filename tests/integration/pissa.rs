@@ -386,6 +386,13 @@ fn a_resumed_run_ends_with_the_same_bytes() {
     let (code, said) = changed.run(&keys);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("\n  pissa: digest "), "{said}");
+    let cut = stopped.copy();
+    let half = bytes(&cut, init)[..500].to_vec();
+    std::fs::write(cut.work.path("out").join(init), half).expect("written");
+    let (code, said) = cut.run(&keys);
+    assert_eq!(code, Some(2), "{said}");
+    // Nothing of it was downloaded, and nothing is to be fetched; that it may be deleted was tried above.
+    assert!(said.contains("delete out/pissa_init: ") && !said.contains("fetch"), "{said}");
     let (code, said) = stopped.run(&["pissa_init=true", "pissa_iter=3", "pissa_convert=true"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("\n  pissa_iter: 2 there, 3 now"), "{said}");

@@ -46,6 +46,8 @@ pub enum Manner {
     PageInDisguise,
     /// The content is named as a server does that knows no digests.
     OwnEtag,
+    /// The hub says nothing of a content, and the storage, where all lies, names it by what looks like a digest and is none.
+    NamedByStorage,
 }
 
 /// What a hub was asked.
@@ -164,7 +166,10 @@ impl Shared {
         let files = self.files.lock().unwrap().clone();
         let path = reply.asked.path.clone();
         if let Some(name) = path.strip_prefix("/storage/") {
-            return reply.file(content(&files, name), &[]);
+            let own = format!("\"{}\"", etag(name.as_bytes(), false));
+            let named = [("etag", own.as_str())];
+            return reply
+                .file(content(&files, name), if reply.manner == Manner::NamedByStorage { &named } else { &[] });
         }
         if let Some(rest) = path.strip_prefix(&format!("/api/v1/models/{MODEL}/repo")) {
             return self.modelscope(reply, &files, rest);
@@ -204,6 +209,9 @@ impl Shared {
     /// Small files lie at the hub behind a redirect, large ones in the storage, and are named before.
     fn huggingface(&self, reply: &mut Reply<'_>, content: Option<&[u8]>, name: &str) -> io::Result<()> {
         let Some(content) = content else { return reply.status(404, "EntryNotFound") };
+        if reply.manner == Manner::NamedByStorage {
+            return reply.send(302, &[("location", &format!("{}/storage/{name}", self.storage))], b"");
+        }
         if !name.ends_with(".safetensors") {
             let target = format!("/api/resolve-cache/models/{MODEL}/{COMMIT}/{name}");
             return reply.send(307, &[("location", &*target), ("x-repo-commit", COMMIT)], b"");

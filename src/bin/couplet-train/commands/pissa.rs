@@ -9,7 +9,7 @@ use couplet_train::{
         pissa::{self, CONVERTED, INIT, Matrices},
     },
     config::{Pissa, Recipe},
-    error::Result,
+    error::{Error, Result},
     model::{AdapterWeights, Checkpoint, Params, Principal, Qwen3, params::Slot},
     report::{Console, Header},
 };
@@ -33,8 +33,11 @@ pub fn principal(
     }
     let left = goes_on.and_then(Path::parent).filter(|dir| dir.join(INIT).is_dir());
     if let Some(dir) = left.or_else(|| recipe.model.continued()) {
-        let start = pissa::start_of(dir, &recipe.lora)?;
-        let principal = Principal::of(&inputs.model_config, &recipe.lora, |slot| start.values(slot))?;
+        let read = || {
+            let start = pissa::start_of(dir, &recipe.lora)?;
+            Principal::of(&inputs.model_config, &recipe.lora, |slot| start.values(slot))
+        };
+        let principal = read().map_err(|err| if left.is_some() { of_this_run(err, dir) } else { err })?;
         return Ok(Some((principal, format!("as in {}", dir.join(INIT).display()))));
     }
     let weight = |name: &str, (out, width): (usize, usize)| -> Result<Tensor> {
@@ -55,6 +58,15 @@ pub fn principal(
     let seconds = began.elapsed().as_secs_f64();
     let r = recipe.lora.lora_rank;
     Ok(Some((principal, format!("the {r} largest singular values of {weights} weights, {how} ({seconds:.1} s)"))))
+}
+
+/// What the run has written itself was not downloaded, and need not be kept.
+fn of_this_run(err: Error, out: &Path) -> Error {
+    let folder = out.join(INIT).display().to_string();
+    err.hint(format!(
+        "delete {folder}: what it held is found again, and a digest in the checkpoint tells whether it is the same"
+    ))
+    .hint_zh(format!("请删除 {folder}：其内容会重新求得，检查点中的摘要会核对是否一致"))
 }
 
 /// What will be taken out of the base, before it is looked for.

@@ -5,7 +5,7 @@
 
 use super::{
     fault::{Fault, Reason},
-    input::{Input, Place},
+    input::{Input, Part, Place},
     record::Rows,
 };
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 
 /// Reads all rows.
 pub(super) fn read(input: &mut Input, rows: &mut Rows) -> Result<()> {
-    match input.past_blanks()? {
+    match to_next(input, rows)? {
         Some(b'[') => array(input, rows),
         Some(b'{') => lines(input, rows),
         Some(_) => Err(form(Error::file(rows.path(), "row 1: neither a JSON array of objects nor JSON Lines"))),
@@ -24,22 +24,22 @@ pub(super) fn read(input: &mut Input, rows: &mut Rows) -> Result<()> {
 
 fn array(input: &mut Input, rows: &mut Rows) -> Result<()> {
     input.take(1);
-    if input.past_blanks()? != Some(b']') {
+    if to_next(input, rows)? != Some(b']') {
         loop {
             row_of_array(input, rows)?;
-            match input.past_blanks()? {
+            match to_next(input, rows)? {
                 Some(b',') => drop(input.take(1)),
                 Some(b']') => break,
                 Some(_) => return Err(broken(rows, input.place(), "expected `,` or `]`")),
                 None => return Err(broken(rows, input.place(), "EOF while parsing a list")),
             }
-            if input.past_blanks()? == Some(b']') {
+            if to_next(input, rows)? == Some(b']') {
                 return Err(broken(rows, input.place(), "trailing comma"));
             }
         }
     }
     input.take(1);
-    match input.past_blanks()? {
+    match to_next(input, rows)? {
         None => Ok(()),
         Some(_) => {
             let Place { line, column } = input.place();
@@ -49,8 +49,13 @@ fn array(input: &mut Input, rows: &mut Rows) -> Result<()> {
     }
 }
 
+/// Takes the blanks before the row that comes next, which is named where they cannot be read, and says how it begins.
+fn to_next(input: &mut Input, rows: &Rows) -> Result<Option<u8>> {
+    input.part = Part::Row(rows.next());
+    input.past_blanks()
+}
+
 fn row_of_array(input: &mut Input, rows: &mut Rows) -> Result<()> {
-    input.row = rows.next();
     let mut scan = Scan::default();
     let end = loop {
         if let Some(end) = scan.end_of_value(input.text()) {
@@ -71,8 +76,7 @@ fn row_of_array(input: &mut Input, rows: &mut Rows) -> Result<()> {
 }
 
 fn lines(input: &mut Input, rows: &mut Rows) -> Result<()> {
-    while input.past_blanks()?.is_some() {
-        input.row = rows.next();
+    while to_next(input, rows)?.is_some() {
         let mut searched = 0;
         let end = loop {
             if let Some(at) = memchr(b'\n', &input.text().as_bytes()[searched..]) {

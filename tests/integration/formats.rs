@@ -234,13 +234,19 @@ fn a_byte_order_mark_and_line_ends_change_nothing_and_other_encodings_are_placed
     let utf16 = |bytes: fn(u16) -> [u8; 2]| {
         [0xfeff].into_iter().chain(plain.encode_utf16()).flat_map(bytes).collect::<Vec<u8>>()
     };
+    let at_the_start = format!("not UTF-8 at byte {} (line 3, row 3)", lines.len());
     let behind = format!("not UTF-8 at byte {} (line 3, row 3)", lines.len() + 15);
     for (name, bytes, want) in [
         ("rows.json", utf16(u16::to_le_bytes), "not UTF-8 at byte 0 (line 1, row 1): it looks like UTF-16"),
         ("rows.json", utf16(u16::to_be_bytes), "not UTF-8 at byte 0 (line 1, row 1): it looks like UTF-16"),
         ("rows.json", b"[\n{\"output\": \"\xb5\xd8\"}]".to_vec(), "not UTF-8 at byte 14 (line 2, row 1)"),
         ("rows.jsonl", [lines.as_bytes(), b"{\"output\": \"caf\xe9\"}"].concat(), behind.as_str()),
+        ("rows.jsonl", [lines.as_bytes(), b"\xff"].concat(), at_the_start.as_str()),
+        ("rows.json", b"[\n{\"output\": \"\"},\n\xb5\xd8]".to_vec(), "not UTF-8 at byte 18 (line 3, row 2)"),
+        ("rows.json", b"[\xb5\xd8]".to_vec(), "not UTF-8 at byte 1 (line 1, row 1)"),
+        ("rows.csv", b"instruction,\xd7\xf7\na,b\n".to_vec(), "not UTF-8 at byte 12 (line 1, the header)"),
         ("rows.csv", b"instruction,output\na,b\nc,\xd7\xf7\n".to_vec(), "not UTF-8 at byte 25 (line 3, row 2)"),
+        ("rows.csv", b"instruction,output\na,b\n\xd7\xf7,c\n".to_vec(), "not UTF-8 at byte 23 (line 3, row 2)"),
         (
             "rows.json",
             b"[{\"output\": \"\\ud83d\"}]".to_vec(),

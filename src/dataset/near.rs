@@ -4,6 +4,9 @@
 //! length differ in one character at most exactly where they share a key (but for collisions of 64 bits), so nothing is
 //! compared in pairs and the time is that of the keys. Punctuation and blanks are no characters here: `天下，` is `天下`.
 //! A character more or less makes another line.
+//!
+//! A line of more than [`LONGEST`] characters has its hash alone: keys of 16 bytes for every character of long texts would take
+//! many times the memory of the texts, and that one of a thousand characters is another is no matter of chance anyway.
 
 use crate::prosody::is_mark;
 use rayon::prelude::*;
@@ -23,6 +26,10 @@ pub struct Telling {
     /// With one of its characters replaced.
     pub near: usize,
 }
+
+/// Characters of a line that is compared by all of them but one; a longer one is compared as a whole. (The longest couplets
+/// that people know by heart, 大观楼长联, have 90 a side.)
+pub const LONGEST: usize = 96;
 
 impl Telling {
     /// Where likeness is told: shorter lines are alike by chance.
@@ -124,7 +131,7 @@ fn keys_of(pair: &Pair) -> impl Iterator<Item = (Likeness, u64)> + use<> {
     let [asked, answered] = pair.map(Sums::of);
     let is_couplet = lines(pair).len() > 1;
     let mut keys = vec![(Likeness::Equal, row_key(asked.whole, answered.whole))];
-    if asked.blanked.len() + answered.blanked.len() >= Telling::LEAK.near {
+    if asked.len + answered.len >= Telling::LEAK.near {
         keys.extend(asked.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(*sum, answered.whole))));
         keys.extend(answered.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(asked.whole, *sum))));
     }
@@ -141,8 +148,10 @@ fn row_key(asked: u64, answered: u64) -> u64 {
 
 /// Hashes of a line: sums over its characters, so that one of them is exchanged by a subtraction.
 struct Sums {
+    /// Characters.
+    len: usize,
     whole: u64,
-    /// With each of the characters blanked out.
+    /// With each of the characters blanked out; of a line of more than [`LONGEST`] none.
     blanked: Vec<u64>,
 }
 
@@ -151,13 +160,15 @@ impl Sums {
         let at = |place: usize, sign: u64| mixed((place as u64 + 1) << 32 | sign);
         let signs = || line.chars().filter(|c| !is_mark(*c)).map(u64::from).enumerate();
         // The blank is a sign that no character has.
-        let whole = signs().fold(0u64, |sum, (place, sign)| sum.wrapping_add(at(place, sign)));
+        let (len, whole) =
+            signs().fold((0, 0u64), |(len, sum), (place, sign)| (len + 1, sum.wrapping_add(at(place, sign))));
         let blank = |place, sign| whole.wrapping_sub(at(place, sign)).wrapping_add(at(place, u64::from(u32::MAX)));
-        Self { whole, blanked: signs().map(|(place, sign)| blank(place, sign)).collect() }
+        let blanked = signs().filter(|_| len <= LONGEST).map(|(place, sign)| blank(place, sign)).collect();
+        Self { len, whole, blanked }
     }
 
     fn line_keys(&self, Telling { same, near }: Telling) -> impl Iterator<Item = (Likeness, u64)> {
-        let len = self.blanked.len();
+        let len = self.len;
         let whole = iter::once((Likeness::SharedLine, mixed(self.whole))).filter(move |_| len >= same);
         let blanked = self.blanked.iter().map(|sum| (Likeness::NearLine, mixed(*sum))).filter(move |_| len >= near);
         whole.chain(blanked)
@@ -237,6 +248,20 @@ mod tests {
         ] {
             assert_eq!(likeness(train, held_out), want, "{why}");
         }
+    }
+
+    #[test]
+    fn a_long_line_has_one_key() {
+        let line = |first: &str, len: usize| first.to_owned() + &"长".repeat(len - 1);
+        for (len, want) in [(LONGEST, Some(Likeness::NearLine)), (LONGEST + 1, None)] {
+            let (a, b) = (line("甲", len), line("乙", len));
+            assert_eq!(likeness([&a, "子时"], [&b, "丑刻"]), want, "one of {len} characters");
+            assert_eq!(likeness([&a, "子时"], [&a, "丑刻"]), Some(Likeness::SharedLine), "the same {len} characters");
+            assert_eq!(likeness([&a, "天涯若比邻"], [&a, "天涯如比邻"]), Some(Likeness::OneCharacter), "of the answer");
+        }
+        let text = "长".repeat(20_000);
+        assert!(keys_of(&[text.as_str(), &text]).count() <= 5, "memory for the keys does not grow with the text");
+        assert_eq!(Sums::of(&"长".repeat(LONGEST)).line_keys(Telling::LEAK).count(), LONGEST + 1);
     }
 
     #[test]

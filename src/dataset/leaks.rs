@@ -2,7 +2,8 @@
 
 use super::{
     encode::Row,
-    near::{self, Likeness, Pair},
+    near::{self, Likeness, Said},
+    record::Record,
     summary::FileSummary,
 };
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,7 @@ pub struct Leaks {
     pub of: HeldOut,
     /// How many.
     pub rows: usize,
-    /// Both sides equal those of a training row.
+    /// All that is said equals what a training row says.
     pub equal: usize,
     /// One character of the row is another.
     pub one_character: usize,
@@ -78,8 +79,7 @@ impl Leaks {
         (train, train_files): (&[Row], &[FileSummary]),
         (held_out, files): (&[Row], &[FileSummary]),
     ) -> Self {
-        let trained: Vec<Pair> = train.iter().map(|row| row.record.pair()).collect();
-        let held: Vec<Pair> = held_out.iter().map(|row| row.record.pair()).collect();
+        let [trained, held] = [train, held_out].map(|rows| rows.iter().map(|row| said(&row.record)).collect::<Vec<_>>());
         let mut leaks = near::leaks(&trained, &held);
         leaks.sort_by_key(|leak| (leak.likeness, leak.held_out));
         let count = |likeness| leaks.iter().filter(|leak| leak.likeness == likeness).count();
@@ -137,10 +137,21 @@ impl Leaks {
     }
 }
 
+/// What is compared of a row: its last question and answer, with the turns before them and how it is asked. A couplet is the
+/// same however it is asked for, so there the instruction, the system text and tools do not count.
+fn said(record: &Record) -> Said<'_> {
+    let pair = record.pair();
+    let history = record.history.iter().flat_map(|(question, answer)| [question, answer]).map(String::as_str);
+    let instruction = if record.query.is_empty() { "" } else { &record.prompt };
+    let asked_by = [instruction, &record.system, record.tools.as_deref().unwrap_or_default()];
+    let asked_by = if near::is_couplet(&pair) { &[][..] } else { &asked_by };
+    Said::new(pair, asked_by.iter().copied().chain(history))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::{Origin, record::Record};
+    use crate::dataset::Origin;
 
     fn row(dataset: usize, row: usize, query: &str, response: &str) -> Row {
         let record = Record { query: query.into(), response: response.into(), ..Record::default() };
@@ -179,5 +190,42 @@ mod tests {
         assert_eq!(none.line(true), "1 行测试数据均不与训练行相近（无相同或仅差一字的句子）");
         assert_eq!(leaks.clone().naming(1).found.len(), 1);
         assert_eq!(leaks.naming(9).found.len(), 2);
+    }
+
+    #[test]
+    fn another_task_over_the_same_text_is_another_row_and_a_couplet_is_one_however_it_is_asked_for() {
+        let row = |prompt: &str, query: &str, response: &str, history: &[(&str, &str)], system: &str| Row {
+            origin: Origin { dataset: 0, row: 1 },
+            record: Record {
+                prompt: prompt.into(),
+                query: query.into(),
+                response: response.into(),
+                history: history.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect(),
+                system: system.into(),
+                ..Record::default()
+            },
+        };
+        let (film, greeting) = ("这部电影很好看", ("你好", "您好，有什么可以帮您"));
+        for (train, held_out, equal, why) in [
+            (row("判断情感", film, "好", &[], ""), row("判断情感", film, "好", &[], ""), true, "the same"),
+            (row("判断情感", film, "好", &[], ""), row("译成英文", film, "好", &[], ""), false, "another task"),
+            (row("判断情感", film, "好", &[], ""), row("判断情感", film, "好", &[], "译"), false, "another system text"),
+            (
+                row("对下联", "海内存知己", "天涯若比邻", &[], ""),
+                row("请对出下联", "海内存知己", "天涯若比邻", &[], "你是诗人"),
+                true,
+                "a couplet in other words",
+            ),
+            (
+                row("多谢帮忙", "", "不必客气", &[greeting], ""),
+                row("多谢帮忙", "", "不必客气", &[("买票", "好的")], ""),
+                false,
+                "the same thanks at the end",
+            ),
+        ] {
+            let files = files(&["a"]);
+            let leaks = Leaks::find(HeldOut::Eval, (&[train], &files), (&[held_out], &files));
+            assert_eq!((leaks.equal, leaks.shared_line), if equal { (1, 0) } else { (0, 1) }, "{why}");
+        }
     }
 }

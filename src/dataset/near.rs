@@ -41,11 +41,35 @@ impl Telling {
 /// What is asked and what is answered; for a couplet 上联 and 下联.
 pub type Pair<'a> = [&'a str; 2];
 
+/// A row to be compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    pair: Pair<'a>,
+    /// Hash of what else is said in it.
+    around: u64,
+}
+
+impl<'a> Said<'a> {
+    /// A pair, and all that two rows must have in common besides to be equal; punctuation and blanks do not count.
+    pub fn new<'t>(pair: Pair<'a>, around: impl Iterator<Item = &'t str>) -> Self {
+        // Where a text ends is a sign that no character has.
+        let signs = around.flat_map(|text| characters(text).map(u64::from).chain([u64::from(u32::MAX)]));
+        Self { pair, around: signs.fold(0, |sum, sign| mixed(sum ^ sign)) }
+    }
+}
+
+impl<'a> From<Pair<'a>> for Said<'a> {
+    /// Nothing else is said.
+    fn from(pair: Pair<'a>) -> Self {
+        Self::new(pair, iter::empty())
+    }
+}
+
 /// How a held-out row is like a training row, from the worst on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Likeness {
-    /// Both sides are equal.
+    /// All that is said is equal.
     Equal,
     /// One character of the whole row is another.
     OneCharacter,
@@ -72,18 +96,19 @@ pub struct Leak {
 }
 
 /// The held-out rows that are like a training row, in their order, each with the worst likeness.
-pub fn leaks(train: &[Pair], held_out: &[Pair]) -> Vec<Leak> {
+pub fn leaks<'a, R: Copy + Into<Said<'a>> + Sync>(train: &[R], held_out: &[R]) -> Vec<Leak> {
+    let keys_of = |row: &R| keys_of((*row).into());
     let seen: HashMap<u64, AtomicUsize, BuildHasherDefault<Mixed>> =
         held_out.iter().flat_map(keys_of).map(|(_, key)| (key, AtomicUsize::new(usize::MAX))).collect();
-    train.par_iter().enumerate().for_each(|(row, pair)| {
-        for first in keys_of(pair).filter_map(|(_, key)| seen.get(&key)) {
+    train.par_iter().enumerate().for_each(|(row, said)| {
+        for first in keys_of(said).filter_map(|(_, key)| seen.get(&key)) {
             first.fetch_min(row, Ordering::Relaxed);
         }
     });
-    let leak_of = |(row, pair): (usize, &Pair)| {
+    let leak_of = |(row, said): (usize, &R)| {
         let first = |key: u64| seen.get(&key).map_or(usize::MAX, |first| first.load(Ordering::Relaxed));
         let found =
-            keys_of(pair).map(|(likeness, key)| (likeness, first(key))).filter(|(_, train)| *train < usize::MAX);
+            keys_of(said).map(|(likeness, key)| (likeness, first(key))).filter(|(_, train)| *train < usize::MAX);
         found.min().map(|(likeness, train)| Leak { likeness, held_out: row, train })
     };
     held_out.iter().enumerate().filter_map(leak_of).collect()
@@ -122,28 +147,33 @@ fn root(first: &mut [usize], mut row: usize) -> usize {
 /// The lines of a row that say something when they come again: what is asked, and of a couplet, whose sides are equally long,
 /// what is answered. (The answers of other data are often few: a class, yes and no.)
 pub fn lines<'p, 'a>(pair: &'p Pair<'a>) -> &'p [&'a str] {
-    let [asked, answered] = pair.map(|line| line.chars().filter(|c| !is_mark(*c)).count());
-    if asked == answered { pair } else { &pair[..1] }
+    if is_couplet(pair) { pair } else { &pair[..1] }
+}
+
+/// Whether both sides have as many characters.
+pub fn is_couplet(pair: &Pair) -> bool {
+    let [asked, answered] = pair.map(|line| characters(line).count());
+    asked == answered
+}
+
+fn characters(line: &str) -> impl Iterator<Item = char> {
+    line.chars().filter(|c| !is_mark(*c))
 }
 
 /// Every key of a row, and what it means to share it.
-fn keys_of(pair: &Pair) -> impl Iterator<Item = (Likeness, u64)> + use<> {
-    let [asked, answered] = pair.map(Sums::of);
-    let is_couplet = lines(pair).len() > 1;
+fn keys_of(said: Said) -> impl Iterator<Item = (Likeness, u64)> + use<> {
+    let [asked, answered] = said.pair.map(Sums::of);
+    let row_key = |asked: u64, answered: u64| mixed(mixed(mixed(said.around) ^ asked) ^ answered);
     let mut keys = vec![(Likeness::Equal, row_key(asked.whole, answered.whole))];
     if asked.len + answered.len >= Telling::LEAK.near {
         keys.extend(asked.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(*sum, answered.whole))));
         keys.extend(answered.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(asked.whole, *sum))));
     }
     keys.extend(asked.line_keys(Telling::LEAK));
-    if is_couplet {
+    if is_couplet(&said.pair) {
         keys.extend(answered.line_keys(Telling::LEAK));
     }
     keys.into_iter()
-}
-
-fn row_key(asked: u64, answered: u64) -> u64 {
-    mixed(mixed(asked) ^ answered)
 }
 
 /// Hashes of a line: sums over its characters, so that one of them is exchanged by a subtraction.
@@ -158,7 +188,7 @@ struct Sums {
 impl Sums {
     fn of(line: &str) -> Self {
         let at = |place: usize, sign: u64| mixed((place as u64 + 1) << 32 | sign);
-        let signs = || line.chars().filter(|c| !is_mark(*c)).map(u64::from).enumerate();
+        let signs = || characters(line).map(u64::from).enumerate();
         // The blank is a sign that no character has.
         let (len, whole) =
             signs().fold((0, 0u64), |(len, sum), (place, sign)| (len + 1, sum.wrapping_add(at(place, sign))));
@@ -260,7 +290,7 @@ mod tests {
             assert_eq!(likeness([&a, "天涯若比邻"], [&a, "天涯如比邻"]), Some(Likeness::OneCharacter), "of the answer");
         }
         let text = "长".repeat(20_000);
-        assert!(keys_of(&[text.as_str(), &text]).count() <= 5, "memory for the keys does not grow with the text");
+        assert!(keys_of([text.as_str(), &text].into()).count() <= 5, "memory for the keys does not grow with the text");
         assert_eq!(Sums::of(&"长".repeat(LONGEST)).line_keys(Telling::LEAK).count(), LONGEST + 1);
     }
 
@@ -273,6 +303,28 @@ mod tests {
         assert_eq!(leaks(&train, &held_out), want);
         assert_eq!(leaks(&train, &[]), []);
         assert_eq!(leaks(&[], &held_out), []);
+    }
+
+    #[test]
+    fn rows_are_equal_if_all_that_is_said_is() {
+        use Likeness::{Equal, OneCharacter, SharedLine};
+        let pair = ["多谢你的帮助", "不客气"];
+        let like = |train: &[&str], held_out: &[&str], pair_held_out: Pair| {
+            let said = |pair, around: &[&str]| Said::new(pair, around.to_vec().into_iter());
+            leaks(&[said(pair, train)], &[said(pair_held_out, held_out)])[0].likeness
+        };
+        for (train, held_out, want, why) in [
+            (&["天", "地"][..], &["天", "地"][..], Equal, "the same before it"),
+            (&["天，", "地"], &["天", "地。"], Equal, "punctuation aside"),
+            (&["天", "地"], &["山", "水"], SharedLine, "another turn before it"),
+            (&["天", "地"], &[], SharedLine, "none before it"),
+            (&["天地"], &["天", "地"], SharedLine, "cut elsewhere"),
+        ] {
+            assert_eq!(like(train, held_out, pair), want, "{why}");
+        }
+        let answer = ["多谢你的帮助", "不客套"];
+        assert_eq!(like(&["天"], &["天"], answer), OneCharacter, "of the last answer");
+        assert_eq!(like(&["天"], &["山"], answer), SharedLine, "and another turn");
     }
 
     /// Lines over four characters, so that all likenesses occur.

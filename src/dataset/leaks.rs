@@ -1,6 +1,7 @@
 //! What held-out rows have in common with training rows, in files and rows: a loss over rows that were trained says little.
 
 use super::{
+    Origin,
     encode::Row,
     near::{self, Likeness, Said},
     record::Record,
@@ -19,9 +20,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where `row` stands; `files` are those it was read with.
-    pub fn of(row: &Row, files: &[FileSummary]) -> Self {
-        let (file, row) = files[row.origin.dataset].place(row.origin.row);
+    /// Where a row stands; `files` are those it was read with.
+    pub fn of(origin: Origin, files: &[FileSummary]) -> Self {
+        let (file, row) = files[origin.dataset].place(origin.row);
         Self { file: file.to_owned(), row }
     }
 }
@@ -79,15 +80,16 @@ impl Leaks {
         (train, train_files): (&[Row], &[FileSummary]),
         (held_out, files): (&[Row], &[FileSummary]),
     ) -> Self {
-        let [trained, held] = [train, held_out].map(|rows| rows.iter().map(|row| said(&row.record)).collect::<Vec<_>>());
+        let [trained, held] =
+            [train, held_out].map(|rows| rows.iter().map(|row| said(&row.record)).collect::<Vec<_>>());
         let mut leaks = near::leaks(&trained, &held);
         leaks.sort_by_key(|leak| (leak.likeness, leak.held_out));
         let count = |likeness| leaks.iter().filter(|leak| leak.likeness == likeness).count();
         let [equal, one_character, shared_line, near_line] = Likeness::ALL.map(count);
         let found = leaks.iter().map(|leak| Found {
             likeness: leak.likeness,
-            held_out: Place::of(&held_out[leak.held_out], files),
-            train: Place::of(&train[leak.train], train_files),
+            held_out: Place::of(held_out[leak.held_out].origin, files),
+            train: Place::of(train[leak.train].origin, train_files),
         });
         Self { of, rows: held_out.len(), equal, one_character, shared_line, near_line, found: found.collect() }
     }
@@ -151,7 +153,6 @@ fn said(record: &Record) -> Said<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::Origin;
 
     fn row(dataset: usize, row: usize, query: &str, response: &str) -> Row {
         let record = Record { query: query.into(), response: response.into(), ..Record::default() };
@@ -209,7 +210,12 @@ mod tests {
         for (train, held_out, equal, why) in [
             (row("判断情感", film, "好", &[], ""), row("判断情感", film, "好", &[], ""), true, "the same"),
             (row("判断情感", film, "好", &[], ""), row("译成英文", film, "好", &[], ""), false, "another task"),
-            (row("判断情感", film, "好", &[], ""), row("判断情感", film, "好", &[], "译"), false, "another system text"),
+            (
+                row("判断情感", film, "好", &[], ""),
+                row("判断情感", film, "好", &[], "译"),
+                false,
+                "another system text",
+            ),
             (
                 row("对下联", "海内存知己", "天涯若比邻", &[], ""),
                 row("请对出下联", "海内存知己", "天涯若比邻", &[], "你是诗人"),

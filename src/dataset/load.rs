@@ -10,6 +10,7 @@ use crate::{
         pack::{self, Seat},
         reader::{Reader, Slot, Split},
         record::Record,
+        repeats,
         summary::{self, FileSummary, NAMED_ROWS, OverLong, SplitSummary, Summary, Warning},
     },
     error::{Error, Result},
@@ -58,7 +59,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     warnings.extend(notes::of_thoughts(&train.rows, data));
     warnings.extend(notes::of_rows(&files));
     warnings.extend(notes::of_losses(&files, over_long, &over_long_rows, data));
-    let repeats = summary::repeats(&train_rows);
+    let repeats = repeats::repeats(&train_rows);
     warnings.extend(notes::of_repeats(&repeats, &files));
 
     let texts = train.rows.iter().map(|row| &row.record);
@@ -183,7 +184,7 @@ pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, tokenizer: &Tok
             file.control_rows += usize::from(row.record.texts().any(|text| tokenizer.has_control_text(text)));
         }
     }
-    skips.sort_by_key(|(origin, ..)| (origin.dataset, origin.row));
+    skips.sort_by_key(|(origin, ..)| *origin);
     for (origin, reason, fact) in skips {
         files[origin.dataset].skip(reason, fact);
     }
@@ -233,7 +234,7 @@ fn seats(split: &Split, rows: &[Encoded], data: &DataConfig) -> Vec<Seat> {
 fn over_long<'a>(rows: impl Iterator<Item = &'a Encoded>, cutoff_len: usize) -> (usize, Vec<OverLong>) {
     let too_long = rows.filter(|row| row.full_len > cutoff_len);
     let mut all: Vec<_> = too_long.map(|row| OverLong { origin: row.example.origin, tokens: row.full_len }).collect();
-    all.sort_by_key(|row| (row.origin.dataset, row.origin.row)); // file order, whatever the split shuffled
+    all.sort_by_key(|row| row.origin); // file order, whatever the split shuffled
     let count = all.len();
     all.truncate(NAMED_ROWS);
     (count, all)

@@ -148,6 +148,31 @@ fn data_in_numbers() {
     assert!(std::fs::read(w.path("lengths.png")).unwrap().starts_with(b"\x89PNG"));
 }
 
+/// A row that is taken several times on purpose is no repeat of itself, whichever command looks.
+#[test]
+fn rows_drawn_several_times_are_no_repeats() {
+    let w = folder();
+    let lines = |texts: &[(&str, &str)]| {
+        let row =
+            |(asked, answered): &(&str, &str)| json!({"instruction": "对下联", "input": asked, "output": answered});
+        Value::from(texts.iter().map(row).collect::<Vec<_>>()).to_string()
+    };
+    w.write(
+        "data/few.json",
+        lines(&[("海内存知己", "天涯若比邻"), ("白日依山尽", "黄河入海流"), ("海内存知己", "天涯若比邻")]),
+    );
+    w.write("data/one.json", lines(&[("两个黄鹂鸣翠柳", "一行白鹭上青天")]));
+    let registry = json!({"few": {"file_name": "few.json", "num_samples": 9}, "one": {"file_name": "one.json"}});
+    w.write("data/dataset_info.json", registry.to_string());
+    for over in [&["dataset=few"][..], &["dataset=few,one", "mix_strategy=interleave_over"]] {
+        let args = [&["data", "stats", "run.toml", "eval_dataset=null", "test_dataset=null", "--json"], over].concat();
+        let stats: Value = serde_json::from_str(&printed(&w, &args)).unwrap();
+        let place = |row| json!({"file": "data/few.json", "row": row});
+        assert_eq!(stats["doubles"], json!([{"row": place(3), "first": place(1)}]), "{over:?}");
+        assert_eq!((&stats["alike"]["rows"], &stats["contradictions"]), (&json!(2), &json!([])), "{over:?}");
+    }
+}
+
 #[test]
 fn nothing_in_a_data_file_speaks_to_the_terminal() {
     let w = folder();

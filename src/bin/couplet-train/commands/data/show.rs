@@ -41,7 +41,7 @@ pub fn run(args: &ShowArgs, look: Look) -> Result<()> {
         let parts = encode::parts(&row.record, data, &source.tokenizer)?;
         let tokens = parts.iter().map(|part| part.ids.len()).sum::<usize>();
         let shown = Shown {
-            place: Place::of(row, files),
+            place: Place::of(row.origin, files),
             dataset: &files[row.origin.dataset].name,
             split,
             stretches: stretches(&parts, &prefix, &source.tokenizer)?,
@@ -77,11 +77,11 @@ fn chosen(source: &Source, numbers: Option<RangeInclusive<usize>>, split: Option
         Some(numbers) => rows
             .filter(|(kind, row, files)| {
                 let number = files[row.origin.dataset].place(row.origin.row).1;
-                numbers.contains(&number) && seen.insert((*kind as u8, row.origin.dataset, row.origin.row))
+                numbers.contains(&number) && seen.insert((*kind as u8, row.origin))
             })
             .collect(),
     };
-    chosen.sort_by_key(|(kind, row, _)| (*kind as u8, row.origin.dataset, row.origin.row));
+    chosen.sort_by_key(|(kind, row, _)| (*kind as u8, row.origin));
     if chosen.is_empty() {
         let left_out = wanted.flat_map(|(_, split, files)| split.left_out.iter().map(move |row| (row, files)));
         let is_meant = |(row, files): &(&LeftOut, &Vec<FileSummary>)| {

@@ -12,7 +12,8 @@ use couplet_train::{
         encode::{Encoded, Row, encode_rows},
         leaks::{Leaks, Place},
         near,
-        stats::{Bin, Lengths, contradictions, doubles, histogram},
+        repeats::{contradictions, distinct, repeats},
+        stats::{Bin, Lengths, histogram},
         summary::{FileSummary, Instruction, common_prefix, most_frequent},
     },
     error::Result,
@@ -168,7 +169,8 @@ impl Stats {
         files.extend(test_files);
         let train = dataset::settle(&read.train, train, data);
         let rows = &read.train.rows;
-        let place = |row: usize| Place::of(&rows[row], &read.files);
+        let place = |origin| Place::of(origin, &read.files);
+        let distinct = distinct(rows);
         let prefix = train.first().map_or(vec![], |row| row.input_ids[..common_prefix(&train)].to_vec());
         let stats = Self {
             files,
@@ -178,15 +180,15 @@ impl Stats {
             over_long,
             prefix: Prefix { tokens: prefix.len(), text: source.tokenizer.decode(&prefix, false)? },
             feed: Fed::of(&source.recipe, &source.model_dir, &train),
-            doubles: doubles(rows)
+            doubles: repeats(&train)
                 .into_iter()
-                .map(|(first, row)| Double { row: place(row), first: place(first) })
+                .map(|(row, first)| Double { row: place(row), first: place(first) })
                 .collect(),
-            contradictions: contradictions(rows)
+            contradictions: contradictions(&distinct)
                 .into_iter()
-                .map(|rows| rows.into_iter().map(place).collect())
+                .map(|rows| rows.into_iter().map(|row| place(row.origin)).collect())
                 .collect(),
-            alike: Alike::of(rows),
+            alike: Alike::of(&distinct),
             instruction: most_frequent(rows.iter().map(|row| row.record.prompt.as_str())),
             couplets: Couplets::of(rows),
             leaks: read.leaks(),
@@ -215,8 +217,10 @@ impl SplitStats {
 fn too_long(rows: &[Row], encoded: &[Encoded], longest: usize, files: &[FileSummary]) -> Vec<TooLong> {
     let long = rows.iter().zip(encoded).filter(|(_, encoded)| encoded.full_len > longest);
     let mut long: Vec<_> = long.collect();
-    long.sort_by_key(|(row, _)| (row.origin.dataset, row.origin.row));
-    long.into_iter().map(|(row, encoded)| TooLong { place: Place::of(row, files), tokens: encoded.full_len }).collect()
+    long.sort_by_key(|(row, _)| row.origin);
+    let tell =
+        |(row, encoded): (&Row, &Encoded)| TooLong { place: Place::of(row.origin, files), tokens: encoded.full_len };
+    long.into_iter().map(tell).collect()
 }
 
 impl Fed {
@@ -241,7 +245,7 @@ impl Fed {
 }
 
 impl Alike {
-    fn of(rows: &[Row]) -> Self {
+    fn of(rows: &[&Row]) -> Self {
         let pairs: Vec<near::Pair> = rows.iter().map(|row| row.record.pair()).collect();
         let lines: Vec<&[&str]> = pairs.iter().map(near::lines).collect();
         let mut sizes: HashMap<usize, usize> = HashMap::new();

@@ -97,7 +97,7 @@ impl Example {
 }
 
 /// A row of a data file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Origin {
     /// Index into the data sets of the run, in the order read: those trained, then those of `eval_dataset`.
     pub dataset: usize,

@@ -33,14 +33,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// A held-out row, and the first training row that it is like.
+/// A held-out row, and a training row that it is like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// In which way; the worst that holds.
     pub likeness: Likeness,
     /// The held-out row.
     pub held_out: Place,
-    /// The training row.
+    /// The training row, the first of the files that is so like it.
     pub train: Place,
 }
 
@@ -69,19 +69,25 @@ pub struct Leaks {
     pub shared_line: usize,
     /// A line is a line of training but for one character.
     pub near_line: usize,
-    /// The worst first, then in the order of the held-out rows. In a summary only a few.
+    /// The worst first, then in the order of the files. In a summary only a few.
     pub found: Vec<Found>,
 }
 
 impl Leaks {
-    /// Looks through `held_out` rows; each kind of row with the files it was read from.
+    /// Looks through `held_out` rows; each kind of row with the files it was read from. Whatever the split shuffled, rows are
+    /// found in the order of their files.
     pub fn find(
         of: HeldOut,
         (train, train_files): (&[Row], &[FileSummary]),
         (held_out, files): (&[Row], &[FileSummary]),
     ) -> Self {
+        let [train, held_out] = [train, held_out].map(|rows| {
+            let mut rows: Vec<&Row> = rows.iter().collect();
+            rows.sort_by_key(|row| row.origin);
+            rows
+        });
         let [trained, held] =
-            [train, held_out].map(|rows| rows.iter().map(|row| said(&row.record)).collect::<Vec<_>>());
+            [&train, &held_out].map(|rows| rows.iter().map(|row| said(&row.record)).collect::<Vec<_>>());
         let mut leaks = near::leaks(&trained, &held);
         leaks.sort_by_key(|leak| (leak.likeness, leak.held_out));
         let count = |likeness| leaks.iter().filter(|leak| leak.likeness == likeness).count();
@@ -165,28 +171,36 @@ mod tests {
 
     #[test]
     fn rows_are_named_by_file_and_the_worst_comes_first() {
-        let train = [row(0, 1, "海内存知己", "天涯若比邻"), row(0, 2, "白日依山尽", "黄河入海流")];
+        // As a split has shuffled them.
+        let train = [
+            row(0, 3, "海内存知己", "天涯若比邻"),
+            row(0, 2, "白日依山尽", "黄河入海流"),
+            row(0, 1, "海内存知己", "天涯若比邻"),
+        ];
         let held_out = [
+            row(1, 10, "白日依山尽", "苍鹰下九霄"),
             row(1, 7, "白日依山尽", "明月照大江"),
             row(1, 8, "海内存知己", "天涯若比邻"),
             row(1, 9, "千山鸟飞绝", "万径人踪灭"),
         ];
         let files = files(&["train", "valid"]);
         let leaks = Leaks::find(HeldOut::Eval, (&train, &files), (&held_out, &files));
-        assert_eq!((leaks.rows, leaks.equal, leaks.one_character, leaks.shared_line, leaks.near_line), (3, 1, 0, 1, 0));
+        assert_eq!((leaks.rows, leaks.equal, leaks.one_character, leaks.shared_line, leaks.near_line), (4, 1, 0, 2, 0));
+        let rows: Vec<_> = leaks.found.iter().map(|found| (found.held_out.row, found.train.row)).collect();
+        assert_eq!(rows, [(8, 1), (7, 2), (10, 2)], "in file order, and like the first of the file");
         assert_eq!(
             leaks.line(false),
-            "of 3 held-out rows 1 equal a training row, 1 share a line with one; the first: valid.json row 8, like \
+            "of 4 held-out rows 1 equal a training row, 2 share a line with one; the first: valid.json row 8, like \
              train.json row 1"
         );
-        let none = Leaks::find(HeldOut::Test, (&train, &files), (&held_out[2..], &files));
+        let none = Leaks::find(HeldOut::Test, (&train, &files), (&held_out[3..], &files));
         assert_eq!(
             none.line(false),
             "none of 1 test rows is like a training row (equal lines, or all but one character)"
         );
         assert_eq!(
             leaks.line(true),
-            "3 行验证数据中：与训练行相同 1，有一句相同 1；首个：valid.json row 8，近似 train.json row 1"
+            "4 行验证数据中：与训练行相同 1，有一句相同 2；首个：valid.json row 8，近似 train.json row 1"
         );
         assert_eq!(none.line(true), "1 行测试数据均不与训练行相近（无相同或仅差一字的句子）");
         assert_eq!(leaks.clone().naming(1).found.len(), 1);

@@ -91,7 +91,7 @@ pub struct Leak {
     pub likeness: Likeness,
     /// Index of the held-out row.
     pub held_out: usize,
-    /// Index of the first training row that it is so like.
+    /// Index of the first of the training rows, as they were given, that it is so like.
     pub train: usize,
 }
 

@@ -8,7 +8,6 @@ use super::{
     summary::FileSummary,
 };
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// A row of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +24,11 @@ impl Place {
         let (file, row) = files[origin.dataset].place(origin.row);
         Self { file: file.to_owned(), row }
     }
-}
 
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} row {}", self.file, self.row)
+    /// In words.
+    pub fn text(&self, chinese: bool) -> String {
+        let Self { file, row } = self;
+        if chinese { format!("{file} 第 {row} 行") } else { format!("{file} row {row}") }
     }
 }
 
@@ -134,14 +133,12 @@ impl Leaks {
         }
     }
 
-    /// One line: [`Self::counts`] and the first of them.
-    pub fn line(&self, chinese: bool) -> String {
-        let counts = self.counts(chinese);
-        match (self.found.first(), chinese) {
-            (None, _) => counts,
-            (Some(Found { held_out, train, .. }), false) => format!("{counts}; the first: {held_out}, like {train}"),
-            (Some(Found { held_out, train, .. }), true) => format!("{counts}；首个：{held_out}，近似 {train}"),
-        }
+    /// One line, in English: [`Self::counts`] and the first of them.
+    pub fn line(&self) -> String {
+        let counts = self.counts(false);
+        let Some(Found { held_out, train, .. }) = self.found.first() else { return counts };
+        let [held_out, train] = [held_out, train].map(|place| place.text(false));
+        format!("{counts}; the first: {held_out}, like {train}")
     }
 }
 
@@ -189,20 +186,14 @@ mod tests {
         let rows: Vec<_> = leaks.found.iter().map(|found| (found.held_out.row, found.train.row)).collect();
         assert_eq!(rows, [(8, 1), (7, 2), (10, 2)], "in file order, and like the first of the file");
         assert_eq!(
-            leaks.line(false),
+            leaks.line(),
             "of 4 held-out rows 1 equal a training row, 2 share a line with one; the first: valid.json row 8, like \
              train.json row 1"
         );
         let none = Leaks::find(HeldOut::Test, (&train, &files), (&held_out[3..], &files));
-        assert_eq!(
-            none.line(false),
-            "none of 1 test rows is like a training row (equal lines, or all but one character)"
-        );
-        assert_eq!(
-            leaks.line(true),
-            "4 行验证数据中：与训练行相同 1，有一句相同 2；首个：valid.json row 8，近似 train.json row 1"
-        );
-        assert_eq!(none.line(true), "1 行测试数据均不与训练行相近（无相同或仅差一字的句子）");
+        assert_eq!(none.line(), "none of 1 test rows is like a training row (equal lines, or all but one character)");
+        assert_eq!(leaks.counts(true), "4 行验证数据中：与训练行相同 1，有一句相同 2");
+        assert_eq!(none.counts(true), "1 行测试数据均不与训练行相近（无相同或仅差一字的句子）");
         assert_eq!(leaks.clone().naming(1).found.len(), 1);
         assert_eq!(leaks.naming(9).found.len(), 2);
     }

@@ -248,13 +248,13 @@ fn too_long<'a>(
     data: &DataConfig,
 ) -> Error {
     let longest = rows.map(|row| row.full_len).max().unwrap_or_default();
-    let named = notes::name_rows(named, files);
+    let named = notes::name_rows(named, files, false);
     Error::input(format!("rows longer than {}: {count}, first {named}", notes::limit(data)))
         .hint(format!(
             "raise cutoff_len (the longest row has {longest} tokens), or set over_length to \"drop\" or \"truncate\""
         ))
         .hint_zh(format!(
-            "请增大 cutoff_len（最长的一行有 {longest} 个 token），或将 over_length 设为 \"drop\" 或 \"truncate\""
+            "请增大 cutoff_len（最长的一行有 {longest} 个词元），或将 over_length 设为 \"drop\" 或 \"truncate\""
         ))
 }
 

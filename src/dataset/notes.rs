@@ -5,6 +5,7 @@ use crate::{
     dataset::{
         Origin, Reason,
         encode::Row,
+        leaks::Place,
         summary::{FileSummary, OverLong, Warning},
     },
 };
@@ -81,10 +82,10 @@ pub(super) fn of_losses(
         OverLength::Truncate | OverLength::Error => ("cut at the end", "已截断尾部"),
     };
     if over_long > 0 {
-        let rows = name_rows(named, files);
+        let [rows, rows_zh] = [false, true].map(|chinese| name_rows(named, files, chinese));
         warnings.push(Warning {
             en: format!("rows longer than {limit}, {verb}: {over_long}, first {rows}"),
-            zh: format!("超过 {limit} 的行，{verb_zh}：{over_long}，前几行：{rows}"),
+            zh: format!("超过 {limit} 的行，{verb_zh}：{over_long}，前几行：{rows_zh}"),
         });
     }
     let unlabelled: usize = files.iter().map(|file| file.unlabelled).sum();
@@ -99,15 +100,13 @@ pub(super) fn of_losses(
 
 /// Training rows that stand in the data more than once.
 pub(super) fn of_repeats(repeats: &[(Origin, Origin)], files: &[FileSummary]) -> Option<Warning> {
-    let place = |origin: &Origin| {
-        let (path, row) = files[origin.dataset].place(origin.row);
-        format!("{path} row {row}")
-    };
+    let rows = repeats.len();
     let (row, first) = repeats.first()?;
-    let (rows, row, first) = (repeats.len(), place(row), place(first));
+    let [row, first] = [row, first].map(|origin| Place::of(*origin, files));
+    let [(row, row_zh), (first, first_zh)] = [row, first].map(|place| (place.text(false), place.text(true)));
     Some(Warning {
         en: format!("training rows that are the same as an earlier one: {rows}, first {row}, as {first}"),
-        zh: format!("与前面某行相同的训练行：{rows}，第一处：{row}，同 {first}"),
+        zh: format!("与前面某行相同的训练行：{rows}，第一处：{row_zh}，同 {first_zh}"),
     })
 }
 
@@ -119,10 +118,10 @@ pub(super) fn limit(data: &DataConfig) -> String {
     }
 }
 
-pub(super) fn name_rows(rows: &[OverLong], files: &[FileSummary]) -> String {
-    let name = |row: &OverLong| {
-        let (path, number) = files[row.origin.dataset].place(row.origin.row);
-        format!("{path} row {number} ({} tokens)", row.tokens)
+pub(super) fn name_rows(rows: &[OverLong], files: &[FileSummary], chinese: bool) -> String {
+    let name = |OverLong { origin, tokens }: &OverLong| {
+        let place = Place::of(*origin, files).text(chinese);
+        if chinese { format!("{place}（{tokens} 个词元）") } else { format!("{place} ({tokens} tokens)") }
     };
-    rows.iter().map(name).collect::<Vec<_>>().join(", ")
+    rows.iter().map(name).collect::<Vec<_>>().join(if chinese { "、" } else { ", " })
 }

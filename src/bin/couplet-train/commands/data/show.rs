@@ -263,7 +263,7 @@ impl Shown<'_> {
     }
 
     fn title(&self, lang: Lang) -> String {
-        let (place, dataset) = (&self.place, self.dataset);
+        let (place, dataset) = (self.place.text(lang == Lang::Zh), self.dataset);
         let (all, learned) = (self.count(|_| true), self.count(|role| role == Role::Learned));
         let (shared, lost) = (self.count(|role| role == Role::Shared), self.count(|role| role == Role::CutOff));
         let split = match (self.split, lang) {

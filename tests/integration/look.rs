@@ -124,7 +124,9 @@ fn data_are_named_in_several_ways() {
     for (args, want) in [
         (&["data", "show"][..], "no config file"),
         (&["data", "stats", "--model", "model"], "no config file"),
-        (&["data", "show", "run.toml", "--row", "9"], "no row 9..9 is read: data/train.json has rows 1 to 6"),
+        (&["data", "show", "run.toml", "--row", "9"], "no row 9 is read: data/train.json has rows 1 to 6"),
+        (&["data", "show", "run.toml", "test_dataset=null", "--split", "test", "--row", "1"], "no row is tested"),
+        (&["data", "show", "run.toml", "eval_dataset=null", "--split", "valid"], "no row is held out"),
         (&["data", "show", "run.toml", "--rows", "5..3"], "write the first row and the last"),
         (&["data", "show", "--model", "model", "--data", "trian"], "no data set named \"trian\""),
     ] {
@@ -132,6 +134,32 @@ fn data_are_named_in_several_ways() {
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{args:?}");
         assert!(ended.stderr.contains(want), "{args:?}: {}", ended.stderr);
     }
+}
+
+/// A row that was asked for is shown in its place, also where training does without it.
+#[test]
+fn rows_that_are_left_out_are_told_in_their_place() {
+    let w = folder();
+    let row = |output: Value| json!({"instruction": "对下联", "input": "天", "output": output});
+    w.write("data/train.json", json!([row(json!("地")), row(json!(null)), row(json!("海")), [1]]).to_string());
+    let args = ["data", "show", "run.toml", "on_bad_row=skip", "--rows", "1..4", "--json"];
+    let rows = json_lines(&w, &args);
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (row["split"].as_str().unwrap(), row["row"].as_u64().unwrap(), row["left_out"].as_str()))
+        .collect();
+    let left_out = [("train", 2, Some("no_response")), ("train", 4, Some("not_object"))];
+    assert_eq!((told[1], told[3]), (left_out[0], left_out[1]));
+    assert_eq!((told.len(), told[0].2, told[4]), (7, None, ("valid", 1, None)));
+    let text = printed(&w, &["data", "show", "run.toml", "on_bad_row=skip", "--row", "2", "--split", "train"]);
+    assert_eq!(
+        text,
+        "data/train.json row 2 (train, training): left out (no_response): data/train.json:1:58: row 2: `output` (the          response) is null, not a string
+"
+    );
+    w.write("data/train.json", json!([row(json!(null))]).to_string());
+    let text = printed(&w, &["data", "show", "run.toml", "on_bad_row=skip", "eval_dataset=null"]);
+    assert!(text.starts_with("data/train.json row 1 (train, training): left out (no_response)"), "{text}");
 }
 
 #[test]

@@ -110,6 +110,29 @@ pub(super) fn of_repeats(repeats: &[(Origin, Origin)], files: &[FileSummary]) ->
     })
 }
 
+/// Columns that are named at most, and characters of a name.
+const NAMES: usize = 8;
+const LONGEST_NAME: usize = 40;
+
+/// Names out of a data file, which may be many, long, and anything.
+pub(super) fn names(all: &[String], chinese: bool) -> String {
+    let name = |name: &String| {
+        let mut short: String =
+            name.chars().take(LONGEST_NAME).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        if name.chars().nth(LONGEST_NAME).is_some() {
+            short.push('…');
+        }
+        short
+    };
+    let mut text = all.iter().take(NAMES).map(name).collect::<Vec<_>>().join(if chinese { "、" } else { ", " });
+    match all.len().saturating_sub(NAMES) {
+        0 => {}
+        more if chinese => text += &format!(" 等，另有 {more} 列"),
+        more => text += &format!(" and {more} more"),
+    }
+    text
+}
+
 /// The longest row, in words.
 pub(super) fn limit(data: &DataConfig) -> String {
     match data.packing {
@@ -124,4 +147,21 @@ pub(super) fn name_rows(rows: &[OverLong], files: &[FileSummary], chinese: bool)
         if chinese { format!("{place}（{tokens} 个词元）") } else { format!("{place} ({tokens} tokens)") }
     };
     rows.iter().map(name).collect::<Vec<_>>().join(if chinese { "、" } else { ", " })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_columns_are_few_and_short_and_steer_nothing() {
+        let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&all(&["id", "出处"]), false), "id, 出处");
+        assert_eq!(names(&all(&["id", "出处"]), true), "id、出处");
+        assert_eq!(names(&all(&["a\u{1b}[2J\nnote: b"]), false), "a\u{fffd}[2J\u{fffd}note: b");
+        assert_eq!(names(&all(&[&"长".repeat(41)]), false), "长".repeat(40) + "…");
+        let many: Vec<String> = (0..256).map(|n| n.to_string()).collect();
+        assert_eq!(names(&many, false), "0, 1, 2, 3, 4, 5, 6, 7 and 248 more");
+        assert_eq!(names(&many[..9], true), "0、1、2、3、4、5、6、7 等，另有 1 列");
+    }
 }

@@ -12,6 +12,7 @@ use crate::{
         files::{DataFile, FileFormat},
         from_csv, from_json, from_parquet,
         input::{Input, Place},
+        notes,
         shape::Shape,
     },
     error::{Error, Result},
@@ -204,13 +205,13 @@ impl<'a> Rows<'a> {
             return Ok(Parsed { rows: self.rows, counts: self.counts, unmapped });
         };
         let path = files.first().map_or(self.path, |file| &file.path);
-        let note = |before: &str, after: &str| match unmapped.as_slice() {
+        let note = |before: &str, after: &str, chinese| match unmapped.as_slice() {
             [] => String::new(),
-            names => format!("{before}{}{after}", names.join(", ")),
+            names => format!("{before}{}{after}", notes::names(names, chinese)),
         };
         Err(Error::file(path, format!("no row has the column `{column}`, which `{key}` is mapped to"))
-            .hint(format!("correct `columns` in dataset_info.json{}", note(" (not mapped: ", ")")))
-            .hint_zh(format!("请更正 dataset_info.json 中的 columns{}", note("（未映射的列：", "）"))))
+            .hint(format!("correct `columns` in dataset_info.json{}", note(" (not mapped: ", ")", false)))
+            .hint_zh(format!("请更正 dataset_info.json 中的 columns{}", note("（未映射的列：", "）", true))))
     }
 }
 

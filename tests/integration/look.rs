@@ -205,7 +205,8 @@ fn rows_drawn_several_times_are_no_repeats() {
 fn nothing_in_a_data_file_speaks_to_the_terminal() {
     let w = folder();
     let (asked, answered) = ("天\u{1b}[2J\r\u{9b}1m", "地\u{7}\t\u{85}月");
-    let rows = json!([{"instruction": "对\u{1b}下联", "input": asked, "output": answered}]);
+    let column = "x\u{1b}]0;owned\u{7}\u{9b}2J\nnote: all is well";
+    let rows = json!([{"instruction": "对\u{1b}下联", "input": asked, "output": answered, column: "y"}]);
     w.write("alone.json", rows.to_string());
     let args = ["data", "show", "--model", "model", "--data", "alone.json"];
     let text = printed(&w, &args);
@@ -215,6 +216,20 @@ fn nothing_in_a_data_file_speaks_to_the_terminal() {
     let stats = printed(&w, &["data", "stats", "--model", "model", "--data", "alone.json"]);
     for text in [text, stats] {
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    }
+    let model = format!("model_name_or_path={}", root().join("data/tiny_qwen3").display());
+    w.write("pairs.csv", format!("上联,下联,{column}\n海内存知己,天涯若比邻,{asked}\n").replace("\nnote", " note"));
+    for args in [
+        &args[..],
+        &["data", "stats", "--model", "model", "--data", "alone.json"],
+        &["plan", "run.toml", &model, "dataset=alone.json", "eval_dataset=null", "test_dataset=null", "--no-probe"],
+        &["data", "prepare", "pairs.csv", "--out", "out", "--split", "none"],
+    ] {
+        let Ended { stdout, stderr, .. } = w.run(args);
+        let told = stdout + &stderr;
+        assert!(told.contains("owned"), "the column is named: {told:?}");
+        assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
+        assert!(!told.contains("\nnote: all is well"), "{told}");
     }
     let row = &json_lines(&w, &[&args[..], &["--json"]].concat())[0];
     let stretches = row["stretches"].as_array().unwrap();

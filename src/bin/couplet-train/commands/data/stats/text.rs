@@ -12,7 +12,7 @@ use couplet_train::{
     },
     report::{
         Lang,
-        text::{columns, shown, table},
+        text::{columns, harmless, shown, table},
     },
 };
 use unicode_width::UnicodeWidthStr;
@@ -63,7 +63,7 @@ pub fn render(stats: &Stats, lang: Lang) -> String {
     } else {
         rows.push((lang.pick("leaks", "泄漏"), leaks.join("\n")));
     }
-    table(&rows, str::to_owned)
+    harmless(&table(&rows, str::to_owned)) // names of files and data sets
 }
 
 fn zh_of(split: &str) -> &'static str {

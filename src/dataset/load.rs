@@ -181,6 +181,7 @@ pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, tokenizer: &Tok
             file.unlabelled += usize::from(!encoded.example.is_trainable());
             file.empty_responses += usize::from(row.record.is_unanswered());
             file.empty_questions += usize::from(row.record.asks_nothing());
+            file.no_history += usize::from(row.record.no_history);
             file.control_rows += usize::from(row.record.texts().any(|text| tokenizer.has_control_text(text)));
         }
     }

@@ -54,6 +54,11 @@ pub(super) fn of_rows(files: &[FileSummary]) -> Vec<Warning> {
             ),
             (file.empty_questions, "that ask nothing: their prompt and query are empty", "提问为空的行"),
             (
+                file.no_history,
+                "with a history that is no list, which is passed over, as in LlamaFactory",
+                "history 不是列表的行（与 LlamaFactory 一样忽略该列）",
+            ),
+            (
                 file.control_rows,
                 "with the text of a control token in them, which becomes that token, as in LlamaFactory",
                 "文本中含有控制词元的行（与 LlamaFactory 一样会变为该控制词元）",

@@ -36,6 +36,8 @@ pub struct Record {
     pub tools: Option<String>,
     /// Earlier (question, answer) pairs of the conversation.
     pub history: Vec<(String, String)>,
+    /// It has a history that is no list, which was passed over.
+    pub no_history: bool,
 }
 
 impl Record {
@@ -165,7 +167,9 @@ impl<'a> Rows<'a> {
     pub(super) fn add(&mut self, place: Option<Place>, cells: Result<Cells, Fault>) -> Result<()> {
         let is_taken = self.wants_more();
         self.count += 1;
-        let record = cells.and_then(|cells| self.how.shape.record(cells)).map_err(|fault| self.placed(place, fault));
+        let lenient = self.how.on_bad_row == OnBadRow::LlamaFactory;
+        let record =
+            cells.and_then(|cells| self.how.shape.record(cells, lenient)).map_err(|fault| self.placed(place, fault));
         match record {
             Err(fault) if !fault.is_skipped(self.how.on_bad_row) => return Err(fault.into_error()),
             record if is_taken => self.rows.push(record.map_err(Box::new)),
@@ -382,11 +386,17 @@ mod tests {
         let shape = Shape::new(Formatting::Alpaca, Some(&columns), Tags::default());
         for (history, want) in [
             ("{}", "d.json:1:2: row 1: `h` is an object, not a list of [question, answer]"),
+            (r#""[]""#, "d.json:1:2: row 1: `h` is a string, not a list of [question, answer]"),
             (r#"[["a", "b"], ["a"]]"#, "d.json:1:2: row 1: `h`: turn 2 is not [question, answer], two strings"),
             (r#"[["a", null]]"#, "d.json:1:2: row 1: `h`: turn 1 is not [question, answer], two strings"),
         ] {
             let row = format!(r#"[{{"instruction": "对", "output": "地", "h": {history}}}]"#);
             assert_eq!(parsed(&row, how(&shape)).unwrap_err().to_string(), want);
+            let lenient = parsed(&row, How { on_bad_row: OnBadRow::LlamaFactory, ..how(&shape) });
+            match history.starts_with('[') {
+                true => assert_eq!(lenient.unwrap_err().to_string(), want, "LlamaFactory stops, too"),
+                false => assert_eq!(records(lenient.unwrap()), [Record { no_history: true, ..couplet("", "地") }]),
+            }
         }
     }
 

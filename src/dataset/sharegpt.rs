@@ -90,7 +90,7 @@ pub(super) fn record(mut row: Named) -> Result<Record, Fault> {
         return Err(Fault::new(Reason::NoTurns, "a conversation without a turn"));
     };
     let tools = tools::listed(row.take("tools"))?;
-    Ok(Record { prompt, query: String::new(), response, system, tools, history })
+    Ok(Record { prompt, response, system, tools, history, ..Record::default() })
 }
 
 /// The messages of a row.

@@ -77,6 +77,8 @@ pub struct FileSummary {
     pub empty_responses: usize,
     /// Kept rows whose last question is empty or blank.
     pub empty_questions: usize,
+    /// Kept rows with a history that is no list, which is passed over.
+    pub no_history: usize,
     /// Kept rows with the text of a control token (`<|im_end|>`) in them.
     pub control_rows: usize,
 }

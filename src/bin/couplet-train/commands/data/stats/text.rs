@@ -94,6 +94,7 @@ fn of_file(file: &FileSummary, over_length: OverLength, lang: Lang) -> String {
         (file.unlabelled, "without anything to learn", "无可学内容"),
         (file.empty_responses, "with an empty answer", "回答为空"),
         (file.empty_questions, "with an empty question", "提问为空"),
+        (file.no_history, "with a history that is no list", "history 不是列表"),
         (file.control_rows, "with the text of a control token", "含有控制词元"),
     ] {
         if count > 0 {

@@ -205,10 +205,10 @@ fn slips(name: &str, entry: &Map<String, Value>, shape: &Shape) -> Vec<Warning> 
     if shape.formatting == Formatting::OpenAi {
         slips.push(Warning {
             en: format!(
-                "{place}: under `formatting: openai` LlamaFactory adds \"detailed thinking off\" to every system text; here none is added, so token ids differ"
+                "{place}: under `formatting: openai` LlamaFactory adds to the system text: \"detailed thinking off\" in rows without tools (unless it says how to think), a newline in rows with tools; here nothing is added, so token ids differ"
             ),
             zh: format!(
-                "{place}：`formatting: openai` 下 LlamaFactory 会在系统提示后添加 \"detailed thinking off\"；此处不添加，故词元不同"
+                "{place}：`formatting: openai` 下 LlamaFactory 会在系统提示后添加内容：无工具的行添加 \"detailed thinking off\"（已写明思考方式者除外），有工具的行添加换行；此处不添加，故词元不同"
             ),
         });
     }

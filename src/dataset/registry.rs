@@ -2,11 +2,13 @@
 
 use crate::{
     dataset::{
+        cell::Cell,
         files::{DataFile, files},
+        input::read_text,
         shape::{Formatting, Shape, nearest},
         summary::Warning,
     },
-    error::{Error, Result, io_reason},
+    error::{Error, Result},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -78,8 +80,7 @@ pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     let registered = |name: &String| {
         let registry = registry.as_ref().ok_or_else(|| missing(dir))?;
         let entry = registry.get(name).ok_or_else(|| unknown(&path, name, registry))?;
-        let place = format!("{}: \"{name}\"", path.display());
-        entry_of(dir, name, entry).map_err(|err| err.at(place))
+        placed_entry(dir, name, entry)
     };
     let known = |name: &String| registry.as_ref().is_some_and(|registry| registry.contains_key(name));
     let entry = |name: &String| match is_file(name) && !known(name) {
@@ -101,7 +102,7 @@ fn of_file(path: &Path) -> Result<Entry> {
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     let registry = read(dir)?.unwrap_or_default();
     match registry.iter().find(|(_, entry)| entry["file_name"] == *file_name) {
-        Some((name, entry)) => entry_of(dir, name, entry),
+        Some((name, entry)) => placed_entry(dir, name, entry),
         None => Ok(Entry {
             name: path.display().to_string(),
             path: path.to_owned(),
@@ -116,25 +117,29 @@ fn of_file(path: &Path) -> Result<Entry> {
 /// The registry of `dir`, `None` where there is none.
 pub fn read(dir: &Path) -> Result<Option<Map<String, Value>>> {
     let path = dir.join(FILE);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(err) => {
-            return Err(Error::file(&path, format!("cannot read: {}", io_reason(&err)))
-                .hint("dataset_dir is a folder with a readable dataset_info.json")
-                .hint_zh("dataset_dir 应为含有可读的 dataset_info.json 的目录"));
-        }
-    };
-    let registry = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text));
-    registry.map(Some).map_err(|err| {
+    if fs::metadata(&path).is_err_and(|err| err.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    serde_json::from_str(&read_text(&path)?).map(Some).map_err(|err| {
         Error::file(&path, format!("not a JSON object of data sets: {err}"))
             .hint("it looks like {\"NAME\": {\"file_name\": \"rows.json\"}}")
             .hint_zh("其内容形如 {\"名称\": {\"file_name\": \"rows.json\"}}")
     })
 }
 
+/// An entry; what is wrong with it is told with its name.
+fn placed_entry(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
+    let place = format!("{}: \"{name}\"", dir.join(FILE).display());
+    entry_of(dir, name, entry).map_err(|err| err.at(place))
+}
+
 fn entry_of(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
-    let Value::Object(entry) = entry else { return Err(Error::input("not an object")) };
+    let Value::Object(entry) = entry else {
+        let kind = Cell::from(entry.clone()).kind();
+        return Err(Error::input(format!("{kind}, not an object"))
+            .hint("an entry looks like {\"file_name\": \"rows.json\"}")
+            .hint_zh("每一项形如 {\"file_name\": \"rows.json\"}"));
+    };
     refuse_unsupported(entry)?;
     let Some(Value::String(file_name)) = entry.get("file_name") else {
         return Err(Error::input("`file_name` is missing or not a string")
@@ -308,6 +313,25 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains("dataset_info.json: \"a\": ") && text.ends_with(want), "{entry}: {text}");
             assert!(error.hint_text(true).is_some_and(|zh| Some(zh) != error.hint_text(false)), "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_registry_that_cannot_be_read_and_entries_beside_a_file_are_placed() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = dir.path().join("rows.json");
+        fs::write(&rows, "[]").unwrap();
+        let broken = r#"{"b": [], "a": {"file_name": "rows.json", "columns": {"promt": "p"}}}"#;
+        for (registry, name, want) in [
+            (broken.as_bytes(), rows.to_str().unwrap(), "dataset_info.json: \"a\": `columns`: no such column: `promt`"),
+            (broken.as_bytes(), "b", "dataset_info.json: \"b\": a list, not an object"),
+            (b"{\"\xb6\xd4\xc1\xaa\": {}}", "b", "dataset_info.json: not UTF-8 at byte 2 (line 1)"),
+            (b"[]", "b", "dataset_info.json: not a JSON object of data sets: "),
+        ] {
+            fs::write(dir.path().join(FILE), registry).unwrap();
+            let error = look_up(dir.path(), &[name.into()]).unwrap_err();
+            assert!(error.to_string().contains(want), "{error}");
+            assert!(error.hint_text(false).is_some() && error.hint_text(true) != error.hint_text(false), "{want}");
         }
     }
 

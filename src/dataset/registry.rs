@@ -3,7 +3,7 @@
 use crate::{
     dataset::{
         cell::Cell,
-        files::{DataFile, files},
+        files::{DataFile, Listed, files},
         input::read_text,
         shape::{Formatting, Shape, nearest},
         summary::Warning,
@@ -106,7 +106,7 @@ fn of_file(path: &Path) -> Result<Entry> {
         None => Ok(Entry {
             name: path.display().to_string(),
             path: path.to_owned(),
-            files: files(path)?,
+            files: files(path)?.files,
             shape: Shape::default(),
             num_samples: None,
             warnings: vec![],
@@ -148,8 +148,15 @@ fn entry_of(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
     };
     let shape = Shape::of(entry)?;
     let path = dir.join(file_name);
-    let (files, num_samples) = (files(&path)?, num_samples(entry)?);
-    let warnings = slips(name, entry, &shape);
+    let (Listed { files, passed_over }, num_samples) = (files(&path)?, num_samples(entry)?);
+    let mut warnings = slips(name, entry, &shape);
+    if !passed_over.is_empty() {
+        let (path, en, zh) = (path.display(), passed_over.join(", "), passed_over.join("、"));
+        warnings.push(Warning {
+            en: format!("{path}: not data, so passed over: {en}"),
+            zh: format!("{path}：以下文件不是数据，已略过：{zh}"),
+        });
+    }
     Ok(Entry { name: name.into(), path, files, shape, num_samples, warnings })
 }
 
@@ -264,6 +271,16 @@ mod tests {
         assert!(entry.path.ends_with("parts") && entry.files[0].path.ends_with("parts/rows.jsonl"));
         assert_eq!((entry.files.len(), entry.shape.formatting), (1, Formatting::Sharegpt));
         assert!(entry.warnings.is_empty());
+
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("hub")).unwrap();
+        for name in ["hub/README.md", "hub/.DS_Store", "hub/rows.jsonl"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        fs::write(dir.path().join(FILE), r#"{"a": {"file_name": "hub"}}"#).unwrap();
+        let entry = look_up(dir.path(), &["a".into()]).unwrap().remove(0);
+        assert_eq!((entry.files.len(), entry.warnings.len()), (1, 1));
+        assert!(entry.warnings[0].en.ends_with("hub: not data, so passed over: README.md"), "{:?}", entry.warnings);
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let receipt = Receipt::begin(&recipe, about)?;
     pissa::begin(&recipe, principal, &trainer.params, &initial)?;
     let mut outcome = Outcome::default();
-    let read = Event::Data(inputs.data_read(trainer.plan().total_steps));
+    let read = Event::Data(inputs.data_read(trainer.plan().total_steps, recipe.dialect));
     let mut watchers = watchers(&recipe, read, trainer.history(), &mut outcome, &mut console)?;
     let keep = |trainer: &Trainer| {
         on_card.trained();

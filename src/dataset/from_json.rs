@@ -16,10 +16,19 @@ use serde::de::IgnoredAny;
 pub(super) fn read(input: &mut Input, rows: &mut Rows) -> Result<()> {
     match to_next(input, rows)? {
         Some(b'[') => array(input, rows),
-        Some(b'{') => lines(input, rows),
-        Some(_) => Err(form(Error::file(rows.path(), "row 1: neither a JSON array of objects nor JSON Lines"))),
+        Some(b'{') => lines(input, rows).map(|_| ()),
+        // The first line may be one of those that are broken.
+        Some(_) if rows.skips_broken() => match lines(input, rows)? {
+            true => Ok(()),
+            false => Err(neither(rows)),
+        },
+        Some(_) => Err(neither(rows)),
         None => Ok(()),
     }
+}
+
+fn neither(rows: &Rows) -> Error {
+    form(Error::file(rows.path(), "row 1: neither a JSON array of objects nor JSON Lines"))
 }
 
 fn array(input: &mut Input, rows: &mut Rows) -> Result<()> {
@@ -75,7 +84,9 @@ fn row_of_array(input: &mut Input, rows: &mut Rows) -> Result<()> {
     row(text, place, rows).map_err(|(place, fact)| broken(rows, place, &fact))?
 }
 
-fn lines(input: &mut Input, rows: &mut Rows) -> Result<()> {
+/// Whether any line is JSON.
+fn lines(input: &mut Input, rows: &mut Rows) -> Result<bool> {
+    let mut is_json = false;
     while to_next(input, rows)?.is_some() {
         let mut searched = 0;
         let end = loop {
@@ -89,14 +100,17 @@ fn lines(input: &mut Input, rows: &mut Rows) -> Result<()> {
         };
         let (text, place) = input.take(end);
         match row(text, place, rows) {
-            Ok(added) => added?,
+            Ok(added) => {
+                is_json = true;
+                added?;
+            }
             Err((place, fact)) => {
                 let fault = Fault::new(Reason::NotJson, format!("is not valid JSON: {fact}"));
                 rows.add(Some(place), Err(fault))?;
             }
         }
     }
-    Ok(())
+    Ok(is_json)
 }
 
 /// Hands in a row. Outer error: where its syntax is broken, and how.

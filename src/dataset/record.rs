@@ -158,6 +158,11 @@ impl<'a> Rows<'a> {
         self.how.limit.is_none_or(|limit| self.rows.len() < limit)
     }
 
+    /// Whether lines that are broken are left out.
+    pub(super) fn skips_broken(&self) -> bool {
+        self.how.on_bad_row == OnBadRow::Skip
+    }
+
     /// Rows that are only counted.
     pub(super) fn pass(&mut self, rows: usize) {
         self.count = self.count.saturating_add(rows);
@@ -431,6 +436,15 @@ mod tests {
             (true, false),
             "a row without a response is none to LlamaFactory"
         );
+
+        let first = format!("上联 下联\n{good}\n");
+        let error = parsed(&first, how(&shape)).unwrap_err();
+        assert_eq!(error.to_string(), "d.json: row 1: neither a JSON array of objects nor JSON Lines");
+        let skip = parsed(&first, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap();
+        let facts: Vec<_> = skip.rows.iter().map(|row| row.as_ref().err().map(|fault| fault.fact.as_str())).collect();
+        assert_eq!(facts, [Some("d.json:1:1: row 1 is not valid JSON: expected value"), None], "as the hint says");
+        let none = parsed("上联 下联\n天 地\n", How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap_err();
+        assert_eq!(none.to_string(), error.to_string(), "no line is JSON");
 
         let array = format!("[{good}, {{\"output\" 1}}, {good}]");
         let error = parsed(&array, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap_err();

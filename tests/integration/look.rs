@@ -174,6 +174,9 @@ fn data_in_numbers() {
     });
     printed(&w, &["data", "stats", "run.toml", "--plot", "lengths.png"]);
     assert!(std::fs::read(w.path("lengths.png")).unwrap().starts_with(b"\x89PNG"));
+    let svg = w.run(&["data", "stats", "run.toml", "--plot", "lengths.svg"]);
+    assert!(svg.code == 2 && svg.stderr.contains("lengths.svg: the picture is a PNG"), "{}", svg.stderr);
+    assert!(!w.path("lengths.svg").exists());
 }
 
 /// A row that is taken several times on purpose is no repeat of itself, whichever command looks.

@@ -16,7 +16,7 @@ use couplet_train::{
         stats::{Bin, Lengths, histogram},
         summary::{FileSummary, Instruction, common_prefix, most_frequent},
     },
-    error::Result,
+    error::{Error, Result},
     fs,
     model::{Qwen3Config, qwen3::Keep},
     plan::micro_batch_rows,
@@ -37,6 +37,7 @@ const PICTURE_BINS: usize = 64;
 
 /// Counts; the result goes to stdout.
 pub fn run(args: &StatsArgs, look: Look) -> Result<()> {
+    args.plot.iter().try_for_each(|path| refuse_other_picture(path))?;
     let source = Source::open(&args.source, look)?;
     let (stats, lengths) = Stats::of(&source)?;
     if let Some(path) = &args.plot {
@@ -56,6 +57,18 @@ pub fn run(args: &StatsArgs, look: Look) -> Result<()> {
         false => out.write_all(text::render(&stats, look.lang).as_bytes())?,
     }
     Ok(())
+}
+
+/// A picture is a PNG, whatever its name.
+fn refuse_other_picture(path: &Path) -> Result<()> {
+    match path.extension() {
+        Some(extension) if !extension.eq_ignore_ascii_case("png") => {
+            Err(Error::file(path, "the picture is a PNG, and the name of another kind of file was given")
+                .hint("let the name end in .png")
+                .hint_zh("文件名请以 .png 结尾"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is told of the data. Indices are gone: rows are named by file and row.

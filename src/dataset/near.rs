@@ -310,7 +310,7 @@ mod tests {
         use Likeness::{Equal, OneCharacter, SharedLine};
         let pair = ["多谢你的帮助", "不客气"];
         let like = |train: &[&str], held_out: &[&str], pair_held_out: Pair| {
-            let said = |pair, around: &[&str]| Said::new(pair, around.to_vec().into_iter());
+            let said = |pair, around: &[&str]| Said::new(pair, around.iter().copied());
             leaks(&[said(pair, train)], &[said(pair_held_out, held_out)])[0].likeness
         };
         for (train, held_out, want, why) in [

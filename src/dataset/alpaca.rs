@@ -9,14 +9,18 @@ use super::{
 };
 use serde_json::Value;
 
-/// The record of a row.
-pub(super) fn record(mut row: Named) -> Result<Record, Fault> {
+/// The record of a row. A history that is no list is a fault, or is `passed_over`, as LlamaFactory does.
+pub(super) fn record(mut row: Named, passed_over: bool) -> Result<Record, Fault> {
+    let history = row.take("history");
+    let no_history = passed_over && history.as_ref().is_some_and(|(_, cell)| !cell.is_none() && !cell.is_list());
+    let history = if no_history { vec![] } else { pairs(history)? };
     Ok(Record {
         response: response(row.take("response"))?,
         prompt: row.text("prompt")?,
         query: row.text("query")?,
         system: row.text("system")?,
-        history: pairs(row.take("history"))?,
+        history,
+        no_history,
         tools: tools::listed(row.take("tools"))?,
     })
 }

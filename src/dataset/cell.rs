@@ -38,6 +38,14 @@ impl Cell {
         }
     }
 
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, Self::Missing | Self::Null)
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self, Self::Value(Value::Array(_)))
+    }
+
     fn holds_text(&self) -> bool {
         match self {
             Self::Text(text) => !text.is_empty(),

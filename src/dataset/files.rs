@@ -30,32 +30,50 @@ pub struct DataFile {
     pub gzip: bool,
 }
 
+/// What a path stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) files: Vec<DataFile>,
+    /// Files of a folder that are for people: README, LICENSE.
+    pub(super) passed_over: Vec<String>,
+}
+
+/// What folders from hubs have beside the data, whatever its type.
+const FOR_PEOPLE: [&str; 3] = ["readme", "license", "licence"];
+
 const READ: (&str, &str) = (
     "read are .json, .jsonl, .csv and .tsv, each also with .gz, and .parquet; `file_name` is relative to dataset_dir and names a file, or a folder of files of one type",
     "可读取 .json、.jsonl、.csv、.tsv（均可再加 .gz）以及 .parquet；file_name 相对于 dataset_dir，可为单个文件，或只含同一类型文件的目录",
 );
 
 /// The files that `path` stands for. Of a folder all, by their names: LlamaFactory takes them in the order in which the file
-/// system happens to list them.
+/// system happens to list them. Names that begin with a dot are hidden; README and LICENSE are passed over.
 ///
 /// Errors: nothing is there; a type that is not read, or not by this program; a folder that is empty, or has files of
 /// several types.
-pub(super) fn files(path: &Path) -> Result<Vec<DataFile>> {
+pub(super) fn files(path: &Path) -> Result<Listed> {
     if !path.is_dir() {
-        return Ok(vec![file(path)?]);
+        return Ok(Listed { files: vec![file(path)?], passed_over: vec![] });
     }
     let listed = fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
     let mut paths: Vec<PathBuf> = listed.map_err(|err| {
         let reason = io_reason(&err);
         read_hint(Error::input(format!("`file_name`: {} cannot be listed: {reason}", path.display())))
     })?;
+    paths.retain(|path| !name(path).starts_with('.'));
     paths.sort();
+    let is_for_people = |path: &PathBuf| {
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
+        path.is_file() && stem.is_some_and(|stem| FOR_PEOPLE.contains(&stem.as_str()))
+    };
+    let passed_over = paths.iter().filter(|path| is_for_people(path)).map(|path| name(path)).collect();
+    paths.retain(|path| !is_for_people(path));
     let files: Vec<DataFile> = paths.iter().map(|path| file(path)).collect::<Result<_>>()?;
     let Some(first) = files.first() else {
-        return Err(read_hint(Error::input(format!("`file_name`: {} is an empty folder", path.display()))));
+        return Err(read_hint(Error::input(format!("`file_name`: {} is a folder without data", path.display()))));
     };
     match files.iter().find(|file| file.format != first.format) {
-        None => Ok(files),
+        None => Ok(Listed { files, passed_over }),
         Some(other) => {
             let (first, other) = (first.path.display(), other.path.display());
             Err(Error::input(format!("`file_name`: a folder with files of two types: {first}, {other}"))
@@ -63,6 +81,10 @@ pub(super) fn files(path: &Path) -> Result<Vec<DataFile>> {
                 .hint_zh("目录中只保留一种类型，其余文件请另行登记为数据集"))
         }
     }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn file(path: &Path) -> Result<DataFile> {
@@ -122,19 +144,26 @@ mod tests {
         for name in ["rows.csv.gz", "rows.tsv", "rows.txt", "rows.arrow", "rows.xlsx", "rows", "rows.parquet.gz"] {
             write(name);
         }
+        for name in [".DS_Store", ".cache/huggingface/x", ".gitattributes", "README.md", "LICENSE", "train.jsonl"] {
+            write(&format!("hub/{name}"));
+        }
+        write("words/readme.md");
         fs::create_dir(at("empty")).unwrap();
 
         let names = |path: &str| {
-            let files = files(&at(path)).unwrap();
+            let files = files(&at(path)).unwrap().files;
             files.iter().map(|file| file.path.file_name().unwrap().to_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(names("some"), ["a.json", "b.jsonl", "c.json.gz"]);
-        let of = |path: &str| files(&at(path)).map(|files| (files[0].format, files[0].gzip));
+        assert_eq!(names("hub"), ["train.jsonl"]);
+        assert_eq!(files(&at("hub")).unwrap().passed_over, ["LICENSE", "README.md"]);
+        let of = |path: &str| files(&at(path)).map(|Listed { files, .. }| (files[0].format, files[0].gzip));
         assert_eq!(of("rows.csv.gz").unwrap(), (FileFormat::Csv, true));
         assert_eq!(of("rows.tsv").unwrap(), (FileFormat::Tsv, false));
         for (path, want) in [
             ("none.json", "none.json does not exist"),
-            ("empty", "empty is an empty folder"),
+            ("empty", "empty is a folder without data"),
+            ("words", "words is a folder without data"),
             ("deep", "deep/a is a folder inside a folder"),
             ("rows.txt", "rows.txt: plain text has no questions and answers"),
             ("rows.arrow", "rows.arrow: Arrow files are not read"),

@@ -8,7 +8,7 @@
 use super::{
     cell::{Cell, Column},
     fault::{Fault, Reason},
-    input::{Input, Place},
+    input::{Input, Part, Place},
     record::Rows,
 };
 use crate::error::{Error, Result};
@@ -16,11 +16,11 @@ use std::borrow::Cow;
 
 /// Reads all rows.
 pub(super) fn read(input: &mut Input, separator: u8, rows: &mut Rows) -> Result<()> {
-    input.row = 0;
+    input.part = Part::Header;
     let Some((header, _)) = record(input, separator, rows)? else { return Ok(()) };
     let columns = columns(&header, rows)?;
     loop {
-        input.row = rows.next();
+        input.part = Part::Row(rows.next());
         let Some((fields, place)) = record(input, separator, rows)? else { return Ok(()) };
         if !rows.wants_more() {
             rows.pass(1);

@@ -5,7 +5,7 @@
 
 use super::{
     fault::{Fault, Reason},
-    input::{Input, Place},
+    input::{Input, Part, Place},
     record::Rows,
 };
 use crate::error::{Error, Result};
@@ -14,32 +14,41 @@ use serde::de::IgnoredAny;
 
 /// Reads all rows.
 pub(super) fn read(input: &mut Input, rows: &mut Rows) -> Result<()> {
-    match input.past_blanks()? {
+    match to_next(input, rows)? {
         Some(b'[') => array(input, rows),
-        Some(b'{') => lines(input, rows),
-        Some(_) => Err(form(Error::file(rows.path(), "row 1: neither a JSON array of objects nor JSON Lines"))),
+        Some(b'{') => lines(input, rows).map(|_| ()),
+        // The first line may be one of those that are broken.
+        Some(_) if rows.skips_broken() => match lines(input, rows)? {
+            true => Ok(()),
+            false => Err(neither(rows)),
+        },
+        Some(_) => Err(neither(rows)),
         None => Ok(()),
     }
 }
 
+fn neither(rows: &Rows) -> Error {
+    form(Error::file(rows.path(), "row 1: neither a JSON array of objects nor JSON Lines"))
+}
+
 fn array(input: &mut Input, rows: &mut Rows) -> Result<()> {
     input.take(1);
-    if input.past_blanks()? != Some(b']') {
+    if to_next(input, rows)? != Some(b']') {
         loop {
             row_of_array(input, rows)?;
-            match input.past_blanks()? {
+            match to_next(input, rows)? {
                 Some(b',') => drop(input.take(1)),
                 Some(b']') => break,
                 Some(_) => return Err(broken(rows, input.place(), "expected `,` or `]`")),
                 None => return Err(broken(rows, input.place(), "EOF while parsing a list")),
             }
-            if input.past_blanks()? == Some(b']') {
+            if to_next(input, rows)? == Some(b']') {
                 return Err(broken(rows, input.place(), "trailing comma"));
             }
         }
     }
     input.take(1);
-    match input.past_blanks()? {
+    match to_next(input, rows)? {
         None => Ok(()),
         Some(_) => {
             let Place { line, column } = input.place();
@@ -49,8 +58,13 @@ fn array(input: &mut Input, rows: &mut Rows) -> Result<()> {
     }
 }
 
+/// Takes the blanks before the row that comes next, which is named where they cannot be read, and says how it begins.
+fn to_next(input: &mut Input, rows: &Rows) -> Result<Option<u8>> {
+    input.part = Part::Row(rows.next());
+    input.past_blanks()
+}
+
 fn row_of_array(input: &mut Input, rows: &mut Rows) -> Result<()> {
-    input.row = rows.next();
     let mut scan = Scan::default();
     let end = loop {
         if let Some(end) = scan.end_of_value(input.text()) {
@@ -70,9 +84,10 @@ fn row_of_array(input: &mut Input, rows: &mut Rows) -> Result<()> {
     row(text, place, rows).map_err(|(place, fact)| broken(rows, place, &fact))?
 }
 
-fn lines(input: &mut Input, rows: &mut Rows) -> Result<()> {
-    while input.past_blanks()?.is_some() {
-        input.row = rows.next();
+/// Whether any line is JSON.
+fn lines(input: &mut Input, rows: &mut Rows) -> Result<bool> {
+    let mut is_json = false;
+    while to_next(input, rows)?.is_some() {
         let mut searched = 0;
         let end = loop {
             if let Some(at) = memchr(b'\n', &input.text().as_bytes()[searched..]) {
@@ -85,14 +100,17 @@ fn lines(input: &mut Input, rows: &mut Rows) -> Result<()> {
         };
         let (text, place) = input.take(end);
         match row(text, place, rows) {
-            Ok(added) => added?,
+            Ok(added) => {
+                is_json = true;
+                added?;
+            }
             Err((place, fact)) => {
                 let fault = Fault::new(Reason::NotJson, format!("is not valid JSON: {fact}"));
                 rows.add(Some(place), Err(fault))?;
             }
         }
     }
-    Ok(())
+    Ok(is_json)
 }
 
 /// Hands in a row. Outer error: where its syntax is broken, and how.

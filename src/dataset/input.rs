@@ -26,6 +26,16 @@ pub(super) struct Place {
     pub(super) column: usize,
 }
 
+/// What of a file is being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// A text without rows.
+    Whole,
+    Header,
+    /// From 1.
+    Row(usize),
+}
+
 /// The text of a file from where it is taken to where it is read.
 pub(super) struct Input<'a> {
     source: Box<dyn Read + 'a>,
@@ -39,8 +49,8 @@ pub(super) struct Input<'a> {
     torn: Vec<u8>,
     place: Place,
     ended: bool,
-    /// The row that is being read, for errors; 0: the header.
-    pub(super) row: usize,
+    /// What is being read, for errors.
+    pub(super) part: Part,
 }
 
 impl<'a> Input<'a> {
@@ -61,7 +71,7 @@ impl<'a> Input<'a> {
             torn: vec![],
             place: Place { line: 1, column: 1 },
             ended: false,
-            row: 1,
+            part: Part::Whole,
         }
     }
 
@@ -153,9 +163,13 @@ impl<'a> Input<'a> {
         bytes > 0
     }
 
-    /// What is being read.
+    /// What is being read, in words.
     pub(super) fn what(&self) -> String {
-        if self.row == 0 { "the header".into() } else { format!("row {}", self.row) }
+        match self.part {
+            Part::Whole => "the text".into(),
+            Part::Header => "the header".into(),
+            Part::Row(row) => format!("row {row}"),
+        }
     }
 
     fn not_utf8(&self) -> Error {
@@ -165,7 +179,8 @@ impl<'a> Input<'a> {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] if byte == 0 => (": it looks like UTF-16", "UTF-16"),
             _ => ("", "GB18030"),
         };
-        Error::file(self.path, format!("not UTF-8 at byte {byte} (line {line}, {}){utf16}", self.what()))
+        let part = if self.part == Part::Whole { String::new() } else { format!(", {}", self.what()) };
+        Error::file(self.path, format!("not UTF-8 at byte {byte} (line {line}{part}){utf16}"))
             .hint(format!("save the file as UTF-8, e.g. iconv -f {encoding} -t UTF-8 OLD > NEW"))
             .hint_zh(format!("请将文件另存为 UTF-8，例如 iconv -f {encoding} -t UTF-8 旧文件 > 新文件"))
     }
@@ -257,12 +272,12 @@ mod tests {
     fn bytes_that_are_not_utf8_are_placed() {
         let long = [vec![b'a'; CHUNK + 7], b"\n\xb5\xd8".to_vec()].concat();
         for (bytes, want) in [
-            (&b"[\n\"\xb5\xd8\"]"[..], "f: not UTF-8 at byte 3 (line 2, row 1)"),
-            (b"\xef\xbb\xbf\xff", "f: not UTF-8 at byte 3 (line 1, row 1)"),
-            (b"a\xe5\xa4", "f: not UTF-8 at byte 1 (line 1, row 1)"),
-            (b"\xff\xfe[\0", "f: not UTF-8 at byte 0 (line 1, row 1): it looks like UTF-16"),
-            (b"\xed\xa0\x80", "f: not UTF-8 at byte 0 (line 1, row 1)"),
-            (&long, "f: not UTF-8 at byte 262152 (line 2, row 1)"),
+            (&b"[\n\"\xb5\xd8\"]"[..], "f: not UTF-8 at byte 3 (line 2)"),
+            (b"\xef\xbb\xbf\xff", "f: not UTF-8 at byte 3 (line 1)"),
+            (b"a\xe5\xa4", "f: not UTF-8 at byte 1 (line 1)"),
+            (b"\xff\xfe[\0", "f: not UTF-8 at byte 0 (line 1): it looks like UTF-16"),
+            (b"\xed\xa0\x80", "f: not UTF-8 at byte 0 (line 1)"),
+            (&long, "f: not UTF-8 at byte 262152 (line 2)"),
         ] {
             assert_eq!(whole(bytes).unwrap_err().to_string(), want);
             assert_eq!(whole(Drops(bytes)).unwrap_err().to_string(), want, "byte by byte");
@@ -278,7 +293,7 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert_eq!(error.to_string(), "f:1:1: row 1 is longer than 16 MB");
+        assert_eq!(error.to_string(), "f:1:1: the text is longer than 16 MB");
         assert!(input.buffer.capacity() <= 4 * LONGEST_ROW);
     }
 

@@ -10,6 +10,7 @@ use crate::{
         pack::{self, Seat},
         reader::{Reader, Slot, Split},
         record::Record,
+        repeats,
         summary::{self, FileSummary, NAMED_ROWS, OverLong, SplitSummary, Summary, Warning},
     },
     error::{Error, Result},
@@ -58,7 +59,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     warnings.extend(notes::of_thoughts(&train.rows, data));
     warnings.extend(notes::of_rows(&files));
     warnings.extend(notes::of_losses(&files, over_long, &over_long_rows, data));
-    let repeats = summary::repeats(&train_rows);
+    let repeats = repeats::repeats(&train_rows);
     warnings.extend(notes::of_repeats(&repeats, &files));
 
     let texts = train.rows.iter().map(|row| &row.record);
@@ -180,10 +181,11 @@ pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, tokenizer: &Tok
             file.unlabelled += usize::from(!encoded.example.is_trainable());
             file.empty_responses += usize::from(row.record.is_unanswered());
             file.empty_questions += usize::from(row.record.asks_nothing());
+            file.no_history += usize::from(row.record.no_history);
             file.control_rows += usize::from(row.record.texts().any(|text| tokenizer.has_control_text(text)));
         }
     }
-    skips.sort_by_key(|(origin, ..)| (origin.dataset, origin.row));
+    skips.sort_by_key(|(origin, ..)| *origin);
     for (origin, reason, fact) in skips {
         files[origin.dataset].skip(reason, fact);
     }
@@ -233,7 +235,7 @@ fn seats(split: &Split, rows: &[Encoded], data: &DataConfig) -> Vec<Seat> {
 fn over_long<'a>(rows: impl Iterator<Item = &'a Encoded>, cutoff_len: usize) -> (usize, Vec<OverLong>) {
     let too_long = rows.filter(|row| row.full_len > cutoff_len);
     let mut all: Vec<_> = too_long.map(|row| OverLong { origin: row.example.origin, tokens: row.full_len }).collect();
-    all.sort_by_key(|row| (row.origin.dataset, row.origin.row)); // file order, whatever the split shuffled
+    all.sort_by_key(|row| row.origin); // file order, whatever the split shuffled
     let count = all.len();
     all.truncate(NAMED_ROWS);
     (count, all)
@@ -247,13 +249,13 @@ fn too_long<'a>(
     data: &DataConfig,
 ) -> Error {
     let longest = rows.map(|row| row.full_len).max().unwrap_or_default();
-    let named = notes::name_rows(named, files);
+    let named = notes::name_rows(named, files, false);
     Error::input(format!("rows longer than {}: {count}, first {named}", notes::limit(data)))
         .hint(format!(
             "raise cutoff_len (the longest row has {longest} tokens), or set over_length to \"drop\" or \"truncate\""
         ))
         .hint_zh(format!(
-            "请增大 cutoff_len（最长的一行有 {longest} 个 token），或将 over_length 设为 \"drop\" 或 \"truncate\""
+            "请增大 cutoff_len（最长的一行有 {longest} 个词元），或将 over_length 设为 \"drop\" 或 \"truncate\""
         ))
 }
 

@@ -6,7 +6,7 @@
 //! record by its formatting (`alpaca`, `sharegpt`, `tools`), or a [`Fault`]. How data sets become one is `reader` and `mix`,
 //! which rows are held out and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what
 //! was read and lost is [`summary`], and what the user should know of it `notes`. Those who look at data before training have
-//! [`stats`] and [`leaks`], and [`near`], which finds lines that are alike. [`prepare`] makes a data set out of raw couplets.
+//! [`stats`], [`repeats`] and [`leaks`], and [`near`], which finds lines that are alike. [`prepare`] makes a data set out of raw couplets.
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
 
@@ -32,6 +32,7 @@ pub mod prepare;
 mod reader;
 pub mod record;
 pub mod registry;
+pub mod repeats;
 mod segments;
 pub mod shape;
 mod sharegpt;
@@ -96,7 +97,7 @@ impl Example {
 }
 
 /// A row of a data file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Origin {
     /// Index into the data sets of the run, in the order read: those trained, then those of `eval_dataset`.
     pub dataset: usize,

@@ -4,6 +4,9 @@
 //! length differ in one character at most exactly where they share a key (but for collisions of 64 bits), so nothing is
 //! compared in pairs and the time is that of the keys. Punctuation and blanks are no characters here: `天下，` is `天下`.
 //! A character more or less makes another line.
+//!
+//! A line of more than [`LONGEST`] characters has its hash alone: keys of 16 bytes for every character of long texts would take
+//! many times the memory of the texts, and that one of a thousand characters is another is no matter of chance anyway.
 
 use crate::prosody::is_mark;
 use rayon::prelude::*;
@@ -24,6 +27,10 @@ pub struct Telling {
     pub near: usize,
 }
 
+/// Characters of a line that is compared by all of them but one; a longer one is compared as a whole. (The longest couplets
+/// that people know by heart, 大观楼长联, have 90 a side.)
+pub const LONGEST: usize = 96;
+
 impl Telling {
     /// Where likeness is told: shorter lines are alike by chance.
     pub const LEAK: Self = Self { same: 4, near: 5 };
@@ -34,11 +41,35 @@ impl Telling {
 /// What is asked and what is answered; for a couplet 上联 and 下联.
 pub type Pair<'a> = [&'a str; 2];
 
+/// A row to be compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    pair: Pair<'a>,
+    /// Hash of what else is said in it.
+    around: u64,
+}
+
+impl<'a> Said<'a> {
+    /// A pair, and all that two rows must have in common besides to be equal; punctuation and blanks do not count.
+    pub fn new<'t>(pair: Pair<'a>, around: impl Iterator<Item = &'t str>) -> Self {
+        // Where a text ends is a sign that no character has.
+        let signs = around.flat_map(|text| characters(text).map(u64::from).chain([u64::from(u32::MAX)]));
+        Self { pair, around: signs.fold(0, |sum, sign| mixed(sum ^ sign)) }
+    }
+}
+
+impl<'a> From<Pair<'a>> for Said<'a> {
+    /// Nothing else is said.
+    fn from(pair: Pair<'a>) -> Self {
+        Self::new(pair, iter::empty())
+    }
+}
+
 /// How a held-out row is like a training row, from the worst on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Likeness {
-    /// Both sides are equal.
+    /// All that is said is equal.
     Equal,
     /// One character of the whole row is another.
     OneCharacter,
@@ -60,23 +91,24 @@ pub struct Leak {
     pub likeness: Likeness,
     /// Index of the held-out row.
     pub held_out: usize,
-    /// Index of the first training row that it is so like.
+    /// Index of the first of the training rows, as they were given, that it is so like.
     pub train: usize,
 }
 
 /// The held-out rows that are like a training row, in their order, each with the worst likeness.
-pub fn leaks(train: &[Pair], held_out: &[Pair]) -> Vec<Leak> {
+pub fn leaks<'a, R: Copy + Into<Said<'a>> + Sync>(train: &[R], held_out: &[R]) -> Vec<Leak> {
+    let keys_of = |row: &R| keys_of((*row).into());
     let seen: HashMap<u64, AtomicUsize, BuildHasherDefault<Mixed>> =
         held_out.iter().flat_map(keys_of).map(|(_, key)| (key, AtomicUsize::new(usize::MAX))).collect();
-    train.par_iter().enumerate().for_each(|(row, pair)| {
-        for first in keys_of(pair).filter_map(|(_, key)| seen.get(&key)) {
+    train.par_iter().enumerate().for_each(|(row, said)| {
+        for first in keys_of(said).filter_map(|(_, key)| seen.get(&key)) {
             first.fetch_min(row, Ordering::Relaxed);
         }
     });
-    let leak_of = |(row, pair): (usize, &Pair)| {
+    let leak_of = |(row, said): (usize, &R)| {
         let first = |key: u64| seen.get(&key).map_or(usize::MAX, |first| first.load(Ordering::Relaxed));
         let found =
-            keys_of(pair).map(|(likeness, key)| (likeness, first(key))).filter(|(_, train)| *train < usize::MAX);
+            keys_of(said).map(|(likeness, key)| (likeness, first(key))).filter(|(_, train)| *train < usize::MAX);
         found.min().map(|(likeness, train)| Leak { likeness, held_out: row, train })
     };
     held_out.iter().enumerate().filter_map(leak_of).collect()
@@ -115,49 +147,58 @@ fn root(first: &mut [usize], mut row: usize) -> usize {
 /// The lines of a row that say something when they come again: what is asked, and of a couplet, whose sides are equally long,
 /// what is answered. (The answers of other data are often few: a class, yes and no.)
 pub fn lines<'p, 'a>(pair: &'p Pair<'a>) -> &'p [&'a str] {
-    let [asked, answered] = pair.map(|line| line.chars().filter(|c| !is_mark(*c)).count());
-    if asked == answered { pair } else { &pair[..1] }
+    if is_couplet(pair) { pair } else { &pair[..1] }
+}
+
+/// Whether both sides have as many characters.
+pub fn is_couplet(pair: &Pair) -> bool {
+    let [asked, answered] = pair.map(|line| characters(line).count());
+    asked == answered
+}
+
+fn characters(line: &str) -> impl Iterator<Item = char> {
+    line.chars().filter(|c| !is_mark(*c))
 }
 
 /// Every key of a row, and what it means to share it.
-fn keys_of(pair: &Pair) -> impl Iterator<Item = (Likeness, u64)> + use<> {
-    let [asked, answered] = pair.map(Sums::of);
-    let is_couplet = lines(pair).len() > 1;
+fn keys_of(said: Said) -> impl Iterator<Item = (Likeness, u64)> + use<> {
+    let [asked, answered] = said.pair.map(Sums::of);
+    let row_key = |asked: u64, answered: u64| mixed(mixed(mixed(said.around) ^ asked) ^ answered);
     let mut keys = vec![(Likeness::Equal, row_key(asked.whole, answered.whole))];
-    if asked.blanked.len() + answered.blanked.len() >= Telling::LEAK.near {
+    if asked.len + answered.len >= Telling::LEAK.near {
         keys.extend(asked.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(*sum, answered.whole))));
         keys.extend(answered.blanked.iter().map(|sum| (Likeness::OneCharacter, row_key(asked.whole, *sum))));
     }
     keys.extend(asked.line_keys(Telling::LEAK));
-    if is_couplet {
+    if is_couplet(&said.pair) {
         keys.extend(answered.line_keys(Telling::LEAK));
     }
     keys.into_iter()
 }
 
-fn row_key(asked: u64, answered: u64) -> u64 {
-    mixed(mixed(asked) ^ answered)
-}
-
 /// Hashes of a line: sums over its characters, so that one of them is exchanged by a subtraction.
 struct Sums {
+    /// Characters.
+    len: usize,
     whole: u64,
-    /// With each of the characters blanked out.
+    /// With each of the characters blanked out; of a line of more than [`LONGEST`] none.
     blanked: Vec<u64>,
 }
 
 impl Sums {
     fn of(line: &str) -> Self {
         let at = |place: usize, sign: u64| mixed((place as u64 + 1) << 32 | sign);
-        let signs = || line.chars().filter(|c| !is_mark(*c)).map(u64::from).enumerate();
+        let signs = || characters(line).map(u64::from).enumerate();
         // The blank is a sign that no character has.
-        let whole = signs().fold(0u64, |sum, (place, sign)| sum.wrapping_add(at(place, sign)));
+        let (len, whole) =
+            signs().fold((0, 0u64), |(len, sum), (place, sign)| (len + 1, sum.wrapping_add(at(place, sign))));
         let blank = |place, sign| whole.wrapping_sub(at(place, sign)).wrapping_add(at(place, u64::from(u32::MAX)));
-        Self { whole, blanked: signs().map(|(place, sign)| blank(place, sign)).collect() }
+        let blanked = signs().filter(|_| len <= LONGEST).map(|(place, sign)| blank(place, sign)).collect();
+        Self { len, whole, blanked }
     }
 
     fn line_keys(&self, Telling { same, near }: Telling) -> impl Iterator<Item = (Likeness, u64)> {
-        let len = self.blanked.len();
+        let len = self.len;
         let whole = iter::once((Likeness::SharedLine, mixed(self.whole))).filter(move |_| len >= same);
         let blanked = self.blanked.iter().map(|sum| (Likeness::NearLine, mixed(*sum))).filter(move |_| len >= near);
         whole.chain(blanked)
@@ -240,6 +281,20 @@ mod tests {
     }
 
     #[test]
+    fn a_long_line_has_one_key() {
+        let line = |first: &str, len: usize| first.to_owned() + &"长".repeat(len - 1);
+        for (len, want) in [(LONGEST, Some(Likeness::NearLine)), (LONGEST + 1, None)] {
+            let (a, b) = (line("甲", len), line("乙", len));
+            assert_eq!(likeness([&a, "子时"], [&b, "丑刻"]), want, "one of {len} characters");
+            assert_eq!(likeness([&a, "子时"], [&a, "丑刻"]), Some(Likeness::SharedLine), "the same {len} characters");
+            assert_eq!(likeness([&a, "天涯若比邻"], [&a, "天涯如比邻"]), Some(Likeness::OneCharacter), "of the answer");
+        }
+        let text = "长".repeat(20_000);
+        assert!(keys_of([text.as_str(), &text].into()).count() <= 5, "memory for the keys does not grow with the text");
+        assert_eq!(Sums::of(&"长".repeat(LONGEST)).line_keys(Telling::LEAK).count(), LONGEST + 1);
+    }
+
+    #[test]
     fn the_first_training_row_and_the_worst_likeness_are_told() {
         let train = [["海内有知己", "甲乙丙丁戊"], ["海内存知己", "己庚辛壬癸"], ["海内存知己", "天涯若比邻"]];
         let held_out = [["白日依山尽", "黄河入海流"], ["海内存知己", "天涯若比邻"], ["海内存知己", "子丑寅卯辰"]];
@@ -248,6 +303,28 @@ mod tests {
         assert_eq!(leaks(&train, &held_out), want);
         assert_eq!(leaks(&train, &[]), []);
         assert_eq!(leaks(&[], &held_out), []);
+    }
+
+    #[test]
+    fn rows_are_equal_if_all_that_is_said_is() {
+        use Likeness::{Equal, OneCharacter, SharedLine};
+        let pair = ["多谢你的帮助", "不客气"];
+        let like = |train: &[&str], held_out: &[&str], pair_held_out: Pair| {
+            let said = |pair, around: &[&str]| Said::new(pair, around.iter().copied());
+            leaks(&[said(pair, train)], &[said(pair_held_out, held_out)])[0].likeness
+        };
+        for (train, held_out, want, why) in [
+            (&["天", "地"][..], &["天", "地"][..], Equal, "the same before it"),
+            (&["天，", "地"], &["天", "地。"], Equal, "punctuation aside"),
+            (&["天", "地"], &["山", "水"], SharedLine, "another turn before it"),
+            (&["天", "地"], &[], SharedLine, "none before it"),
+            (&["天地"], &["天", "地"], SharedLine, "cut elsewhere"),
+        ] {
+            assert_eq!(like(train, held_out, pair), want, "{why}");
+        }
+        let answer = ["多谢你的帮助", "不客套"];
+        assert_eq!(like(&["天"], &["天"], answer), OneCharacter, "of the last answer");
+        assert_eq!(like(&["天"], &["山"], answer), SharedLine, "and another turn");
     }
 
     /// Lines over four characters, so that all likenesses occur.

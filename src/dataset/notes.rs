@@ -5,6 +5,7 @@ use crate::{
     dataset::{
         Origin, Reason,
         encode::Row,
+        leaks::Place,
         summary::{FileSummary, OverLong, Warning},
     },
 };
@@ -53,6 +54,11 @@ pub(super) fn of_rows(files: &[FileSummary]) -> Vec<Warning> {
             ),
             (file.empty_questions, "that ask nothing: their prompt and query are empty", "提问为空的行"),
             (
+                file.no_history,
+                "with a history that is no list, which is passed over, as in LlamaFactory",
+                "history 不是列表的行（与 LlamaFactory 一样忽略该列）",
+            ),
+            (
                 file.control_rows,
                 "with the text of a control token in them, which becomes that token, as in LlamaFactory",
                 "文本中含有控制词元的行（与 LlamaFactory 一样会变为该控制词元）",
@@ -81,10 +87,10 @@ pub(super) fn of_losses(
         OverLength::Truncate | OverLength::Error => ("cut at the end", "已截断尾部"),
     };
     if over_long > 0 {
-        let rows = name_rows(named, files);
+        let [rows, rows_zh] = [false, true].map(|chinese| name_rows(named, files, chinese));
         warnings.push(Warning {
             en: format!("rows longer than {limit}, {verb}: {over_long}, first {rows}"),
-            zh: format!("超过 {limit} 的行，{verb_zh}：{over_long}，前几行：{rows}"),
+            zh: format!("超过 {limit} 的行，{verb_zh}：{over_long}，前几行：{rows_zh}"),
         });
     }
     let unlabelled: usize = files.iter().map(|file| file.unlabelled).sum();
@@ -99,16 +105,37 @@ pub(super) fn of_losses(
 
 /// Training rows that stand in the data more than once.
 pub(super) fn of_repeats(repeats: &[(Origin, Origin)], files: &[FileSummary]) -> Option<Warning> {
-    let place = |origin: &Origin| {
-        let (path, row) = files[origin.dataset].place(origin.row);
-        format!("{path} row {row}")
-    };
+    let rows = repeats.len();
     let (row, first) = repeats.first()?;
-    let (rows, row, first) = (repeats.len(), place(row), place(first));
+    let [row, first] = [row, first].map(|origin| Place::of(*origin, files));
+    let [(row, row_zh), (first, first_zh)] = [row, first].map(|place| (place.text(false), place.text(true)));
     Some(Warning {
         en: format!("training rows that are the same as an earlier one: {rows}, first {row}, as {first}"),
-        zh: format!("与前面某行相同的训练行：{rows}，第一处：{row}，同 {first}"),
+        zh: format!("与前面某行相同的训练行：{rows}，第一处：{row_zh}，同 {first_zh}"),
     })
+}
+
+/// Columns that are named at most, and characters of a name.
+const NAMES: usize = 8;
+const LONGEST_NAME: usize = 40;
+
+/// Names out of a data file, which may be many, long, and anything.
+pub(super) fn names(all: &[String], chinese: bool) -> String {
+    let name = |name: &String| {
+        let mut short: String =
+            name.chars().take(LONGEST_NAME).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        if name.chars().nth(LONGEST_NAME).is_some() {
+            short.push('…');
+        }
+        short
+    };
+    let mut text = all.iter().take(NAMES).map(name).collect::<Vec<_>>().join(if chinese { "、" } else { ", " });
+    match all.len().saturating_sub(NAMES) {
+        0 => {}
+        more if chinese => text += &format!(" 等，另有 {more} 列"),
+        more => text += &format!(" and {more} more"),
+    }
+    text
 }
 
 /// The longest row, in words.
@@ -119,10 +146,27 @@ pub(super) fn limit(data: &DataConfig) -> String {
     }
 }
 
-pub(super) fn name_rows(rows: &[OverLong], files: &[FileSummary]) -> String {
-    let name = |row: &OverLong| {
-        let (path, number) = files[row.origin.dataset].place(row.origin.row);
-        format!("{path} row {number} ({} tokens)", row.tokens)
+pub(super) fn name_rows(rows: &[OverLong], files: &[FileSummary], chinese: bool) -> String {
+    let name = |OverLong { origin, tokens }: &OverLong| {
+        let place = Place::of(*origin, files).text(chinese);
+        if chinese { format!("{place}（{tokens} 个词元）") } else { format!("{place} ({tokens} tokens)") }
     };
-    rows.iter().map(name).collect::<Vec<_>>().join(", ")
+    rows.iter().map(name).collect::<Vec<_>>().join(if chinese { "、" } else { ", " })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_columns_are_few_and_short_and_steer_nothing() {
+        let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&all(&["id", "出处"]), false), "id, 出处");
+        assert_eq!(names(&all(&["id", "出处"]), true), "id、出处");
+        assert_eq!(names(&all(&["a\u{1b}[2J\nnote: b"]), false), "a\u{fffd}[2J\u{fffd}note: b");
+        assert_eq!(names(&all(&[&"长".repeat(41)]), false), "长".repeat(40) + "…");
+        let many: Vec<String> = (0..256).map(|n| n.to_string()).collect();
+        assert_eq!(names(&many, false), "0, 1, 2, 3, 4, 5, 6, 7 and 248 more");
+        assert_eq!(names(&many[..9], true), "0、1、2、3、4、5、6、7 等，另有 1 列");
+    }
 }

@@ -6,7 +6,7 @@ use crate::{
         Origin,
         encode::Row,
         fault::Fault,
-        mix,
+        mix, notes,
         record::{self, How, Record},
         registry::{self, Entry},
         summary::{FileSummary, Part, Warning},
@@ -131,8 +131,8 @@ impl Reader {
         self.warnings.extend(entry.warnings);
         if !parsed.unmapped.is_empty() {
             self.warnings.push(Warning {
-                en: format!("{path}: not mapped to anything, so not used: {}", parsed.unmapped.join(", ")),
-                zh: format!("{path}：以下列未被映射，不会使用：{}", parsed.unmapped.join("、")),
+                en: format!("{path}: not mapped to anything, so not used: {}", notes::names(&parsed.unmapped, false)),
+                zh: format!("{path}：以下列未被映射，不会使用：{}", notes::names(&parsed.unmapped, true)),
             });
         }
         let part = |(file, rows): (&super::files::DataFile, &usize)| Part {

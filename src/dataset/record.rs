@@ -12,6 +12,7 @@ use crate::{
         files::{DataFile, FileFormat},
         from_csv, from_json, from_parquet,
         input::{Input, Place},
+        notes,
         shape::Shape,
     },
     error::{Error, Result},
@@ -35,6 +36,8 @@ pub struct Record {
     pub tools: Option<String>,
     /// Earlier (question, answer) pairs of the conversation.
     pub history: Vec<(String, String)>,
+    /// It has a history that is no list, which was passed over.
+    pub no_history: bool,
 }
 
 impl Record {
@@ -155,6 +158,11 @@ impl<'a> Rows<'a> {
         self.how.limit.is_none_or(|limit| self.rows.len() < limit)
     }
 
+    /// Whether lines that are broken are left out.
+    pub(super) fn skips_broken(&self) -> bool {
+        self.how.on_bad_row == OnBadRow::Skip
+    }
+
     /// Rows that are only counted.
     pub(super) fn pass(&mut self, rows: usize) {
         self.count = self.count.saturating_add(rows);
@@ -164,7 +172,9 @@ impl<'a> Rows<'a> {
     pub(super) fn add(&mut self, place: Option<Place>, cells: Result<Cells, Fault>) -> Result<()> {
         let is_taken = self.wants_more();
         self.count += 1;
-        let record = cells.and_then(|cells| self.how.shape.record(cells)).map_err(|fault| self.placed(place, fault));
+        let lenient = self.how.on_bad_row == OnBadRow::LlamaFactory;
+        let record =
+            cells.and_then(|cells| self.how.shape.record(cells, lenient)).map_err(|fault| self.placed(place, fault));
         match record {
             Err(fault) if !fault.is_skipped(self.how.on_bad_row) => return Err(fault.into_error()),
             record if is_taken => self.rows.push(record.map_err(Box::new)),
@@ -204,13 +214,13 @@ impl<'a> Rows<'a> {
             return Ok(Parsed { rows: self.rows, counts: self.counts, unmapped });
         };
         let path = files.first().map_or(self.path, |file| &file.path);
-        let note = |before: &str, after: &str| match unmapped.as_slice() {
+        let note = |before: &str, after: &str, chinese| match unmapped.as_slice() {
             [] => String::new(),
-            names => format!("{before}{}{after}", names.join(", ")),
+            names => format!("{before}{}{after}", notes::names(names, chinese)),
         };
         Err(Error::file(path, format!("no row has the column `{column}`, which `{key}` is mapped to"))
-            .hint(format!("correct `columns` in dataset_info.json{}", note(" (not mapped: ", ")")))
-            .hint_zh(format!("请更正 dataset_info.json 中的 columns{}", note("（未映射的列：", "）"))))
+            .hint(format!("correct `columns` in dataset_info.json{}", note(" (not mapped: ", ")", false)))
+            .hint_zh(format!("请更正 dataset_info.json 中的 columns{}", note("（未映射的列：", "）", true))))
     }
 }
 
@@ -381,11 +391,17 @@ mod tests {
         let shape = Shape::new(Formatting::Alpaca, Some(&columns), Tags::default());
         for (history, want) in [
             ("{}", "d.json:1:2: row 1: `h` is an object, not a list of [question, answer]"),
+            (r#""[]""#, "d.json:1:2: row 1: `h` is a string, not a list of [question, answer]"),
             (r#"[["a", "b"], ["a"]]"#, "d.json:1:2: row 1: `h`: turn 2 is not [question, answer], two strings"),
             (r#"[["a", null]]"#, "d.json:1:2: row 1: `h`: turn 1 is not [question, answer], two strings"),
         ] {
             let row = format!(r#"[{{"instruction": "对", "output": "地", "h": {history}}}]"#);
             assert_eq!(parsed(&row, how(&shape)).unwrap_err().to_string(), want);
+            let lenient = parsed(&row, How { on_bad_row: OnBadRow::LlamaFactory, ..how(&shape) });
+            match history.starts_with('[') {
+                true => assert_eq!(lenient.unwrap_err().to_string(), want, "LlamaFactory stops, too"),
+                false => assert_eq!(records(lenient.unwrap()), [Record { no_history: true, ..couplet("", "地") }]),
+            }
         }
     }
 
@@ -420,6 +436,15 @@ mod tests {
             (true, false),
             "a row without a response is none to LlamaFactory"
         );
+
+        let first = format!("上联 下联\n{good}\n");
+        let error = parsed(&first, how(&shape)).unwrap_err();
+        assert_eq!(error.to_string(), "d.json: row 1: neither a JSON array of objects nor JSON Lines");
+        let skip = parsed(&first, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap();
+        let facts: Vec<_> = skip.rows.iter().map(|row| row.as_ref().err().map(|fault| fault.fact.as_str())).collect();
+        assert_eq!(facts, [Some("d.json:1:1: row 1 is not valid JSON: expected value"), None], "as the hint says");
+        let none = parsed("上联 下联\n天 地\n", How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap_err();
+        assert_eq!(none.to_string(), error.to_string(), "no line is JSON");
 
         let array = format!("[{good}, {{\"output\" 1}}, {good}]");
         let error = parsed(&array, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap_err();

@@ -2,11 +2,13 @@
 
 use crate::{
     dataset::{
-        files::{DataFile, files},
+        cell::Cell,
+        files::{DataFile, Listed, files},
+        input::read_text,
         shape::{Formatting, Shape, nearest},
         summary::Warning,
     },
-    error::{Error, Result, io_reason},
+    error::{Error, Result},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -78,8 +80,7 @@ pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     let registered = |name: &String| {
         let registry = registry.as_ref().ok_or_else(|| missing(dir))?;
         let entry = registry.get(name).ok_or_else(|| unknown(&path, name, registry))?;
-        let place = format!("{}: \"{name}\"", path.display());
-        entry_of(dir, name, entry).map_err(|err| err.at(place))
+        placed_entry(dir, name, entry)
     };
     let known = |name: &String| registry.as_ref().is_some_and(|registry| registry.contains_key(name));
     let entry = |name: &String| match is_file(name) && !known(name) {
@@ -101,11 +102,11 @@ fn of_file(path: &Path) -> Result<Entry> {
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     let registry = read(dir)?.unwrap_or_default();
     match registry.iter().find(|(_, entry)| entry["file_name"] == *file_name) {
-        Some((name, entry)) => entry_of(dir, name, entry),
+        Some((name, entry)) => placed_entry(dir, name, entry),
         None => Ok(Entry {
             name: path.display().to_string(),
             path: path.to_owned(),
-            files: files(path)?,
+            files: files(path)?.files,
             shape: Shape::default(),
             num_samples: None,
             warnings: vec![],
@@ -116,25 +117,29 @@ fn of_file(path: &Path) -> Result<Entry> {
 /// The registry of `dir`, `None` where there is none.
 pub fn read(dir: &Path) -> Result<Option<Map<String, Value>>> {
     let path = dir.join(FILE);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(err) => {
-            return Err(Error::file(&path, format!("cannot read: {}", io_reason(&err)))
-                .hint("dataset_dir is a folder with a readable dataset_info.json")
-                .hint_zh("dataset_dir 应为含有可读的 dataset_info.json 的目录"));
-        }
-    };
-    let registry = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text));
-    registry.map(Some).map_err(|err| {
+    if fs::metadata(&path).is_err_and(|err| err.kind() == io::ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    serde_json::from_str(&read_text(&path)?).map(Some).map_err(|err| {
         Error::file(&path, format!("not a JSON object of data sets: {err}"))
             .hint("it looks like {\"NAME\": {\"file_name\": \"rows.json\"}}")
             .hint_zh("其内容形如 {\"名称\": {\"file_name\": \"rows.json\"}}")
     })
 }
 
+/// An entry; what is wrong with it is told with its name.
+fn placed_entry(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
+    let place = format!("{}: \"{name}\"", dir.join(FILE).display());
+    entry_of(dir, name, entry).map_err(|err| err.at(place))
+}
+
 fn entry_of(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
-    let Value::Object(entry) = entry else { return Err(Error::input("not an object")) };
+    let Value::Object(entry) = entry else {
+        let kind = Cell::from(entry.clone()).kind();
+        return Err(Error::input(format!("{kind}, not an object"))
+            .hint("an entry looks like {\"file_name\": \"rows.json\"}")
+            .hint_zh("每一项形如 {\"file_name\": \"rows.json\"}"));
+    };
     refuse_unsupported(entry)?;
     let Some(Value::String(file_name)) = entry.get("file_name") else {
         return Err(Error::input("`file_name` is missing or not a string")
@@ -143,8 +148,15 @@ fn entry_of(dir: &Path, name: &str, entry: &Value) -> Result<Entry> {
     };
     let shape = Shape::of(entry)?;
     let path = dir.join(file_name);
-    let (files, num_samples) = (files(&path)?, num_samples(entry)?);
-    let warnings = slips(name, entry, &shape);
+    let (Listed { files, passed_over }, num_samples) = (files(&path)?, num_samples(entry)?);
+    let mut warnings = slips(name, entry, &shape);
+    if !passed_over.is_empty() {
+        let (path, en, zh) = (path.display(), passed_over.join(", "), passed_over.join("、"));
+        warnings.push(Warning {
+            en: format!("{path}: not data, so passed over: {en}"),
+            zh: format!("{path}：以下文件不是数据，已略过：{zh}"),
+        });
+    }
     Ok(Entry { name: name.into(), path, files, shape, num_samples, warnings })
 }
 
@@ -205,10 +217,10 @@ fn slips(name: &str, entry: &Map<String, Value>, shape: &Shape) -> Vec<Warning> 
     if shape.formatting == Formatting::OpenAi {
         slips.push(Warning {
             en: format!(
-                "{place}: under `formatting: openai` LlamaFactory adds \"detailed thinking off\" to every system text; here none is added, so token ids differ"
+                "{place}: under `formatting: openai` LlamaFactory adds to the system text: \"detailed thinking off\" in rows without tools (unless it says how to think), a newline in rows with tools; here nothing is added, so token ids differ"
             ),
             zh: format!(
-                "{place}：`formatting: openai` 下 LlamaFactory 会在系统提示后添加 \"detailed thinking off\"；此处不添加，故词元不同"
+                "{place}：`formatting: openai` 下 LlamaFactory 会在系统提示后添加内容：无工具的行添加 \"detailed thinking off\"（已写明思考方式者除外），有工具的行添加换行；此处不添加，故词元不同"
             ),
         });
     }
@@ -259,6 +271,16 @@ mod tests {
         assert!(entry.path.ends_with("parts") && entry.files[0].path.ends_with("parts/rows.jsonl"));
         assert_eq!((entry.files.len(), entry.shape.formatting), (1, Formatting::Sharegpt));
         assert!(entry.warnings.is_empty());
+
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("hub")).unwrap();
+        for name in ["hub/README.md", "hub/.DS_Store", "hub/rows.jsonl"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        fs::write(dir.path().join(FILE), r#"{"a": {"file_name": "hub"}}"#).unwrap();
+        let entry = look_up(dir.path(), &["a".into()]).unwrap().remove(0);
+        assert_eq!((entry.files.len(), entry.warnings.len()), (1, 1));
+        assert!(entry.warnings[0].en.ends_with("hub: not data, so passed over: README.md"), "{:?}", entry.warnings);
     }
 
     #[test]
@@ -308,6 +330,25 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains("dataset_info.json: \"a\": ") && text.ends_with(want), "{entry}: {text}");
             assert!(error.hint_text(true).is_some_and(|zh| Some(zh) != error.hint_text(false)), "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_registry_that_cannot_be_read_and_entries_beside_a_file_are_placed() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = dir.path().join("rows.json");
+        fs::write(&rows, "[]").unwrap();
+        let broken = r#"{"b": [], "a": {"file_name": "rows.json", "columns": {"promt": "p"}}}"#;
+        for (registry, name, want) in [
+            (broken.as_bytes(), rows.to_str().unwrap(), "dataset_info.json: \"a\": `columns`: no such column: `promt`"),
+            (broken.as_bytes(), "b", "dataset_info.json: \"b\": a list, not an object"),
+            (b"{\"\xb6\xd4\xc1\xaa\": {}}", "b", "dataset_info.json: not UTF-8 at byte 2 (line 1)"),
+            (b"[]", "b", "dataset_info.json: not a JSON object of data sets: "),
+        ] {
+            fs::write(dir.path().join(FILE), registry).unwrap();
+            let error = look_up(dir.path(), &[name.into()]).unwrap_err();
+            assert!(error.to_string().contains(want), "{error}");
+            assert!(error.hint_text(false).is_some() && error.hint_text(true) != error.hint_text(false), "{want}");
         }
     }
 

@@ -164,11 +164,11 @@ impl Shape {
         self.keys.iter().map(|(key, name)| (*key, self.names[*name].as_str()))
     }
 
-    /// The record of a row, its cells in the order of [`Self::names`].
-    pub(super) fn record(&self, cells: Cells) -> Result<Record, Fault> {
+    /// The record of a row, its cells in the order of [`Self::names`]; `lenient` as LlamaFactory is.
+    pub(super) fn record(&self, cells: Cells, lenient: bool) -> Result<Record, Fault> {
         let row = Named { shape: self, cells };
         match self.formatting {
-            Formatting::Alpaca => alpaca::record(row),
+            Formatting::Alpaca => alpaca::record(row, lenient),
             Formatting::Sharegpt | Formatting::OpenAi => sharegpt::record(row),
         }
     }

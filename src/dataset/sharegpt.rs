@@ -3,8 +3,9 @@
 //! LlamaFactory's rules: a system message at the beginning wins over the system column; then questions and answers take
 //! turns, where what a tool has answered counts as a question and a call as an answer. Anything else is no row.
 //!
-//! OpenAI's form differs in two things: an answer with `tool_calls` is a call, and results that follow each other are one.
-//! (A third is LlamaFactory's own and is not done here: it writes `detailed thinking off` into every system text.)
+//! OpenAI's form differs in three things: an answer with `tool_calls` is a call, results that follow each other are one, and tools
+//! may be a list that is not in a string. (A fourth is LlamaFactory's own and is not done here: to the system text of rows without
+//! tools it adds `detailed thinking off`, unless it says how to think, and a newline to that of rows with tools.)
 
 use super::{
     cell::Cell,
@@ -89,8 +90,11 @@ pub(super) fn record(mut row: Named) -> Result<Record, Fault> {
     let Some((prompt, response)) = history.pop() else {
         return Err(Fault::new(Reason::NoTurns, "a conversation without a turn"));
     };
-    let tools = tools::listed(row.take("tools"))?;
-    Ok(Record { prompt, query: String::new(), response, system, tools, history })
+    let tools = match shape.formatting {
+        Formatting::OpenAi => tools::listed_openly(row.take("tools"))?,
+        _ => tools::listed(row.take("tools"))?,
+    };
+    Ok(Record { prompt, response, system, tools, history, ..Record::default() })
 }
 
 /// The messages of a row.

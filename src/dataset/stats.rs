@@ -1,8 +1,6 @@
-//! Data in numbers, for those who look at it before training: lengths, rows that come twice, one question with several answers.
+//! Lengths of rows in numbers, for those who look at data before training.
 
-use super::{encode::Row, record::Record};
 use serde::Serialize;
-use std::{collections::HashMap, hash::Hash};
 
 /// Lengths of texts in tokens, uncut. All 0 where there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -66,39 +64,9 @@ pub fn histogram(lengths: &[usize], most: usize) -> Vec<Bin> {
     bins
 }
 
-/// Every row that is the same as an earlier one, behind the first of its kind: (first, again), indices into `rows`.
-pub fn doubles(rows: &[Row]) -> Vec<(usize, usize)> {
-    let mut seen = HashMap::new();
-    let mut found = vec![];
-    for (i, Row { record, .. }) in rows.iter().enumerate() {
-        let first = *seen.entry((question(record), record.response.as_str())).or_insert(i);
-        found.extend((first < i).then_some((first, i)));
-    }
-    found
-}
-
-/// The rows of every question that has more than one answer, indices into `rows`, in the order of the first of each.
-pub fn contradictions(rows: &[Row]) -> Vec<Vec<usize>> {
-    let mut by_question: HashMap<_, Vec<usize>> = HashMap::new();
-    for (i, row) in rows.iter().enumerate() {
-        by_question.entry(question(&row.record)).or_default().push(i);
-    }
-    let answer = |i: &usize| rows[*i].record.response.as_str();
-    let differ = |same: &Vec<usize>| same.iter().any(|i| answer(i) != answer(&same[0]));
-    let mut found: Vec<Vec<usize>> = by_question.into_values().filter(differ).collect();
-    found.sort_unstable();
-    found
-}
-
-/// All that is said to the model.
-fn question(record: &Record) -> impl Hash + Eq {
-    (&record.prompt, &record.query, &record.system, &record.tools, &record.history)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::Origin;
 
     #[test]
     fn lengths_of_a_hundred_and_of_none() {
@@ -123,19 +91,5 @@ mod tests {
         ] {
             assert_eq!(histogram(&lengths, most), want, "{lengths:?} in {most}");
         }
-    }
-
-    #[test]
-    fn rows_that_come_twice_and_questions_with_several_answers() {
-        let row = |(i, (query, response)): (usize, &(&str, &str))| Row {
-            origin: Origin { dataset: 0, row: i + 1 },
-            record: Record { query: (*query).into(), response: (*response).into(), ..Record::default() },
-        };
-        let rows = [("天", "地"), ("雨", "风"), ("天", "地"), ("雨", "云"), ("天", "地"), ("山", "水"), ("雨", "风")];
-        let mut rows: Vec<Row> = rows.iter().enumerate().map(row).collect();
-        assert_eq!(doubles(&rows), [(0, 2), (0, 4), (1, 6)]);
-        assert_eq!(contradictions(&rows), [[1, 3, 6]]);
-        rows[3].record.prompt = "对".into();
-        assert!(contradictions(&rows).is_empty(), "another instruction is another question");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::dataset::{Example, Origin, Reason, leaks::Leaks};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, hash_map::Entry};
+use std::collections::BTreeMap;
 
 /// Something to tell the user that does not stop the run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,7 +32,7 @@ pub struct Summary {
     pub over_long: usize,
     /// The first three of them.
     pub over_long_rows: Vec<OverLong>,
-    /// Training rows that are the same as an earlier one.
+    /// Training rows that are the same as an earlier one ([`super::repeats`]).
     pub repeated: usize,
     /// What held-out and test rows have in common with training rows, the first of them named.
     pub leaks: Vec<Leaks>,
@@ -77,6 +77,8 @@ pub struct FileSummary {
     pub empty_responses: usize,
     /// Kept rows whose last question is empty or blank.
     pub empty_questions: usize,
+    /// Kept rows with a history that is no list, which is passed over.
+    pub no_history: usize,
     /// Kept rows with the text of a control token (`<|im_end|>`) in them.
     pub control_rows: usize,
 }
@@ -199,23 +201,6 @@ impl SplitSummary {
     }
 }
 
-/// Training rows that stand in the data more than once, token by token: each with the first that is the same, in file order.
-/// A row that was drawn several times on purpose does not count.
-pub(super) fn repeats(train: &[Example]) -> Vec<(Origin, Origin)> {
-    let mut order: Vec<&Example> = train.iter().collect();
-    order.sort_by_key(|row| (row.origin.dataset, row.origin.row));
-    let mut first: HashMap<&[u32], Origin> = HashMap::with_capacity(train.len());
-    let mut repeats = vec![];
-    for Example { input_ids, origin, .. } in order {
-        match first.entry(input_ids) {
-            Entry::Vacant(entry) => drop(entry.insert(*origin)),
-            Entry::Occupied(entry) if entry.get() == origin => {}
-            Entry::Occupied(entry) => repeats.push((*origin, *entry.get())),
-        }
-    }
-    repeats
-}
-
 /// How many ids all rows begin with.
 pub fn common_prefix(examples: &[Example]) -> usize {
     let Some((first, others)) = examples.split_first() else { return 0 };
@@ -314,15 +299,6 @@ mod tests {
         let reasons: Vec<_> =
             file.reasons.iter().map(|skips| (skips.reason, skips.rows, skips.first.join(" "))).collect();
         assert_eq!(reasons, [(Reason::NotJson, 5, "1 3 5".to_owned()), (Reason::NoTurns, 4, "2 4 6".to_owned())]);
-    }
-
-    #[test]
-    fn rows_that_stand_twice_are_found_and_a_row_that_was_drawn_twice_is_not() {
-        let row = |ids: &[u32], row| Example { origin: Origin { dataset: 0, row }, ..example(ids, 1) };
-        let train = [row(&[1, 2], 1), row(&[3], 2), row(&[1, 2], 3), row(&[3], 2), row(&[1, 2], 4)];
-        let rows: Vec<_> = repeats(&train).iter().map(|(a, b)| (a.row, b.row)).collect();
-        assert_eq!(rows, [(3, 1), (4, 1)]);
-        assert_eq!(repeats(&[]), []);
     }
 
     #[test]

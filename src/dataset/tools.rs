@@ -19,7 +19,8 @@ const BEHIND_TOOLS: &str = "\n</tools>\n\nFor each function call, return a json 
 const CALL: [&str; 2] = ["<tool_call>", "</tool_call>"];
 const THOUGHT: [&str; 2] = ["<think>\n", "\n</think>\n\n"];
 
-/// What stands behind the system text, from the column of tools. An empty list is nothing, but makes a system turn.
+/// What stands behind the system text, from the column of tools: a JSON list in a string. An empty list is nothing, but makes a
+/// system turn.
 pub(super) fn listed(column: Option<(&str, Cell)>) -> Result<Option<String>, Fault> {
     match column {
         None | Some((_, Cell::Missing | Cell::Null)) => Ok(None),
@@ -28,6 +29,17 @@ pub(super) fn listed(column: Option<(&str, Cell)>) -> Result<Option<String>, Fau
             tools(&text).map(Some).map_err(|fact| tool_fault(format!("`{name}`: {fact}")))
         }
         Some((name, other)) => Err(tool_fault(format!("`{name}` is {}, not a JSON list in a string", other.kind()))),
+    }
+}
+
+/// The same of `formatting: openai`, where the list may be one by itself.
+pub(super) fn listed_openly(column: Option<(&str, Cell)>) -> Result<Option<String>, Fault> {
+    match column {
+        Some((name, Cell::Value(tools @ (Value::Array(_) | Value::Object(_))))) => {
+            let written = write(tools).and_then(|text| self::tools(&text));
+            written.map(Some).map_err(|fact| tool_fault(format!("`{name}`: {fact}")))
+        }
+        column => listed(column),
     }
 }
 
@@ -203,6 +215,11 @@ mod tests {
             }
         }
         assert_eq!(listed(None).unwrap(), None);
+        let list = || Cell::Value(serde_json::from_str(r#"[{"name":"f","strict":null}]"#).unwrap());
+        let said = listed_openly(Some(("t", list()))).unwrap();
+        assert_eq!(said, listed(Some(("t", Cell::Text(r#"[{"name":"f","strict":null}]"#.into())))).unwrap());
+        assert_eq!(listed_openly(Some(("t", Cell::Value(Value::Array(vec![]))))).unwrap(), Some(String::new()));
+        assert!(listed(Some(("t", list()))).is_err(), "LlamaFactory stops at it in other formats");
         assert_eq!(listed(Some(("t", Cell::Text("[]".into())))).unwrap(), Some(String::new()));
         let text = listed(Some(("t", Cell::Text(r#"[{"name":"f"},{"type":"function","function":{}}]"#.into()))));
         let text = text.unwrap().unwrap();

@@ -7,7 +7,7 @@ use super::{
     lang::{Lang, duration},
     look::{Look, Progress, Verbosity},
     pace::Pace,
-    text::{Header, Summary, table},
+    text::{Header, Summary, harmless, table},
 };
 use crate::{
     config::COUPLET_PASS,
@@ -62,9 +62,10 @@ impl<'a> Console<'a> {
     /// What will be done, then what the user should know.
     pub fn header(&mut self, header: &Header) {
         let lang = self.look.lang;
-        let mut text = table(&header.rows(lang), |label| self.paint(BOLD, label));
+        let rows: Vec<_> = header.rows(lang).into_iter().map(|(label, value)| (label, harmless(value))).collect();
+        let mut text = table(&rows, |label| self.paint(BOLD, label));
         for notice in header.notices(lang) {
-            text += &format!("{}{notice}\n", self.paint(YELLOW, lang.pick("note: ", "注意：")));
+            text += &format!("{}{}\n", self.paint(YELLOW, lang.pick("note: ", "注意：")), harmless(notice));
         }
         self.say(&text);
     }
@@ -72,7 +73,8 @@ impl<'a> Console<'a> {
     /// What came out.
     pub fn summary(&mut self, summary: &Summary) {
         self.end_bar();
-        let text = table(&summary.rows(self.look.lang), |label| self.paint(BOLD, label));
+        let rows = summary.rows(self.look.lang).into_iter().map(|(label, value)| (label, harmless(&value)));
+        let text = table(&rows.collect::<Vec<_>>(), |label| self.paint(BOLD, label));
         self.say(&format!("\n{text}"));
     }
 
@@ -380,11 +382,6 @@ pub fn one_line(text: &str) -> String {
         shown.push('…');
     }
     shown
-}
-
-/// An error quotes files that others wrote: what they say must not steer the terminal.
-fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 const BOLD: &str = "1";

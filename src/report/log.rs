@@ -65,10 +65,10 @@ struct Entry<'e> {
 impl<'e> Entry<'e> {
     /// `None` where LlamaFactory writes nothing: its final evaluation comes after it has closed the log, and it has none
     /// before training, which stands here only with what the base wrote. Nor does it say what became of the rows; here a line
-    /// does where some were left out.
+    /// does, in its own dialect where some were left out.
     fn of(event: &'e Event) -> Option<Self> {
         match event {
-            Event::Data(e) if e.sets.iter().any(|set| set.skipped > 0) => Some(Self {
+            Event::Data(e) if e.always_logged || e.sets.iter().any(|set| set.skipped > 0) => Some(Self {
                 step: 0,
                 total_steps: e.total_steps,
                 metrics: vec![],
@@ -197,12 +197,14 @@ mod tests {
             skipped,
             reasons: [("no_response".to_owned(), skipped)].into_iter().filter(|(_, rows)| *rows > 0).collect(),
         };
-        let data = |skipped| Event::Data(DataRead { total_steps: 5, sets: vec![set(skipped)] });
-        assert_eq!(written(&[data(0)]), "", "as LlamaFactory where nothing was");
+        let data =
+            |skipped, always_logged| Event::Data(DataRead { total_steps: 5, sets: vec![set(skipped)], always_logged });
+        assert_eq!(written(&[data(0, false)]), "", "as LlamaFactory where nothing was");
+        assert!(written(&[data(0, true)]).contains("\"read\": 9, \"kept\": 9, \"skipped\": 0, \"reasons\": {}}]}"));
         let want = "{\"current_steps\": 0, \"total_steps\": 5, \"epoch\": 0.0, \"percentage\": 0.0, \"elapsed_time\": \"0:00:00\", \
             \"remaining_time\": \"0:00:00\", \"data\": [{\"name\": \"a\", \"read\": 9, \"kept\": 7, \"skipped\": 2, \
             \"reasons\": {\"no_response\": 2}}]}\n";
-        assert_eq!(written(&[data(2)]), want);
+        assert_eq!(written(&[data(2, false)]), want);
     }
 
     #[test]

@@ -145,6 +145,11 @@ pub fn shown(text: &str) -> String {
     shown
 }
 
+/// `text`, which quotes files that others wrote, without what a terminal obeys; line breaks stay.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Spaces behind `text` until it is `width` columns wide.
 pub fn pad(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))

@@ -37,6 +37,9 @@ pub struct DataRead {
     pub total_steps: usize,
     /// In the order read.
     pub sets: Vec<SetRead>,
+    /// To be logged where nothing was left out, too. Not in LlamaFactory's dialect: there its log is met line by line.
+    #[serde(default)]
+    pub always_logged: bool,
 }
 
 /// A data set. `read` = `kept` + `skipped`.

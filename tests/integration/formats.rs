@@ -63,7 +63,7 @@ fn every_format_gets_llamafactorys_ids_and_labels() {
     for case in cases() {
         let what = format!("{:?} {:?}", case.dataset, case.args);
         match case.dataset[0].as_str() {
-            "openai" | "missing" | "parts" => continue, // these differ, see below
+            "openai" | "openai_tools" | "missing" | "parts" => continue, // these differ, see below
             name if name.contains("parquet") && !cfg!(feature = "parquet") => continue,
             _ => {}
         }
@@ -83,32 +83,46 @@ fn every_format_gets_llamafactorys_ids_and_labels() {
     assert!(compared > 550, "{compared} rows");
 }
 
-/// LlamaFactory writes "detailed thinking off" into every system text; with these words in the data we say the same.
+/// LlamaFactory adds to the system text; with the same words in the data we say the same.
 #[test]
 fn openais_format_differs_by_what_is_warned_about() {
     let dir = tempfile::tempdir().expect("a folder");
     copy_dir(&data_dir(), dir.path());
-    let path = dir.path().join("openai.json");
-    let mut rows: Value = serde_json::from_str(&fs::read_to_string(&path).expect("rows")).expect("rows");
-    for row in rows.as_array_mut().expect("a list") {
-        let messages = row["messages"].as_array_mut().expect("a list");
-        match messages.first_mut().filter(|first| first["role"] == "system") {
-            Some(first) if first["content"].as_str().is_some_and(|text| text.contains("detailed thinking on")) => {}
-            Some(first) => {
-                first["content"] = json!(format!("{}\ndetailed thinking off", first["content"].as_str().expect("text")))
-            }
-            None => messages.insert(0, json!({"role": "system", "content": "detailed thinking off"})),
+    for name in ["openai.json", "openai_tools.json"] {
+        let path = dir.path().join(name);
+        let mut rows: Value = serde_json::from_str(&fs::read_to_string(&path).expect("rows")).expect("rows");
+        for row in rows.as_array_mut().expect("a list") {
+            let has_tools = row["tools"].is_array(); // an empty list, too
+            let messages = row["messages"].as_array_mut().expect("a list");
+            let Some(first) = messages.first_mut().filter(|first| first["role"] == "system") else {
+                if !has_tools {
+                    messages.insert(0, json!({"role": "system", "content": "detailed thinking off"}));
+                }
+                continue;
+            };
+            let system = first["content"].as_str().expect("text").to_owned();
+            let says = ["on", "off"].iter().any(|word| system.contains(&format!("detailed thinking {word}")));
+            let added = match has_tools {
+                true => "\n",
+                false if says => "",
+                false => "\ndetailed thinking off",
+            };
+            first["content"] = json!(system + added);
         }
+        fs::write(&path, rows.to_string()).expect("a file");
     }
-    fs::write(&path, rows.to_string()).expect("a file");
-    for case in cases().iter().filter(|case| case.dataset == ["openai"]) {
+    let cases: Vec<Case> = cases().into_iter().filter(|case| case.dataset[0].starts_with("openai")).collect();
+    assert_eq!(cases.len(), 3);
+    for case in &cases {
         let splits = load(dir.path(), case);
-        assert_rows(&splits.train, &case.train, "openai");
+        assert_rows(&splits.train, &case.train, &case.dataset[0]);
         assert_counted(&splits);
-        assert!(splits.summary.warnings[0].en.contains("LlamaFactory adds \"detailed thinking off\""));
+        assert!(
+            splits.summary.warnings[0].en.contains("LlamaFactory adds to the system text: \"detailed thinking off\"")
+        );
         let plain = load(&data_dir(), case);
         assert_eq!(plain.train.len(), case.train.len());
-        assert_ne!(plain.train[0].input_ids, case.train[0].ids);
+        assert!(plain.train.iter().zip(&case.train).any(|(plain, lf)| plain.input_ids != lf.ids));
     }
 }
 
@@ -234,13 +248,19 @@ fn a_byte_order_mark_and_line_ends_change_nothing_and_other_encodings_are_placed
     let utf16 = |bytes: fn(u16) -> [u8; 2]| {
         [0xfeff].into_iter().chain(plain.encode_utf16()).flat_map(bytes).collect::<Vec<u8>>()
     };
+    let at_the_start = format!("not UTF-8 at byte {} (line 3, row 3)", lines.len());
     let behind = format!("not UTF-8 at byte {} (line 3, row 3)", lines.len() + 15);
     for (name, bytes, want) in [
         ("rows.json", utf16(u16::to_le_bytes), "not UTF-8 at byte 0 (line 1, row 1): it looks like UTF-16"),
         ("rows.json", utf16(u16::to_be_bytes), "not UTF-8 at byte 0 (line 1, row 1): it looks like UTF-16"),
         ("rows.json", b"[\n{\"output\": \"\xb5\xd8\"}]".to_vec(), "not UTF-8 at byte 14 (line 2, row 1)"),
         ("rows.jsonl", [lines.as_bytes(), b"{\"output\": \"caf\xe9\"}"].concat(), behind.as_str()),
+        ("rows.jsonl", [lines.as_bytes(), b"\xff"].concat(), at_the_start.as_str()),
+        ("rows.json", b"[\n{\"output\": \"\"},\n\xb5\xd8]".to_vec(), "not UTF-8 at byte 18 (line 3, row 2)"),
+        ("rows.json", b"[\xb5\xd8]".to_vec(), "not UTF-8 at byte 1 (line 1, row 1)"),
+        ("rows.csv", b"instruction,\xd7\xf7\na,b\n".to_vec(), "not UTF-8 at byte 12 (line 1, the header)"),
         ("rows.csv", b"instruction,output\na,b\nc,\xd7\xf7\n".to_vec(), "not UTF-8 at byte 25 (line 3, row 2)"),
+        ("rows.csv", b"instruction,output\na,b\n\xd7\xf7,c\n".to_vec(), "not UTF-8 at byte 23 (line 3, row 2)"),
         (
             "rows.json",
             b"[{\"output\": \"\\ud83d\"}]".to_vec(),

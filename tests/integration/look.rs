@@ -124,7 +124,9 @@ fn data_are_named_in_several_ways() {
     for (args, want) in [
         (&["data", "show"][..], "no config file"),
         (&["data", "stats", "--model", "model"], "no config file"),
-        (&["data", "show", "run.toml", "--row", "9"], "no row 9..9 is read: data/train.json has rows 1 to 6"),
+        (&["data", "show", "run.toml", "--row", "9"], "no row 9 is read: data/train.json has rows 1 to 6"),
+        (&["data", "show", "run.toml", "test_dataset=null", "--split", "test", "--row", "1"], "no row is tested"),
+        (&["data", "show", "run.toml", "eval_dataset=null", "--split", "valid"], "no row is held out"),
         (&["data", "show", "run.toml", "--rows", "5..3"], "write the first row and the last"),
         (&["data", "show", "--model", "model", "--data", "trian"], "no data set named \"trian\""),
     ] {
@@ -132,6 +134,32 @@ fn data_are_named_in_several_ways() {
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{args:?}");
         assert!(ended.stderr.contains(want), "{args:?}: {}", ended.stderr);
     }
+}
+
+/// A row that was asked for is shown in its place, also where training does without it.
+#[test]
+fn rows_that_are_left_out_are_told_in_their_place() {
+    let w = folder();
+    let row = |output: Value| json!({"instruction": "对下联", "input": "天", "output": output});
+    w.write("data/train.json", json!([row(json!("地")), row(json!(null)), row(json!("海")), [1]]).to_string());
+    let args = ["data", "show", "run.toml", "on_bad_row=skip", "--rows", "1..4", "--json"];
+    let rows = json_lines(&w, &args);
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (row["split"].as_str().unwrap(), row["row"].as_u64().unwrap(), row["left_out"].as_str()))
+        .collect();
+    let left_out = [("train", 2, Some("no_response")), ("train", 4, Some("not_object"))];
+    assert_eq!((told[1], told[3]), (left_out[0], left_out[1]));
+    assert_eq!((told.len(), told[0].2, told[4]), (7, None, ("valid", 1, None)));
+    let text = printed(&w, &["data", "show", "run.toml", "on_bad_row=skip", "--row", "2", "--split", "train"]);
+    assert_eq!(
+        text,
+        "data/train.json row 2 (train, training): left out (no_response): data/train.json:1:58: row 2: `output` (the          response) is null, not a string
+"
+    );
+    w.write("data/train.json", json!([row(json!(null))]).to_string());
+    let text = printed(&w, &["data", "show", "run.toml", "on_bad_row=skip", "eval_dataset=null"]);
+    assert!(text.starts_with("data/train.json row 1 (train, training): left out (no_response)"), "{text}");
 }
 
 #[test]
@@ -146,13 +174,42 @@ fn data_in_numbers() {
     });
     printed(&w, &["data", "stats", "run.toml", "--plot", "lengths.png"]);
     assert!(std::fs::read(w.path("lengths.png")).unwrap().starts_with(b"\x89PNG"));
+    let svg = w.run(&["data", "stats", "run.toml", "--plot", "lengths.svg"]);
+    assert!(svg.code == 2 && svg.stderr.contains("lengths.svg: the picture is a PNG"), "{}", svg.stderr);
+    assert!(!w.path("lengths.svg").exists());
+}
+
+/// A row that is taken several times on purpose is no repeat of itself, whichever command looks.
+#[test]
+fn rows_drawn_several_times_are_no_repeats() {
+    let w = folder();
+    let lines = |texts: &[(&str, &str)]| {
+        let row =
+            |(asked, answered): &(&str, &str)| json!({"instruction": "对下联", "input": asked, "output": answered});
+        Value::from(texts.iter().map(row).collect::<Vec<_>>()).to_string()
+    };
+    w.write(
+        "data/few.json",
+        lines(&[("海内存知己", "天涯若比邻"), ("白日依山尽", "黄河入海流"), ("海内存知己", "天涯若比邻")]),
+    );
+    w.write("data/one.json", lines(&[("两个黄鹂鸣翠柳", "一行白鹭上青天")]));
+    let registry = json!({"few": {"file_name": "few.json", "num_samples": 9}, "one": {"file_name": "one.json"}});
+    w.write("data/dataset_info.json", registry.to_string());
+    for over in [&["dataset=few"][..], &["dataset=few,one", "mix_strategy=interleave_over"]] {
+        let args = [&["data", "stats", "run.toml", "eval_dataset=null", "test_dataset=null", "--json"], over].concat();
+        let stats: Value = serde_json::from_str(&printed(&w, &args)).unwrap();
+        let place = |row| json!({"file": "data/few.json", "row": row});
+        assert_eq!(stats["doubles"], json!([{"row": place(3), "first": place(1)}]), "{over:?}");
+        assert_eq!((&stats["alike"]["rows"], &stats["contradictions"]), (&json!(2), &json!([])), "{over:?}");
+    }
 }
 
 #[test]
 fn nothing_in_a_data_file_speaks_to_the_terminal() {
     let w = folder();
     let (asked, answered) = ("天\u{1b}[2J\r\u{9b}1m", "地\u{7}\t\u{85}月");
-    let rows = json!([{"instruction": "对\u{1b}下联", "input": asked, "output": answered}]);
+    let column = "x\u{1b}]0;owned\u{7}\u{9b}2J\nnote: all is well";
+    let rows = json!([{"instruction": "对\u{1b}下联", "input": asked, "output": answered, column: "y"}]);
     w.write("alone.json", rows.to_string());
     let args = ["data", "show", "--model", "model", "--data", "alone.json"];
     let text = printed(&w, &args);
@@ -162,6 +219,20 @@ fn nothing_in_a_data_file_speaks_to_the_terminal() {
     let stats = printed(&w, &["data", "stats", "--model", "model", "--data", "alone.json"]);
     for text in [text, stats] {
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    }
+    let model = format!("model_name_or_path={}", root().join("data/tiny_qwen3").display());
+    w.write("pairs.csv", format!("上联,下联,{column}\n海内存知己,天涯若比邻,{asked}\n").replace("\nnote", " note"));
+    for args in [
+        &args[..],
+        &["data", "stats", "--model", "model", "--data", "alone.json"],
+        &["plan", "run.toml", &model, "dataset=alone.json", "eval_dataset=null", "test_dataset=null", "--no-probe"],
+        &["data", "prepare", "pairs.csv", "--out", "out", "--split", "none"],
+    ] {
+        let Ended { stdout, stderr, .. } = w.run(args);
+        let told = stdout + &stderr;
+        assert!(told.contains("owned"), "the column is named: {told:?}");
+        assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told:?}");
+        assert!(!told.contains("\nnote: all is well"), "{told}");
     }
     let row = &json_lines(&w, &[&args[..], &["--json"]].concat())[0];
     let stretches = row["stretches"].as_array().unwrap();
@@ -187,8 +258,8 @@ fn a_run_says_what_has_leaked() {
         w.run_with(&["run.toml", &model, "max_steps=1", "warmup_ratio=0", "device=cpu", "output_dir=zh"], &chinese);
     let told = ended.stderr.lines().find(|line| line.starts_with("泄漏")).unwrap_or_default();
     assert!(
-        told.contains("3 行验证数据中：与训练行相同 1，有一句仅差一字 1；首个：data/valid.json row 2，近似"),
-        "{told}"
+        told.contains("of 3 held-out rows 1 equal a training row"),
+        "values of the header read the same in both languages: {told}"
     );
     let receipt = w.json("out/run.json");
     let leaks = &receipt["data"]["leaks"];

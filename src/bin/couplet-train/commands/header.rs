@@ -15,7 +15,7 @@ use couplet_train::{
     model::{Qwen3Config, qwen3::Keep},
     optim::Schedule,
     plan::{Load, Memory},
-    report::{Header, Lang},
+    report::Header,
     trainer::{Cut, plan::StepPlan},
 };
 use std::path::Path;
@@ -62,7 +62,7 @@ pub fn tokens(n: usize, estimated: bool) -> String {
 }
 
 /// Fills the header of a run.
-pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
+pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     let mut header = Header::default();
     let (train, lora) = (&recipe.train, &recipe.lora);
     header.row("model", "模型", model_line(recipe, facts));
@@ -111,7 +111,7 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
         ),
     );
     if !facts.data.leaks.is_empty() {
-        let lines: Vec<String> = facts.data.leaks.iter().map(|leaks| leaks.line(lang == Lang::Zh)).collect();
+        let lines: Vec<String> = facts.data.leaks.iter().map(dataset::Leaks::line).collect();
         header.row("leaks", "泄漏", lines.join("\n"));
     }
     if recipe.data.packing {

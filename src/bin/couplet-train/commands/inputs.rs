@@ -5,7 +5,7 @@ use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
-    config::{LoraConfig, ModelConfig, Recipe},
+    config::{Dialect, LoraConfig, ModelConfig, Recipe},
     dataset::{self, Example, Splits, Tokenizer, summary::FileSummary},
     device::{self, Opened},
     error::{Error, Result, io_reason},
@@ -126,7 +126,7 @@ impl Inputs {
     }
 
     /// What became of the rows.
-    pub fn data_read(&self, total_steps: usize) -> DataRead {
+    pub fn data_read(&self, total_steps: usize, dialect: Dialect) -> DataRead {
         let summaries = [Some(&self.data), self.test.as_ref()].into_iter().flatten().map(|splits| &splits.summary);
         let set = |file: &FileSummary| SetRead {
             name: file.name.clone(),
@@ -135,7 +135,11 @@ impl Inputs {
             skipped: file.skipped,
             reasons: file.reasons.iter().map(|skips| (skips.reason.name().to_owned(), skips.rows)).collect(),
         };
-        DataRead { total_steps, sets: summaries.flat_map(|summary| &summary.files).map(set).collect() }
+        DataRead {
+            total_steps,
+            sets: summaries.flat_map(|summary| &summary.files).map(set).collect(),
+            always_logged: dialect != Dialect::LlamaFactory,
+        }
     }
 
     /// Puts the tokenizer beside the adapter.

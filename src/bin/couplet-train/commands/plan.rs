@@ -41,7 +41,7 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     };
     let steps = StepPlan::of(&inputs.data.train, &recipe.train);
     let pissa = pissa::planned(&recipe);
-    let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices, look.lang);
+    let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices);
     rows(&mut header, &recipe, (&inputs, &planned), &steps, look.lang);
     memory(&mut header, &recipe, (&inputs, &planned), short.as_ref(), look.lang);
     disk(&mut header, &recipe, &inputs, &steps)?;

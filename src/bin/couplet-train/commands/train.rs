@@ -106,7 +106,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
 
     // 2. Said before it is done.
     let pissa = lacking.as_ref().map(|(_, how)| how.as_str());
-    let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices, look.lang);
+    let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices);
     advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
     place.notices(&out, short_of_room, &mut header);
     console.header(&header);
@@ -133,7 +133,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let receipt = Receipt::begin(&recipe, about)?;
     pissa::begin(&recipe, principal, &trainer.params, &initial)?;
     let mut outcome = Outcome::default();
-    let read = Event::Data(inputs.data_read(trainer.plan().total_steps));
+    let read = Event::Data(inputs.data_read(trainer.plan().total_steps, recipe.dialect));
     let mut watchers = watchers(&recipe, read, trainer.history(), &mut outcome, &mut console)?;
     let keep = |trainer: &Trainer| {
         on_card.trained();
@@ -368,7 +368,6 @@ pub(super) fn said_before(
     planned: &Planned,
     plan: &StepPlan,
     notices: Vec<Notice>,
-    lang: Lang,
 ) -> Header {
     let facts = Facts {
         model_dir: &inputs.model_dir,
@@ -385,7 +384,7 @@ pub(super) fn said_before(
         largest: planned.load,
         estimated: inputs.is_estimated,
     };
-    let mut header = header::header(recipe, &facts, lang);
+    let mut header = header::header(recipe, &facts);
     if cfg!(feature = "fault-injection") {
         header.notice(
             "built with `fault-injection`, for tests only; do not train with it",

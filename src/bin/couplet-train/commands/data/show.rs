@@ -5,12 +5,13 @@ use crate::args::{ShowArgs, SplitArg};
 use couplet_train::{
     config::OverLength,
     dataset::{
-        LeftOut, Tokenizer,
+        Fault, Origin, Tokenizer,
         encode::{self, Part, Row, encode_rows},
         leaks::Place,
         summary::{FileSummary, common_prefix},
     },
     error::{Error, Result},
+    json::Object,
     report::{
         Lang, Look,
         text::{columns, shown, table},
@@ -18,7 +19,6 @@ use couplet_train::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::HashSet,
     io::{IsTerminal, Write, stdout},
     ops::RangeInclusive,
 };
@@ -37,27 +37,54 @@ pub fn run(args: &ShowArgs, look: Look) -> Result<()> {
     let stdout_look = Look::detect(stdout().is_terminal(), |name| std::env::var(name).ok());
     let look = Look { color: stdout_look.color, ..look };
     let mut out = stdout().lock();
-    for (i, (split, row, files)) in chosen.into_iter().enumerate() {
+    for (i, Chosen { split, origin, files, row }) in chosen.into_iter().enumerate() {
+        let head = Head { place: Place::of(origin, files), dataset: &files[origin.dataset].name, split };
+        let is_json = args.source.json;
+        if i > 0 && !is_json {
+            writeln!(out)?;
+        }
+        let row = match row {
+            Ok(row) => row,
+            Err(fault) if is_json => {
+                writeln!(out, "{}", head.left_out_json(fault))?;
+                continue;
+            }
+            Err(fault) => {
+                writeln!(out, "{}", head.left_out(fault, look.lang))?;
+                continue;
+            }
+        };
         let parts = encode::parts(&row.record, data, &source.tokenizer)?;
         let tokens = parts.iter().map(|part| part.ids.len()).sum::<usize>();
         let shown = Shown {
-            place: Place::of(row, files),
-            dataset: &files[row.origin.dataset].name,
-            split,
+            head,
             stretches: stretches(&parts, &prefix, &source.tokenizer)?,
             is_too_long: tokens > data.longest_row(),
             over_length: data.over_length,
         };
-        match args.source.json {
+        match is_json {
             true => writeln!(out, "{}", shown.json())?,
-            false => write!(out, "{}{}", if i > 0 { "\n" } else { "" }, shown.text(look))?,
+            false => write!(out, "{}", shown.text(look))?,
         }
     }
     Ok(())
 }
 
-/// A row, its split, and the files of that split.
-type Chosen<'s> = (SplitArg, &'s Row, &'s [FileSummary]);
+/// A row that was asked for.
+struct Chosen<'s> {
+    split: SplitArg,
+    origin: Origin,
+    /// Those that the split was read from.
+    files: &'s [FileSummary],
+    /// What stands there, or why it is left out.
+    row: std::result::Result<&'s Row, &'s Fault>,
+}
+
+impl Chosen<'_> {
+    fn number(&self) -> usize {
+        self.files[self.origin.dataset].place(self.origin.row).1
+    }
+}
 
 /// Errors: no such row.
 fn chosen(source: &Source, numbers: Option<RangeInclusive<usize>>, split: Option<SplitArg>) -> Result<Vec<Chosen<'_>>> {
@@ -67,43 +94,62 @@ fn chosen(source: &Source, numbers: Option<RangeInclusive<usize>>, split: Option
         (SplitArg::Valid, &read.eval, &read.files),
         (SplitArg::Test, &read.test, &read.test_files),
     ];
-    let wanted = splits.into_iter().filter(|(kind, ..)| split.is_none_or(|split| split == *kind));
-    let rows =
-        wanted.clone().flat_map(|(kind, split, files)| split.rows.iter().map(move |row| (kind, row, files.as_slice())));
-    let mut seen = HashSet::new();
-    let mut chosen: Vec<Chosen> = match &numbers {
-        None => rows.take(1).collect(),
-        // A file drawn from more than once gives a row more than once.
-        Some(numbers) => rows
-            .filter(|(kind, row, files)| {
-                let number = files[row.origin.dataset].place(row.origin.row).1;
-                numbers.contains(&number) && seen.insert((*kind as u8, row.origin.dataset, row.origin.row))
-            })
-            .collect(),
-    };
-    chosen.sort_by_key(|(kind, row, _)| (*kind as u8, row.origin.dataset, row.origin.row));
-    if chosen.is_empty() {
-        let left_out = wanted.flat_map(|(_, split, files)| split.left_out.iter().map(move |row| (row, files)));
-        let is_meant = |(row, files): &(&LeftOut, &Vec<FileSummary>)| {
-            let number = files[row.origin.dataset].place(row.origin.row).1;
-            numbers.as_ref().is_some_and(|numbers| numbers.contains(&number))
-        };
-        if let Some((row, _)) = left_out.into_iter().find(is_meant) {
-            return Err(Error::input(row.fault.fact.clone())
-                .hint("`on_bad_row` leaves such rows out")
-                .hint_zh("`on_bad_row` 会略去这样的行"));
-        }
-        let range = |file: &FileSummary| match file.parts.as_slice() {
-            [] => vec![format!("{} has rows 1 to {}", file.path, file.rows)],
-            parts => parts.iter().map(|part| format!("{} has rows 1 to {}", part.path, part.rows)).collect(),
-        };
-        let files: Vec<String> = read.files.iter().chain(&read.test_files).flat_map(range).collect();
-        let what = numbers.map_or("such row".into(), |numbers| format!("row {}..{}", numbers.start(), numbers.end()));
-        return Err(Error::input(format!("no {what} is read: {}", files.join(", ")))
-            .hint("`max_samples` and `num_samples` leave rows out, --split as well")
-            .hint_zh("`max_samples`、`num_samples` 与 --split 都会略去一些行"));
+    let mut all = vec![];
+    for (kind, of, files) in splits.into_iter().filter(|(kind, ..)| split.is_none_or(|split| split == *kind)) {
+        let chosen = |origin, row| Chosen { split: kind, origin, files, row };
+        all.extend(of.rows.iter().map(|row| chosen(row.origin, Ok(row))));
+        all.extend(of.left_out.iter().map(|row| chosen(row.origin, Err(&row.fault))));
     }
-    Ok(chosen)
+    if all.is_empty() {
+        return Err(nothing_in(split));
+    }
+    let mut chosen: Vec<Chosen> = match &numbers {
+        // In split order the first that is not left out.
+        None => {
+            let first = all.iter().position(|row| row.row.is_ok()).unwrap_or(0);
+            vec![all.swap_remove(first)]
+        }
+        Some(numbers) => all.into_iter().filter(|row| numbers.contains(&row.number())).collect(),
+    };
+    chosen.sort_by_key(|row| (row.split as u8, row.origin));
+    // A file drawn from more than once gives a row more than once.
+    chosen.dedup_by_key(|row| (row.split as u8, row.origin));
+    if !chosen.is_empty() {
+        return Ok(chosen);
+    }
+    let range = |file: &FileSummary| match file.parts.as_slice() {
+        [] => vec![format!("{} has rows 1 to {}", file.path, file.rows)],
+        parts => parts.iter().map(|part| format!("{} has rows 1 to {}", part.path, part.rows)).collect(),
+    };
+    let files = match split {
+        None => [&read.files[..], &read.test_files].concat(),
+        Some(SplitArg::Test) => read.test_files.clone(),
+        Some(_) => read.files.clone(),
+    };
+    let files: Vec<String> = files.iter().flat_map(range).collect();
+    let what = match numbers {
+        None => "such row".to_owned(),
+        Some(numbers) if numbers.start() == numbers.end() => format!("row {}", numbers.start()),
+        Some(numbers) => format!("row {}..{}", numbers.start(), numbers.end()),
+    };
+    Err(Error::input(format!("no {what} is read: {}", files.join(", ")))
+        .hint("`max_samples` and `num_samples` leave rows out, --split as well")
+        .hint_zh("`max_samples`、`num_samples` 与 --split 都会略去一些行"))
+}
+
+/// That a split has no row at all.
+fn nothing_in(split: Option<SplitArg>) -> Error {
+    match split {
+        Some(SplitArg::Valid) => Error::input("no row is held out: `eval_dataset` is empty and `val_size` 0")
+            .hint("set one of them, or leave --split out")
+            .hint_zh("请设置其中之一，或去掉 --split"),
+        Some(SplitArg::Test) => Error::input("no row is tested: `test_dataset` is empty")
+            .hint("name a data set in it, or leave --split out")
+            .hint_zh("请在其中写明数据集，或去掉 --split"),
+        Some(SplitArg::Train) | None => Error::input("no row is trained: `dataset` is empty")
+            .hint("name a data set in it")
+            .hint_zh("请在其中写明数据集"),
+    }
 }
 
 /// What becomes of a stretch of tokens.
@@ -206,11 +252,61 @@ fn characters(bytes: &[u8]) -> String {
     bytes.utf8_chunks().map(|chunk| chunk.valid().to_owned() + &hex(chunk.invalid())).collect()
 }
 
-/// A row to be shown.
-struct Shown<'s> {
+/// Where a row stands.
+struct Head<'s> {
     place: Place,
     dataset: &'s str,
     split: SplitArg,
+}
+
+impl Head<'_> {
+    fn text(&self, lang: Lang) -> String {
+        let (place, dataset) = (self.place.text(lang == Lang::Zh), self.dataset);
+        let split = match self.split {
+            SplitArg::Train => lang.pick("training", "训练"),
+            SplitArg::Valid => lang.pick("held out", "验证"),
+            SplitArg::Test => lang.pick("test", "测试"),
+        };
+        shown(&match lang {
+            Lang::En => format!("{place} ({dataset}, {split})"),
+            Lang::Zh => format!("{place}（{dataset}，{split}）"),
+        })
+    }
+
+    fn json(&self) -> Object {
+        let split = match self.split {
+            SplitArg::Train => "train",
+            SplitArg::Valid => "valid",
+            SplitArg::Test => "test",
+        };
+        let keys = [
+            ("file", json!(self.place.file)),
+            ("row", json!(self.place.row)),
+            ("dataset", json!(self.dataset)),
+            ("split", json!(split)),
+        ];
+        keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// The line of a row that is neither trained nor evaluated.
+    fn left_out(&self, fault: &Fault, lang: Lang) -> String {
+        let (head, reason, fact) = (self.text(lang), fault.reason.name(), shown(&fault.fact));
+        match lang {
+            Lang::En => format!("{head}: left out ({reason}): {fact}"),
+            Lang::Zh => format!("{head}：已略去（{reason}）：{fact}"),
+        }
+    }
+
+    fn left_out_json(&self, fault: &Fault) -> Value {
+        let mut row = self.json();
+        row.extend([("left_out".to_owned(), json!(fault.reason)), ("fact".to_owned(), json!(fault.fact))]);
+        row.into()
+    }
+}
+
+/// A row to be shown.
+struct Shown<'s> {
+    head: Head<'s>,
     stretches: Vec<Stretch>,
     is_too_long: bool,
     over_length: OverLength,
@@ -263,24 +359,14 @@ impl Shown<'_> {
     }
 
     fn title(&self, lang: Lang) -> String {
-        let (place, dataset) = (&self.place, self.dataset);
+        let head = self.head.text(lang);
         let (all, learned) = (self.count(|_| true), self.count(|role| role == Role::Learned));
         let (shared, lost) = (self.count(|role| role == Role::Shared), self.count(|role| role == Role::CutOff));
-        let split = match (self.split, lang) {
-            (SplitArg::Train, Lang::En) => "training",
-            (SplitArg::Valid, Lang::En) => "held out",
-            (SplitArg::Test, Lang::En) => "test",
-            (SplitArg::Train, Lang::Zh) => "训练",
-            (SplitArg::Valid, Lang::Zh) => "验证",
-            (SplitArg::Test, Lang::Zh) => "测试",
-        };
         let mut title = match lang {
-            Lang::En => format!(
-                "{place} ({dataset}, {split}): {all} tokens, {learned} of them learned, {shared} common to all training rows"
-            ),
-            Lang::Zh => format!(
-                "{place}（{dataset}，{split}）：共 {all} 个词元，学习 {learned} 个，与全部训练行共享 {shared} 个"
-            ),
+            Lang::En => {
+                format!("{head}: {all} tokens, {learned} of them learned, {shared} common to all training rows")
+            }
+            Lang::Zh => format!("{head}：共 {all} 个词元，学习 {learned} 个，与全部训练行共享 {shared} 个"),
         };
         if self.is_too_long {
             let (en, zh) = match self.over_length {
@@ -303,22 +389,20 @@ impl Shown<'_> {
         let ids: Vec<u32> = kept().flat_map(|stretch| stretch.ids.clone()).collect();
         let labels: Vec<i64> =
             kept().flat_map(|stretch| stretch.ids.iter().map(move |id| label(stretch, *id))).collect();
-        json!({
-            "file": self.place.file,
-            "row": self.place.row,
-            "dataset": self.dataset,
-            "split": match self.split { SplitArg::Train => "train", SplitArg::Valid => "valid", SplitArg::Test => "test" },
-            "tokens": ids.len(),
-            "learned": self.count(|role| role == Role::Learned),
-            "shared": self.count(|role| role == Role::Shared),
-            "cut_off": self.count(|role| role == Role::CutOff),
-            "dropped": self.is_too_long && self.over_length == OverLength::Drop,
-            "input_ids": ids,
-            "labels": labels,
-            "stretches": self.stretches.iter().map(|stretch| json!({
-                "role": stretch.role.name(), "text": stretch.text, "ids": stretch.ids, "tokens": stretch.tokens,
-            })).collect::<Vec<_>>(),
-        })
+        let stretch = |stretch: &Stretch| json!({"role": stretch.role.name(), "text": stretch.text, "ids": stretch.ids, "tokens": stretch.tokens});
+        let keys = [
+            ("tokens", json!(ids.len())),
+            ("learned", json!(self.count(|role| role == Role::Learned))),
+            ("shared", json!(self.count(|role| role == Role::Shared))),
+            ("cut_off", json!(self.count(|role| role == Role::CutOff))),
+            ("dropped", json!(self.is_too_long && self.over_length == OverLength::Drop)),
+            ("input_ids", json!(ids)),
+            ("labels", json!(labels)),
+            ("stretches", self.stretches.iter().map(stretch).collect()),
+        ];
+        let mut row = self.head.json();
+        row.extend(keys.map(|(key, value)| (key.to_owned(), value)));
+        row.into()
     }
 }
 

@@ -12,10 +12,11 @@ use couplet_train::{
         encode::{Encoded, Row, encode_rows},
         leaks::{Leaks, Place},
         near,
-        stats::{Bin, Lengths, contradictions, doubles, histogram},
+        repeats::{contradictions, distinct, repeats},
+        stats::{Bin, Lengths, histogram},
         summary::{FileSummary, Instruction, common_prefix, most_frequent},
     },
-    error::Result,
+    error::{Error, Result},
     fs,
     model::{Qwen3Config, qwen3::Keep},
     plan::micro_batch_rows,
@@ -36,6 +37,7 @@ const PICTURE_BINS: usize = 64;
 
 /// Counts; the result goes to stdout.
 pub fn run(args: &StatsArgs, look: Look) -> Result<()> {
+    args.plot.iter().try_for_each(|path| refuse_other_picture(path))?;
     let source = Source::open(&args.source, look)?;
     let (stats, lengths) = Stats::of(&source)?;
     if let Some(path) = &args.plot {
@@ -55,6 +57,18 @@ pub fn run(args: &StatsArgs, look: Look) -> Result<()> {
         false => out.write_all(text::render(&stats, look.lang).as_bytes())?,
     }
     Ok(())
+}
+
+/// A picture is a PNG, whatever its name.
+fn refuse_other_picture(path: &Path) -> Result<()> {
+    match path.extension() {
+        Some(extension) if !extension.eq_ignore_ascii_case("png") => {
+            Err(Error::file(path, "the picture is a PNG, and the name of another kind of file was given")
+                .hint("let the name end in .png")
+                .hint_zh("文件名请以 .png 结尾"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is told of the data. Indices are gone: rows are named by file and row.
@@ -168,7 +182,8 @@ impl Stats {
         files.extend(test_files);
         let train = dataset::settle(&read.train, train, data);
         let rows = &read.train.rows;
-        let place = |row: usize| Place::of(&rows[row], &read.files);
+        let place = |origin| Place::of(origin, &read.files);
+        let distinct = distinct(rows);
         let prefix = train.first().map_or(vec![], |row| row.input_ids[..common_prefix(&train)].to_vec());
         let stats = Self {
             files,
@@ -178,15 +193,15 @@ impl Stats {
             over_long,
             prefix: Prefix { tokens: prefix.len(), text: source.tokenizer.decode(&prefix, false)? },
             feed: Fed::of(&source.recipe, &source.model_dir, &train),
-            doubles: doubles(rows)
+            doubles: repeats(&train)
                 .into_iter()
-                .map(|(first, row)| Double { row: place(row), first: place(first) })
+                .map(|(row, first)| Double { row: place(row), first: place(first) })
                 .collect(),
-            contradictions: contradictions(rows)
+            contradictions: contradictions(&distinct)
                 .into_iter()
-                .map(|rows| rows.into_iter().map(place).collect())
+                .map(|rows| rows.into_iter().map(|row| place(row.origin)).collect())
                 .collect(),
-            alike: Alike::of(rows),
+            alike: Alike::of(&distinct),
             instruction: most_frequent(rows.iter().map(|row| row.record.prompt.as_str())),
             couplets: Couplets::of(rows),
             leaks: read.leaks(),
@@ -215,8 +230,10 @@ impl SplitStats {
 fn too_long(rows: &[Row], encoded: &[Encoded], longest: usize, files: &[FileSummary]) -> Vec<TooLong> {
     let long = rows.iter().zip(encoded).filter(|(_, encoded)| encoded.full_len > longest);
     let mut long: Vec<_> = long.collect();
-    long.sort_by_key(|(row, _)| (row.origin.dataset, row.origin.row));
-    long.into_iter().map(|(row, encoded)| TooLong { place: Place::of(row, files), tokens: encoded.full_len }).collect()
+    long.sort_by_key(|(row, _)| row.origin);
+    let tell =
+        |(row, encoded): (&Row, &Encoded)| TooLong { place: Place::of(row.origin, files), tokens: encoded.full_len };
+    long.into_iter().map(tell).collect()
 }
 
 impl Fed {
@@ -241,7 +258,7 @@ impl Fed {
 }
 
 impl Alike {
-    fn of(rows: &[Row]) -> Self {
+    fn of(rows: &[&Row]) -> Self {
         let pairs: Vec<near::Pair> = rows.iter().map(|row| row.record.pair()).collect();
         let lines: Vec<&[&str]> = pairs.iter().map(near::lines).collect();
         let mut sizes: HashMap<usize, usize> = HashMap::new();

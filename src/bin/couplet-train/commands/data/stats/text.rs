@@ -12,7 +12,7 @@ use couplet_train::{
     },
     report::{
         Lang,
-        text::{columns, shown, table},
+        text::{columns, harmless, shown, table},
     },
 };
 use unicode_width::UnicodeWidthStr;
@@ -63,7 +63,7 @@ pub fn render(stats: &Stats, lang: Lang) -> String {
     } else {
         rows.push((lang.pick("leaks", "泄漏"), leaks.join("\n")));
     }
-    table(&rows, str::to_owned)
+    harmless(&table(&rows, str::to_owned)) // names of files and data sets
 }
 
 fn zh_of(split: &str) -> &'static str {
@@ -94,6 +94,7 @@ fn of_file(file: &FileSummary, over_length: OverLength, lang: Lang) -> String {
         (file.unlabelled, "without anything to learn", "无可学内容"),
         (file.empty_responses, "with an empty answer", "回答为空"),
         (file.empty_questions, "with an empty question", "提问为空"),
+        (file.no_history, "with a history that is no list", "history 不是列表"),
         (file.control_rows, "with the text of a control token", "含有控制词元"),
     ] {
         if count > 0 {
@@ -174,8 +175,8 @@ fn too_long(stats: &Stats, lang: Lang) -> String {
         Lang::Zh => format!("超过 {limit} 个词元的有 {n} 行，{zh}（over_length）"),
     }];
     lines.extend(rows.iter().take(NAMED).map(|row| match lang {
-        Lang::En => format!("{}: {} tokens", row.place, thousands(row.tokens)),
-        Lang::Zh => format!("{}：{} 个词元", row.place, thousands(row.tokens)),
+        Lang::En => format!("{}: {} tokens", row.place.text(false), thousands(row.tokens)),
+        Lang::Zh => format!("{}：{} 个词元", row.place.text(true), thousands(row.tokens)),
     }));
     lines.extend(more(rows.len(), lang));
     lines.join("\n")
@@ -219,13 +220,15 @@ fn repeats(stats: &Stats, lang: Lang) -> String {
         Lang::En => format!("{doubles} training rows are the same as an earlier one"),
         Lang::Zh => format!("{doubles} 行训练数据与之前的某行完全相同"),
     }];
-    lines.extend(stats.doubles.iter().take(NAMED).map(|double| like(&double.row, &double.first)));
+    lines.extend(stats.doubles.iter().take(NAMED).map(|double| like(&double.row, &double.first, lang)));
     lines.extend(more(stats.doubles.len(), lang));
     lines.push(match lang {
         Lang::En => format!("{questions} questions have several answers, in {of_them} rows"),
         Lang::Zh => format!("{questions} 个问题有不止一种回答，共 {of_them} 行"),
     });
-    let named = |rows: &Vec<Place>| rows.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let named = |rows: &Vec<Place>| {
+        rows.iter().map(|place| place.text(lang == Lang::Zh)).collect::<Vec<_>>().join(lang.pick(", ", "、"))
+    };
     lines.extend(stats.contradictions.iter().take(NAMED).map(|rows| format!("  {}", named(rows))));
     lines.extend(more(stats.contradictions.len(), lang));
     lines.push(match lang {
@@ -237,7 +240,8 @@ fn repeats(stats: &Stats, lang: Lang) -> String {
     lines.join("\n")
 }
 
-fn like(row: &Place, other: &Place) -> String {
+fn like(row: &Place, other: &Place, lang: Lang) -> String {
+    let [row, other] = [row, other].map(|place| place.text(lang == Lang::Zh));
     format!("  {row} = {other}")
 }
 
@@ -284,7 +288,7 @@ fn of_leaks(leaks: &Leaks, lang: Lang) -> String {
                 Likeness::SharedLine => lang.pick("a line", "一句相同"),
                 Likeness::NearLine => lang.pick("a line but one character", "一句差一字"),
             };
-            format!("{}  ({what})", like(&found.held_out, &found.train))
+            format!("{}  ({what})", like(&found.held_out, &found.train, lang))
         }));
         lines.extend(more(of_kind.count(), lang));
     }

@@ -45,10 +45,20 @@ pub(super) struct Cleaned {
     pub spaced: usize,
     /// Kept rows whose tones are wrong.
     pub wrong_tones: usize,
+    /// Of each file.
+    pub ends: Vec<Ends>,
     /// Kept rows with characters of traditional script.
     pub traditional: usize,
     /// Kept rows that end with a mark on either side.
     pub ending_in_mark: usize,
+}
+
+/// How the rows of a file end that are well but for their tones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub rows: usize,
+    /// 上联 does not end in 仄, or 下联 not in 平.
+    pub wrong: usize,
 }
 
 /// Tidies and examines every pair.
@@ -56,10 +66,13 @@ pub(super) fn clean(pairs: Vec<Pair>, broken: Vec<Broken>, options: &Options) ->
     let examined: Vec<Examined> = pairs.into_par_iter().map(|pair| examine(pair, options)).collect();
     let mut cleaned = Cleaned::default();
     let mut seen = Seen::default();
-    for Examined { row, fault, with_heading, spaced, wrong_tones } in examined {
+    for Examined { row, fault, with_heading, spaced, wrong_tones, wrong_ends } in examined {
         cleaned.with_heading += usize::from(with_heading);
         cleaned.spaced += usize::from(spaced);
         let fault = fault.or_else(|| seen.before(&row, cleaned.rows.len(), &cleaned.rows, options));
+        if fault.as_ref().is_none_or(|(reason, _)| *reason == Reason::Tones) {
+            cleaned.note_ends(row.place.file as usize, wrong_ends);
+        }
         match fault {
             Some((reason, fact)) => {
                 let text = format!("{} / {}", row.upper, row.lower);
@@ -80,6 +93,12 @@ pub(super) fn clean(pairs: Vec<Pair>, broken: Vec<Broken>, options: &Options) ->
 }
 
 impl Cleaned {
+    fn note_ends(&mut self, file: usize, wrong: bool) {
+        self.ends.resize(self.ends.len().max(file + 1), Ends::default());
+        self.ends[file].rows += 1;
+        self.ends[file].wrong += usize::from(wrong);
+    }
+
     fn note(&mut self, row: &Row) {
         let sides = [&row.upper, &row.lower];
         self.traditional += usize::from(sides.iter().any(|side| side.chars().any(prosody::is_traditional)));
@@ -94,6 +113,7 @@ struct Examined {
     with_heading: bool,
     spaced: bool,
     wrong_tones: bool,
+    wrong_ends: bool,
 }
 
 fn examine(pair: Pair, options: &Options) -> Examined {
@@ -102,12 +122,13 @@ fn examine(pair: Pair, options: &Options) -> Examined {
     let with_heading = upper.had_heading || lower.had_heading;
     let spaced = upper.was_spaced || lower.was_spaced;
     let (upper, lower) = (upper.text, lower.text);
-    let wrong_tones = reason::wrong_tones(&upper, &lower).is_some();
+    let tones = reason::tones(&upper, &lower);
+    let (wrong_tones, wrong_ends) = (reason::are_wrong(tones).is_some(), !tones.end);
     let fault = reason::fault(&upper, &lower, |reason| options.drops(reason));
     let theme = if options.tag { themes::theme(&upper, &lower) } else { None };
     let draw = draw(options.seed, &upper, &lower);
     let row = Row { place: pair.place, upper, lower, draw, theme };
-    Examined { row, fault, with_heading, spaced, wrong_tones }
+    Examined { row, fault, with_heading, spaced, wrong_tones, wrong_ends }
 }
 
 fn draw(seed: u64, upper: &str, lower: &str) -> u64 {

@@ -30,7 +30,7 @@ use crate::{
     dataset::{near, summary::Warning},
     error::{Error, Result},
 };
-use clean::{Cleaned, Dropped, Row};
+use clean::{Cleaned, Dropped, Ends, Row};
 use std::{collections::BTreeMap, path::PathBuf};
 use write::Target;
 
@@ -93,7 +93,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     if cleaned.rows.is_empty() {
         return Err(nothing_left(&cleaned.dropped, options));
     }
-    let mut notes = notes(&cleaned, options);
+    let mut notes = notes(&cleaned, read.banners, options);
+    notes.extend(wrong_ends(&cleaned.ends, &read.sources)?);
     let Cleaned { rows, dropped, wrong_tones, .. } = cleaned;
     let kept = rows.len();
     let rows = match options.take {
@@ -183,7 +184,38 @@ fn nothing_left(dropped: &[Dropped], options: &Options) -> Error {
         .hint_zh("请查看这些行；`--keep 原因` 可保留因该原因被剔除的行")
 }
 
-fn notes(cleaned: &Cleaned, options: &Options) -> Vec<Warning> {
+/// Where more than half of the rows of a file do not end as couplets do, something else stands in it, or the sides are exchanged.
+///
+/// Errors: that is so, and the format was guessed.
+fn wrong_ends(ends: &[Ends], sources: &[Source]) -> Result<Vec<Warning>> {
+    /// So many rows tell it.
+    const TELLING: usize = 20;
+    let mut notes = vec![];
+    for (Ends { rows, wrong }, source) in ends.iter().zip(sources) {
+        if *rows < TELLING || 2 * wrong <= *rows {
+            continue;
+        }
+        let path = source.path.display();
+        let en = format!(
+            "{path}: in {wrong} of {rows} rows 上联 does not end in 仄, or 下联 not in 平, read as: {}",
+            source.found.text(false)
+        );
+        if source.guessed {
+            return Err(Error::input(en)
+                .hint(
+                    "look whether these are couplets, 上联 first; if they are, say how they are written: --format, --separator \
+                     or --columns",
+                )
+                .hint_zh("请检查是否确为对联、上联在前；若是，请用 --format、--separator 或 --columns 指明格式"));
+        }
+        let found = source.found.text(true);
+        let zh = format!("{path}：{rows} 行中有 {wrong} 行上联不以仄声收尾或下联不以平声收尾，读作：{found}");
+        notes.push(Warning { en, zh });
+    }
+    Ok(notes)
+}
+
+fn notes(cleaned: &Cleaned, banners: usize, options: &Options) -> Vec<Warning> {
     let mut notes = vec![];
     let mut note = |count: usize, en: &str, zh: &str| {
         if count > 0 {
@@ -200,6 +232,7 @@ fn notes(cleaned: &Cleaned, options: &Options) -> Vec<Warning> {
         "rows with 上联： or 下联： before a side; it was removed",
         "含「上联：」「下联：」的行（已去掉）",
     );
+    note(banners, "rows with a 横批 behind the two sides; it is not used", "两联之后另有横批的行（横批未使用）");
     let (en, zh) = match options.simplify {
         false => (
             "rows with traditional characters; --simplify writes them simplified",

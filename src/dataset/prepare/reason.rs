@@ -4,7 +4,7 @@ use super::{
     text::{characters, is_han},
     words::{self, Words},
 };
-use crate::prosody::{self, System, is_mark};
+use crate::prosody::{self, System, Tones, is_mark};
 use std::sync::LazyLock;
 
 /// Tones are right where the lines end as they should and so many of their nodes oppose each other.
@@ -147,15 +147,23 @@ fn register(upper: &str, lower: &str) -> Option<String> {
     [upper, lower].into_iter().find_map(|line| SLANG.found(line).next()).map(|(word, ())| word.to_owned())
 }
 
-/// The couplet follows the system in which it does better.
-pub(super) fn wrong_tones(upper: &str, lower: &str) -> Option<String> {
-    let [pingshui, modern] = System::ALL.map(|system| prosody::tones(upper, lower, system));
-    let tones = if modern > pingshui { modern } else { pingshui };
+fn wrong_tones(upper: &str, lower: &str) -> Option<String> {
+    are_wrong(tones(upper, lower))
+}
+
+/// What is wrong with the tones of a couplet.
+pub(super) fn are_wrong(tones: Tones) -> Option<String> {
     match (tones.end, tones.opp >= OPPOSED) {
         (true, true) => None,
         (false, _) => Some("上联 does not end in 仄, or 下联 not in 平".into()),
         (true, false) => Some(format!("{:.0} % of the nodes oppose each other", 100.0 * tones.opp)),
     }
+}
+
+/// The couplet follows the system in which it does better.
+pub(super) fn tones(upper: &str, lower: &str) -> Tones {
+    let [pingshui, modern] = System::ALL.map(|system| prosody::tones(upper, lower, system));
+    if modern > pingshui { modern } else { pingshui }
 }
 
 #[cfg(test)]

@@ -38,21 +38,25 @@ impl Folder {
     }
 }
 
-/// Couplets of five and seven characters; every fifth differs from the one before it by a character.
+/// Couplets of five and seven characters, which end 仄 … 平; every fifth differs from the one before it by a character.
 fn many(count: usize) -> String {
-    let characters: Vec<char> =
-        "山水江河湖海溪泉云月风雨雪霜露烟霞日星天花草树林竹松柳梅桃荷莲菊兰桂".chars().collect();
+    let [oblique, level] = ["水海月雨雪露日草树竹柳菊桂", "山江河湖溪泉云风霜烟霞星天花林松梅桃荷莲兰"]
+        .map(|characters| characters.chars().collect::<Vec<_>>());
+    let all = [&oblique[..], &level].concat();
     let mut state = 12345u64;
-    let mut next = || {
+    let mut next = |characters: &[char]| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         characters[(state >> 33) as usize % characters.len()]
+    };
+    let mut side = |len: usize, last: &[char]| -> String {
+        (1..=len).map(|at| next(if at == len { last } else { &all })).collect()
     };
     let mut lines: Vec<String> = vec![];
     for row in 0..count {
         let len = if row % 3 == 0 { 7 } else { 5 };
         let line = match lines.last() {
             Some(last) if row % 5 == 4 => last.replacen(last.chars().next().unwrap(), "春", 1),
-            _ => (0..2 * len).map(|at| if at == len { format!(" {}", next()) } else { next().into() }).collect(),
+            _ => format!("{} {}", side(len, &oblique), side(len, &level)),
         };
         lines.push(line);
     }
@@ -248,6 +252,29 @@ fn training_rows_are_balanced_worded_and_tagged_and_the_others_are_not() {
         let different: HashSet<_> = rows.iter().collect();
         assert_eq!(different.len(), rows.len(), "no copies");
     }
+}
+
+#[test]
+fn sides_that_end_as_no_couplet_does_are_an_error_where_the_format_was_guessed() {
+    let exchanged = |count: usize| {
+        let lines = many(count);
+        let lines = lines.lines().map(|line| line.split_once(' ').unwrap());
+        lines.map(|(upper, lower)| format!("{lower} {upper}")).collect::<Vec<_>>().join("\n")
+    };
+    let folder = Folder::new(&exchanged(30));
+    let error = folder.prepare("a", false).unwrap_err();
+    let want = "30 of 30 rows 上联 does not end in 仄, or 下联 not in 平, read as: a pair a line, parted by blanks";
+    assert!(error.to_string().ends_with(want) && error.hint_text(true).is_some(), "{error}");
+    assert!(!folder.path("out").exists());
+    for strict in [false, true] {
+        let folder = Folder::new(&format!("{}\n{}", many(20), exchanged(30)));
+        let options = Options { strict, ..folder.options("a") };
+        assert!(prepare(&options).is_err(), "also where the rows are dropped for it");
+        let said = Layout { format: Some(Format::Lines), ..Layout::default() };
+        let prepared = prepare(&Options { layout: said, ..options }).unwrap();
+        assert!(prepared.notes[0].en.contains(" of 50 rows 上联 does not end"), "{:?}", prepared.notes);
+    }
+    assert!(Folder::new(&exchanged(19)).prepare("a", false).is_ok(), "a few tell nothing");
 }
 
 #[test]

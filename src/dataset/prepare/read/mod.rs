@@ -43,6 +43,12 @@ pub struct Layout {
     pub columns: Option<[String; 2]>,
 }
 
+impl Layout {
+    fn says_nothing(&self) -> bool {
+        self.format.is_none() && self.separator.is_none() && self.columns.is_none()
+    }
+}
+
 /// Where a pair stands: file of the run, and line of it, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -79,6 +85,8 @@ pub struct Source {
     pub found: Found,
     /// Rows in it, broken ones too.
     pub rows: usize,
+    /// Neither the user nor names of columns say which side is which.
+    pub guessed: bool,
 }
 
 /// The format that was recognised.
@@ -109,6 +117,15 @@ pub enum Found {
 }
 
 impl Found {
+    /// Whether only the text tells which side is which.
+    fn is_a_guess(&self) -> bool {
+        match self {
+            Self::Lines(_) | Self::Alternating => true,
+            Self::Table { columns: [upper, lower], .. } => upper == "1" && lower == "2",
+            Self::Json { .. } | Self::Parallel(_) => false,
+        }
+    }
+
     /// The format in a few words.
     pub fn text(&self, chinese: bool) -> String {
         let columns = |[upper, lower]: &[String; 2], unused: &[String]| {
@@ -144,6 +161,8 @@ pub(super) struct Read {
     pub sources: Vec<Source>,
     pub pairs: Vec<Pair>,
     pub broken: Vec<Broken>,
+    /// Lines with a 横批 behind the two sides.
+    pub banners: usize,
 }
 
 impl Read {
@@ -164,7 +183,7 @@ impl Read {
     }
 
     /// Reads one file with `reader`, and refuses it where it was not understood.
-    fn file(&mut self, path: &Path, reader: impl FnOnce(&mut Self) -> Result<Found>) -> Result<()> {
+    fn file(&mut self, path: &Path, layout: &Layout, reader: impl FnOnce(&mut Self) -> Result<Found>) -> Result<()> {
         let (pairs, broken) = (self.pairs.len(), self.broken.len());
         let found = reader(self)?;
         let (pairs, bad) = (self.pairs.len() - pairs, &self.broken[broken..]);
@@ -181,7 +200,8 @@ impl Read {
                     .and(format!("so are {count} of {rows} rows, read as: {}", found.text(false))),
             ));
         }
-        self.sources.push(Source { path: path.to_owned(), found, rows });
+        let guessed = layout.says_nothing() && found.is_a_guess();
+        self.sources.push(Source { path: path.to_owned(), found, rows, guessed });
         Ok(())
     }
 }
@@ -191,11 +211,11 @@ pub(super) fn read(files: &[PathBuf], parallel: Option<&[PathBuf; 2]>, layout: &
     let mut read = Read::default();
     for path in files {
         let text = read_text(path)?;
-        read.file(path, |read| read_one(&text, path, layout, read))?;
+        read.file(path, layout, |read| read_one(&text, path, layout, read))?;
     }
     if let Some([upper, lower]) = parallel {
         let texts = [read_text(upper)?, read_text(lower)?];
-        read.file(upper, |read| parallel::read(&texts, [upper, lower], read))?;
+        read.file(upper, layout, |read| parallel::read(&texts, [upper, lower], read))?;
     }
     Ok(read)
 }
@@ -225,7 +245,7 @@ fn read_one(text: &str, path: &Path, layout: &Layout, read: &mut Read) -> Result
         _ => match lines::recognise(text, path)? {
             lines::Recognised::Table('\t') => table('\t', false, read),
             lines::Recognised::Table(delimiter) => table(delimiter, true, read),
-            lines::Recognised::Alternating => Ok(lines::read_alternating(text, read)),
+            lines::Recognised::Alternating => lines::read_alternating_guessed(text, path, read),
             lines::Recognised::Lines(separator) => lines::read(text, separator, read),
         },
     }
@@ -353,6 +373,73 @@ mod tests {
             pairs("a", "海内存知己，天涯若比邻。\n白日依山尽，黄河入海流。\n", &Layout::default()).unwrap();
         assert_eq!(found, "a pair a line, parted by `，`");
         assert_eq!(got[1], (2, "白日依山尽".into(), "黄河入海流".into()));
+    }
+
+    /// Couplets as the shipped data has them.
+    const SHIPPED: [[&str; 2]; 4] = [
+        ["锦帐笙歌香雾绕", "禅房风月夜窗虚"],
+        ["天赋君才行有用", "人言我拙坐无成"],
+        ["两个黄鹂鸣翠柳", "一行白鹭上青天"],
+        ["无边落木萧萧下", "不尽长江滚滚来"],
+    ];
+
+    #[test]
+    fn lines_of_one_shape_are_not_taken_for_couplets_in_turn() {
+        let every = |line: fn([&str; 2]) -> String| SHIPPED.map(line).join("\n").repeat(9);
+        let uppers = every(|[upper, _]| format!("{upper}\n"));
+        let verses = every(|[upper, lower]| format!("{upper}，{lower}。{upper}，{lower}。\n"));
+        let spaced = every(|[upper, lower]| format!("{upper} {lower} {upper} {lower}\n"));
+        for (text, why) in [(uppers, "上联 alone"), (verses, "a quatrain a line"), (spaced, "parted by blanks")] {
+            let error = pairs("a.txt", &text, &Layout::default()).expect_err(why);
+            assert!(error.to_string().contains("a.txt:1: nothing parts two sides here: "), "{why}: {error}");
+        }
+        let (found, got) = pairs("a.txt", "天高 地厚\n风清 月白\n山青\n", &Layout::default()).unwrap();
+        assert_eq!((found.as_str(), got.len()), ("a pair a line, parted by blanks", 2), "most lines have two sides");
+        let clauses = "国泰民安，风调雨顺\n花好月圆，人寿年丰\n";
+        let (found, got) = pairs("a.txt", clauses, &Layout::default()).unwrap();
+        assert_eq!((found.as_str(), got.len()), ("上联 and 下联 on lines of their own, in turn", 1), "clauses");
+        let said = Layout { format: Some(Format::Lines), ..Layout::default() };
+        assert_eq!(pairs("a.txt", clauses, &said).unwrap().1.len(), 2, "unless it is said");
+    }
+
+    #[test]
+    fn what_stands_behind_a_couplet_is_its_banner() {
+        let text = SHIPPED.map(|[upper, lower]| format!("{upper} {lower} 万象更新\n")).concat();
+        let (found, got) = pairs("a.txt", &text, &Layout::default()).unwrap();
+        assert_eq!(found, "a pair a line, parted by blanks");
+        let sides: Vec<[&str; 2]> = got.iter().map(|(_, upper, lower)| [upper.as_str(), lower]).collect();
+        assert_eq!(sides, SHIPPED);
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        let lines =
+            "海内存知己 天涯若比邻 横批：天下\n天 地 人\n国泰民安 人寿年丰 万事如意\n天高 地厚 万象更新\n风清 月白";
+        std::fs::write(&path, lines).unwrap();
+        let read = read(&[path], None, &Layout::default()).unwrap();
+        assert_eq!((read.pairs.len(), read.banners), (3, 2));
+        assert_eq!(
+            read.broken.iter().map(|row| row.place.line).collect::<Vec<_>>(),
+            [2, 3],
+            "three lines of one shape"
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_missing_is_noticed() {
+        let lines = SHIPPED.map(|[upper, lower]| format!("{upper}\n{lower}\n")).concat().repeat(30);
+        let without = |at: usize| {
+            let all = lines.lines().enumerate().filter(|(line, _)| *line != at).map(|(_, line)| line);
+            all.collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!(pairs("a", &lines, &Layout::default()).unwrap().1.len(), 120);
+        for (at, want) in [(0, "a:1: nothing parts"), (40, "a:41: from here on"), (149, "a:149: from here on")] {
+            let error = pairs("a", &without(at), &Layout::default()).unwrap_err();
+            assert!(error.to_string().contains(want), "line {at}: {error}");
+        }
+        let last = pairs("a", &without(239), &Layout::default()).unwrap();
+        assert_eq!(last.1.len(), 119, "the last one breaks one couplet only");
+        let said = Layout { format: Some(Format::Alternating), ..Layout::default() };
+        assert_eq!(pairs("a", &without(40), &said).unwrap().1.len(), 119, "the user has the last word");
     }
 
     #[test]

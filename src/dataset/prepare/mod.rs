@@ -103,7 +103,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     };
     let lines: Vec<near::Pair> = rows.iter().map(|row| [row.upper.as_str(), &row.lower]).collect();
     let groups = near::groups(&lines, near::Telling::SPLIT);
-    let assigned = parts::assign(&rows, &groups, options.split.sizes(rows.len())?);
+    let sizes = options.split.sizes(rows.len())?;
+    let assigned = parts::assign(&rows, &groups, sizes);
     let of =
         |part| rows.iter().zip(&assigned).filter(|(_, of)| **of == Some(part)).map(|(row, _)| row).collect::<Vec<_>>();
     let [train, valid, test] = Part::ALL.map(of);
@@ -112,6 +113,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
             .hint("hold out less: --split rest/1000/1000, or none")
             .hint_zh("请减少留出的行数：--split rest/1000/1000，或 none"));
     }
+    let groups = sized(&groups);
+    notes.extend(missing(options.split, sizes, [train.len(), valid.len(), test.len()], groups)?);
     let (copies, balanced) = if options.balance {
         let (copies, balanced) = balance::copies(&train);
         (Some(copies), balanced)
@@ -119,8 +122,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         (None, vec![])
     };
     let rows_of_train = copies.as_ref().map_or(train.len(), |copies| copies.iter().sum());
-    let sizes = [(Part::Train, rows_of_train), (Part::Valid, valid.len()), (Part::Test, test.len())];
-    let parts = sizes.into_iter().filter(|(_, count)| *count > 0).map(|(part, count)| (part, count, target.file(part)));
+    let counts = [(Part::Train, rows_of_train), (Part::Valid, valid.len()), (Part::Test, test.len())];
+    let parts = counts.into_iter().filter(|(_, count)| *count > 0).map(|(part, count)| (part, count, target.file(part)));
     let themes = if options.tag { themes_of(&train) } else { vec![] };
     let mut prepared = Prepared {
         sources: read.sources,
@@ -128,7 +131,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         kept,
         wrong_tones,
         taken: rows.len(),
-        groups: sized(&groups),
+        groups,
         parts: parts.collect(),
         unused: assigned.iter().filter(|part| part.is_none()).count(),
         balanced,
@@ -165,6 +168,36 @@ fn sized(first: &[usize]) -> Groups {
     first.iter().for_each(|&group| sizes[group] += 1);
     let several = sizes.iter().filter(|size| **size > 1);
     Groups { groups: several.clone().count(), rows: several.sum(), largest: sizes.iter().max().map_or(0, |size| *size) }
+}
+
+/// What validation and test lack of their sizes, because groups of near-duplicates are not parted.
+///
+/// Errors: one that was asked for has no row.
+fn missing(split: Split, sizes: [usize; 3], got: [usize; 3], groups: Groups) -> Result<Vec<Warning>> {
+    let (rows, largest) = (sizes.iter().sum::<usize>(), groups.largest);
+    let mut notes = vec![];
+    for (part, en, zh) in [(1, "validation", "验证"), (2, "the test", "测试")] {
+        let (size, got) = (sizes[part], got[part]);
+        if got == 0 && split.asks_for(part) {
+            let fact = match size {
+                0 => format!("the share of {en} is less than one row"),
+                _ => format!(
+                    "no group of near-duplicates fits into the {size} rows of {en}, and none is parted: the largest has {largest} \
+                     of {rows} rows"
+                ),
+            };
+            return Err(Error::input(fact)
+                .hint("ask for more rows, by a count (--split rest/1000/1000); or for none, and hold out rows of another file")
+                .hint_zh("请用行数多留一些（--split rest/1000/1000）；或不留，另用别的文件作验证和测试"));
+        }
+        if got < size {
+            notes.push(Warning {
+                en: format!("{en} has {got} of {size} rows: near-duplicates are not parted, the largest group has {largest}"),
+                zh: format!("{zh}只有 {got} 行（应为 {size} 行）：近似的行不拆开，最大的一组有 {largest} 行"),
+            });
+        }
+    }
+    Ok(notes)
 }
 
 fn themes_of(rows: &[&Row]) -> Vec<(&'static str, usize)> {

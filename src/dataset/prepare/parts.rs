@@ -103,6 +103,18 @@ impl fmt::Display for Amount {
 }
 
 impl Split {
+    /// Whether the user wants rows in a part (0 training, 1 validation, 2 test), be it a single one.
+    pub(super) fn asks_for(self, part: usize) -> bool {
+        match self {
+            Self::Auto => false,
+            Self::Parts(parts) => match parts[part] {
+                Amount::Share(share) => share > 0.0,
+                Amount::Count(count) => count > 0,
+                Amount::Rest => false,
+            },
+        }
+    }
+
     /// Rows of each part out of `rows`. Shares are rounded down, and what is left over is trained on.
     pub(super) fn sizes(self, rows: usize) -> Result<[usize; 3]> {
         let parts = match self {

@@ -277,6 +277,39 @@ fn sides_that_end_as_no_couplet_does_are_an_error_where_the_format_was_guessed()
     assert!(Folder::new(&exchanged(19)).prepare("a", false).is_ok(), "a few tell nothing");
 }
 
+/// Couplets that all have one 上联, so that they are one group of near-duplicates.
+fn one_group(count: usize) -> String {
+    let lines = many(2 * count);
+    let lowers = lines.lines().filter_map(|line| line.split_once(' ')).map(|(_, lower)| lower);
+    let five = lowers.filter(|lower| lower.chars().count() == 5);
+    five.take(count).map(|lower| format!("海内存知己 {lower}")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_part_that_cannot_be_filled_is_said() {
+    let folder = Folder::new(&one_group(100));
+    for (split, want) in [
+        ("rest/10/10", "no group of near-duplicates fits into the 10 rows of validation, and none is parted: the largest has 100 of 100 rows"),
+        ("90/0/10", "no group of near-duplicates fits into the 10 rows of the test, and none is parted: the largest has 100 of 100 rows"),
+        ("99.5/0.5/0", "the share of validation is less than one row"),
+    ] {
+        let error = prepare(&Options { split: split.parse().unwrap(), ..folder.options("a") }).unwrap_err();
+        assert!(error.to_string() == want && error.hint_text(true).is_some(), "{split}: {error}");
+        assert!(!folder.path("out").exists(), "{split}");
+    }
+    let prepared = folder.prepare("a", false).unwrap();
+    assert_eq!((prepared.parts.len(), prepared.notes.len()), (1, 2), "nothing was asked for: {:?}", prepared.notes);
+
+    let folder = Folder::new(&format!("{}\n{}", one_group(100), many(30)));
+    let options = Options { split: "rest/40/0".parse().unwrap(), ..folder.options("a") };
+    let prepared = prepare(&options).unwrap();
+    assert_eq!(prepared.parts[1].1, 30);
+    let want = "validation has 30 of 40 rows: near-duplicates are not parted, the largest group has 100";
+    assert_eq!(prepared.notes.iter().map(|note| note.en.as_str()).collect::<Vec<_>>(), [want]);
+    let enough = Options { split: "rest/30/0".parse().unwrap(), overwrite: true, ..folder.options("a") };
+    assert_eq!(prepare(&enough).unwrap().notes, []);
+}
+
 #[test]
 fn more_than_there_is_is_refused() {
     let folder = Folder::new(&many(40));

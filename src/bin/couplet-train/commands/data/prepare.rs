@@ -10,19 +10,19 @@ use couplet_train::{
     report::{Console, Header, Lang, Look},
 };
 use std::{
-    io::{IsTerminal, stdout},
+    io::{IsTerminal, Write, stdout},
     path::Path,
 };
 
 /// Prepares, says what came of every row, and prints the commands that go on.
-#[expect(clippy::print_stdout, reason = "the command's result")]
 pub fn run(args: &PrepareArgs, look: Look) -> Result<()> {
     let options = options(args)?;
     let done = prepare::prepare(&options)?;
-    let colour = look.color && stdout().is_terminal();
-    Console::new(stdout(), Look { color: colour, ..look }).header(&said(&done, &options, look.lang));
+    let color = look.color && stdout().is_terminal();
+    let mut out = stdout().lock();
+    Console::new(&mut out, Look { color, ..look }).header(&said(&done, &options, look.lang));
     for command in next(&done, &options) {
-        println!("{command}");
+        writeln!(out, "{command}")?;
     }
     Ok(())
 }

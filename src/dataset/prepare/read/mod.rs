@@ -12,7 +12,7 @@ mod table;
 pub use lines::Separator;
 
 use crate::{
-    dataset::input::read_text,
+    dataset::input::{Input, whole_text},
     error::{Error, Result},
 };
 use std::path::{Path, PathBuf};
@@ -210,14 +210,29 @@ impl Read {
 pub(super) fn read(files: &[PathBuf], parallel: Option<&[PathBuf; 2]>, layout: &Layout) -> Result<Read> {
     let mut read = Read::default();
     for path in files {
-        let text = read_text(path)?;
+        let text = text_of(path)?;
         read.file(path, layout, |read| read_one(&text, path, layout, read))?;
     }
     if let Some([upper, lower]) = parallel {
-        let texts = [read_text(upper)?, read_text(lower)?];
+        let texts = [text_of(upper)?, text_of(lower)?];
         read.file(upper, layout, |read| parallel::read(&texts, [upper, lower], read))?;
     }
     Ok(read)
+}
+
+/// The text of a file, unpacked where it begins as gzip does. Errors: it cannot be read, or is of another kind than text.
+fn text_of(path: &Path) -> Result<String> {
+    let (input, first) = Input::open_any(path)?;
+    let is_no_text = |what: &str| Error::file(path, format!("is {what}, not a text"));
+    match first.as_slice() {
+        b"PAR1" => Err(is_no_text("a parquet file")
+            .hint("save the rows as JSON Lines: `python -c \"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', orient='records', lines=True, force_ascii=False)\"`")
+            .hint_zh("请先转为 JSON Lines：`python -c \"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', orient='records', lines=True, force_ascii=False)\"`")),
+        b"PK\x03\x04" | b"\xd0\xcf\x11\xe0" => Err(is_no_text("a ZIP archive or an Excel workbook")
+            .hint("unpack the archive; save the sheet as CSV in UTF-8")
+            .hint_zh("请先解压；Excel 表格请另存为 UTF-8 的 CSV")),
+        _ => whole_text(input),
+    }
 }
 
 fn read_one(text: &str, path: &Path, layout: &Layout, read: &mut Read) -> Result<Found> {
@@ -251,9 +266,10 @@ fn read_one(text: &str, path: &Path, layout: &Layout, read: &mut Read) -> Result
     }
 }
 
-/// What the end of a file's name says for certain. `.txt` says nothing.
+/// What the end of a file's name says for certain, `.gz` aside. `.txt` says nothing.
 fn by_name(path: &Path) -> Option<Format> {
-    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    match name.strip_suffix(".gz").unwrap_or(&name).rsplit_once('.')?.1 {
         "csv" => Some(Format::Csv),
         "tsv" => Some(Format::Tsv),
         "json" | "jsonl" | "ndjson" => Some(Format::Json),
@@ -510,6 +526,39 @@ mod tests {
         let layout = Layout { separator: Some("--".into()), ..Layout::default() };
         let error = pairs("a.csv", "天--地", &layout).unwrap_err();
         assert_eq!(error.to_string(), "columns are parted by one character, not by `--`");
+    }
+
+    #[test]
+    fn packed_files_are_read_and_others_named() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            read(&[path], None, &Layout::default())
+        };
+        let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+        packed.write_all("上联,下联\n天,地\n".as_bytes()).unwrap();
+        let packed = packed.finish().unwrap();
+        for (name, want) in [
+            ("a.csv.gz", "CSV, columns `上联` and `下联`"),
+            ("a.CSV.GZ", "CSV, columns `上联` and `下联`"),
+            ("packed", "CSV, columns `上联` and `下联`"),
+        ] {
+            let read = open(name, &packed).unwrap_or_else(|err| panic!("{name}: {err}"));
+            assert_eq!(read.sources[0].found.text(false), want, "{name}");
+        }
+        assert_eq!(open("b.csv.gz", "天,地\n".as_bytes()).unwrap().pairs.len(), 1, "only named so");
+        for (bytes, want) in [
+            (&b"PAR1\x15\x04\x15"[..], "is a parquet file, not a text"),
+            (b"PK\x03\x04\x14\0", "is a ZIP archive or an Excel workbook, not a text"),
+            (b"\xd0\xcf\x11\xe0\xa1", "is a ZIP archive or an Excel workbook, not a text"),
+        ] {
+            let error = open("a.txt", bytes).unwrap_err();
+            assert!(error.to_string().ends_with(want) && error.hint_text(true).is_some(), "{error}");
+        }
+        let error = open("a.gz", &packed[..packed.len() - 9]).unwrap_err();
+        assert!(error.to_string().contains("a.gz: cannot read: "), "{error}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn options(args: &PrepareArgs) -> Result<Options> {
             .hint_zh("请写完整路径，或去掉等号：--out ~/data"));
     }
     let first = args.files.first().or(args.upper.as_ref());
-    let name = args.name.clone().or_else(|| Some(first?.file_stem()?.to_string_lossy().into_owned()));
+    let name = args.name.clone().or_else(|| name_of(first?));
     Ok(Options {
         files: args.files.clone(),
         parallel: args.upper.clone().zip(args.lower.clone()).map(|(upper, lower)| [upper, lower]),
@@ -57,6 +57,13 @@ fn options(args: &PrepareArgs) -> Result<Options> {
         tag: args.tag,
         overwrite: args.overwrite,
     })
+}
+
+/// What a file is called without its endings: `pairs` of `data/pairs.csv.gz`.
+fn name_of(file: &Path) -> Option<String> {
+    let name = file.file_name()?.to_string_lossy();
+    let unpacked = name.strip_suffix(".gz").unwrap_or(&name);
+    Some(Path::new(unpacked).file_stem()?.to_string_lossy().into_owned())
 }
 
 /// A text that names a file is that file, and one that looks like a file must be one.
@@ -220,6 +227,19 @@ pub fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_data_set_is_called_as_its_file_without_its_endings() {
+        for (file, want) in [
+            ("data/pairs.csv.gz", "pairs"),
+            ("pairs.txt", "pairs"),
+            ("pairs", "pairs"),
+            ("pairs.gz", "pairs"),
+            ("a.b.txt", "a.b"),
+        ] {
+            assert_eq!(name_of(Path::new(file)).as_deref(), Some(want), "{file}");
+        }
+    }
 
     #[test]
     fn a_word_with_a_space_is_quoted() {

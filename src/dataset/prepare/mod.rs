@@ -31,7 +31,10 @@ use crate::{
     error::{Error, Result},
 };
 use clean::{Cleaned, Dropped, Ends, Row};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 use write::Target;
 
 /// What was done and written.
@@ -76,7 +79,8 @@ pub struct Groups {
     pub largest: usize,
 }
 
-/// Prepares a data set. Nothing is written before everything was read and is well; each file is replaced whole.
+/// Prepares a data set. Nothing is written before everything was read and is well, but the report where every row was dropped;
+/// each file is replaced whole.
 ///
 /// Errors: a name, file or entry that is taken (unless `overwrite`); a file that cannot be read or understood, with the place;
 /// nothing left after cleaning, or less than is asked for.
@@ -91,7 +95,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     let read = read::read(&options.files, options.parallel.as_ref(), &options.layout)?;
     let cleaned = clean::clean(read.pairs, read.broken, options);
     if cleaned.rows.is_empty() {
-        return Err(nothing_left(&cleaned.dropped, options));
+        target.write_report(&write::report(&cleaned.dropped, options))?;
+        return Err(nothing_left(&cleaned.dropped, &target.report(), options));
     }
     let mut notes = notes(&cleaned, read.banners, options);
     notes.extend(wrong_ends(&cleaned.ends, &read.sources)?);
@@ -208,13 +213,17 @@ fn themes_of(rows: &[&Row]) -> Vec<(&'static str, usize)> {
     themes
 }
 
-fn nothing_left(dropped: &[Dropped], options: &Options) -> Error {
+fn nothing_left(dropped: &[Dropped], report: &Path, options: &Options) -> Error {
     let reasons = counted(dropped, options);
     let reasons: Vec<String> =
         reasons.iter().map(|(reason, count, first)| format!("{} {count} (first {first})", reason.name())).collect();
-    Error::input(format!("every row was dropped: {}", reasons.join(", ")))
-        .hint("look at these rows; `--keep REASON` keeps rows in spite of a reason")
-        .hint_zh("请查看这些行；`--keep 原因` 可保留因该原因被剔除的行")
+    let first = dropped.first().map_or_else(String::new, |Dropped { place, fact, text, .. }| {
+        format!("; {}: {fact}: {}", options.place(place.file, place.line), read::shortened(text))
+    });
+    let report = report.display();
+    Error::input(format!("every row was dropped: {}{first}", reasons.join(", ")))
+        .hint(format!("each row and its reason stand in {report}; `--keep REASON` keeps rows in spite of a reason"))
+        .hint_zh(format!("各行及其原因写在 {report}；`--keep 原因` 可保留因该原因被剔除的行"))
 }
 
 /// Where more than half of the rows of a file do not end as couplets do, something else stands in it, or the sides are exchanged.

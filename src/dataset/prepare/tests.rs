@@ -128,7 +128,6 @@ fn a_file_that_is_not_understood_leaves_nothing() {
         ("春风又绿", "lines.txt:1: nothing parts two sides here: 春风又绿"),
         ("春 风 又 绿", "lines.txt:1: nothing parts two sides here: 春 风 又 绿"),
         (" \n\t\n", "lines.txt: holds no couplets"),
-        ("天 天\n", "every row was dropped: copied 1 (first "),
     ] {
         let folder = Folder::new(lines);
         let error = folder.prepare("a", false).unwrap_err();
@@ -136,6 +135,29 @@ fn a_file_that_is_not_understood_leaves_nothing() {
         assert!(error.hint_text(true).is_some(), "{want}");
         assert!(!folder.path("out").exists(), "{want}");
     }
+}
+
+#[test]
+fn where_every_row_is_dropped_the_report_says_why() {
+    let folder = Folder::new("天 天\n年年卖萌处 岁岁读书人\n");
+    let error = folder.prepare("a", false).unwrap_err();
+    let place = folder.path("lines.txt").display().to_string();
+    let want = format!(
+        "every row was dropped: copied 1 (first {place}:1), register 1 (first {place}:2); {place}:1: 1 of 1 places hold the \
+         same character: 天 / 天"
+    );
+    assert_eq!(error.to_string(), want);
+    assert!(error.hint_text(false).unwrap().contains("a_dropped.tsv") && error.hint_text(true).is_some());
+    let report = fs::read_to_string(folder.path("out/a_dropped.tsv")).unwrap();
+    assert!(report.lines().count() == 3 && report.contains("\tregister\t卖萌\t"), "{report}");
+    assert!(!folder.path("out/a.json").exists() && !folder.path("out/dataset_info.json").exists());
+
+    // What the hint advises is not in the way of itself; another file of that name is.
+    let keep = Options { keep: vec![Reason::Copied], ..folder.options("a") };
+    assert_eq!(prepare(&keep).unwrap().kept, 1);
+    fs::write(folder.path("out/b_dropped.tsv"), "mine").unwrap();
+    let error = folder.prepare("b", false).unwrap_err();
+    assert!(error.to_string().ends_with("b_dropped.tsv: exists already"), "{error}");
 }
 
 #[test]

@@ -13,9 +13,13 @@ use crate::{
 };
 use serde_json::{Map, Value, json};
 use std::{
-    io::Write,
+    fs::File,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
+
+/// The first line of the report.
+const REPORT_HEADER: &[u8] = b"place\treason\tfact\ttext\n";
 
 /// Where everything goes; made before anything is read, so that nobody waits for a refusal.
 #[derive(Debug)]
@@ -66,10 +70,19 @@ impl Target {
                 return Err(in_the_way(Error::file(&file, "exists already")));
             }
         }
-        match self.report() {
-            report if report.exists() => Err(in_the_way(Error::file(&report, "exists already"))),
-            _ => Ok(()),
+        let report = self.report();
+        // Of a preparation that dropped every row nothing else is left, and nobody misses it.
+        let is_left_over = !self.registry.contains_key(&self.name) && begins_as_report(&report);
+        match report.exists() && !is_left_over {
+            true => Err(in_the_way(Error::file(&report, "exists already"))),
+            false => Ok(()),
         }
+    }
+
+    /// Writes the report alone.
+    pub(super) fn write_report(&self, report: &[u8]) -> Result<()> {
+        fs::create_dir_all(&self.out)?;
+        fs::write_atomic(&self.report(), report).map_err(Error::in_input)
     }
 
     /// Writes the parts that hold rows, then the report, then the registry; each file whole. Returns the names of parts that an
@@ -79,7 +92,7 @@ impl Target {
         for (part, rows) in parts {
             fs::write_atomic(&self.file(*part), rows).map_err(Error::in_input)?;
         }
-        fs::write_atomic(&self.report(), report).map_err(Error::in_input)?;
+        self.write_report(report)?;
         let mut gone = vec![];
         for part in Part::ALL {
             let name = part.of(&self.name);
@@ -164,7 +177,7 @@ fn quoted(text: &str) -> String {
 
 /// One dropped row a line: place, reason, what was found, and the text.
 pub(super) fn report(dropped: &[Dropped], options: &Options) -> Vec<u8> {
-    let mut report = b"place\treason\tfact\ttext\n".to_vec();
+    let mut report = REPORT_HEADER.to_vec();
     let plain = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
     for Dropped { place, reason, fact, text } in dropped {
         let place = options.place(place.file, place.line);
@@ -173,6 +186,12 @@ pub(super) fn report(dropped: &[Dropped], options: &Options) -> Vec<u8> {
         let _ = writeln!(report, "{row}");
     }
     report
+}
+
+fn begins_as_report(path: &Path) -> bool {
+    let mut first = vec![];
+    let read = File::open(path).and_then(|file| file.take(REPORT_HEADER.len() as u64).read_to_end(&mut first));
+    read.is_ok() && first == REPORT_HEADER
 }
 
 /// Whether a path is one of the files that will be written.

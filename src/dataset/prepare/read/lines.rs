@@ -1,6 +1,6 @@
 //! Lines of text: what parts the two sides is found by trying.
 
-use super::{Found, Read, names, shortened, shown};
+use super::{Found, Read, names, numbered, shortened, shown};
 use crate::{
     dataset::prepare::reason::tones,
     error::{Error, Result},
@@ -144,12 +144,10 @@ fn best<T>(mut shares: Vec<(f64, T)>) -> Option<T> {
 }
 
 fn unknown(text: &str, path: &Path) -> Error {
-    shown(match lines(text).next() {
-        None => Error::file(path, "holds no couplets"),
-        Some((number, line)) => {
-            Error::input(format!("{}:{number}: nothing parts two sides here: {}", path.display(), shortened(line)))
-        }
-    })
+    let Some((number, line)) = lines(text).next() else { return shown(Error::file(path, "holds no couplets")) };
+    let fact = format!("{}:{number}: nothing parts two sides here: {}", path.display(), shortened(line));
+    let is_numbered = line.trim_start().starts_with(|c: char| c.is_ascii_digit());
+    if is_numbered { numbered(Error::input(fact)) } else { shown(Error::input(fact)) }
 }
 
 /// Share of the pairs of lines that are 上联 and 下联: of one shape, the first ending 仄 and the second 平. The shape alone says

@@ -290,8 +290,18 @@ fn shown(error: Error) -> Error {
         )
 }
 
+/// The same where a number stands before every pair.
+fn numbered(error: Error) -> Error {
+    error
+        .hint(
+            "a number stands first: name the columns of the two sides, --format csv --columns 2,3, and --separator ' ' where a \
+             blank parts them",
+        )
+        .hint_zh("首列是编号：请用 --format csv --columns 2,3 指明两联所在的列，以空格分隔时再加 --separator ' '")
+}
+
 /// The beginning of a text, for a message.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     let line: String = text.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(40).is_some() { line + "…" } else { line }
 }
@@ -478,6 +488,23 @@ mod tests {
             let (_, got) = pairs(name, text, &layout).unwrap_or_else(|err| panic!("{text}: {err}"));
             assert_eq!(got.len(), want, "{text}");
             assert!(got.iter().all(|(_, a, b)| a.chars().count() == 1 && b.chars().count() == 1), "{got:?}");
+        }
+    }
+
+    #[test]
+    fn numbered_lines_are_met_with_advice_that_helps() {
+        for (name, between, separator) in
+            [("a.txt", " ", Some(" ".to_owned())), ("a.txt", ",", None), ("a.csv", ",", None), ("a.txt", "\t", Some("\t".into()))]
+        {
+            let lines = SHIPPED.iter().zip(1..).map(|([a, b], number)| format!("{number:03}{between}{a}{between}{b}\n"));
+            let text = lines.collect::<String>().repeat(9);
+            let error = pairs(name, &text, &Layout::default()).unwrap_err();
+            let hints = [false, true].map(|zh| error.hint_text(zh).unwrap());
+            assert!(hints.iter().all(|hint| hint.contains("--format csv --columns 2,3")), "{name} {between:?}: {error}");
+            let columns = Some(["2".to_owned(), "3".to_owned()]);
+            let layout = Layout { format: Some(Format::Csv), separator, columns };
+            let (_, got) = pairs(name, &text, &layout).unwrap();
+            assert_eq!((got.len(), got[0].1.as_str()), (36, SHIPPED[0][0]), "{name} {between:?}");
         }
     }
 

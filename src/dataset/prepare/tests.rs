@@ -278,25 +278,26 @@ fn training_rows_are_balanced_worded_and_tagged_and_the_others_are_not() {
 
 #[test]
 fn sides_that_end_as_no_couplet_does_are_an_error_where_the_format_was_guessed() {
-    let exchanged = |count: usize| {
+    let exchange = |line: &str| line.split_once(' ').map(|(upper, lower)| format!("{lower} {upper}")).unwrap();
+    let exchanged = |count: usize, from: usize| {
         let lines = many(count);
-        let lines = lines.lines().map(|line| line.split_once(' ').unwrap());
-        lines.map(|(upper, lower)| format!("{lower} {upper}")).collect::<Vec<_>>().join("\n")
+        let of = |(at, line): (usize, &str)| if at < from { line.to_owned() } else { exchange(line) };
+        lines.lines().enumerate().map(of).collect::<Vec<_>>().join("\n")
     };
-    let folder = Folder::new(&exchanged(30));
+    let folder = Folder::new(&exchanged(30, 0));
     let error = folder.prepare("a", false).unwrap_err();
     let want = "30 of 30 rows 上联 does not end in 仄, or 下联 not in 平, read as: a pair a line, parted by blanks";
     assert!(error.to_string().ends_with(want) && error.hint_text(true).is_some(), "{error}");
     assert!(!folder.path("out").exists());
     for strict in [false, true] {
-        let folder = Folder::new(&format!("{}\n{}", many(20), exchanged(30)));
+        let folder = Folder::new(&exchanged(50, 20));
         let options = Options { strict, ..folder.options("a") };
         assert!(prepare(&options).is_err(), "also where the rows are dropped for it");
         let said = Layout { format: Some(Format::Lines), ..Layout::default() };
         let prepared = prepare(&Options { layout: said, ..options }).unwrap();
         assert!(prepared.notes[0].en.contains(" of 50 rows 上联 does not end"), "{:?}", prepared.notes);
     }
-    assert!(Folder::new(&exchanged(19)).prepare("a", false).is_ok(), "a few tell nothing");
+    assert!(Folder::new(&exchanged(19, 0)).prepare("a", false).is_ok(), "a few tell nothing");
 }
 
 /// Couplets that all have one 上联, so that they are one group of near-duplicates.

@@ -150,17 +150,16 @@ fn unknown(text: &str, path: &Path) -> Error {
     if is_numbered { numbered(Error::input(fact)) } else { shown(Error::input(fact)) }
 }
 
-/// Share of the pairs of lines that are 上联 and 下联: of one shape, the first ending 仄 and the second 平. The shape alone says
-/// little: in a list of 上联, or of whole verses, all lines may have one.
+/// Share of the lines that are 上联 or 下联 of a couplet in two lines: of one shape, the first ending 仄 and the second 平. The shape
+/// alone says little: in a list of 上联, or of whole verses, all lines may have one. Where a line is missing, those behind it count
+/// all the same.
 fn alternating(sample: &[&str]) -> f64 {
     let whole = |separator: &Separator| share(sample, |line| separator.begins_with_couplet(line)) > 0.5;
     if [Separator::Dash, Separator::Bar, Separator::Blank].iter().any(whole) {
         return 0.0;
     }
-    let pairs = sample.chunks_exact(2);
-    let count = pairs.len();
     let is_couplet = |pair: &&[&str]| prosody::same_shape(pair[0], pair[1]) && tones(pair[0], pair[1]).end;
-    pairs.filter(is_couplet).count() as f64 / count.max(1) as f64
+    2.0 * sample.windows(2).filter(is_couplet).count() as f64 / sample.len().max(1) as f64
 }
 
 /// Lines that hold something, with their numbers.

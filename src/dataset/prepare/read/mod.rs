@@ -458,7 +458,7 @@ mod tests {
             all.collect::<Vec<_>>().join("\n")
         };
         assert_eq!(pairs("a", &lines, &Layout::default()).unwrap().1.len(), 120);
-        for (at, want) in [(0, "a:1: nothing parts"), (40, "a:41: from here on"), (149, "a:149: from here on")] {
+        for (at, want) in [(0, "a:1: from here on"), (40, "a:41: from here on"), (149, "a:149: from here on")] {
             let error = pairs("a", &without(at), &Layout::default()).unwrap_err();
             assert!(error.to_string().contains(want), "line {at}: {error}");
         }

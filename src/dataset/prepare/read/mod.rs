@@ -509,6 +509,16 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_two_texts_is_a_couplet_whose_sides_may_have_clauses() {
+        for text in ["[\"海内存知己\", \"天涯若比邻\"]", "[\"国泰民安，风调雨顺\", \"花好月圆，人寿年丰\"]"] {
+            assert_eq!(pairs("a.json", text, &Layout::default()).unwrap().1.len(), 1, "{text}");
+        }
+        let spaced = "[\"天高 地厚\", \"风清 月白\"]\n[\"山青\", \"水绿\"]";
+        assert_eq!(pairs("a.json", spaced, &Layout::default()).unwrap().1.len(), 2, "several lists leave no doubt");
+        assert_eq!(pairs("a.json", "[[\"天高 地厚\", \"风清 月白\"]]", &Layout::default()).unwrap().1.len(), 1);
+    }
+
+    #[test]
     fn places_are_lines_of_the_file() {
         for (name, text, want) in [
             ("a", "天 地\n\n\n风 雨", vec![1, 4]),
@@ -541,6 +551,16 @@ mod tests {
                 "a.json:1: neither an object nor a list of two texts: 1; so are 2 of 2 rows, read as: JSON, lists of [上联, 下联]",
             ),
             ("a.json", "天 地", "a.json: neither a JSON array nor JSON Lines"),
+            (
+                "a.json",
+                "[\"天高 地厚\", \"风清 月白\"]",
+                "a.json:1: one list of two texts, each of two parts: a couplet, or two?",
+            ),
+            (
+                "a.json",
+                "[\n  \"天高 地厚\",\n  \"风清 月白\"\n]\n",
+                "a.json:2: neither an object nor a list of two texts: \"天高 地厚\"; so are 2 of 2 rows",
+            ),
         ] {
             let error = pairs(name, text, &Layout::default()).expect_err(text);
             let message = error.to_string();
@@ -613,6 +633,10 @@ mod tests {
         assert_eq!((got.pairs[0].upper.as_str(), got.pairs[0].lower.as_str()), ("晚 风 摇 树", "晨 露 润 花 "));
         let got = run("天\n风\n山", "地\n\n水").unwrap();
         assert_eq!((got.pairs.len(), got.broken[0].fact.as_str(), got.broken[0].place.line), (2, "no 下联", 2));
+        let got = run("天高\n风清\n\n", "地厚\n月白\n山青\n").unwrap();
+        assert_eq!((got.pairs.len(), got.broken[0].fact.as_str(), got.broken[0].place.line), (2, "no 上联", 3));
+        let got = run("天高\n风清", "地厚\n月白\n\n \n").unwrap();
+        assert_eq!((got.pairs.len(), got.broken.len()), (2, 0), "empty lines at the end of one");
         let error = run("天\n风\n", "地\n").unwrap_err();
         assert!(
             error.to_string().contains("in.txt has 2 lines, ") && error.to_string().ends_with("out.txt has 1"),

@@ -17,7 +17,7 @@ pub(super) struct Row {
     pub place: Place,
     pub upper: String,
     pub lower: String,
-    /// Random, by the text and the seed alone: where the row stands in a drawing, wherever it stands in its file.
+    /// Random, by the characters and the seed alone: where the row stands in a drawing, wherever it stands in its file.
     pub draw: u64,
     pub theme: Option<Theme>,
 }
@@ -126,14 +126,16 @@ fn examine(pair: Pair, options: &Options) -> Examined {
     let (wrong_tones, wrong_ends) = (reason::are_wrong(tones).is_some(), !tones.end);
     let fault = reason::fault(&upper, &lower, |reason| options.drops(reason));
     let theme = if options.tag { themes::theme(&upper, &lower) } else { None };
-    let draw = draw(options.seed, &upper, &lower);
+    let draw = draw(options.seed, [&upper, &lower].map(|line| digest(line)));
     let row = Row { place: pair.place, upper, lower, draw, theme };
     Examined { row, fault, with_heading, spaced, wrong_tones, wrong_ends }
 }
 
-fn draw(seed: u64, upper: &str, lower: &str) -> u64 {
-    let sides = upper.chars().chain(['\n']).chain(lower.chars());
-    sides.fold(Key::new(seed, "couplet"), |key, c| key.with(u64::from(c))).bits()
+/// The same for all rows that repeat each other, with other marks or with the sides exchanged: only the first of them is kept, and
+/// which one that is must not decide whether it is drawn.
+fn draw(seed: u64, sides: [Key; 2]) -> u64 {
+    let [a, b] = sides.map(Key::bits);
+    Key::new(seed, "couplet").with(a.min(b)).with(a.max(b)).bits()
 }
 
 /// The lines that came so far: digest of both → index of the row.
@@ -281,5 +283,9 @@ mod tests {
         let pair = ("海内存知己", "天涯若比邻");
         assert_eq!(draw(&[pair], 1), draw(&[("白日依山尽", "黄河入海流"), pair], 1));
         assert_ne!(draw(&[pair], 1), draw(&[pair], 2));
+        for (repeat, why) in [(("天涯若比邻", "海内存知己"), "mirrored"), (("海内，存知己", "天涯，若比邻。"), "marks")] {
+            assert_eq!(draw(&[pair], 1), draw(&[repeat], 1), "{why}");
+        }
+        assert_ne!(draw(&[pair], 1), draw(&[("海内存知己", "海内存知己")], 1));
     }
 }

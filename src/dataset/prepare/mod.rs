@@ -3,8 +3,8 @@
 //! [`prepare`] is the whole way: files are read in whatever format they have (`read`), each side is tidied (`text`), rows that
 //! teach nothing good are dropped with a `reason` (`clean`), some are taken and parted so that no near-duplicate stands on both
 //! sides of a split ([`near`], `parts`), and what is trained on may be balanced, tagged and worded in several ways (`balance`,
-//! `themes`, `instruction`). The same files and options give the same bytes; which rows are drawn does not depend on the order
-//! of the lines.
+//! `themes`, `instruction`). The same files and options give the same bytes; which couplets are drawn does not depend on the
+//! order of the lines (of repeats the first is kept, as it stands there).
 
 mod balance;
 mod clean;

@@ -30,16 +30,12 @@ pub(super) fn read(text: &str, path: &Path, columns: Option<&[String; 2]>, read:
     Ok(Found::Json { columns, unused: unused.unwrap_or_default() })
 }
 
-/// Whether the first line is a list of two texts, a row as JSON Lines has it: an array of rows goes on on the next line, or
-/// holds lists and objects.
+/// Whether the first line is a list of texts, as JSON Lines has a row; an array of rows holds lists and objects, or goes on on the
+/// next line.
 fn begins_with_a_list_of_texts(text: &str) -> bool {
-    let inside = text.strip_prefix('[').map(str::trim_start);
-    // A line that is broken JSON, but no beginning of an array, is to be told as that line.
-    inside.is_some_and(|inside| inside.starts_with('"'))
-        && text.lines().next().is_some_and(|line| match serde_json::from_str::<IgnoredAny>(line) {
-            Ok(_) => true,
-            Err(err) => !err.is_eof(),
-        })
+    let holds_text = text.strip_prefix('[').is_some_and(|inside| inside.trim_start().starts_with('"'));
+    let line = text.lines().next().unwrap_or_default();
+    holds_text && !serde_json::from_str::<IgnoredAny>(line).is_err_and(|err| err.is_eof())
 }
 
 struct Rows<'a> {

@@ -5,7 +5,7 @@
 //! compared in pairs and the time is that of the keys. Punctuation and blanks are no characters here: `天下，` is `天下`.
 //! A character more or less makes another line.
 
-use crate::prosody::is_mark;
+use crate::prosody::bare;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -115,7 +115,7 @@ fn root(first: &mut [usize], mut row: usize) -> usize {
 /// The lines of a row that say something when they come again: what is asked, and of a couplet, whose sides are equally long,
 /// what is answered. (The answers of other data are often few: a class, yes and no.)
 pub fn lines<'p, 'a>(pair: &'p Pair<'a>) -> &'p [&'a str] {
-    let [asked, answered] = pair.map(|line| line.chars().filter(|c| !is_mark(*c)).count());
+    let [asked, answered] = pair.map(|line| bare(line).count());
     if asked == answered { pair } else { &pair[..1] }
 }
 
@@ -149,7 +149,7 @@ struct Sums {
 impl Sums {
     fn of(line: &str) -> Self {
         let at = |place: usize, sign: u64| mixed((place as u64 + 1) << 32 | sign);
-        let signs = || line.chars().filter(|c| !is_mark(*c)).map(u64::from).enumerate();
+        let signs = || bare(line).map(u64::from).enumerate();
         // The blank is a sign that no character has.
         let whole = signs().fold(0u64, |sum, (place, sign)| sum.wrapping_add(at(place, sign)));
         let blank = |place, sign| whole.wrapping_sub(at(place, sign)).wrapping_add(at(place, u64::from(u32::MAX)));

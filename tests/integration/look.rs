@@ -200,6 +200,17 @@ fn a_run_says_what_has_leaked() {
 }
 
 #[test]
+fn what_prepare_keeps_for_its_shape_is_a_couplet_in_the_numbers() {
+    let w = folder();
+    w.write("pairs.txt", "读《离骚》 饮浊酒\n海内存知己 天涯若比邻\n");
+    printed(&w, &["data", "prepare", "pairs.txt", "--out", "prepared"]);
+    let args = ["data", "stats", "--model", "model", "--data", "prepared/pairs.json", "--json"];
+    let stats = &json_lines(&w, &args)[0];
+    let shapes = json!([{"characters": [3], "rows": 1}, {"characters": [5], "rows": 1}]);
+    assert_eq!(stats["couplets"], json!({"rows": 2, "shapes": shapes}));
+}
+
+#[test]
 fn nothing_has_leaked_into_the_shipped_data() {
     let w = Workspace::new();
     let model = root().join("data/tiny_qwen3").display().to_string();

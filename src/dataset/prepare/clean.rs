@@ -4,10 +4,13 @@ use super::{
     Options,
     read::{Broken, Pair, Place},
     reason::{self, Reason},
-    text::{Tidy, characters},
+    text::Tidy,
     themes::{self, Theme},
 };
-use crate::{prosody, rng::Key};
+use crate::{
+    prosody::{self, bare},
+    rng::Key,
+};
 use rayon::prelude::*;
 use std::collections::HashMap;
 
@@ -147,7 +150,7 @@ impl Seen {
     fn before(&mut self, row: &Row, index: usize, rows: &[Row], options: &Options) -> Option<(Reason, String)> {
         let is = |first: usize, upper: &str, lower: &str| {
             let first = &rows[first];
-            characters(&first.upper).eq(characters(upper)) && characters(&first.lower).eq(characters(lower))
+            bare(&first.upper).eq(bare(upper)) && bare(&first.lower).eq(bare(lower))
         };
         let (upper, lower) = (digest(&row.upper), digest(&row.lower));
         for (reason, key, a, b) in [
@@ -166,7 +169,7 @@ impl Seen {
 }
 
 fn digest(line: &str) -> Key {
-    characters(line).fold(Key::new(0, "line"), |key, c| key.with(u64::from(c)))
+    bare(line).fold(Key::new(0, "line"), |key, c| key.with(u64::from(c)))
 }
 
 fn both(upper: Key, lower: Key) -> u64 {

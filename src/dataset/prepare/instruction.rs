@@ -69,20 +69,24 @@ impl Instructions {
         })
     }
 
-    /// The instruction of every training row: of five rows three have the usual wording as it is, two any wording and their theme.
-    /// However many rows there are, more than half are of the first kind.
-    pub(super) fn for_training(&self, rows: &[&Row]) -> Vec<String> {
+    /// The instruction of every training row: of five rows three have the usual wording as it is, two any wording and their theme,
+    /// if they have one. However many rows there are, more than half are of the first kind. Also counts those that are told theirs.
+    pub(super) fn for_training(&self, rows: &[&Row]) -> (Vec<String>, usize) {
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|&row| rows[row].draw); // stable: of copies the first comes first
         let mut texts = vec![String::new(); rows.len()];
+        let mut told = 0;
         for (rank, row) in order.into_iter().enumerate() {
             let others = rank / 5 * 2 + usize::from(rank % 5 == 4);
             texts[row] = match rank % 5 {
-                2 | 4 => with_theme(&self.0[others % self.0.len()], rows[row]),
+                2 | 4 => {
+                    told += usize::from(rows[row].theme.is_some());
+                    with_theme(&self.0[others % self.0.len()], rows[row])
+                }
                 _ => self.usual().to_owned(),
             };
         }
-        texts
+        (texts, told)
     }
 }
 
@@ -134,7 +138,8 @@ mod tests {
             let instructions = several("", wordings).unwrap();
             for count in 1..60 {
                 let rows: Vec<Row> = (0..count).map(row).collect();
-                let texts = instructions.for_training(&rows.iter().collect::<Vec<_>>());
+                let (texts, told) = instructions.for_training(&rows.iter().collect::<Vec<_>>());
+                assert_eq!(told, texts.iter().filter(|text| text.contains("题材：")).count());
                 let plain = texts.iter().filter(|text| *text == "甲").count();
                 assert!(2 * plain > rows.len(), "{plain} of {count}");
                 if count == 59 {

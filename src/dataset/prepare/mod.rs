@@ -60,6 +60,8 @@ pub struct Prepared {
     pub balanced: Vec<Balanced>,
     /// Themes of the training rows, the most frequent first, if they were tagged.
     pub themes: Vec<(&'static str, usize)>,
+    /// Rows of the training file whose instruction tells their theme, copies among them.
+    pub told: usize,
     /// One line for every dropped row.
     pub report: PathBuf,
     /// The registry with the new entries.
@@ -130,6 +132,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     let counts = [(Part::Train, rows_of_train), (Part::Valid, valid.len()), (Part::Test, test.len())];
     let parts = counts.into_iter().filter(|(_, count)| *count > 0).map(|(part, count)| (part, count, target.file(part)));
     let themes = if options.tag { themes_of(&train) } else { vec![] };
+    let (training, told) = write::training(&train, copies.as_deref(), &options.instructions);
     let mut prepared = Prepared {
         sources: read.sources,
         dropped: counted(&dropped, options),
@@ -141,12 +144,13 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         unused: assigned.iter().filter(|part| part.is_none()).count(),
         balanced,
         themes,
+        told,
         report: target.report(),
         registry: target.registry(),
         notes: vec![],
     };
 
-    let mut files = vec![(Part::Train, write::training(&train, copies.as_deref(), &options.instructions))];
+    let mut files = vec![(Part::Train, training)];
     for (part, rows) in [(Part::Valid, valid), (Part::Test, test)].into_iter().filter(|(_, rows)| !rows.is_empty()) {
         files.push((part, write::held_out(&rows, &options.instructions)));
     }

@@ -4,7 +4,8 @@ use super::clean::Row;
 use crate::error::{Error, Result};
 use std::{fmt, str::FromStr};
 
-/// Groups larger than this are trained on: many rows of one kind would make a poor judge.
+/// Groups larger than this are drawn last, so that they are trained on unless nothing else fills the held-out parts: many rows of
+/// one kind would make a poor judge.
 const LARGE: usize = 6;
 /// Without a wish: one in twenty for validation, as many for the test, and no more than this.
 const HELD_OUT: usize = 1000;

@@ -272,6 +272,8 @@ fn training_rows_are_balanced_worded_and_tagged_and_the_others_are_not() {
     assert_eq!((five.en, seven.en, five.after), ("5", "7", seven.after));
     assert!(five.before > seven.before && prepared.themes[0].0 == "写景", "{prepared:?}");
     let rows = folder.rows("out/a.json");
+    assert_eq!(prepared.told, rows.iter().filter(|[instruction, ..]| instruction.contains("题材：")).count());
+    assert!(prepared.told > 0);
     assert_eq!(rows.len(), five.after + seven.after);
     let usual = rows.iter().filter(|[instruction, ..]| instruction == "请对下联。要工整。").count();
     assert!(2 * usual > rows.len(), "{usual} of {}", rows.len());

@@ -138,16 +138,17 @@ fn in_the_way(error: Error) -> Error {
         .hint_zh("请换一个名称（--name），或覆盖它（--overwrite）")
 }
 
-/// Training rows, each as often as `copies` says. Copies stand behind all rows that come before, not beside each other.
-pub(super) fn training(rows: &[&Row], copies: Option<&[usize]>, instructions: &Instructions) -> Vec<u8> {
+/// Training rows, each as often as `copies` says, and how many are told their theme. Copies stand behind all rows that come before,
+/// not beside each other.
+pub(super) fn training(rows: &[&Row], copies: Option<&[usize]>, instructions: &Instructions) -> (Vec<u8>, usize) {
     let most = copies.and_then(|copies| copies.iter().max()).map_or(1, |most| *most);
     let times = |row: usize| copies.map_or(1, |copies| copies[row]);
     let all: Vec<&Row> = (0..most)
         .flat_map(|round| (0..rows.len()).filter(move |row| times(*row) > round))
         .map(|row| rows[row])
         .collect();
-    let texts = instructions.for_training(&all);
-    alpaca(all.into_iter().zip(&texts).map(|(row, text)| (text.as_str(), row)))
+    let (texts, told) = instructions.for_training(&all);
+    (alpaca(all.into_iter().zip(&texts).map(|(row, text)| (text.as_str(), row))), told)
 }
 
 /// Rows that are held out are all asked in the usual way, so that runs can be compared.

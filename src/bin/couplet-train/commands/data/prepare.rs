@@ -120,7 +120,12 @@ fn said(done: &Prepared, options: &Options, lang: Lang) -> Header {
     }
     if options.tag {
         let themes = done.themes.iter().map(|(name, rows)| format!("{name} {}", thousands(*rows))).collect::<Vec<_>>();
-        header.row("themes", "题材", themes.join(lang.pick(", ", "，")));
+        let told = thousands(done.told);
+        let text = match lang {
+            Lang::En => format!("{}; told to {told} rows of the training file", themes.join(", ")),
+            Lang::Zh => format!("{}；训练文件中 {told} 行注明题材", themes.join("，")),
+        };
+        header.row("themes", "题材", text);
     }
     header.row("instruction", "指令", instruction(&options.instructions, lang));
     for (part, rows, file) in &done.parts {

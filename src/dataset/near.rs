@@ -325,6 +325,40 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_fewer_than_four_characters_tell_only_as_they_are() {
+        let first = |line: &str, len: usize| line.chars().take(len).collect::<String>();
+        for len in 1..=6 {
+            let [line, near, a, b] = ["甲乙丙丁戊己", "子乙丙丁戊己", "天地玄黄宇宙", "日月盈昃辰宿"].map(|line| first(line, len));
+            let row = [line.as_str(), a.as_str()];
+            for (other, leak, split, why) in [
+                ([line.as_str(), b.as_str()], len >= 4, true, "the same line"),
+                ([near.as_str(), b.as_str()], len >= 5, len >= 4, "but for a character"),
+            ] {
+                assert_eq!(likeness(row, other).is_some(), leak, "{why}, of {len}");
+                assert_eq!(groups(&[row, other], Telling::SPLIT) == [0, 0], split, "{why}, of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_be_a_leak_is_of_one_group_in_a_split() {
+        for len in 1..=5 {
+            let cut = |line: String| line.chars().take(len).collect::<String>();
+            let rows: Vec<[String; 2]> = random_rows("short", 60).into_iter().map(|row| row.map(cut)).collect();
+            let pairs: Vec<Pair> = rows.iter().map(|[a, b]| [a.as_str(), b.as_str()]).collect();
+            let together = groups(&pairs, Telling::SPLIT);
+            let mut leaks = 0;
+            for (a, b) in (0..pairs.len()).flat_map(|a| (0..a).map(move |b| (a, b))) {
+                if likeness(pairs[a], pairs[b]).is_some() {
+                    assert_eq!(together[a], together[b], "{:?}, {:?}", pairs[a], pairs[b]);
+                    leaks += 1;
+                }
+            }
+            assert!(leaks > 0, "lines of {len}");
+        }
+    }
+
+    #[test]
     fn keys_find_the_groups_of_a_split_that_comparing_every_pair_finds() {
         // Sides of different lengths, as a row of two lines has them; short ones join only where they are equal.
         for (cut, tail) in [(5, "末尾"), (4, ""), (3, "")] {

@@ -328,7 +328,8 @@ mod tests {
     fn lines_of_fewer_than_four_characters_tell_only_as_they_are() {
         let first = |line: &str, len: usize| line.chars().take(len).collect::<String>();
         for len in 1..=6 {
-            let [line, near, a, b] = ["甲乙丙丁戊己", "子乙丙丁戊己", "天地玄黄宇宙", "日月盈昃辰宿"].map(|line| first(line, len));
+            let [line, near, a, b] =
+                ["甲乙丙丁戊己", "子乙丙丁戊己", "天地玄黄宇宙", "日月盈昃辰宿"].map(|line| first(line, len));
             let row = [line.as_str(), a.as_str()];
             for (other, leak, split, why) in [
                 ([line.as_str(), b.as_str()], len >= 4, true, "the same line"),

@@ -213,7 +213,8 @@ fn what_prepare_keeps_for_its_shape_is_a_couplet_in_the_numbers() {
 /// Shipped couplets, and to every one of some another that is like it: by a character on either side, by a line, mirrored, and cut
 /// to lines of three characters and fewer.
 fn shipped_with_near_duplicates(rows: usize) -> Vec<[String; 2]> {
-    let shipped: Vec<Value> = serde_json::from_slice(&std::fs::read(root().join("data/couplets_train.json")).unwrap()).unwrap();
+    let shipped: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(root().join("data/couplets_train.json")).unwrap()).unwrap();
     let side = |row: &Value, key: &str| row[key].as_str().expect("a text").to_owned();
     let mut all: Vec<[String; 2]> =
         shipped.iter().take(rows).map(|row| [side(row, "input"), side(row, "output")]).collect();
@@ -255,7 +256,8 @@ fn what_prepare_splits_does_not_leak() {
     printed(&w, &["data", "prepare", "pairs.txt", "--format", "lines", "--split", "rest/200/200"]);
     w.write("c.toml", "[train]\neval_strategy = \"no\"\n");
     let model = root().join("data/tiny_qwen3").display().to_string();
-    let data = ["dataset=pairs", "eval_dataset=pairs_valid", "test_dataset=pairs_test", "dataset_dir=data", "output_dir=o"];
+    let data =
+        ["dataset=pairs", "eval_dataset=pairs_valid", "test_dataset=pairs_test", "dataset_dir=data", "output_dir=o"];
     let args = [&["data", "stats", "--json", "--config", "c.toml", "--model", &model][..], &data].concat();
     let stats = &json_lines(&w, &args)[0];
     assert!(stats["alike"]["rows"].as_u64() > Some(500), "{}", stats["alike"]);

@@ -286,7 +286,8 @@ mod tests {
         let pair = ("海内存知己", "天涯若比邻");
         assert_eq!(draw(&[pair], 1), draw(&[("白日依山尽", "黄河入海流"), pair], 1));
         assert_ne!(draw(&[pair], 1), draw(&[pair], 2));
-        for (repeat, why) in [(("天涯若比邻", "海内存知己"), "mirrored"), (("海内，存知己", "天涯，若比邻。"), "marks")] {
+        for (repeat, why) in [(("天涯若比邻", "海内存知己"), "mirrored"), (("海内，存知己", "天涯，若比邻。"), "marks")]
+        {
             assert_eq!(draw(&[pair], 1), draw(&[repeat], 1), "{why}");
         }
     }

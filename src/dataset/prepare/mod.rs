@@ -130,7 +130,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     };
     let rows_of_train = copies.as_ref().map_or(train.len(), |copies| copies.iter().sum());
     let counts = [(Part::Train, rows_of_train), (Part::Valid, valid.len()), (Part::Test, test.len())];
-    let parts = counts.into_iter().filter(|(_, count)| *count > 0).map(|(part, count)| (part, count, target.file(part)));
+    let parts =
+        counts.into_iter().filter(|(_, count)| *count > 0).map(|(part, count)| (part, count, target.file(part)));
     let themes = if options.tag { themes_of(&train) } else { vec![] };
     let (training, told) = write::training(&train, copies.as_deref(), &options.instructions);
     let mut prepared = Prepared {
@@ -201,7 +202,9 @@ fn missing(split: Split, sizes: [usize; 3], got: [usize; 3], groups: Groups) -> 
         }
         if got < size {
             notes.push(Warning {
-                en: format!("{en} has {got} of {size} rows: near-duplicates are not parted, the largest group has {largest}"),
+                en: format!(
+                    "{en} has {got} of {size} rows: near-duplicates are not parted, the largest group has {largest}"
+                ),
                 zh: format!("{zh}只有 {got} 行（应为 {size} 行）：近似的行不拆开，最大的一组有 {largest} 行"),
             });
         }

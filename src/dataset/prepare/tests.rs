@@ -326,8 +326,14 @@ fn one_group(count: usize) -> String {
 fn a_part_that_cannot_be_filled_is_said() {
     let folder = Folder::new(&one_group(100));
     for (split, want) in [
-        ("rest/10/10", "no group of near-duplicates fits into the 10 rows of validation, and none is parted: the largest has 100 of 100 rows"),
-        ("90/0/10", "no group of near-duplicates fits into the 10 rows of the test, and none is parted: the largest has 100 of 100 rows"),
+        (
+            "rest/10/10",
+            "no group of near-duplicates fits into the 10 rows of validation, and none is parted: the largest has 100 of 100 rows",
+        ),
+        (
+            "90/0/10",
+            "no group of near-duplicates fits into the 10 rows of the test, and none is parted: the largest has 100 of 100 rows",
+        ),
         ("99.5/0.5/0", "the share of validation is less than one row"),
     ] {
         let error = prepare(&Options { split: split.parse().unwrap(), ..folder.options("a") }).unwrap_err();

@@ -493,14 +493,21 @@ mod tests {
 
     #[test]
     fn numbered_lines_are_met_with_advice_that_helps() {
-        for (name, between, separator) in
-            [("a.txt", " ", Some(" ".to_owned())), ("a.txt", ",", None), ("a.csv", ",", None), ("a.txt", "\t", Some("\t".into()))]
-        {
-            let lines = SHIPPED.iter().zip(1..).map(|([a, b], number)| format!("{number:03}{between}{a}{between}{b}\n"));
+        for (name, between, separator) in [
+            ("a.txt", " ", Some(" ".to_owned())),
+            ("a.txt", ",", None),
+            ("a.csv", ",", None),
+            ("a.txt", "\t", Some("\t".into())),
+        ] {
+            let lines =
+                SHIPPED.iter().zip(1..).map(|([a, b], number)| format!("{number:03}{between}{a}{between}{b}\n"));
             let text = lines.collect::<String>().repeat(9);
             let error = pairs(name, &text, &Layout::default()).unwrap_err();
             let hints = [false, true].map(|zh| error.hint_text(zh).unwrap());
-            assert!(hints.iter().all(|hint| hint.contains("--format csv --columns 2,3")), "{name} {between:?}: {error}");
+            assert!(
+                hints.iter().all(|hint| hint.contains("--format csv --columns 2,3")),
+                "{name} {between:?}: {error}"
+            );
             let columns = Some(["2".to_owned(), "3".to_owned()]);
             let layout = Layout { format: Some(Format::Csv), separator, columns };
             let (_, got) = pairs(name, &text, &layout).unwrap();
@@ -510,7 +517,8 @@ mod tests {
 
     #[test]
     fn a_list_of_two_texts_is_a_couplet_whose_sides_may_have_clauses() {
-        for text in ["[\"海内存知己\", \"天涯若比邻\"]", "[\"国泰民安，风调雨顺\", \"花好月圆，人寿年丰\"]"] {
+        for text in ["[\"海内存知己\", \"天涯若比邻\"]", "[\"国泰民安，风调雨顺\", \"花好月圆，人寿年丰\"]"]
+        {
             assert_eq!(pairs("a.json", text, &Layout::default()).unwrap().1.len(), 1, "{text}");
         }
         let spaced = "[\"天高 地厚\", \"风清 月白\"]\n[\"山青\", \"水绿\"]";

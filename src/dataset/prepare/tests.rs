@@ -49,7 +49,7 @@ fn many(count: usize) -> String {
         characters[(state >> 33) as usize % characters.len()]
     };
     let mut side = |len: usize, last: &[char]| -> String {
-        (1..=len).map(|at| next(if at == len { last } else { &all })).collect()
+        (1..=len).map(|at| next(if at == len { last } else { &all[..] })).collect()
     };
     let mut lines: Vec<String> = vec![];
     for row in 0..count {
@@ -316,10 +316,11 @@ fn sides_that_end_as_no_couplet_does_are_an_error_where_the_format_was_guessed()
 
 /// Couplets that all have one 上联, so that they are one group of near-duplicates.
 fn one_group(count: usize) -> String {
-    let lines = many(2 * count);
+    let lines = many(3 * count);
     let lowers = lines.lines().filter_map(|line| line.split_once(' ')).map(|(_, lower)| lower);
-    let five = lowers.filter(|lower| lower.chars().count() == 5);
-    five.take(count).map(|lower| format!("海内存知己 {lower}")).collect::<Vec<_>>().join("\n")
+    let mut five: Vec<&str> = lowers.filter(|lower| lower.chars().count() == 5).collect();
+    five.dedup();
+    five.into_iter().take(count).map(|lower| format!("海内存知己 {lower}")).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -343,7 +344,8 @@ fn a_part_that_cannot_be_filled_is_said() {
     let prepared = folder.prepare("a", false).unwrap();
     assert_eq!((prepared.parts.len(), prepared.notes.len()), (1, 2), "nothing was asked for: {:?}", prepared.notes);
 
-    let folder = Folder::new(&format!("{}\n{}", one_group(100), many(30)));
+    let others = many(700).lines().skip(670).collect::<Vec<_>>().join("\n");
+    let folder = Folder::new(&format!("{}\n{others}", one_group(100)));
     let options = Options { split: "rest/40/0".parse().unwrap(), ..folder.options("a") };
     let prepared = prepare(&options).unwrap();
     assert_eq!(prepared.parts[1].1, 30);

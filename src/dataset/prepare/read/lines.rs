@@ -53,8 +53,8 @@ impl Separator {
     /// 上联 and 下联 of a line, and whether a 横批 stands behind them; or how many sides there are instead.
     fn couplet<'a>(&self, line: &'a str) -> Result<([&'a str; 2], bool), usize> {
         match self.sides(line).as_slice() {
-            [upper, lower] => Ok(([upper, lower], false)),
-            [upper, lower, third] if is_banner(third, upper) && prosody::same_shape(upper, lower) => {
+            &[upper, lower] => Ok(([upper, lower], false)),
+            &[upper, lower, third] if is_banner(third, upper) && prosody::same_shape(upper, lower) => {
                 Ok(([upper, lower], true))
             }
             sides => Err(sides.len()),
@@ -147,7 +147,8 @@ fn unknown(text: &str, path: &Path) -> Error {
     let Some((number, line)) = lines(text).next() else { return shown(Error::file(path, "holds no couplets")) };
     let fact = format!("{}:{number}: nothing parts two sides here: {}", path.display(), shortened(line));
     let is_numbered = line.trim_start().starts_with(|c: char| c.is_ascii_digit());
-    if is_numbered { numbered(Error::input(fact)) } else { shown(Error::input(fact)) }
+    let error = Error::input(fact);
+    if is_numbered { numbered(error, "--format csv --columns 2,3 (blanks: --separator ' ')") } else { shown(error) }
 }
 
 /// Share of the lines that are 上联 or 下联 of a couplet in two lines: of one shape, the first ending 仄 and the second 平. The shape

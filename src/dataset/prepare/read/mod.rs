@@ -290,14 +290,11 @@ fn shown(error: Error) -> Error {
         )
 }
 
-/// The same where a number stands before every pair.
-fn numbered(error: Error) -> Error {
+/// The same where a number stands before every pair; `options` read it.
+fn numbered(error: Error, options: &str) -> Error {
     error
-        .hint(
-            "a number stands first: name the columns of the two sides, --format csv --columns 2,3, and --separator ' ' where a \
-             blank parts them",
-        )
-        .hint_zh("首列是编号：请用 --format csv --columns 2,3 指明两联所在的列，以空格分隔时再加 --separator ' '")
+        .hint(format!("a number stands first: name the columns of the two sides, {options}"))
+        .hint_zh(format!("首列是编号：请指明两联所在的列，{options}"))
 }
 
 /// The beginning of a text, for a message.
@@ -493,23 +490,21 @@ mod tests {
 
     #[test]
     fn numbered_lines_are_met_with_advice_that_helps() {
-        for (name, between, separator) in [
-            ("a.txt", " ", Some(" ".to_owned())),
-            ("a.txt", ",", None),
-            ("a.csv", ",", None),
-            ("a.txt", "\t", Some("\t".into())),
+        let csv = Some(Format::Csv);
+        for (name, between, format, separator) in [
+            ("a.txt", " ", csv, Some(" ".to_owned())),
+            ("a.txt", ",", csv, None),
+            ("a.csv", ",", None, None),
+            ("a.txt", "\t", None, None),
         ] {
             let lines =
                 SHIPPED.iter().zip(1..).map(|([a, b], number)| format!("{number:03}{between}{a}{between}{b}\n"));
             let text = lines.collect::<String>().repeat(9);
             let error = pairs(name, &text, &Layout::default()).unwrap_err();
             let hints = [false, true].map(|zh| error.hint_text(zh).unwrap());
-            assert!(
-                hints.iter().all(|hint| hint.contains("--format csv --columns 2,3")),
-                "{name} {between:?}: {error}"
-            );
+            assert!(hints.iter().all(|hint| hint.contains("--columns 2,3")), "{name} {between:?}: {error}");
             let columns = Some(["2".to_owned(), "3".to_owned()]);
-            let layout = Layout { format: Some(Format::Csv), separator, columns };
+            let layout = Layout { format, separator, columns };
             let (_, got) = pairs(name, &text, &layout).unwrap();
             assert_eq!((got.len(), got[0].1.as_str()), (36, SHIPPED[0][0]), "{name} {between:?}");
         }

@@ -30,7 +30,7 @@ pub(super) fn read(
     let (at, has_names) = choose(&cells, columns).map_err(|fact| {
         let error = Error::input(format!("{}:{line}: {fact}", path.display()));
         let is_numbered = cells.len() > 2 && cells[0].trim().parse::<u64>().is_ok();
-        if is_numbered && columns.is_none() { numbered(error) } else { shown(error) }
+        if is_numbered && columns.is_none() { numbered(error, "--columns 2,3") } else { shown(error) }
     })?;
     let name = |column: usize| if has_names { cells[column].trim().to_owned() } else { (column + 1).to_string() };
     let unused = (0..cells.len()).filter(|column| !at.contains(column)).map(name).collect();

@@ -7,7 +7,7 @@ use flate2::read::MultiGzDecoder;
 use memchr::{memchr_iter, memrchr};
 use std::{
     fs::File,
-    io::{ErrorKind, Read},
+    io::{Cursor, ErrorKind, Read},
     path::Path,
 };
 
@@ -58,6 +58,18 @@ impl<'a> Input<'a> {
     pub(super) fn open(path: &'a Path, gzip: bool) -> Result<Self> {
         let file = File::open(path).map_err(|err| unreadable(path, &err))?;
         Ok(if gzip { Self::new(MultiGzDecoder::new(file), path) } else { Self::new(file, path) })
+    }
+
+    /// Of a file, unpacked if it begins as gzip does; and its first four bytes, which tell other formats. It is opened once and
+    /// never wound back, so that it may be a pipe.
+    pub(super) fn open_any(path: &'a Path) -> Result<(Self, Vec<u8>)> {
+        let mut file = File::open(path).map_err(|err| unreadable(path, &err))?;
+        let mut first = vec![];
+        (&mut file).take(4).read_to_end(&mut first).map_err(|err| unreadable(path, &err))?;
+        let gzip = first.starts_with(b"\x1f\x8b");
+        let all = Cursor::new(first.clone()).chain(file);
+        let input = if gzip { Self::new(MultiGzDecoder::new(all), path) } else { Self::new(all, path) };
+        Ok((input, first))
     }
 
     /// Of anything that can be read; `path` is only named in errors.
@@ -196,7 +208,11 @@ impl<'a> Input<'a> {
 
 /// The text of a UTF-8 file, without a byte order mark.
 pub(super) fn read_text(path: &Path) -> Result<String> {
-    let mut input = Input::open(path, false)?;
+    whole_text(Input::open(path, false)?)
+}
+
+/// All that is still to be read.
+pub(super) fn whole_text(mut input: Input) -> Result<String> {
     let mut text = String::new();
     loop {
         let piece = input.text().len();

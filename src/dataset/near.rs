@@ -8,7 +8,7 @@
 //! A line of more than [`LONGEST`] characters has its hash alone: keys of 16 bytes for every character of long texts would take
 //! many times the memory of the texts, and that one of a thousand characters is another is no matter of chance anyway.
 
-use crate::prosody::is_mark;
+use crate::prosody::bare;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -152,12 +152,8 @@ pub fn lines<'p, 'a>(pair: &'p Pair<'a>) -> &'p [&'a str] {
 
 /// Whether both sides have as many characters.
 pub fn is_couplet(pair: &Pair) -> bool {
-    let [asked, answered] = pair.map(|line| characters(line).count());
+    let [asked, answered] = pair.map(|line| bare(line).count());
     asked == answered
-}
-
-fn characters(line: &str) -> impl Iterator<Item = char> {
-    line.chars().filter(|c| !is_mark(*c))
 }
 
 /// Every key of a row, and what it means to share it.
@@ -188,7 +184,7 @@ struct Sums {
 impl Sums {
     fn of(line: &str) -> Self {
         let at = |place: usize, sign: u64| mixed((place as u64 + 1) << 32 | sign);
-        let signs = || characters(line).map(u64::from).enumerate();
+        let signs = || bare(line).map(u64::from).enumerate();
         // The blank is a sign that no character has.
         let (len, whole) =
             signs().fold((0, 0u64), |(len, sum), (place, sign)| (len + 1, sum.wrapping_add(at(place, sign))));
@@ -398,6 +394,41 @@ mod tests {
             let rows = [[if other[0].chars().count() == 3 { "云对雨" } else { "春风得意" }, "雪月"], other];
             let together = [Telling::LEAK, Telling::SPLIT].map(|telling| groups(&rows, telling) == [0, 0]);
             assert_eq!(together, [leak, split], "{why}");
+        }
+    }
+
+    #[test]
+    fn lines_of_fewer_than_four_characters_tell_only_as_they_are() {
+        let first = |line: &str, len: usize| line.chars().take(len).collect::<String>();
+        for len in 1..=6 {
+            let [line, near, a, b] =
+                ["甲乙丙丁戊己", "子乙丙丁戊己", "天地玄黄宇宙", "日月盈昃辰宿"].map(|line| first(line, len));
+            let row = [line.as_str(), a.as_str()];
+            for (other, leak, split, why) in [
+                ([line.as_str(), b.as_str()], len >= 4, true, "the same line"),
+                ([near.as_str(), b.as_str()], len >= 5, len >= 4, "but for a character"),
+            ] {
+                assert_eq!(likeness(row, other).is_some(), leak, "{why}, of {len}");
+                assert_eq!(groups(&[row, other], Telling::SPLIT) == [0, 0], split, "{why}, of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_be_a_leak_is_of_one_group_in_a_split() {
+        for len in 1..=5 {
+            let cut = |line: String| line.chars().take(len).collect::<String>();
+            let rows: Vec<[String; 2]> = random_rows("short", 60).into_iter().map(|row| row.map(cut)).collect();
+            let pairs: Vec<Pair> = rows.iter().map(|[a, b]| [a.as_str(), b.as_str()]).collect();
+            let together = groups(&pairs, Telling::SPLIT);
+            let mut leaks = 0;
+            for (a, b) in (0..pairs.len()).flat_map(|a| (0..a).map(move |b| (a, b))) {
+                if likeness(pairs[a], pairs[b]).is_some() {
+                    assert_eq!(together[a], together[b], "{:?}, {:?}", pairs[a], pairs[b]);
+                    leaks += 1;
+                }
+            }
+            assert!(leaks > 0, "lines of {len}");
         }
     }
 

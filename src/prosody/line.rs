@@ -63,6 +63,17 @@ pub fn shape(text: &str) -> Vec<usize> {
     clauses(text).map(|clause| clause.chars().count()).collect()
 }
 
+/// The characters of a line as data are compared by: without marks of any kind, quotes and 《》 neither. ([`characters`] is what a
+/// place in a line is counted by.)
+pub fn bare(text: &str) -> impl Iterator<Item = char> + Clone {
+    text.chars().filter(|c| !is_mark(*c))
+}
+
+/// [`bare`] characters in each clause that has any.
+pub fn bare_shape(text: &str) -> Vec<usize> {
+    clauses(text).map(|clause| bare(clause).count()).filter(|len| *len > 0).collect()
+}
+
 /// The rhythm nodes of a clause of `len` characters: every second character, and a single last one (二字而节).
 pub fn nodes(len: usize) -> impl Iterator<Item = usize> {
     (0..len).filter(move |at| at % 2 == 1 || at + 1 == len)
@@ -144,6 +155,20 @@ mod tests {
         assert!(marks.chars().all(is_mark));
         assert!("天〇𫓧aの1□○×*😀".chars().all(|c| !is_mark(c)));
         assert!(marks.chars().filter(|c| is_break(*c) || is_quote(*c)).count() > 20, "breaks and quotes among them");
+    }
+
+    #[test]
+    fn bare_characters_are_counted_without_marks() {
+        for (text, want, why) in [
+            ("读《离骚》", vec![3], "a title"),
+            ("“春风”，得意——人", vec![2, 3], "quotes and a dash"),
+            ("《》，春", vec![1], "a clause of marks is none"),
+            ("春□ 1", vec![2, 1], "what stands for a character is one"),
+            ("……", vec![], "nothing"),
+        ] {
+            assert_eq!(bare_shape(text), want, "{why}");
+            assert_eq!(bare(text).count(), want.iter().sum::<usize>(), "{why}");
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ mod line;
 mod pair;
 mod tones;
 
-pub use line::{Tail, characters, clauses, demands, is_break, is_mark, is_quote, nodes, repeat_classes, shape, tail};
+pub use line::{
+    Tail, bare, bare_shape, characters, clauses, demands, is_break, is_mark, is_quote, nodes, repeat_classes, shape,
+    tail,
+};
 pub use pair::{NodePair, Tones, node_pairs, same_shape, tones};
 pub use tones::{System, Tone, is_traditional, tone};

@@ -231,6 +231,8 @@ const REFUSED: &[Case] = &[
     // Raw couplets.
     ("prepare: no such file", PREPARE, |_| {}),
     ("prepare: not UTF-8", PREPARE, |w| w.write("pairs.txt", b"\xe5\xa4\xa9 \xe5\x9c\xb0\n\xcc\xec \xb5\xd8\n")),
+    ("prepare: parquet", PREPARE, |w| w.write("pairs.txt", b"PAR1\x15\x04")),
+    ("prepare: a workbook", PREPARE, |w| w.write("pairs.txt", b"PK\x03\x04\x14\0")),
     ("prepare: empty", PREPARE, |w| w.write("pairs.txt", "\n \n")),
     ("prepare: nothing parts the sides", PREPARE, |w| w.write("pairs.txt", "春风又绿江南岸\n明月何时照我还我\n")),
     ("prepare: mostly no pairs", &["data", "prepare", "pairs.txt", "--format", "csv"], |w| {

@@ -445,6 +445,19 @@ fn raw_pairs_become_rows_and_are_trained() {
     assert!(replaced.code == 0 && replaced.stdout.contains("3 行 → data/pairs.json"), "{}", replaced.stdout);
 }
 
+#[test]
+fn a_preparation_whose_reader_leaves_is_no_error() {
+    let work = Workspace::new();
+    work.write("pairs.txt", "海内存知己 天涯若比邻\n");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"));
+    command.args(["data", "prepare", "pairs.txt"]).current_dir(work.dir());
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(0), ""));
+    assert!(work.path("data/pairs.json").is_file());
+}
+
 /// What a user has: another script, other punctuation, repeats, half a couplet; and everything that can be asked for.
 #[test]
 fn a_messy_file_is_cleaned_and_every_loss_is_said() {

@@ -271,6 +271,73 @@ fn a_run_says_what_has_leaked() {
 }
 
 #[test]
+fn what_prepare_keeps_for_its_shape_is_a_couplet_in_the_numbers() {
+    let w = folder();
+    w.write("pairs.txt", "读《离骚》 饮浊酒\n海内存知己 天涯若比邻\n");
+    printed(&w, &["data", "prepare", "pairs.txt", "--out", "prepared"]);
+    let args = ["data", "stats", "--model", "model", "--data", "prepared/pairs.json", "--json"];
+    let stats = &json_lines(&w, &args)[0];
+    let shapes = json!([{"characters": [3], "rows": 1}, {"characters": [5], "rows": 1}]);
+    assert_eq!(stats["couplets"], json!({"rows": 2, "shapes": shapes}));
+}
+
+/// Shipped couplets, and to every one of some another that is like it: by a character on either side, by a line, mirrored, and cut
+/// to lines of three characters and fewer.
+fn shipped_with_near_duplicates(rows: usize) -> Vec<[String; 2]> {
+    let shipped: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(root().join("data/couplets_train.json")).unwrap()).unwrap();
+    let side = |row: &Value, key: &str| row[key].as_str().expect("a text").to_owned();
+    let mut all: Vec<[String; 2]> =
+        shipped.iter().take(rows).map(|row| [side(row, "input"), side(row, "output")]).collect();
+    let other = |line: &str, at: usize| -> String {
+        line.chars().enumerate().map(|(i, c)| if i == at { if c == '云' { '烟' } else { '云' } } else { c }).collect()
+    };
+    let first = |line: &str, count: usize| line.chars().take(count).collect::<String>();
+    for at in 0..rows {
+        let [upper, lower] = all[at].clone();
+        let (near_upper, near_lower) = (other(&upper, at % 4), other(&lower, at % 3));
+        let another = all[at + 1..rows].iter().find(|[a, _]| a.chars().count() == upper.chars().count());
+        let [another_upper, another_lower] = another.unwrap_or(&all[at]).clone();
+        all.push(match at % 8 {
+            0 => [near_upper, lower],
+            1 => [near_upper, another_lower],
+            2 => [upper, another_lower],
+            3 => [another_upper, lower],
+            4 => [another_upper, near_lower],
+            5 => [near_lower, near_upper],
+            6 => [first(&upper, 1 + at / 8 % 4), first(&lower, 1 + at / 8 % 4)],
+            _ => continue,
+        });
+    }
+    all
+}
+
+/// What is split belongs together by the same measure that tells what has leaked.
+#[test]
+fn what_prepare_splits_does_not_leak() {
+    use couplet_train::dataset::near;
+    let w = Workspace::new();
+    let rows = shipped_with_near_duplicates(1600);
+    w.write("pairs.txt", rows.iter().map(|[a, b]| format!("{a} {b}\n")).collect::<String>());
+    let pairs: Vec<near::Pair> = rows.iter().map(|[a, b]| [a.as_str(), b]).collect();
+    let careless = near::leaks(&pairs[..1600], &pairs[1600..]);
+    for likeness in [near::Likeness::OneCharacter, near::Likeness::SharedLine, near::Likeness::NearLine] {
+        assert!(careless.iter().any(|leak| leak.likeness == likeness), "{likeness:?} is among them");
+    }
+    printed(&w, &["data", "prepare", "pairs.txt", "--format", "lines", "--split", "rest/200/200"]);
+    w.write("c.toml", "[train]\neval_strategy = \"no\"\n");
+    let model = root().join("data/tiny_qwen3").display().to_string();
+    let data =
+        ["dataset=pairs", "eval_dataset=pairs_valid", "test_dataset=pairs_test", "dataset_dir=data", "output_dir=o"];
+    let args = [&["data", "stats", "--json", "--config", "c.toml", "--model", &model][..], &data].concat();
+    let stats = &json_lines(&w, &args)[0];
+    assert!(stats["alike"]["rows"].as_u64() > Some(500), "{}", stats["alike"]);
+    for (leaks, of) in [(&stats["leaks"][0], "eval"), (&stats["leaks"][1], "test")] {
+        assert_eq!((&leaks["of"], &leaks["rows"], &leaks["found"]), (&json!(of), &json!(200), &json!([])));
+    }
+}
+
+#[test]
 fn nothing_has_leaked_into_the_shipped_data() {
     let w = Workspace::new();
     let model = root().join("data/tiny_qwen3").display().to_string();

@@ -1,6 +1,7 @@
 //! Equal shares of lengths: 五言, 七言 and the rest as often as each other.
 
-use super::{clean::Row, text::characters};
+use super::clean::Row;
+use crate::prosody::bare;
 
 /// No row stands in the training data more often than this.
 pub(super) const MOST: usize = 4;
@@ -35,7 +36,7 @@ pub struct Balanced {
 pub(super) fn copies(rows: &[&Row]) -> (Vec<usize>, Vec<Balanced>) {
     let mut classes: Vec<Vec<usize>> = vec![vec![]; CLASSES.len()];
     for (index, row) in rows.iter().enumerate() {
-        let len = characters(&row.upper).count();
+        let len = bare(&row.upper).count();
         classes[CLASSES.iter().position(|(_, _, most)| len <= *most).unwrap_or(CLASSES.len() - 1)].push(index);
     }
     let aim = rows.len() / classes.iter().filter(|class| !class.is_empty()).count().max(1);

@@ -4,10 +4,13 @@ use super::{
     Options,
     read::{Broken, Pair, Place},
     reason::{self, Reason},
-    text::{Tidy, characters},
+    text::Tidy,
     themes::{self, Theme},
 };
-use crate::{prosody, rng::Key};
+use crate::{
+    prosody::{self, bare},
+    rng::Key,
+};
 use rayon::prelude::*;
 use std::collections::HashMap;
 
@@ -17,7 +20,7 @@ pub(super) struct Row {
     pub place: Place,
     pub upper: String,
     pub lower: String,
-    /// Random, by the text and the seed alone: where the row stands in a drawing, wherever it stands in its file.
+    /// Random, by the characters and the seed alone: where the row stands in a drawing, wherever it stands in its file.
     pub draw: u64,
     pub theme: Option<Theme>,
 }
@@ -45,10 +48,20 @@ pub(super) struct Cleaned {
     pub spaced: usize,
     /// Kept rows whose tones are wrong.
     pub wrong_tones: usize,
+    /// Of each file.
+    pub ends: Vec<Ends>,
     /// Kept rows with characters of traditional script.
     pub traditional: usize,
     /// Kept rows that end with a mark on either side.
     pub ending_in_mark: usize,
+}
+
+/// How the rows of a file end that are well but for their tones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub rows: usize,
+    /// 上联 does not end in 仄, or 下联 not in 平.
+    pub wrong: usize,
 }
 
 /// Tidies and examines every pair.
@@ -56,10 +69,13 @@ pub(super) fn clean(pairs: Vec<Pair>, broken: Vec<Broken>, options: &Options) ->
     let examined: Vec<Examined> = pairs.into_par_iter().map(|pair| examine(pair, options)).collect();
     let mut cleaned = Cleaned::default();
     let mut seen = Seen::default();
-    for Examined { row, fault, with_heading, spaced, wrong_tones } in examined {
+    for Examined { row, fault, with_heading, spaced, wrong_tones, wrong_ends } in examined {
         cleaned.with_heading += usize::from(with_heading);
         cleaned.spaced += usize::from(spaced);
         let fault = fault.or_else(|| seen.before(&row, cleaned.rows.len(), &cleaned.rows, options));
+        if fault.as_ref().is_none_or(|(reason, _)| *reason == Reason::Tones) {
+            cleaned.note_ends(row.place.file as usize, wrong_ends);
+        }
         match fault {
             Some((reason, fact)) => {
                 let text = format!("{} / {}", row.upper, row.lower);
@@ -80,6 +96,12 @@ pub(super) fn clean(pairs: Vec<Pair>, broken: Vec<Broken>, options: &Options) ->
 }
 
 impl Cleaned {
+    fn note_ends(&mut self, file: usize, wrong: bool) {
+        self.ends.resize(self.ends.len().max(file + 1), Ends::default());
+        self.ends[file].rows += 1;
+        self.ends[file].wrong += usize::from(wrong);
+    }
+
     fn note(&mut self, row: &Row) {
         let sides = [&row.upper, &row.lower];
         self.traditional += usize::from(sides.iter().any(|side| side.chars().any(prosody::is_traditional)));
@@ -94,6 +116,7 @@ struct Examined {
     with_heading: bool,
     spaced: bool,
     wrong_tones: bool,
+    wrong_ends: bool,
 }
 
 fn examine(pair: Pair, options: &Options) -> Examined {
@@ -102,17 +125,20 @@ fn examine(pair: Pair, options: &Options) -> Examined {
     let with_heading = upper.had_heading || lower.had_heading;
     let spaced = upper.was_spaced || lower.was_spaced;
     let (upper, lower) = (upper.text, lower.text);
-    let wrong_tones = reason::wrong_tones(&upper, &lower).is_some();
+    let tones = reason::tones(&upper, &lower);
+    let (wrong_tones, wrong_ends) = (reason::are_wrong(tones).is_some(), !tones.end);
     let fault = reason::fault(&upper, &lower, |reason| options.drops(reason));
     let theme = if options.tag { themes::theme(&upper, &lower) } else { None };
-    let draw = draw(options.seed, &upper, &lower);
+    let draw = draw(options.seed, [&upper, &lower].map(|line| digest(line)));
     let row = Row { place: pair.place, upper, lower, draw, theme };
-    Examined { row, fault, with_heading, spaced, wrong_tones }
+    Examined { row, fault, with_heading, spaced, wrong_tones, wrong_ends }
 }
 
-fn draw(seed: u64, upper: &str, lower: &str) -> u64 {
-    let sides = upper.chars().chain(['\n']).chain(lower.chars());
-    sides.fold(Key::new(seed, "couplet"), |key, c| key.with(u64::from(c))).bits()
+/// The same for all rows that repeat each other, with other marks or with the sides exchanged: only the first of them is kept, and
+/// which one that is must not decide whether it is drawn.
+fn draw(seed: u64, sides: [Key; 2]) -> u64 {
+    let [a, b] = sides.map(Key::bits);
+    Key::new(seed, "couplet").with(a.min(b)).with(a.max(b)).bits()
 }
 
 /// The lines that came so far: digest of both → index of the row.
@@ -124,7 +150,7 @@ impl Seen {
     fn before(&mut self, row: &Row, index: usize, rows: &[Row], options: &Options) -> Option<(Reason, String)> {
         let is = |first: usize, upper: &str, lower: &str| {
             let first = &rows[first];
-            characters(&first.upper).eq(characters(upper)) && characters(&first.lower).eq(characters(lower))
+            bare(&first.upper).eq(bare(upper)) && bare(&first.lower).eq(bare(lower))
         };
         let (upper, lower) = (digest(&row.upper), digest(&row.lower));
         for (reason, key, a, b) in [
@@ -143,7 +169,7 @@ impl Seen {
 }
 
 fn digest(line: &str) -> Key {
-    characters(line).fold(Key::new(0, "line"), |key, c| key.with(u64::from(c)))
+    bare(line).fold(Key::new(0, "line"), |key, c| key.with(u64::from(c)))
 }
 
 fn both(upper: Key, lower: Key) -> u64 {
@@ -205,6 +231,17 @@ mod tests {
             ("去一个来一个不多不少", "嫁一个娶一个有哭有笑", "four of ten places are the same"),
             ("天", "地", "one character"),
             ("书山有路勤为径，学海无涯苦作舟", "心路无涯勤作马，春山有路志为舟", "clauses"),
+            ("堂内卷帘迎紫燕", "庭前扫叶待黄花", "堂内|卷帘"),
+            ("窗外闲听千叶雨", "檐前偶滴三更雨", "偶|滴"),
+            ("红颜值千古", "碧血照丹心", "红颜|值"),
+            ("靠水水生财有道", "靠山我靠岸无忧", "我|靠"),
+            ("奠基友谊千秋业", "携手和平万代功", "奠基|友谊"),
+            ("踏破防川千里路", "栽成护岸万行林", "踏破|防"),
+            ("绿柳萌萌新芽嫩", "红桃灼灼旧枝香", "buds"),
+            ("画楼主客吟明月", "文坛主将写春秋", "画楼|主客, 文坛|主将"),
+            ("节操你我同冰雪", "肝胆他人共日星", "节操|你"),
+            ("武装逼近千军勇", "号令传来万马腾", "武装|逼近"),
+            ("枥马卧槽思远道", "林鸦绕树噪寒烟", "a horse at its manger"),
         ] {
             assert_eq!(reasons(&[(upper, lower)], &options()), [], "{why}");
         }
@@ -249,5 +286,9 @@ mod tests {
         let pair = ("海内存知己", "天涯若比邻");
         assert_eq!(draw(&[pair], 1), draw(&[("白日依山尽", "黄河入海流"), pair], 1));
         assert_ne!(draw(&[pair], 1), draw(&[pair], 2));
+        for (repeat, why) in [(("天涯若比邻", "海内存知己"), "mirrored"), (("海内，存知己", "天涯，若比邻。"), "marks")]
+        {
+            assert_eq!(draw(&[pair], 1), draw(&[repeat], 1), "{why}");
+        }
     }
 }

@@ -9,7 +9,10 @@ use crate::{
     dataset::input::read_text,
     error::{Error, Result},
 };
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
+
+/// Wordings at most: more lines are no wordings.
+const MOST: usize = 1000;
 
 /// One wording or several, the first of them the usual one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,21 +24,27 @@ impl Instructions {
         Self(vec![text.to_owned()])
     }
 
-    /// A wording a line, each behind `before`. Errors: an empty file; a line that repeats another.
+    /// A wording a line, each behind `before`. Errors: an empty file; a line that repeats another; so many that it is no file of
+    /// wordings.
     pub fn read(path: &Path, before: &str) -> Result<Self> {
         let text = read_text(path)?;
-        let mut all: Vec<(usize, String)> = vec![];
+        let mut first_lines: HashMap<&str, usize> = HashMap::new();
+        let mut all = vec![];
         for (number, line) in (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty()) {
-            let wording = format!("{before}{line}");
-            if let Some((first, _)) = all.iter().find(|(_, other)| *other == wording) {
+            if all.len() == MOST {
+                return Err(Error::file(path, format!("more than {MOST} wordings"))
+                    .hint("is this the file of couplets? Instructions stand one a line in a file of their own")
+                    .hint_zh("这是对联文件吗？指令应另写一个文件，每行一种"));
+            }
+            if let Some(first) = first_lines.insert(line, number) {
                 return Err(Error::input(format!("{}:{number}: repeats line {first}", path.display()))
                     .hint("every wording stands once; the first one is used most")
                     .hint_zh("每种说法只写一次；第一行用得最多"));
             }
-            all.push((number, wording));
+            all.push(format!("{before}{line}"));
         }
         match all.is_empty() {
-            false => Ok(Self(all.into_iter().map(|(_, wording)| wording).collect())),
+            false => Ok(Self(all)),
             true => Err(Error::file(path, "holds no instruction")
                 .hint("write one wording a line, the usual one first")
                 .hint_zh("每行写一种指令，最常用的放在第一行")),
@@ -60,20 +69,24 @@ impl Instructions {
         })
     }
 
-    /// The instruction of every training row: of five rows three have the usual wording as it is, two any wording and their theme.
-    /// However many rows there are, more than half are of the first kind.
-    pub(super) fn for_training(&self, rows: &[&Row]) -> Vec<String> {
+    /// The instruction of every training row: of five rows three have the usual wording as it is, two any wording and their theme,
+    /// if they have one. However many rows there are, more than half are of the first kind. Also counts those that are told theirs.
+    pub(super) fn for_training(&self, rows: &[&Row]) -> (Vec<String>, usize) {
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|&row| rows[row].draw); // stable: of copies the first comes first
         let mut texts = vec![String::new(); rows.len()];
+        let mut told = 0;
         for (rank, row) in order.into_iter().enumerate() {
             let others = rank / 5 * 2 + usize::from(rank % 5 == 4);
             texts[row] = match rank % 5 {
-                2 | 4 => with_theme(&self.0[others % self.0.len()], rows[row]),
+                2 | 4 => {
+                    told += usize::from(rows[row].theme.is_some());
+                    with_theme(&self.0[others % self.0.len()], rows[row])
+                }
                 _ => self.usual().to_owned(),
             };
         }
-        texts
+        (texts, told)
     }
 }
 
@@ -106,6 +119,10 @@ mod tests {
         }
         let facts = ["甲\n乙\n甲", "\n \n"].map(|lines| several("", lines).unwrap_err().to_string());
         assert!(facts[0].ends_with(":3: repeats line 1") && facts[1].ends_with(": holds no instruction"), "{facts:?}");
+        let lines = |count: usize| (0..count).map(|line| format!("{line}\n")).collect::<String>();
+        assert_eq!(several("", &lines(1000)).unwrap().count(), 1000);
+        let error = several("", &lines(200_000)).unwrap_err();
+        assert!(error.to_string().ends_with(": more than 1000 wordings") && error.hint_text(true).is_some(), "{error}");
     }
 
     #[test]
@@ -121,7 +138,8 @@ mod tests {
             let instructions = several("", wordings).unwrap();
             for count in 1..60 {
                 let rows: Vec<Row> = (0..count).map(row).collect();
-                let texts = instructions.for_training(&rows.iter().collect::<Vec<_>>());
+                let (texts, told) = instructions.for_training(&rows.iter().collect::<Vec<_>>());
+                assert_eq!(told, texts.iter().filter(|text| text.contains("题材：")).count());
                 let plain = texts.iter().filter(|text| *text == "甲").count();
                 assert!(2 * plain > rows.len(), "{plain} of {count}");
                 if count == 59 {

@@ -3,8 +3,8 @@
 //! [`prepare`] is the whole way: files are read in whatever format they have (`read`), each side is tidied (`text`), rows that
 //! teach nothing good are dropped with a `reason` (`clean`), some are taken and parted so that no near-duplicate stands on both
 //! sides of a split ([`near`], `parts`), and what is trained on may be balanced, tagged and worded in several ways (`balance`,
-//! `themes`, `instruction`). The same files and options give the same bytes; which rows are drawn does not depend on the order
-//! of the lines.
+//! `themes`, `instruction`). The same files and options give the same bytes; which couplets are drawn does not depend on the
+//! order of the lines (of repeats the first is kept, as it stands there).
 
 mod balance;
 mod clean;
@@ -30,8 +30,11 @@ use crate::{
     dataset::{near, summary::Warning},
     error::{Error, Result},
 };
-use clean::{Cleaned, Dropped, Row};
-use std::{collections::BTreeMap, path::PathBuf};
+use clean::{Cleaned, Dropped, Ends, Row};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 use write::Target;
 
 /// What was done and written.
@@ -57,6 +60,8 @@ pub struct Prepared {
     pub balanced: Vec<Balanced>,
     /// Themes of the training rows, the most frequent first, if they were tagged.
     pub themes: Vec<(&'static str, usize)>,
+    /// Rows of the training file whose instruction tells their theme, copies among them.
+    pub told: usize,
     /// One line for every dropped row.
     pub report: PathBuf,
     /// The registry with the new entries.
@@ -76,7 +81,8 @@ pub struct Groups {
     pub largest: usize,
 }
 
-/// Prepares a data set. Nothing is written before everything was read and is well; each file is replaced whole.
+/// Prepares a data set. Nothing is written before everything was read and is well, but the report where every row was dropped;
+/// each file is replaced whole.
 ///
 /// Errors: a name, file or entry that is taken (unless `overwrite`); a file that cannot be read or understood, with the place;
 /// nothing left after cleaning, or less than is asked for.
@@ -91,9 +97,11 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     let read = read::read(&options.files, options.parallel.as_ref(), &options.layout)?;
     let cleaned = clean::clean(read.pairs, read.broken, options);
     if cleaned.rows.is_empty() {
-        return Err(nothing_left(&cleaned.dropped, options));
+        target.write_report(&write::report(&cleaned.dropped, options))?;
+        return Err(nothing_left(&cleaned.dropped, &target.report(), options));
     }
-    let mut notes = notes(&cleaned, options);
+    let mut notes = notes(&cleaned, read.banners, options);
+    notes.extend(wrong_ends(&cleaned.ends, &read.sources)?);
     let Cleaned { rows, dropped, wrong_tones, .. } = cleaned;
     let kept = rows.len();
     let rows = match options.take {
@@ -102,7 +110,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     };
     let lines: Vec<near::Pair> = rows.iter().map(|row| [row.upper.as_str(), &row.lower]).collect();
     let groups = near::groups(&lines, near::Telling::SPLIT);
-    let assigned = parts::assign(&rows, &groups, options.split.sizes(rows.len())?);
+    let sizes = options.split.sizes(rows.len())?;
+    let assigned = parts::assign(&rows, &groups, sizes);
     let of =
         |part| rows.iter().zip(&assigned).filter(|(_, of)| **of == Some(part)).map(|(row, _)| row).collect::<Vec<_>>();
     let [train, valid, test] = Part::ALL.map(of);
@@ -111,6 +120,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
             .hint("hold out less: --split rest/1000/1000, or none")
             .hint_zh("请减少留出的行数：--split rest/1000/1000，或 none"));
     }
+    let groups = sized(&groups);
+    notes.extend(missing(options.split, sizes, [train.len(), valid.len(), test.len()], groups)?);
     let (copies, balanced) = if options.balance {
         let (copies, balanced) = balance::copies(&train);
         (Some(copies), balanced)
@@ -118,26 +129,29 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         (None, vec![])
     };
     let rows_of_train = copies.as_ref().map_or(train.len(), |copies| copies.iter().sum());
-    let sizes = [(Part::Train, rows_of_train), (Part::Valid, valid.len()), (Part::Test, test.len())];
-    let parts = sizes.into_iter().filter(|(_, count)| *count > 0).map(|(part, count)| (part, count, target.file(part)));
+    let counts = [(Part::Train, rows_of_train), (Part::Valid, valid.len()), (Part::Test, test.len())];
+    let parts =
+        counts.into_iter().filter(|(_, count)| *count > 0).map(|(part, count)| (part, count, target.file(part)));
     let themes = if options.tag { themes_of(&train) } else { vec![] };
+    let (training, told) = write::training(&train, copies.as_deref(), &options.instructions);
     let mut prepared = Prepared {
         sources: read.sources,
         dropped: counted(&dropped, options),
         kept,
         wrong_tones,
         taken: rows.len(),
-        groups: sized(&groups),
+        groups,
         parts: parts.collect(),
         unused: assigned.iter().filter(|part| part.is_none()).count(),
         balanced,
         themes,
+        told,
         report: target.report(),
         registry: target.registry(),
         notes: vec![],
     };
 
-    let mut files = vec![(Part::Train, write::training(&train, copies.as_deref(), &options.instructions))];
+    let mut files = vec![(Part::Train, training)];
     for (part, rows) in [(Part::Valid, valid), (Part::Test, test)].into_iter().filter(|(_, rows)| !rows.is_empty()) {
         files.push((part, write::held_out(&rows, &options.instructions)));
     }
@@ -166,6 +180,38 @@ fn sized(first: &[usize]) -> Groups {
     Groups { groups: several.clone().count(), rows: several.sum(), largest: sizes.iter().max().map_or(0, |size| *size) }
 }
 
+/// What validation and test lack of their sizes, because groups of near-duplicates are not parted.
+///
+/// Errors: one that was asked for has no row.
+fn missing(split: Split, sizes: [usize; 3], got: [usize; 3], groups: Groups) -> Result<Vec<Warning>> {
+    let (rows, largest) = (sizes.iter().sum::<usize>(), groups.largest);
+    let mut notes = vec![];
+    for (part, en, zh) in [(1, "validation", "验证"), (2, "the test", "测试")] {
+        let (size, got) = (sizes[part], got[part]);
+        if got == 0 && split.asks_for(part) {
+            let fact = match size {
+                0 => format!("the share of {en} is less than one row"),
+                _ => format!(
+                    "no group of near-duplicates fits into the {size} rows of {en}, and none is parted: the largest has {largest} \
+                     of {rows} rows"
+                ),
+            };
+            return Err(Error::input(fact)
+                .hint("ask for more rows, by a count (--split rest/1000/1000); or for none, and hold out rows of another file")
+                .hint_zh("请用行数多留一些（--split rest/1000/1000）；或不留，另用别的文件作验证和测试"));
+        }
+        if got < size {
+            notes.push(Warning {
+                en: format!(
+                    "{en} has {got} of {size} rows: near-duplicates are not parted, the largest group has {largest}"
+                ),
+                zh: format!("{zh}只有 {got} 行（应为 {size} 行）：近似的行不拆开，最大的一组有 {largest} 行"),
+            });
+        }
+    }
+    Ok(notes)
+}
+
 fn themes_of(rows: &[&Row]) -> Vec<(&'static str, usize)> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     rows.iter().filter_map(|row| row.theme).for_each(|theme| *counts.entry(theme.name()).or_default() += 1);
@@ -174,16 +220,51 @@ fn themes_of(rows: &[&Row]) -> Vec<(&'static str, usize)> {
     themes
 }
 
-fn nothing_left(dropped: &[Dropped], options: &Options) -> Error {
+fn nothing_left(dropped: &[Dropped], report: &Path, options: &Options) -> Error {
     let reasons = counted(dropped, options);
     let reasons: Vec<String> =
         reasons.iter().map(|(reason, count, first)| format!("{} {count} (first {first})", reason.name())).collect();
-    Error::input(format!("every row was dropped: {}", reasons.join(", ")))
-        .hint("look at these rows; `--keep REASON` keeps rows in spite of a reason")
-        .hint_zh("请查看这些行；`--keep 原因` 可保留因该原因被剔除的行")
+    let first = dropped.first().map_or_else(String::new, |Dropped { place, fact, text, .. }| {
+        format!("; {}: {fact}: {}", options.place(place.file, place.line), read::shortened(text))
+    });
+    let report = report.display();
+    Error::input(format!("every row was dropped: {}{first}", reasons.join(", ")))
+        .hint(format!("each row and its reason stand in {report}; `--keep REASON` keeps rows in spite of a reason"))
+        .hint_zh(format!("各行及其原因写在 {report}；`--keep 原因` 可保留因该原因被剔除的行"))
 }
 
-fn notes(cleaned: &Cleaned, options: &Options) -> Vec<Warning> {
+/// Where more than half of the rows of a file do not end as couplets do, something else stands in it, or the sides are exchanged.
+///
+/// Errors: that is so, and the format was guessed.
+fn wrong_ends(ends: &[Ends], sources: &[Source]) -> Result<Vec<Warning>> {
+    /// So many rows tell it.
+    const TELLING: usize = 20;
+    let mut notes = vec![];
+    for (Ends { rows, wrong }, source) in ends.iter().zip(sources) {
+        if *rows < TELLING || 2 * wrong <= *rows {
+            continue;
+        }
+        let path = source.path.display();
+        let en = format!(
+            "{path}: in {wrong} of {rows} rows 上联 does not end in 仄, or 下联 not in 平, read as: {}",
+            source.found.text(false)
+        );
+        if source.guessed {
+            return Err(Error::input(en)
+                .hint(
+                    "look whether these are couplets, 上联 first; if they are, say how they are written: --format, --separator \
+                     or --columns",
+                )
+                .hint_zh("请检查是否确为对联、上联在前；若是，请用 --format、--separator 或 --columns 指明格式"));
+        }
+        let found = source.found.text(true);
+        let zh = format!("{path}：{rows} 行中有 {wrong} 行上联不以仄声收尾或下联不以平声收尾，读作：{found}");
+        notes.push(Warning { en, zh });
+    }
+    Ok(notes)
+}
+
+fn notes(cleaned: &Cleaned, banners: usize, options: &Options) -> Vec<Warning> {
     let mut notes = vec![];
     let mut note = |count: usize, en: &str, zh: &str| {
         if count > 0 {
@@ -200,6 +281,7 @@ fn notes(cleaned: &Cleaned, options: &Options) -> Vec<Warning> {
         "rows with 上联： or 下联： before a side; it was removed",
         "含「上联：」「下联：」的行（已去掉）",
     );
+    note(banners, "rows with a 横批 behind the two sides; it is not used", "两联之后另有横批的行（横批未使用）");
     let (en, zh) = match options.simplify {
         false => (
             "rows with traditional characters; --simplify writes them simplified",

@@ -37,7 +37,7 @@ pub struct Options {
     pub instructions: Instructions,
     /// Lengths of the training rows are brought to equal shares.
     pub balance: bool,
-    /// Half of the training rows are told their theme.
+    /// Two of five training rows are told their theme, where they have one.
     pub tag: bool,
     /// A data set of that name may be replaced.
     pub overwrite: bool,

@@ -4,7 +4,8 @@ use super::clean::Row;
 use crate::error::{Error, Result};
 use std::{fmt, str::FromStr};
 
-/// Groups larger than this are trained on: many rows of one kind would make a poor judge.
+/// Groups larger than this are drawn last, so that they are trained on unless nothing else fills the held-out parts: many rows of
+/// one kind would make a poor judge.
 const LARGE: usize = 6;
 /// Without a wish: one in twenty for validation, as many for the test, and no more than this.
 const HELD_OUT: usize = 1000;
@@ -103,6 +104,18 @@ impl fmt::Display for Amount {
 }
 
 impl Split {
+    /// Whether the user wants rows in a part (0 training, 1 validation, 2 test), be it a single one.
+    pub(super) fn asks_for(self, part: usize) -> bool {
+        match self {
+            Self::Auto => false,
+            Self::Parts(parts) => match parts[part] {
+                Amount::Share(share) => share > 0.0,
+                Amount::Count(count) => count > 0,
+                Amount::Rest => false,
+            },
+        }
+    }
+
     /// Rows of each part out of `rows`. Shares are rounded down, and what is left over is trained on.
     pub(super) fn sizes(self, rows: usize) -> Result<[usize; 3]> {
         let parts = match self {

@@ -1,10 +1,10 @@
 //! Why a row is not worth training on.
 
 use super::{
-    text::{characters, is_han},
+    text::is_han,
     words::{self, Words},
 };
-use crate::prosody::{self, System, is_mark};
+use crate::prosody::{self, System, Tones, bare, bare_shape, is_mark};
 use std::sync::LazyLock;
 
 /// Tones are right where the lines end as they should and so many of their nodes oppose each other.
@@ -101,7 +101,7 @@ const FAULTS: [(Reason, Fault); 6] = [
 ];
 
 fn empty_side(upper: &str, lower: &str) -> Option<String> {
-    let empty = |line: &str| characters(line).next().is_none();
+    let empty = |line: &str| bare(line).next().is_none();
     match (empty(upper), empty(lower)) {
         (true, _) => Some("no 上联".into()),
         (_, true) => Some("no 下联".into()),
@@ -123,19 +123,14 @@ fn other_characters(upper: &str, lower: &str) -> Option<String> {
 }
 
 fn other_shape(upper: &str, lower: &str) -> Option<String> {
-    let [upper, lower] = [upper, lower].map(shape);
+    let [upper, lower] = [upper, lower].map(bare_shape);
     let text = |shape: &[usize]| shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("+");
     (upper != lower).then(|| format!("{} and {} characters", text(&upper), text(&lower)))
 }
 
-/// Characters of each clause; quotes and the like are none.
-fn shape(line: &str) -> Vec<usize> {
-    prosody::clauses(line).map(|clause| characters(clause).count()).filter(|len| *len > 0).collect()
-}
-
 fn copied(upper: &str, lower: &str) -> Option<String> {
-    let places = characters(upper).count().max(1);
-    let same = characters(upper).zip(characters(lower)).filter(|(a, b)| a == b).count();
+    let places = bare(upper).count().max(1);
+    let same = bare(upper).zip(bare(lower)).filter(|(a, b)| a == b).count();
     (2 * same >= places).then(|| format!("{same} of {places} places hold the same character"))
 }
 
@@ -147,15 +142,23 @@ fn register(upper: &str, lower: &str) -> Option<String> {
     [upper, lower].into_iter().find_map(|line| SLANG.found(line).next()).map(|(word, ())| word.to_owned())
 }
 
-/// The couplet follows the system in which it does better.
-pub(super) fn wrong_tones(upper: &str, lower: &str) -> Option<String> {
-    let [pingshui, modern] = System::ALL.map(|system| prosody::tones(upper, lower, system));
-    let tones = if modern > pingshui { modern } else { pingshui };
+fn wrong_tones(upper: &str, lower: &str) -> Option<String> {
+    are_wrong(tones(upper, lower))
+}
+
+/// What is wrong with the tones of a couplet.
+pub(super) fn are_wrong(tones: Tones) -> Option<String> {
     match (tones.end, tones.opp >= OPPOSED) {
         (true, true) => None,
         (false, _) => Some("上联 does not end in 仄, or 下联 not in 平".into()),
         (true, false) => Some(format!("{:.0} % of the nodes oppose each other", 100.0 * tones.opp)),
     }
+}
+
+/// The couplet follows the system in which it does better.
+pub(super) fn tones(upper: &str, lower: &str) -> Tones {
+    let [pingshui, modern] = System::ALL.map(|system| prosody::tones(upper, lower, system));
+    if modern > pingshui { modern } else { pingshui }
 }
 
 #[cfg(test)]

@@ -38,21 +38,25 @@ impl Folder {
     }
 }
 
-/// Couplets of five and seven characters; every fifth differs from the one before it by a character.
+/// Couplets of five and seven characters, which end 仄 … 平; every fifth differs from the one before it by a character.
 fn many(count: usize) -> String {
-    let characters: Vec<char> =
-        "山水江河湖海溪泉云月风雨雪霜露烟霞日星天花草树林竹松柳梅桃荷莲菊兰桂".chars().collect();
+    let [oblique, level] = ["水海月雨雪露日草树竹柳菊桂", "山江河湖溪泉云风霜烟霞星天花林松梅桃荷莲兰"]
+        .map(|characters| characters.chars().collect::<Vec<_>>());
+    let all = [&oblique[..], &level].concat();
     let mut state = 12345u64;
-    let mut next = || {
+    let mut next = |characters: &[char]| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         characters[(state >> 33) as usize % characters.len()]
+    };
+    let mut side = |len: usize, last: &[char]| -> String {
+        (1..=len).map(|at| next(if at == len { last } else { &all[..] })).collect()
     };
     let mut lines: Vec<String> = vec![];
     for row in 0..count {
         let len = if row % 3 == 0 { 7 } else { 5 };
         let line = match lines.last() {
             Some(last) if row % 5 == 4 => last.replacen(last.chars().next().unwrap(), "春", 1),
-            _ => (0..2 * len).map(|at| if at == len { format!(" {}", next()) } else { next().into() }).collect(),
+            _ => format!("{} {}", side(len, &oblique), side(len, &level)),
         };
         lines.push(line);
     }
@@ -124,7 +128,6 @@ fn a_file_that_is_not_understood_leaves_nothing() {
         ("春风又绿", "lines.txt:1: nothing parts two sides here: 春风又绿"),
         ("春 风 又 绿", "lines.txt:1: nothing parts two sides here: 春 风 又 绿"),
         (" \n\t\n", "lines.txt: holds no couplets"),
-        ("天 天\n", "every row was dropped: copied 1 (first "),
     ] {
         let folder = Folder::new(lines);
         let error = folder.prepare("a", false).unwrap_err();
@@ -132,6 +135,29 @@ fn a_file_that_is_not_understood_leaves_nothing() {
         assert!(error.hint_text(true).is_some(), "{want}");
         assert!(!folder.path("out").exists(), "{want}");
     }
+}
+
+#[test]
+fn where_every_row_is_dropped_the_report_says_why() {
+    let folder = Folder::new("天 天\n年年卖萌处 岁岁读书人\n");
+    let error = folder.prepare("a", false).unwrap_err();
+    let place = folder.path("lines.txt").display().to_string();
+    let want = format!(
+        "every row was dropped: copied 1 (first {place}:1), register 1 (first {place}:2); {place}:1: 1 of 1 places hold the \
+         same character: 天 / 天"
+    );
+    assert_eq!(error.to_string(), want);
+    assert!(error.hint_text(false).unwrap().contains("a_dropped.tsv") && error.hint_text(true).is_some());
+    let report = fs::read_to_string(folder.path("out/a_dropped.tsv")).unwrap();
+    assert!(report.lines().count() == 3 && report.contains("\tregister\t卖萌\t"), "{report}");
+    assert!(!folder.path("out/a.json").exists() && !folder.path("out/dataset_info.json").exists());
+
+    // What the hint advises is not in the way of itself; another file of that name is.
+    let keep = Options { keep: vec![Reason::Copied], ..folder.options("a") };
+    assert_eq!(prepare(&keep).unwrap().kept, 1);
+    fs::write(folder.path("out/b_dropped.tsv"), "mine").unwrap();
+    let error = folder.prepare("b", false).unwrap_err();
+    assert!(error.to_string().ends_with("b_dropped.tsv: exists already"), "{error}");
 }
 
 #[test]
@@ -184,9 +210,21 @@ fn parts_are_whole_disjoint_and_keep_near_duplicates_together() {
     }
 }
 
+/// The sides without marks, in the order of their characters: the same for all repeats of a couplet.
+fn bare([_, upper, lower]: [String; 3]) -> [String; 2] {
+    let mut sides = [upper, lower].map(|side| side.replace(['，', '。'], ""));
+    sides.sort();
+    sides
+}
+
 #[test]
-fn the_same_rows_are_drawn_whatever_their_order() {
-    let lines = many(300);
+fn the_same_couplets_are_drawn_whatever_their_order() {
+    // Repeats with marks, and with the sides exchanged: reversed, they are what is kept.
+    let mut lines = many(300);
+    for (at, line) in many(300).lines().enumerate().filter(|(at, _)| at % 3 == 0) {
+        let (upper, lower) = line.split_once(' ').unwrap();
+        lines += &if at % 2 == 0 { format!("\n{lower} {upper}") } else { format!("\n{upper}， {lower}。") };
+    }
     let mut reversed: Vec<&str> = lines.lines().collect();
     reversed.reverse();
     let sets = [lines.clone(), reversed.join("\n")].map(|lines| {
@@ -194,14 +232,14 @@ fn the_same_rows_are_drawn_whatever_their_order() {
         let options = Options { take: Some(200), split: "160/20/20".parse().unwrap(), ..folder.options("a") };
         prepare(&options).unwrap();
         ["out/a.json", "out/a_valid.json", "out/a_test.json"]
-            .map(|name| folder.rows(name).into_iter().collect::<HashSet<_>>())
+            .map(|name| folder.rows(name).into_iter().map(bare).collect::<HashSet<_>>())
     });
     assert_eq!(sets[0], sets[1]);
     let folder = Folder::new(&lines);
     let options = Options { take: Some(200), seed: 1, split: "160/20/20".parse().unwrap(), ..folder.options("a") };
     prepare(&options).unwrap();
     assert_ne!(
-        folder.rows("out/a_test.json").into_iter().collect::<HashSet<_>>(),
+        folder.rows("out/a_test.json").into_iter().map(bare).collect::<HashSet<_>>(),
         sets[0][2],
         "another seed, other rows"
     );
@@ -234,6 +272,8 @@ fn training_rows_are_balanced_worded_and_tagged_and_the_others_are_not() {
     assert_eq!((five.en, seven.en, five.after), ("5", "7", seven.after));
     assert!(five.before > seven.before && prepared.themes[0].0 == "写景", "{prepared:?}");
     let rows = folder.rows("out/a.json");
+    assert_eq!(prepared.told, rows.iter().filter(|[instruction, ..]| instruction.contains("题材：")).count());
+    assert!(prepared.told > 0);
     assert_eq!(rows.len(), five.after + seven.after);
     let usual = rows.iter().filter(|[instruction, ..]| instruction == "请对下联。要工整。").count();
     assert!(2 * usual > rows.len(), "{usual} of {}", rows.len());
@@ -248,6 +288,71 @@ fn training_rows_are_balanced_worded_and_tagged_and_the_others_are_not() {
         let different: HashSet<_> = rows.iter().collect();
         assert_eq!(different.len(), rows.len(), "no copies");
     }
+}
+
+#[test]
+fn sides_that_end_as_no_couplet_does_are_an_error_where_the_format_was_guessed() {
+    let exchange = |line: &str| line.split_once(' ').map(|(upper, lower)| format!("{lower} {upper}")).unwrap();
+    let exchanged = |count: usize, from: usize| {
+        let lines = many(count);
+        let of = |(at, line): (usize, &str)| if at < from { line.to_owned() } else { exchange(line) };
+        lines.lines().enumerate().map(of).collect::<Vec<_>>().join("\n")
+    };
+    let folder = Folder::new(&exchanged(30, 0));
+    let error = folder.prepare("a", false).unwrap_err();
+    let want = "30 of 30 rows 上联 does not end in 仄, or 下联 not in 平, read as: a pair a line, parted by blanks";
+    assert!(error.to_string().ends_with(want) && error.hint_text(true).is_some(), "{error}");
+    assert!(!folder.path("out").exists());
+    for strict in [false, true] {
+        let folder = Folder::new(&exchanged(50, 20));
+        let options = Options { strict, ..folder.options("a") };
+        assert!(prepare(&options).is_err(), "also where the rows are dropped for it");
+        let said = Layout { format: Some(Format::Lines), ..Layout::default() };
+        let prepared = prepare(&Options { layout: said, ..options }).unwrap();
+        assert!(prepared.notes[0].en.contains(" of 50 rows 上联 does not end"), "{:?}", prepared.notes);
+    }
+    assert!(Folder::new(&exchanged(19, 0)).prepare("a", false).is_ok(), "a few tell nothing");
+}
+
+/// Couplets that all have one 上联, so that they are one group of near-duplicates.
+fn one_group(count: usize) -> String {
+    let lines = many(3 * count);
+    let lowers = lines.lines().filter_map(|line| line.split_once(' ')).map(|(_, lower)| lower);
+    let mut five: Vec<&str> = lowers.filter(|lower| lower.chars().count() == 5).collect();
+    five.dedup();
+    five.into_iter().take(count).map(|lower| format!("海内存知己 {lower}")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_part_that_cannot_be_filled_is_said() {
+    let folder = Folder::new(&one_group(100));
+    for (split, want) in [
+        (
+            "rest/10/10",
+            "no group of near-duplicates fits into the 10 rows of validation, and none is parted: the largest has 100 of 100 rows",
+        ),
+        (
+            "90/0/10",
+            "no group of near-duplicates fits into the 10 rows of the test, and none is parted: the largest has 100 of 100 rows",
+        ),
+        ("99.5/0.5/0", "the share of validation is less than one row"),
+    ] {
+        let error = prepare(&Options { split: split.parse().unwrap(), ..folder.options("a") }).unwrap_err();
+        assert!(error.to_string() == want && error.hint_text(true).is_some(), "{split}: {error}");
+        assert!(!folder.path("out").exists(), "{split}");
+    }
+    let prepared = folder.prepare("a", false).unwrap();
+    assert_eq!((prepared.parts.len(), prepared.notes.len()), (1, 2), "nothing was asked for: {:?}", prepared.notes);
+
+    let others = many(700).lines().skip(670).collect::<Vec<_>>().join("\n");
+    let folder = Folder::new(&format!("{}\n{others}", one_group(100)));
+    let options = Options { split: "rest/40/0".parse().unwrap(), ..folder.options("a") };
+    let prepared = prepare(&options).unwrap();
+    assert_eq!(prepared.parts[1].1, 30);
+    let want = "validation has 30 of 40 rows: near-duplicates are not parted, the largest group has 100";
+    assert_eq!(prepared.notes.iter().map(|note| note.en.as_str()).collect::<Vec<_>>(), [want]);
+    let enough = Options { split: "rest/30/0".parse().unwrap(), overwrite: true, ..folder.options("a") };
+    assert_eq!(prepare(&enough).unwrap().notes, []);
 }
 
 #[test]

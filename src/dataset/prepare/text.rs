@@ -84,11 +84,6 @@ pub(super) fn is_han(c: char) -> bool {
     matches!(c, '〇' | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}')
 }
 
-/// The characters of a line, without marks.
-pub(super) fn characters(line: &str) -> impl Iterator<Item = char> + Clone {
-    line.chars().filter(|c| !is_mark(*c))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,9 +13,13 @@ use crate::{
 };
 use serde_json::{Map, Value, json};
 use std::{
-    io::Write,
+    fs::File,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
+
+/// The first line of the report.
+const REPORT_HEADER: &[u8] = b"place\treason\tfact\ttext\n";
 
 /// Where everything goes; made before anything is read, so that nobody waits for a refusal.
 #[derive(Debug)]
@@ -66,10 +70,19 @@ impl Target {
                 return Err(in_the_way(Error::file(&file, "exists already")));
             }
         }
-        match self.report() {
-            report if report.exists() => Err(in_the_way(Error::file(&report, "exists already"))),
-            _ => Ok(()),
+        let report = self.report();
+        // Of a preparation that dropped every row nothing else is left, and nobody misses it.
+        let is_left_over = !self.registry.contains_key(&self.name) && begins_as_report(&report);
+        match report.exists() && !is_left_over {
+            true => Err(in_the_way(Error::file(&report, "exists already"))),
+            false => Ok(()),
         }
+    }
+
+    /// Writes the report alone.
+    pub(super) fn write_report(&self, report: &[u8]) -> Result<()> {
+        fs::create_dir_all(&self.out)?;
+        fs::write_atomic(&self.report(), report).map_err(Error::in_input)
     }
 
     /// Writes the parts that hold rows, then the report, then the registry; each file whole. Returns the names of parts that an
@@ -79,7 +92,7 @@ impl Target {
         for (part, rows) in parts {
             fs::write_atomic(&self.file(*part), rows).map_err(Error::in_input)?;
         }
-        fs::write_atomic(&self.report(), report).map_err(Error::in_input)?;
+        self.write_report(report)?;
         let mut gone = vec![];
         for part in Part::ALL {
             let name = part.of(&self.name);
@@ -125,16 +138,17 @@ fn in_the_way(error: Error) -> Error {
         .hint_zh("请换一个名称（--name），或覆盖它（--overwrite）")
 }
 
-/// Training rows, each as often as `copies` says. Copies stand behind all rows that come before, not beside each other.
-pub(super) fn training(rows: &[&Row], copies: Option<&[usize]>, instructions: &Instructions) -> Vec<u8> {
+/// Training rows, each as often as `copies` says, and how many are told their theme. Copies stand behind all rows that come before,
+/// not beside each other.
+pub(super) fn training(rows: &[&Row], copies: Option<&[usize]>, instructions: &Instructions) -> (Vec<u8>, usize) {
     let most = copies.and_then(|copies| copies.iter().max()).map_or(1, |most| *most);
     let times = |row: usize| copies.map_or(1, |copies| copies[row]);
     let all: Vec<&Row> = (0..most)
         .flat_map(|round| (0..rows.len()).filter(move |row| times(*row) > round))
         .map(|row| rows[row])
         .collect();
-    let texts = instructions.for_training(&all);
-    alpaca(all.into_iter().zip(&texts).map(|(row, text)| (text.as_str(), row)))
+    let (texts, told) = instructions.for_training(&all);
+    (alpaca(all.into_iter().zip(&texts).map(|(row, text)| (text.as_str(), row))), told)
 }
 
 /// Rows that are held out are all asked in the usual way, so that runs can be compared.
@@ -164,7 +178,7 @@ fn quoted(text: &str) -> String {
 
 /// One dropped row a line: place, reason, what was found, and the text.
 pub(super) fn report(dropped: &[Dropped], options: &Options) -> Vec<u8> {
-    let mut report = b"place\treason\tfact\ttext\n".to_vec();
+    let mut report = REPORT_HEADER.to_vec();
     let plain = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
     for Dropped { place, reason, fact, text } in dropped {
         let place = options.place(place.file, place.line);
@@ -173,6 +187,12 @@ pub(super) fn report(dropped: &[Dropped], options: &Options) -> Vec<u8> {
         let _ = writeln!(report, "{row}");
     }
     report
+}
+
+fn begins_as_report(path: &Path) -> bool {
+    let mut first = vec![];
+    let read = File::open(path).and_then(|file| file.take(REPORT_HEADER.len() as u64).read_to_end(&mut first));
+    read.is_ok() && first == REPORT_HEADER
 }
 
 /// Whether a path is one of the files that will be written.

@@ -1,7 +1,11 @@
 //! JSON: an array of rows, or a row a line. A row is an object with known names, or a list of two texts.
 
 use super::{Format, Found, Read, names, shown};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    prosody,
+};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -16,15 +20,22 @@ pub(super) fn begins(text: &str) -> Option<Format> {
 pub(super) fn read(text: &str, path: &Path, columns: Option<&[String; 2]>, read: &mut Read) -> Result<Found> {
     let mut rows = Rows { path, columns: columns.cloned(), unused: None, read };
     let start = text.trim_start();
-    let is_array = start.strip_prefix('[').is_some_and(|inside| !inside.trim_start().starts_with('"'));
     match start.chars().next() {
-        Some('[') if is_array => rows.array(text)?,
+        Some('[') if !begins_with_a_list_of_texts(start) => rows.array(text)?,
         Some('[' | '{') => rows.lines(text)?,
         Some(_) => return Err(shown(Error::file(path, "neither a JSON array nor JSON Lines"))),
         None => {}
     }
     let Rows { columns, unused, .. } = rows;
     Ok(Found::Json { columns, unused: unused.unwrap_or_default() })
+}
+
+/// Whether the first line is a list of texts, as JSON Lines has a row; an array of rows holds lists and objects, or goes on on the
+/// next line.
+fn begins_with_a_list_of_texts(text: &str) -> bool {
+    let holds_text = text.strip_prefix('[').is_some_and(|inside| inside.trim_start().starts_with('"'));
+    let line = text.lines().next().unwrap_or_default();
+    holds_text && !serde_json::from_str::<IgnoredAny>(line).is_err_and(|err| err.is_eof())
 }
 
 struct Rows<'a> {
@@ -37,9 +48,16 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     fn lines(&mut self, text: &str) -> Result<()> {
-        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-        for (number, line) in lines {
+        let lines: Vec<(usize, &str)> = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()).collect();
+        for &(number, line) in &lines {
             let row = serde_json::from_str(line).map_err(|err| self.broken(&err, number, 0))?;
+            if lines.len() == 1 && is_list_of_lines(&row) {
+                let fact = "one list of two texts, each of two parts: a couplet, or two?";
+                return Err(self
+                    .fault(number, fact)
+                    .hint("put the couplet in brackets once more: [[\"上联\", \"下联\"]]; or write the lines as text, one a line")
+                    .hint_zh("若是一副对联，请再加一层方括号：[[\"上联\", \"下联\"]]；若是两行文本，请写成文本文件，每行一副"));
+            }
             self.take(number, row)?;
         }
         Ok(())
@@ -145,6 +163,15 @@ impl Rows<'_> {
         let place = format!("{}:{line}:{}", self.path.display(), before + err.column());
         shown(Error::input(format!("{place}: not valid JSON: {fact}")))
     }
+}
+
+/// Whether a list of two texts may as well hold two lines with a couplet each.
+fn is_list_of_lines(row: &Value) -> bool {
+    let is_pair = |text: &Value| {
+        let sides: Vec<&str> = text.as_str().unwrap_or_default().split_whitespace().collect();
+        matches!(sides.as_slice(), [upper, lower] if prosody::same_shape(upper, lower))
+    };
+    row.as_array().is_some_and(|texts| texts.len() == 2 && texts.iter().all(is_pair))
 }
 
 fn text_of(row: &Map<String, Value>) -> String {

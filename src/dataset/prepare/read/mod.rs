@@ -12,7 +12,7 @@ mod table;
 pub use lines::Separator;
 
 use crate::{
-    dataset::input::read_text,
+    dataset::input::{Input, whole_text},
     error::{Error, Result},
 };
 use std::path::{Path, PathBuf};
@@ -41,6 +41,12 @@ pub struct Layout {
     pub separator: Option<String>,
     /// Columns of 上联 and 下联: names, or numbers from 1.
     pub columns: Option<[String; 2]>,
+}
+
+impl Layout {
+    fn says_nothing(&self) -> bool {
+        self.format.is_none() && self.separator.is_none() && self.columns.is_none()
+    }
 }
 
 /// Where a pair stands: file of the run, and line of it, from 1.
@@ -79,6 +85,8 @@ pub struct Source {
     pub found: Found,
     /// Rows in it, broken ones too.
     pub rows: usize,
+    /// Neither the user nor names of columns say which side is which.
+    pub guessed: bool,
 }
 
 /// The format that was recognised.
@@ -109,6 +117,15 @@ pub enum Found {
 }
 
 impl Found {
+    /// Whether only the text tells which side is which.
+    fn is_a_guess(&self) -> bool {
+        match self {
+            Self::Lines(_) | Self::Alternating => true,
+            Self::Table { columns: [upper, lower], .. } => upper == "1" && lower == "2",
+            Self::Json { .. } | Self::Parallel(_) => false,
+        }
+    }
+
     /// The format in a few words.
     pub fn text(&self, chinese: bool) -> String {
         let columns = |[upper, lower]: &[String; 2], unused: &[String]| {
@@ -144,6 +161,8 @@ pub(super) struct Read {
     pub sources: Vec<Source>,
     pub pairs: Vec<Pair>,
     pub broken: Vec<Broken>,
+    /// Lines with a 横批 behind the two sides.
+    pub banners: usize,
 }
 
 impl Read {
@@ -164,7 +183,7 @@ impl Read {
     }
 
     /// Reads one file with `reader`, and refuses it where it was not understood.
-    fn file(&mut self, path: &Path, reader: impl FnOnce(&mut Self) -> Result<Found>) -> Result<()> {
+    fn file(&mut self, path: &Path, layout: &Layout, reader: impl FnOnce(&mut Self) -> Result<Found>) -> Result<()> {
         let (pairs, broken) = (self.pairs.len(), self.broken.len());
         let found = reader(self)?;
         let (pairs, bad) = (self.pairs.len() - pairs, &self.broken[broken..]);
@@ -181,7 +200,8 @@ impl Read {
                     .and(format!("so are {count} of {rows} rows, read as: {}", found.text(false))),
             ));
         }
-        self.sources.push(Source { path: path.to_owned(), found, rows });
+        let guessed = layout.says_nothing() && found.is_a_guess();
+        self.sources.push(Source { path: path.to_owned(), found, rows, guessed });
         Ok(())
     }
 }
@@ -190,14 +210,29 @@ impl Read {
 pub(super) fn read(files: &[PathBuf], parallel: Option<&[PathBuf; 2]>, layout: &Layout) -> Result<Read> {
     let mut read = Read::default();
     for path in files {
-        let text = read_text(path)?;
-        read.file(path, |read| read_one(&text, path, layout, read))?;
+        let text = text_of(path)?;
+        read.file(path, layout, |read| read_one(&text, path, layout, read))?;
     }
     if let Some([upper, lower]) = parallel {
-        let texts = [read_text(upper)?, read_text(lower)?];
-        read.file(upper, |read| parallel::read(&texts, [upper, lower], read))?;
+        let texts = [text_of(upper)?, text_of(lower)?];
+        read.file(upper, layout, |read| parallel::read(&texts, [upper, lower], read))?;
     }
     Ok(read)
+}
+
+/// The text of a file, unpacked where it begins as gzip does. Errors: it cannot be read, or is of another kind than text.
+fn text_of(path: &Path) -> Result<String> {
+    let (input, first) = Input::open_any(path)?;
+    let is_no_text = |what: &str| Error::file(path, format!("is {what}, not a text"));
+    match first.as_slice() {
+        b"PAR1" => Err(is_no_text("a parquet file")
+            .hint("save the rows as JSON Lines: `python -c \"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', orient='records', lines=True, force_ascii=False)\"`")
+            .hint_zh("请先转为 JSON Lines：`python -c \"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', orient='records', lines=True, force_ascii=False)\"`")),
+        b"PK\x03\x04" | b"\xd0\xcf\x11\xe0" => Err(is_no_text("a ZIP archive or an Excel workbook")
+            .hint("unpack the archive; save the sheet as CSV in UTF-8")
+            .hint_zh("请先解压；Excel 表格请另存为 UTF-8 的 CSV")),
+        _ => whole_text(input),
+    }
 }
 
 fn read_one(text: &str, path: &Path, layout: &Layout, read: &mut Read) -> Result<Found> {
@@ -225,15 +260,16 @@ fn read_one(text: &str, path: &Path, layout: &Layout, read: &mut Read) -> Result
         _ => match lines::recognise(text, path)? {
             lines::Recognised::Table('\t') => table('\t', false, read),
             lines::Recognised::Table(delimiter) => table(delimiter, true, read),
-            lines::Recognised::Alternating => Ok(lines::read_alternating(text, read)),
+            lines::Recognised::Alternating => lines::read_alternating_guessed(text, path, read),
             lines::Recognised::Lines(separator) => lines::read(text, separator, read),
         },
     }
 }
 
-/// What the end of a file's name says for certain. `.txt` says nothing.
+/// What the end of a file's name says for certain, `.gz` aside. `.txt` says nothing.
 fn by_name(path: &Path) -> Option<Format> {
-    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    match name.strip_suffix(".gz").unwrap_or(&name).rsplit_once('.')?.1 {
         "csv" => Some(Format::Csv),
         "tsv" => Some(Format::Tsv),
         "json" | "jsonl" | "ndjson" => Some(Format::Json),
@@ -254,8 +290,15 @@ fn shown(error: Error) -> Error {
         )
 }
 
+/// The same where a number stands before every pair; `options` read it.
+fn numbered(error: Error, options: &str) -> Error {
+    error
+        .hint(format!("a number stands first: name the columns of the two sides, {options}"))
+        .hint_zh(format!("首列是编号：请指明两联所在的列，{options}"))
+}
+
 /// The beginning of a text, for a message.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     let line: String = text.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(40).is_some() { line + "…" } else { line }
 }
@@ -355,6 +398,73 @@ mod tests {
         assert_eq!(got[1], (2, "白日依山尽".into(), "黄河入海流".into()));
     }
 
+    /// Couplets as the shipped data has them.
+    const SHIPPED: [[&str; 2]; 4] = [
+        ["锦帐笙歌香雾绕", "禅房风月夜窗虚"],
+        ["天赋君才行有用", "人言我拙坐无成"],
+        ["两个黄鹂鸣翠柳", "一行白鹭上青天"],
+        ["无边落木萧萧下", "不尽长江滚滚来"],
+    ];
+
+    #[test]
+    fn lines_of_one_shape_are_not_taken_for_couplets_in_turn() {
+        let every = |line: fn([&str; 2]) -> String| SHIPPED.map(line).join("\n").repeat(9);
+        let uppers = every(|[upper, _]| format!("{upper}\n"));
+        let verses = every(|[upper, lower]| format!("{upper}，{lower}。{upper}，{lower}。\n"));
+        let spaced = every(|[upper, lower]| format!("{upper} {lower} {upper} {lower}\n"));
+        for (text, why) in [(uppers, "上联 alone"), (verses, "a quatrain a line"), (spaced, "parted by blanks")] {
+            let error = pairs("a.txt", &text, &Layout::default()).expect_err(why);
+            assert!(error.to_string().contains("a.txt:1: nothing parts two sides here: "), "{why}: {error}");
+        }
+        let (found, got) = pairs("a.txt", "天高 地厚\n风清 月白\n山青\n", &Layout::default()).unwrap();
+        assert_eq!((found.as_str(), got.len()), ("a pair a line, parted by blanks", 2), "most lines have two sides");
+        let clauses = "国泰民安，风调雨顺\n花好月圆，人寿年丰\n";
+        let (found, got) = pairs("a.txt", clauses, &Layout::default()).unwrap();
+        assert_eq!((found.as_str(), got.len()), ("上联 and 下联 on lines of their own, in turn", 1), "clauses");
+        let said = Layout { format: Some(Format::Lines), ..Layout::default() };
+        assert_eq!(pairs("a.txt", clauses, &said).unwrap().1.len(), 2, "unless it is said");
+    }
+
+    #[test]
+    fn what_stands_behind_a_couplet_is_its_banner() {
+        let text = SHIPPED.map(|[upper, lower]| format!("{upper} {lower} 万象更新\n")).concat();
+        let (found, got) = pairs("a.txt", &text, &Layout::default()).unwrap();
+        assert_eq!(found, "a pair a line, parted by blanks");
+        let sides: Vec<[&str; 2]> = got.iter().map(|(_, upper, lower)| [upper.as_str(), lower]).collect();
+        assert_eq!(sides, SHIPPED);
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        let lines =
+            "海内存知己 天涯若比邻 横批：天下\n天 地 人\n国泰民安 人寿年丰 万事如意\n天高 地厚 万象更新\n风清 月白";
+        std::fs::write(&path, lines).unwrap();
+        let read = read(&[path], None, &Layout::default()).unwrap();
+        assert_eq!((read.pairs.len(), read.banners), (3, 2));
+        assert_eq!(
+            read.broken.iter().map(|row| row.place.line).collect::<Vec<_>>(),
+            [2, 3],
+            "three lines of one shape"
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_missing_is_noticed() {
+        let lines = SHIPPED.map(|[upper, lower]| format!("{upper}\n{lower}\n")).concat().repeat(30);
+        let without = |at: usize| {
+            let all = lines.lines().enumerate().filter(|(line, _)| *line != at).map(|(_, line)| line);
+            all.collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!(pairs("a", &lines, &Layout::default()).unwrap().1.len(), 120);
+        for (at, want) in [(0, "a:1: from here on"), (40, "a:41: from here on"), (149, "a:149: from here on")] {
+            let error = pairs("a", &without(at), &Layout::default()).unwrap_err();
+            assert!(error.to_string().contains(want), "line {at}: {error}");
+        }
+        let last = pairs("a", &without(239), &Layout::default()).unwrap();
+        assert_eq!(last.1.len(), 119, "the last one breaks one couplet only");
+        let said = Layout { format: Some(Format::Alternating), ..Layout::default() };
+        assert_eq!(pairs("a", &without(40), &said).unwrap().1.len(), 119, "the user has the last word");
+    }
+
     #[test]
     fn the_user_has_the_last_word() {
         let columns = |a: &str, b: &str| Some([a.to_owned(), b.to_owned()]);
@@ -376,6 +486,39 @@ mod tests {
             assert_eq!(got.len(), want, "{text}");
             assert!(got.iter().all(|(_, a, b)| a.chars().count() == 1 && b.chars().count() == 1), "{got:?}");
         }
+    }
+
+    #[test]
+    fn numbered_lines_are_met_with_advice_that_helps() {
+        let csv = Some(Format::Csv);
+        for (name, between, format, separator) in [
+            ("a.txt", " ", csv, Some(" ".to_owned())),
+            ("a.txt", ",", csv, None),
+            ("a.csv", ",", None, None),
+            ("a.txt", "\t", None, None),
+        ] {
+            let lines =
+                SHIPPED.iter().zip(1..).map(|([a, b], number)| format!("{number:03}{between}{a}{between}{b}\n"));
+            let text = lines.collect::<String>().repeat(9);
+            let error = pairs(name, &text, &Layout::default()).unwrap_err();
+            let hints = [false, true].map(|zh| error.hint_text(zh).unwrap());
+            assert!(hints.iter().all(|hint| hint.contains("--columns 2,3")), "{name} {between:?}: {error}");
+            let columns = Some(["2".to_owned(), "3".to_owned()]);
+            let layout = Layout { format, separator, columns };
+            let (_, got) = pairs(name, &text, &layout).unwrap();
+            assert_eq!((got.len(), got[0].1.as_str()), (36, SHIPPED[0][0]), "{name} {between:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_two_texts_is_a_couplet_whose_sides_may_have_clauses() {
+        for text in ["[\"海内存知己\", \"天涯若比邻\"]", "[\"国泰民安，风调雨顺\", \"花好月圆，人寿年丰\"]"]
+        {
+            assert_eq!(pairs("a.json", text, &Layout::default()).unwrap().1.len(), 1, "{text}");
+        }
+        let spaced = "[\"天高 地厚\", \"风清 月白\"]\n[\"山青\", \"水绿\"]";
+        assert_eq!(pairs("a.json", spaced, &Layout::default()).unwrap().1.len(), 2, "several lists leave no doubt");
+        assert_eq!(pairs("a.json", "[[\"天高 地厚\", \"风清 月白\"]]", &Layout::default()).unwrap().1.len(), 1);
     }
 
     #[test]
@@ -411,6 +554,16 @@ mod tests {
                 "a.json:1: neither an object nor a list of two texts: 1; so are 2 of 2 rows, read as: JSON, lists of [上联, 下联]",
             ),
             ("a.json", "天 地", "a.json: neither a JSON array nor JSON Lines"),
+            (
+                "a.json",
+                "[\"天高 地厚\", \"风清 月白\"]",
+                "a.json:1: one list of two texts, each of two parts: a couplet, or two?",
+            ),
+            (
+                "a.json",
+                "[\n  \"天高 地厚\",\n  \"风清 月白\"\n]\n",
+                "a.json:2: neither an object nor a list of two texts: \"天高 地厚\"; so are 2 of 2 rows",
+            ),
         ] {
             let error = pairs(name, text, &Layout::default()).expect_err(text);
             let message = error.to_string();
@@ -423,6 +576,39 @@ mod tests {
         let layout = Layout { separator: Some("--".into()), ..Layout::default() };
         let error = pairs("a.csv", "天--地", &layout).unwrap_err();
         assert_eq!(error.to_string(), "columns are parted by one character, not by `--`");
+    }
+
+    #[test]
+    fn packed_files_are_read_and_others_named() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let open = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            read(&[path], None, &Layout::default())
+        };
+        let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+        packed.write_all("上联,下联\n天,地\n".as_bytes()).unwrap();
+        let packed = packed.finish().unwrap();
+        for (name, want) in [
+            ("a.csv.gz", "CSV, columns `上联` and `下联`"),
+            ("a.CSV.GZ", "CSV, columns `上联` and `下联`"),
+            ("packed", "CSV, columns `上联` and `下联`"),
+        ] {
+            let read = open(name, &packed).unwrap_or_else(|err| panic!("{name}: {err}"));
+            assert_eq!(read.sources[0].found.text(false), want, "{name}");
+        }
+        assert_eq!(open("b.csv.gz", "天,地\n".as_bytes()).unwrap().pairs.len(), 1, "only named so");
+        for (bytes, want) in [
+            (&b"PAR1\x15\x04\x15"[..], "is a parquet file, not a text"),
+            (b"PK\x03\x04\x14\0", "is a ZIP archive or an Excel workbook, not a text"),
+            (b"\xd0\xcf\x11\xe0\xa1", "is a ZIP archive or an Excel workbook, not a text"),
+        ] {
+            let error = open("a.txt", bytes).unwrap_err();
+            assert!(error.to_string().ends_with(want) && error.hint_text(true).is_some(), "{error}");
+        }
+        let error = open("a.gz", &packed[..packed.len() - 9]).unwrap_err();
+        assert!(error.to_string().contains("a.gz: cannot read: "), "{error}");
     }
 
     #[test]
@@ -450,6 +636,10 @@ mod tests {
         assert_eq!((got.pairs[0].upper.as_str(), got.pairs[0].lower.as_str()), ("晚 风 摇 树", "晨 露 润 花 "));
         let got = run("天\n风\n山", "地\n\n水").unwrap();
         assert_eq!((got.pairs.len(), got.broken[0].fact.as_str(), got.broken[0].place.line), (2, "no 下联", 2));
+        let got = run("天高\n风清\n\n", "地厚\n月白\n山青\n").unwrap();
+        assert_eq!((got.pairs.len(), got.broken[0].fact.as_str(), got.broken[0].place.line), (2, "no 上联", 3));
+        let got = run("天高\n风清", "地厚\n月白\n\n \n").unwrap();
+        assert_eq!((got.pairs.len(), got.broken.len()), (2, 0), "empty lines at the end of one");
         let error = run("天\n风\n", "地\n").unwrap_err();
         assert!(
             error.to_string().contains("in.txt has 2 lines, ") && error.to_string().ends_with("out.txt has 1"),

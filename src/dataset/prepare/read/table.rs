@@ -1,6 +1,6 @@
 //! Tables: CSV with quotes (RFC 4180), or plain columns parted by tabs; with a first row of names or without.
 
-use super::{Found, Read, names, shown};
+use super::{Found, Read, names, numbered, shown};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -27,8 +27,11 @@ pub(super) fn read(
     let mut records = Records { rest: text, line: 1, dialect, path }.filter(|record| !is_blank(record));
     let Some(first) = records.next() else { return Err(shown(Error::file(path, "holds no couplets"))) };
     let (line, cells) = first?;
-    let (at, has_names) =
-        choose(&cells, columns).map_err(|fact| shown(Error::input(format!("{}:{line}: {fact}", path.display()))))?;
+    let (at, has_names) = choose(&cells, columns).map_err(|fact| {
+        let error = Error::input(format!("{}:{line}: {fact}", path.display()));
+        let is_numbered = cells.len() > 2 && cells[0].trim().parse::<u64>().is_ok();
+        if is_numbered && columns.is_none() { numbered(error, "--columns 2,3") } else { shown(error) }
+    })?;
     let name = |column: usize| if has_names { cells[column].trim().to_owned() } else { (column + 1).to_string() };
     let unused = (0..cells.len()).filter(|column| !at.contains(column)).map(name).collect();
     let found = Found::Table { delimiter: dialect.delimiter, columns: at.map(name), unused };

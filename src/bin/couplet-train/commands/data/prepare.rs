@@ -10,19 +10,19 @@ use couplet_train::{
     report::{Console, Header, Lang, Look},
 };
 use std::{
-    io::{IsTerminal, stdout},
+    io::{IsTerminal, Write, stdout},
     path::Path,
 };
 
 /// Prepares, says what came of every row, and prints the commands that go on.
-#[expect(clippy::print_stdout, reason = "the command's result")]
 pub fn run(args: &PrepareArgs, look: Look) -> Result<()> {
     let options = options(args)?;
     let done = prepare::prepare(&options)?;
-    let colour = look.color && stdout().is_terminal();
-    Console::new(stdout(), Look { color: colour, ..look }).header(&said(&done, &options, look.lang));
+    let color = look.color && stdout().is_terminal();
+    let mut out = stdout().lock();
+    Console::new(&mut out, Look { color, ..look }).header(&said(&done, &options, look.lang));
     for command in next(&done, &options) {
-        println!("{command}");
+        writeln!(out, "{command}")?;
     }
     Ok(())
 }
@@ -34,7 +34,7 @@ fn options(args: &PrepareArgs) -> Result<Options> {
             .hint_zh("请写完整路径，或去掉等号：--out ~/data"));
     }
     let first = args.files.first().or(args.upper.as_ref());
-    let name = args.name.clone().or_else(|| Some(first?.file_stem()?.to_string_lossy().into_owned()));
+    let name = args.name.clone().or_else(|| name_of(first?));
     Ok(Options {
         files: args.files.clone(),
         parallel: args.upper.clone().zip(args.lower.clone()).map(|(upper, lower)| [upper, lower]),
@@ -57,6 +57,13 @@ fn options(args: &PrepareArgs) -> Result<Options> {
         tag: args.tag,
         overwrite: args.overwrite,
     })
+}
+
+/// What a file is called without its endings: `pairs` of `data/pairs.csv.gz`.
+fn name_of(file: &Path) -> Option<String> {
+    let name = file.file_name()?.to_string_lossy();
+    let unpacked = name.strip_suffix(".gz").unwrap_or(&name);
+    Some(Path::new(unpacked).file_stem()?.to_string_lossy().into_owned())
 }
 
 /// A text that names a file is that file, and one that looks like a file must be one.
@@ -113,7 +120,12 @@ fn said(done: &Prepared, options: &Options, lang: Lang) -> Header {
     }
     if options.tag {
         let themes = done.themes.iter().map(|(name, rows)| format!("{name} {}", thousands(*rows))).collect::<Vec<_>>();
-        header.row("themes", "题材", themes.join(lang.pick(", ", "，")));
+        let told = thousands(done.told);
+        let text = match lang {
+            Lang::En => format!("{}; told to {told} rows of the training file", themes.join(", ")),
+            Lang::Zh => format!("{}；训练文件中 {told} 行注明题材", themes.join("，")),
+        };
+        header.row("themes", "题材", text);
     }
     header.row("instruction", "指令", instruction(&options.instructions, lang));
     for (part, rows, file) in &done.parts {
@@ -220,6 +232,19 @@ pub fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_data_set_is_called_as_its_file_without_its_endings() {
+        for (file, want) in [
+            ("data/pairs.csv.gz", "pairs"),
+            ("pairs.txt", "pairs"),
+            ("pairs", "pairs"),
+            ("pairs.gz", "pairs"),
+            ("a.b.txt", "a.b"),
+        ] {
+            assert_eq!(name_of(Path::new(file)).as_deref(), Some(want), "{file}");
+        }
+    }
 
     #[test]
     fn a_word_with_a_space_is_quoted() {

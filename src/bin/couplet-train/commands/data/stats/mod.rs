@@ -20,7 +20,7 @@ use couplet_train::{
     fs,
     model::{Qwen3Config, qwen3::Keep},
     plan::micro_batch_rows,
-    prosody::shape,
+    prosody::bare_shape,
     report::{Look, histogram as picture},
     trainer::{Cut, Feed, plan::StepPlan},
 };
@@ -142,7 +142,7 @@ struct Alike {
     largest: usize,
 }
 
-/// Rows whose two sides are made alike, by the characters of their clauses.
+/// Rows whose two sides are made alike, by the characters of their clauses without marks: what `data prepare` asks of them.
 #[derive(Serialize)]
 struct Couplets {
     rows: usize,
@@ -273,7 +273,7 @@ impl Couplets {
     fn of(rows: &[Row]) -> Self {
         let mut shapes: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
         for row in rows {
-            let [asked, answered] = row.record.pair().map(shape);
+            let [asked, answered] = row.record.pair().map(bare_shape);
             if !asked.is_empty() && asked == answered {
                 *shapes.entry(asked).or_default() += 1;
             }

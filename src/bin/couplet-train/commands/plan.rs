@@ -18,7 +18,7 @@ use couplet_train::{
     model::{lora, published},
     optim::Schedule,
     plan::{self, Load},
-    report::{Console, Header, Lang, Look},
+    report::{Console, Header, Lang, Look, Verbosity},
     trainer::{Trainer, plan::StepPlan, saver::Saver},
 };
 use serde_json::Value;
@@ -28,6 +28,8 @@ use std::{io::stdout, time::Instant};
 ///
 /// Errors: those of a run; a model that is neither here nor known by its name.
 pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
+    // The plan is the answer and not something said beside it: there is no quiet one.
+    let look = Look { verbosity: look.verbosity.max(Verbosity::Normal), ..look };
     let (file, overrides) = train::recipe_and_overrides(&args.recipe)?;
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
     if let Err(err) = registered(&recipe) {

@@ -30,7 +30,7 @@ use std::{io::stdout, time::Instant};
 pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     // The plan is the answer and not something said beside it: there is no quiet one.
     let look = Look { verbosity: look.verbosity.max(Verbosity::Normal), ..look };
-    let (file, overrides) = train::recipe_and_overrides(&args.recipe)?;
+    let (file, overrides) = train::recipe_and_overrides(&args.recipe, "couplet-train plan")?;
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
     if let Err(err) = registered(&recipe) {
         without_rows(&recipe, look)?;

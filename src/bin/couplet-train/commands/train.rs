@@ -56,7 +56,7 @@ const PICTURE: u64 = 64 << 10;
 /// Returns the exit code: 0 when the run is complete, that of a signal or of the time limit when it stopped early.
 pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let started = Instant::now();
-    let (file, overrides) = recipe_and_overrides(args)?;
+    let (file, overrides) = recipe_and_overrides(args, "couplet-train --config")?;
     let mut console = Console::new(stderr(), look);
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
     let stop = StopAt::new(recipe.train.max_seconds.map(|limit| (started, limit)))?;
@@ -480,8 +480,8 @@ fn keep(
     Ok(proven)
 }
 
-/// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`.
-pub(super) fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
+/// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`. `command`: what is typed before the file.
+pub(super) fn recipe_and_overrides(args: &TrainArgs, command: &str) -> Result<(PathBuf, Vec<String>)> {
     if let Some(file) = &args.config {
         return Ok((file.clone(), args.rest.clone()));
     }
@@ -490,9 +490,10 @@ pub(super) fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<Str
             Err(super::unknown_word(word))
         }
         Some((file, overrides)) if !file.contains('=') => Ok((file.into(), overrides.to_vec())),
-        _ => Err(Error::input("no config file")
-            .hint("couplet-train --config configs/tiny_couplets.toml")
-            .hint_zh("couplet-train --config configs/tiny_couplets.toml")),
+        _ => {
+            let example = format!("{command} configs/tiny_couplets.toml");
+            Err(Error::input("no config file").hint(example.clone()).hint_zh(example))
+        }
     }
 }
 

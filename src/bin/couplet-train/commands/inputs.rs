@@ -160,7 +160,7 @@ struct Base {
 
 impl Base {
     fn here(recipe: &Recipe) -> Result<Self> {
-        match locate::here(&recipe.model) {
+        match locate::here(&recipe.model)? {
             Some(dir) => Self::open(dir),
             None => Self::published(&recipe.model.model_name_or_path),
         }

@@ -107,3 +107,38 @@ fn estimated_tokens_are_near_those_of_qwen3() {
         assert!((near / real - 1.0).abs() < off, "{what}: {near} for {real}");
     }
 }
+
+#[test]
+fn one_of_a_thing_and_a_constant_rate_are_said_as_such() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
+    let [model, data] = overrides();
+    let more = ["max_samples=16", "num_train_epochs=1", "lr_scheduler_type=constant", "warmup_ratio=0"];
+    let args = [&["plan", "--no-probe", "recipe.toml", "device=cpu", &model, &data][..], &more].concat();
+    let plan = work.run(&args);
+    let time = row(&plan.stdout, "time");
+    assert!(time.contains(": 1 step of ") && time.contains(", 1 evaluation;"), "{time}");
+    assert_eq!(row(&plan.stdout, "rates"), "2.000e-3 in every step");
+    let long = work.run_with(&[&args[..], &["num_train_epochs=30000000"]].concat(), &[("COUPLET_TRAIN_LANG", "zh")]);
+    assert!(row(&long.stdout, "用时").contains(" 天 "), "{}", long.stdout);
+
+    // The plan is all that the command says.
+    let quiet = work.run(&[&args[..], &["-q"]].concat());
+    assert_eq!(row(&quiet.stdout, "rates"), row(&plan.stdout, "rates"));
+    let nothing = work.run(&["plan"]);
+    assert_eq!(nothing.code, 2);
+    assert!(nothing.stderr.contains("\nhint: couplet-train plan configs/"), "{}", nothing.stderr);
+}
+
+#[test]
+fn a_path_that_leads_nowhere_stands_for_no_model() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/qwen3_14b_lora.toml")).expect("the recipe"));
+    let [_, data] = overrides();
+    for path in ["./Qwen3-14B", "/nowhere/Qwen3-14B", "a/b/Qwen3-14B"] {
+        let model = format!("model_name_or_path={path}");
+        let plan = work.run(&["plan", "recipe.toml", "device=cpu", "dataset=couplets_test", &data, &model]);
+        assert_eq!((plan.code, plan.stdout.as_str()), (2, ""), "{path}");
+        assert!(plan.stderr.contains("no such folder"), "{path}: {}", plan.stderr);
+    }
+}

@@ -7,7 +7,7 @@ use couplet_train::{
     error::Result,
     kernels::FrozenWeight,
     model::Qwen3Config,
-    report::{Lang, duration},
+    report::Lang,
     trainer::{Trainer, plan::StepPlan},
 };
 use std::time::{Duration, Instant};
@@ -97,24 +97,23 @@ pub struct Expected {
 impl Expected {
     /// `0:03:20: 250 steps of 750 ms, 5 evaluations; measured in the first steps, 410 GFLOP/s`
     pub fn describe(&self, lang: Lang) -> String {
-        let Self { steps, evaluations, seconds, a_step, rate } = self;
-        let (time, gflop) = (duration(*seconds), rate.flop / 1e9);
-        let a_step = if *a_step < 1.0 { format!("{:.0} ms", a_step * 1e3) } else { format!("{a_step:.1} s") };
+        let Self { steps, evaluations, seconds, a_step, rate } = *self;
+        let (time, gflop) = (lang.duration(seconds), rate.flop / 1e9);
+        let a_step = if a_step < 1.0 { format!("{:.0} ms", a_step * 1e3) } else { format!("{a_step:.1} s") };
+        let (steps, evaluations) = (lang.count(steps, "step", "步"), lang.count(evaluations, "evaluation", "次验证"));
         match (lang, rate.is_of_steps) {
             (Lang::En, true) => {
-                format!(
-                    "{time}: {steps} steps of {a_step}, {evaluations} evaluations; measured in the first steps, {gflop:.0} GFLOP/s"
-                )
+                format!("{time}: {steps} of {a_step}, {evaluations}; measured in the first steps, {gflop:.0} GFLOP/s")
             }
             (Lang::En, false) => format!(
-                "≈ {time}: {steps} steps of ≈ {a_step}, {evaluations} evaluations; from a product of this model's size on this device, {gflop:.0} GFLOP/s"
+                "≈ {time}: {steps} of ≈ {a_step}, {evaluations}; from a product of this model's size on this device, {gflop:.0} GFLOP/s"
             ),
             (Lang::Zh, true) => {
-                format!("{time}：{steps} 步，每步 {a_step}，{evaluations} 次验证；由最初几步实测，{gflop:.0} GFLOP/s")
+                format!("{time}：{steps}，每步 {a_step}，{evaluations}；由最初几步实测，{gflop:.0} GFLOP/s")
             }
-            (Lang::Zh, false) => format!(
-                "≈ {time}：{steps} 步，每步 ≈ {a_step}，{evaluations} 次验证；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s"
-            ),
+            (Lang::Zh, false) => {
+                format!("≈ {time}：{steps}，每步 ≈ {a_step}，{evaluations}；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s")
+            }
         }
     }
 }

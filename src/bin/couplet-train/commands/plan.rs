@@ -119,26 +119,26 @@ fn rows(header: &mut Header, recipe: &Recipe, (inputs, planned): (&Inputs, &Plan
             Lang::Zh => format!("样本共 {all} 词元；实际计算 {fed}，分 {batches} 次前向与反向，其中训练 {labels}；LlamaFactory 需计算 {padded}"),
         },
     );
-    let (schedule, last) = (Schedule::new(&recipe.train, steps.total_steps), steps.total_steps.saturating_sub(1));
-    let (first, warm, end) = (schedule.lr(0), schedule.warmup_steps.min(last), schedule.lr(last));
-    header.row(
-        "rates",
-        "学习率端点",
-        match lang {
-            Lang::En => format!(
-                "{first:.3e} in step 1, {:.3e} in step {}, {end:.3e} in step {}",
-                schedule.lr(warm),
-                warm + 1,
-                last + 1
-            ),
-            Lang::Zh => format!(
-                "第 1 步 {first:.3e}，第 {} 步 {:.3e}，第 {} 步 {end:.3e}",
-                warm + 1,
-                schedule.lr(warm),
-                last + 1
-            ),
-        },
-    );
+    header.row("rates", "学习率端点", rates(&Schedule::new(&recipe.train, steps.total_steps), steps.total_steps, lang));
+}
+
+/// The rate of the first step, of that behind the warmup, and of the last; each step once, and a rate that never changes as one.
+fn rates(schedule: &Schedule, total: usize, lang: Lang) -> String {
+    let last = total.saturating_sub(1);
+    let mut ends = vec![0, schedule.warmup_steps.min(last), last];
+    ends.dedup();
+    let said: Vec<String> = ends.iter().map(|step| format!("{:.3e}", schedule.lr(*step))).collect();
+    if (0..total).all(|step| schedule.lr(step) == schedule.lr(0)) {
+        return match lang {
+            Lang::En => format!("{} in every step", said[0]),
+            Lang::Zh => format!("每步均为 {}", said[0]),
+        };
+    }
+    let at = |(step, rate): (&usize, &String)| match lang {
+        Lang::En => format!("{rate} in step {}", step + 1),
+        Lang::Zh => format!("第 {} 步 {rate}", step + 1),
+    };
+    ends.iter().zip(&said).map(at).collect::<Vec<_>>().join(lang.pick(", ", "，"))
 }
 
 /// Whether it fits, what does where it does not, and what a card would need.

@@ -30,7 +30,7 @@ use couplet_train::{
     plan::{Part, explained},
     report::{
         Console, Header, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict,
-        duration, model_card,
+        model_card,
     },
     run::Receipt,
     trainer::{
@@ -284,7 +284,7 @@ impl Loading {
 /// What was planned, and what it came to.
 fn against_the_plan(planned: &Planned, expected: Option<Expected>, outcome: &Outcome, lang: Lang) -> String {
     let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), gigabytes);
-    let time = |seconds: Option<f64>| seconds.map_or_else(|| "?".to_owned(), duration);
+    let time = |seconds: Option<f64>| seconds.map_or_else(|| "?".to_owned(), |seconds| lang.duration(seconds));
     let (memory, peak) = (bytes(planned.peak()), bytes(machine::peak_memory()));
     let seconds = time(expected.map(|expected| expected.seconds));
     let took = time(outcome.finished.as_ref().map(|finished| finished.runtime));

@@ -7,13 +7,17 @@ use couplet_train::{
     error::Result,
     kernels::FrozenWeight,
     model::Qwen3Config,
+    plan::Rows,
     report::Lang,
     trainer::{Trainer, plan::StepPlan},
 };
 use std::time::{Duration, Instant};
 
-/// A probe begins no step after so long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A probe lasts no longer.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// And before training no longer than this share of it.
+const SHARE_OF_RUN: f64 = 0.02;
 
 /// Steps of a probe.
 const STEPS: usize = 5;
@@ -30,16 +34,36 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// After the rehearsal of the largest micro-batch, which took so long and has loaded and touched everything. `None`: nothing is
-    /// trained.
-    pub fn of_steps(trainer: &Trainer, planned: &Planned, rehearsal: Duration) -> Result<Option<Self>> {
+    /// After the rehearsal of the largest micro-batch, which took so long and has loaded and touched everything; a probe that may
+    /// take `patience` is begun where that is more. `None`: nothing is trained.
+    pub fn of_steps(
+        trainer: &Trainer,
+        planned: &Planned,
+        rehearsal: Duration,
+        patience: Duration,
+    ) -> Result<Option<Self>> {
+        let rehearsed = Self::of_rows(trainer, planned, rehearsal, &planned.survey.largest);
+        if rehearsal >= patience {
+            return Ok(rehearsed);
+        }
+        let (took, rows) = trainer.probe(STEPS, patience)?;
+        Ok(Self::of_rows(trainer, planned, took, &rows).or(rehearsed))
+    }
+
+    /// How long a probe before this training may take, where the rehearsal of its largest micro-batch took so long.
+    pub fn patience(recipe: &Recipe, trainer: &Trainer, planned: &Planned, rehearsal: Duration) -> Duration {
+        let rehearsed = Self::of_rows(trainer, planned, rehearsal, &planned.survey.largest);
+        let (steps, model) = (trainer.plan(), trainer.model.config());
+        let run = rehearsed.map(|rate| rate.time(recipe, planned, (&steps, trainer.progress.step), model).seconds);
+        let share = run.and_then(|seconds| Duration::try_from_secs_f64(SHARE_OF_RUN * seconds).ok());
+        share.map_or(PATIENCE, |share| share.min(PATIENCE))
+    }
+
+    /// `None`: that is no rate.
+    fn of_rows(trainer: &Trainer, planned: &Planned, took: Duration, rows: &Rows) -> Option<Self> {
         let shape = planned.shape(trainer.model.config());
-        let (took, rows) = match rehearsal < PATIENCE {
-            true => trainer.probe(STEPS, PATIENCE)?,
-            false => (rehearsal, planned.survey.largest),
-        };
-        let flop = shape.executed_by(&rows, planned.cut.keep).total() as f64 / took.as_secs_f64();
-        Ok((flop > 0.0 && flop.is_finite()).then_some(Self { flop, is_of_steps: true }))
+        let flop = shape.executed_by(rows, planned.cut.keep).total() as f64 / took.as_secs_f64();
+        (flop > 0.0 && flop.is_finite()).then_some(Self { flop, is_of_steps: true })
     }
 
     /// Of this device, by a product of the model's largest projection; no model is needed.
@@ -61,23 +85,32 @@ impl Rate {
         Ok(Self { flop: SHARE * flop, is_of_steps: false })
     }
 
-    /// What a run takes at this rate.
-    pub fn time(self, recipe: &Recipe, planned: &Planned, steps: &StepPlan, model: &Qwen3Config) -> Expected {
+    /// What a run takes at this rate from the step behind `done` on.
+    pub fn time(
+        self,
+        recipe: &Recipe,
+        planned: &Planned,
+        (steps, done): (&StepPlan, usize),
+        model: &Qwen3Config,
+    ) -> Expected {
         let (shape, total) = (planned.shape(model), steps.total_steps);
-        let evaluations = match recipe.train.eval_strategy {
-            _ if planned.held_out.fed == 0 => 0,
-            EvalStrategy::No => 0,
-            EvalStrategy::Steps => total.div_ceil(recipe.train.eval_steps.of(total)),
-            EvalStrategy::Epoch => total.div_ceil(steps.steps_per_epoch),
+        let left = total.saturating_sub(done);
+        let every = match recipe.train.eval_strategy {
+            _ if planned.held_out.fed == 0 => None,
+            EvalStrategy::No => None,
+            EvalStrategy::Steps => Some(recipe.train.eval_steps.of(total)),
+            EvalStrategy::Epoch => Some(steps.steps_per_epoch),
         };
+        let evaluations = every.map_or(0, |every| total.div_ceil(every).saturating_sub(done / every));
         let once = total as f64 * shape.executed_once().total() as f64;
         let trained = once + shape.executed_by(&planned.survey.rows, planned.cut.keep).total() as f64;
         let held_out = shape.forward_by(&planned.held_out) as f64;
+        let a_step = trained / self.flop / total as f64;
         Expected {
-            steps: total,
+            steps: left,
             evaluations,
-            seconds: (trained + evaluations as f64 * held_out) / self.flop,
-            a_step: trained / self.flop / total as f64,
+            seconds: left as f64 * a_step + evaluations as f64 * held_out / self.flop,
+            a_step,
             rate: self,
         }
     }

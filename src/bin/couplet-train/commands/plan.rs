@@ -2,7 +2,7 @@
 
 use super::{
     advice,
-    expected::{Expected, Rate},
+    expected::{Expected, PATIENCE, Rate},
     header::{thousands, tokens},
     inputs::Inputs,
     pissa,
@@ -206,10 +206,10 @@ fn time(
         true => train::try_out(recipe, inputs, planned, |trainer: &Trainer| {
             let began = Instant::now();
             planned.rehearse(trainer)?;
-            Rate::of_steps(trainer, planned, began.elapsed())
+            Rate::of_steps(trainer, planned, began.elapsed(), PATIENCE)
         })?,
     };
-    Ok(rate.map(|rate| rate.time(recipe, planned, steps, model)))
+    Ok(rate.map(|rate| rate.time(recipe, planned, (steps, 0), model)))
 }
 
 /// Says what is estimated, and what another machine would have to be asked.

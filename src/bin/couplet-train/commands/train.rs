@@ -120,10 +120,14 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     trainer.recorder = recorded.then(|| Recorder::new(&trainer.params)).transpose()?;
     let rehearsal = Instant::now();
     planned.rehearse(&trainer).map_err(|err| on_card.explain(err, before.as_deref()))?;
-    let rate = Rate::of_steps(&trainer, &planned, rehearsal.elapsed())?;
-    let expected = rate.map(|rate| rate.time(&recipe, &planned, &trainer.plan(), &inputs.model_config));
-    if let Some(expected) = expected {
-        console.line(&format!("{}  {}", look.lang.pick("time", "用时"), expected.describe(look.lang)));
+    let rehearsal = rehearsal.elapsed();
+    let patience = Rate::patience(&recipe, &trainer, &planned, rehearsal);
+    let rate = Rate::of_steps(&trainer, &planned, rehearsal, patience)?;
+    let after = |done| rate.map(|rate| rate.time(&recipe, &planned, (&trainer.plan(), done), &inputs.model_config));
+    // Seconds of earlier processes count among those of the run.
+    let (expected, left) = (after(0), after(trainer.progress.step));
+    if let Some(left) = left {
+        console.line(&format!("{}  {}", look.lang.pick("time", "用时"), left.describe(look.lang)));
     }
 
     // 3. The run.

@@ -1,12 +1,16 @@
 //! `plan`: what it says is what the run then does; it answers without the model, and leaves nothing behind.
 
-use crate::support::{Workspace, fixtures, root};
+use crate::support::{Workspace, fixtures, on_everything, root, shipped};
+use candle_core::{DType, Device};
 use couplet_train::{
-    config::DataConfig,
+    config::{CountedTokens, DataConfig, Interval, TrainConfig},
     dataset::{self, Tokenizer, approximate},
+    model::qwen3::Keep,
+    testing::train_config,
+    trainer::{Choice, Cut, Progress, Trainer},
 };
 use serde_json::Value;
-use std::io::Read;
+use std::{cell::Cell, io::Read, time::Duration};
 
 fn overrides() -> [String; 2] {
     [
@@ -43,6 +47,11 @@ fn a_plan_is_what_the_run_then_does() {
     assert!(row(&plan.stdout, "time").contains(": 6 steps of ") && !row(&plan.stdout, "time").contains('≈'));
     let estimated = work.run(&[&["plan", "--no-probe"], &small[..]].concat());
     assert!(row(&estimated.stdout, "time").starts_with("≈ "), "{}", estimated.stdout);
+
+    let more = ["eval_couplets=4", "pissa_init=true", "--no-probe"];
+    let with_more = work.run(&[&["plan"], &small[..], &more].concat());
+    let without = "; without what the model writes at evaluations and PiSSA's search for singular values";
+    assert!(row(&with_more.stdout, "time").ends_with(without), "{}{}", with_more.stdout, with_more.stderr);
 
     // What was planned stands beside what was measured.
     assert!(run.stderr.contains("\nplanned: "), "{}", run.stderr);
@@ -138,5 +147,47 @@ fn a_path_that_leads_nowhere_stands_for_no_model() {
         let plan = work.run(&["plan", "recipe.toml", "device=cpu", "dataset=couplets_test", &data, &model]);
         assert_eq!((plan.code, plan.stdout.as_str()), (2, ""), "{path}");
         assert!(plan.stderr.contains("no such folder"), "{path}: {}", plan.stderr);
+    }
+}
+
+#[test]
+fn a_probe_ends_between_micro_batches() {
+    let (model, params, rows) = shipped((DType::F32, &Device::Cpu), &on_everything(), 8);
+    let config = TrainConfig { per_device_train_batch_size: 4, disable_shuffling: true, ..train_config() };
+    let (asked, stop_after) = (Cell::new(0), Cell::new(usize::MAX));
+    let stop = || asked.replace(asked.get() + 1) >= stop_after.get();
+    let trainer = Trainer {
+        optim: Trainer::optimizer(&config, &params).expect("an optimizer"),
+        model: &model,
+        params,
+        config: &config,
+        train: &rows,
+        eval: &[],
+        dataset_names: &[],
+        leaks: &[],
+        lora_dropout: 0.0,
+        each_dataset: false,
+        cut: Cut { max_rows: 1, share_prefix: true, keep: Keep::Lean }, // every sample alone
+        recorder: None,
+        logging_steps: Interval::Steps(1),
+        counted_tokens: CountedTokens::No,
+        saver: None,
+        choice: Choice::default(),
+        stop: &stop,
+        write: None,
+        progress: Progress::default(),
+    };
+    for (steps, patience, end, micro_batches, why) in [
+        (5, Duration::MAX, usize::MAX, 8, "an epoch has no more"),
+        (1, Duration::MAX, usize::MAX, 4, "one step"),
+        (5, Duration::ZERO, usize::MAX, 1, "no patience: one, in the middle of a step"),
+        (5, Duration::MAX, 3, 3, "stopped"),
+        (5, Duration::MAX, 0, 0, "stopped at once"),
+    ] {
+        asked.set(0);
+        stop_after.set(end);
+        let (took, probed) = trainer.probe(steps, patience).expect("a probe");
+        let fed: usize = rows[..micro_batches].iter().map(|row| row.input_ids.len() - 1).sum();
+        assert_eq!((probed.fed, took.is_zero()), (fed, micro_batches == 0), "{why}");
     }
 }

@@ -112,11 +112,13 @@ impl Rate {
             seconds: left as f64 * a_step + evaluations as f64 * held_out / self.flop,
             a_step,
             rate: self,
+            writes: evaluations > 0 && (recipe.train.eval_couplets > 0 || !recipe.train.sample_prompts.is_empty()),
+            searches: false,
         }
     }
 }
 
-/// The time of a run, without what a model writes at evaluations.
+/// The time of a run, but for what it says is left out.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
     steps: usize,
@@ -125,16 +127,33 @@ pub struct Expected {
     pub seconds: f64,
     a_step: f64,
     rate: Rate,
+    /// Whether the model writes at evaluations, of which it is not known how long it will take.
+    writes: bool,
+    /// Whether PiSSA has still to look for singular values.
+    pub searches: bool,
 }
 
 impl Expected {
+    /// `; without …`: what is not in the time.
+    fn without(&self, lang: Lang) -> String {
+        let parts = [
+            (self.writes, "what the model writes at evaluations", "验证时模型的写作"),
+            (self.searches, "PiSSA's search for singular values", "PiSSA 求奇异值"),
+        ];
+        let parts: Vec<&str> = parts.iter().filter(|part| part.0).map(|(_, en, zh)| lang.pick(en, zh)).collect();
+        match parts.is_empty() {
+            true => String::new(),
+            false => format!("{}{}", lang.pick("; without ", "；不含"), parts.join(lang.pick(" and ", "与"))),
+        }
+    }
+
     /// `0:03:20: 250 steps of 750 ms, 5 evaluations; measured in the first steps, 410 GFLOP/s`
     pub fn describe(&self, lang: Lang) -> String {
-        let Self { steps, evaluations, seconds, a_step, rate } = *self;
+        let Self { steps, evaluations, seconds, a_step, rate, .. } = *self;
         let (time, gflop) = (lang.duration(seconds), rate.flop / 1e9);
         let a_step = if a_step < 1.0 { format!("{:.0} ms", a_step * 1e3) } else { format!("{a_step:.1} s") };
         let (steps, evaluations) = (lang.count(steps, "step", "步"), lang.count(evaluations, "evaluation", "次验证"));
-        match (lang, rate.is_of_steps) {
+        let time = match (lang, rate.is_of_steps) {
             (Lang::En, true) => {
                 format!("{time}: {steps} of {a_step}, {evaluations}; measured in the first steps, {gflop:.0} GFLOP/s")
             }
@@ -147,6 +166,7 @@ impl Expected {
             (Lang::Zh, false) => {
                 format!("≈ {time}：{steps}，每步 ≈ {a_step}，{evaluations}；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s")
             }
-        }
+        };
+        time + &self.without(lang)
     }
 }

@@ -209,7 +209,8 @@ fn time(
             Rate::of_steps(trainer, planned, began.elapsed(), PATIENCE)
         })?,
     };
-    Ok(rate.map(|rate| rate.time(recipe, planned, (steps, 0), model)))
+    let searches = recipe.lora.pissa.pissa_init && inputs.existing.is_none();
+    Ok(rate.map(|rate| Expected { searches, ..rate.time(recipe, planned, (steps, 0), model) }))
 }
 
 /// Says what is estimated, and what another machine would have to be asked.

@@ -45,7 +45,7 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     let pissa = pissa::planned(&recipe);
     let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices, look.lang);
     rows(&mut header, &recipe, (&inputs, &planned), &steps, look.lang);
-    memory(&mut header, &recipe, (&inputs, &planned), short.as_ref(), look.lang);
+    memory(&mut header, &recipe, &inputs, short.as_ref(), look.lang)?;
     disk(&mut header, &recipe, &inputs, &steps)?;
     let probes = !args.no_probe && !inputs.is_estimated && why_cpu.is_none() && short.is_none();
     let expected = time(&recipe, (&inputs, &planned), &steps, probes)?;
@@ -145,10 +145,10 @@ fn rates(schedule: &Schedule, total: usize, lang: Lang) -> String {
 fn memory(
     header: &mut Header,
     recipe: &Recipe,
-    (inputs, planned): (&Inputs, &Planned),
+    inputs: &Inputs,
     short: Option<&Error>,
     lang: Lang,
-) {
+) -> Result<()> {
     let device = &inputs.opened.device;
     let free = free(device).map_or_else(|| "?".to_owned(), gigabytes);
     let fits = match (short, lang) {
@@ -172,11 +172,16 @@ fn memory(
     };
     header.row("fits", "能否容纳", fits);
     if device.is_cpu() {
-        let attended = planned.cut.attended(&inputs.data.train, &planned.survey.samples, &inputs.data.eval);
-        let shape = planned.shape(&inputs.model_config);
-        let card = shape.memory_on_card(planned.load, attended, planned.cut.keep);
-        header.row("on a card", "若用显卡", format!("{}\n{}", gigabytes(card.total()), card.describe()));
+        let [usual, least] = Planned::on_a_card(recipe, inputs)?;
+        let (of_usual, of_least) = (gigabytes(usual.memory.total()), gigabytes(least.memory.total()));
+        let (rows, fewest) = (thousands(usual.cut.max_rows), thousands(least.cut.max_rows));
+        let need = match lang {
+            Lang::En => format!("{of_usual} at {rows} tokens at once; at the least {of_least}, at {fewest}"),
+            Lang::Zh => format!("同时处理 {rows} 词元时 {of_usual}；至少 {of_least}，同时处理 {fewest} 词元"),
+        };
+        header.row("on a card", "若用显卡", format!("{need}\n{}", usual.memory.describe()));
     }
+    Ok(())
 }
 
 fn disk(header: &mut Header, recipe: &Recipe, inputs: &Inputs, steps: &StepPlan) -> Result<()> {

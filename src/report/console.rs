@@ -368,6 +368,7 @@ impl Observer for Console<'_> {
             Event::SaveFailed(e) => self.save_failed(e),
             Event::Trouble(e) => self.trouble(e),
             Event::Finished(_) => self.end_bar(),
+            Event::Compared(_) => {} // said behind what was read back
         }
         Ok(())
     }

@@ -174,7 +174,7 @@ fn the_quick_start_leaves_a_complete_run() {
         assert!(bytes.ends_with(b"IEND\xaeB`\x82"), "{name} is cut off");
     }
     let log = String::from_utf8(files["trainer_log.jsonl"].0.clone()).expect("UTF-8");
-    assert_eq!(log.lines().count(), 4, "two logged steps, an evaluation and the end:\n{log}");
+    assert_eq!(log.lines().count(), 5, "two logged steps, an evaluation, the end, and beside it the plan:\n{log}");
 
     let receipt = start.work.json("out/run.json");
     assert_eq!(receipt["status"], "complete");

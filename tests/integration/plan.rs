@@ -60,6 +60,14 @@ fn a_plan_is_what_the_run_then_does() {
     for pointer in ["/predicted/train_seconds", "/measured/train_seconds"] {
         assert!(receipt.pointer(pointer).and_then(number).is_some(), "{pointer}: {receipt}");
     }
+    let log = work.read("out/trainer_log.jsonl");
+    let last: Value = serde_json::from_str(log.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["percentage"], 100.0, "what viewers read of the last line");
+    for (key, of_receipt) in [("planned", "predicted"), ("measured", "measured")] {
+        for what in ["train_seconds", "peak_memory_bytes"] {
+            assert_eq!(last[key][what], receipt[of_receipt][what], "{key} {what}");
+        }
+    }
 }
 
 #[test]
@@ -190,4 +198,21 @@ fn a_probe_ends_between_micro_batches() {
         let fed: usize = rows[..micro_batches].iter().map(|row| row.input_ids.len() - 1).sum();
         assert_eq!((probed.fed, took.is_zero()), (fed, micro_batches == 0), "{why}");
     }
+}
+
+#[test]
+fn what_a_card_needs_is_cut_as_on_a_card() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/qwen3_14b_lora.toml")).expect("the recipe"));
+    let [_, data] = overrides();
+    let of = |more: &str| {
+        let small = ["dataset=couplets_test", "max_samples=64", "per_device_train_batch_size=64", more];
+        let plan = work.run(&[&["plan", "--no-probe", "recipe.toml", "device=cpu", &data][..], &small].concat());
+        row(&plan.stdout, "on a card").to_owned()
+    };
+    let (by_itself, asked) = (of("seed=42"), of("micro_batch_tokens=1872"));
+    let need = |text: &str| text.split(" GB at 1,872 tokens at once").next().map(str::parse::<f64>);
+    let (Some(Ok(own)), Some(Ok(said))) = (need(&by_itself), need(&asked)) else { panic!("{by_itself}\n{asked}") };
+    assert_eq!(own, said, "1,872 are a card's own");
+    assert!(own > 32.0 && by_itself.ends_with(", at 256"), "{by_itself}");
 }

@@ -3,7 +3,7 @@
 use super::{
     advice, below,
     data::quoted,
-    expected::{Expected, Rate},
+    expected::Rate,
     finished,
     header::{self, Facts, device_line},
     inputs::Inputs,
@@ -35,7 +35,7 @@ use couplet_train::{
     run::Receipt,
     trainer::{
         Choice, Ended, Progress, Trainer, checkpoint,
-        event::{Event, Observer},
+        event::{Compared, Event, Finished, Observer, Took},
         plan::StepPlan,
         saver::{Saver, Space},
     },
@@ -143,7 +143,17 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         on_card.trained();
         keep(&recipe, &inputs, trainer, (principal, &initial), look.lang)
     };
-    let ended = to_the_end(&mut trainer, &mut watchers, keep);
+    let planned_to_take = Took {
+        train_seconds: expected.map(|expected| expected.seconds),
+        peak_memory_bytes: planned.peak(),
+    };
+    let compare = |finished: Finished| {
+        // As it was planned: of a card's tensors, else of the process.
+        let peak_memory_bytes = on_card.peak().or_else(machine::peak_memory);
+        let measured = Took { train_seconds: Some(finished.runtime), peak_memory_bytes };
+        Event::Compared(Compared { finished, planned: planned_to_take, measured })
+    };
+    let ended = to_the_end(&mut trainer, &mut watchers, keep, compare);
     if ended.as_ref().is_err_and(|err| err.out_of_memory().is_some()) {
         // Every completed step is sound. Of two errors the first is the one worth telling.
         let _ = trainer.stopped(&mut watchers);
@@ -170,7 +180,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     drop(place);
     console.line(&proven);
     told_of_the_card(&on_card, &planned, &mut console);
-    console.line(&against_the_plan(&planned, expected, &outcome, look.lang));
+    if let Some(compared) = &outcome.compared {
+        console.line(&against_the_plan(compared, look.lang));
+    }
     let mut summary = summary(&recipe, &outcome)?;
     summary.verdict = verdict.map(|verdict| verdict.lines(look.lang)).unwrap_or_default();
     if look.verbosity != Verbosity::Quiet && !interrupted {
@@ -286,12 +298,13 @@ impl Loading {
 }
 
 /// What was planned, and what it came to.
-fn against_the_plan(planned: &Planned, expected: Option<Expected>, outcome: &Outcome, lang: Lang) -> String {
-    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), gigabytes);
-    let time = |seconds: Option<f64>| seconds.map_or_else(|| "?".to_owned(), |seconds| lang.duration(seconds));
-    let (memory, peak) = (bytes(planned.peak()), bytes(machine::peak_memory()));
-    let seconds = time(expected.map(|expected| expected.seconds));
-    let took = time(outcome.finished.as_ref().map(|finished| finished.runtime));
+fn against_the_plan(compared: &Compared, lang: Lang) -> String {
+    let unknown = || "?".to_owned();
+    let said = |took: &Took| {
+        let time = took.train_seconds.map_or_else(unknown, |seconds| lang.duration(seconds));
+        (took.peak_memory_bytes.map_or_else(unknown, gigabytes), time)
+    };
+    let ((memory, seconds), (peak, took)) = (said(&compared.planned), said(&compared.measured));
     match lang {
         Lang::En => format!("planned: {memory} and {seconds}; it took {peak} and {took}"),
         Lang::Zh => format!("预计 {memory}、{seconds}；实际 {peak}、{took}"),
@@ -446,16 +459,19 @@ fn watchers<'a>(
     Ok(watchers)
 }
 
-/// Training, then what is to be kept of it, then its reports and the last evaluation. `None`: stopped on the way.
+/// Training, then what is to be kept of it, then its reports, the last evaluation and the comparison with the plan. `None`:
+/// stopped on the way.
 fn to_the_end(
     trainer: &mut Trainer,
     watchers: &mut Observers,
     keep: impl FnOnce(&Trainer) -> Result<String>,
+    compare: impl FnOnce(Finished) -> Event,
 ) -> Result<Option<String>> {
     let Ended::Complete(finished) = trainer.fit(watchers)? else { return Ok(None) };
     fault::phase("end");
     let proven = keep(trainer)?;
-    if trainer.finish(finished, watchers)? {
+    if trainer.finish(finished.clone(), watchers)? {
+        watchers.on_event(&compare(finished))?;
         return Ok(Some(proven));
     }
     trainer.stopped(watchers)?;
@@ -538,7 +554,8 @@ fn measured(outcome: &Outcome, verdict: Option<&Verdict>, predicted: Value, on_c
         "predicted": predicted,
         "measured": {
             "train_seconds": finished.map(|f| f.runtime),
-            "peak_memory_bytes": machine::peak_memory(),
+            "peak_memory_bytes": outcome.compared.as_ref().and_then(|compared| compared.measured.peak_memory_bytes),
+            "process_peak_memory_bytes": machine::peak_memory(),
             "card": on_card.measured(),
         },
         "results": {

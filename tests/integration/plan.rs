@@ -216,3 +216,36 @@ fn what_a_card_needs_is_cut_as_on_a_card() {
     assert_eq!(own, said, "1,872 are a card's own");
     assert!(own > 32.0 && by_itself.ends_with(", at 256"), "{by_itself}");
 }
+
+#[test]
+fn what_lies_in_the_output_directory_is_planned_with() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
+    let [model, data] = overrides();
+    let small = ["recipe.toml", "device=cpu", "max_samples=48", "num_train_epochs=2", "save_steps=2", &model, &data];
+    let plan = |more: &[&str]| work.run(&[&["plan", "--no-probe"], &small[..], more].concat());
+    work.write("project/.git", "");
+    for (refused, why) in [
+        ("output_dir=project", "it is a model, a data set or a project"),
+        ("output_dir=recipe.toml", "is a file"),
+        ("resume_from_checkpoint=/nowhere", "names no folder"),
+    ] {
+        let plan = plan(&[refused]);
+        assert_eq!((plan.code, plan.stdout.as_str()), (2, ""), "{refused}");
+        assert!(plan.stderr.contains(why), "{refused}: {}", plan.stderr);
+    }
+
+    work.train(&[&["--config"], &small[..], &["output_dir=out"]].concat());
+    let finished = plan(&["output_dir=out"]);
+    assert!(finished.stdout.contains("\nnote: `output_dir` holds a finished run"), "{}", finished.stdout);
+    let from = ["output_dir=out2", "resume_from_checkpoint=out/checkpoint-4"];
+    let on = plan(&from);
+    assert!(on.stdout.contains("\nnote: goes on after step 4, from out/checkpoint-4"), "{}{}", on.stdout, on.stderr);
+    assert!(row(&on.stdout, "time").contains(": 2 steps of "), "what is left: {}", on.stdout);
+    assert!(row(&on.stdout, "steps").starts_with("6 = "), "{}", on.stdout);
+    assert!(!work.path("out2").exists(), "a plan writes nothing");
+    let run = work.train(&[&["--config"], &small[..], &from].concat());
+    assert!(run.stderr.contains("\ntime  ") && run.stderr.contains(": 2 steps of "), "what is left: {}", run.stderr);
+    let another = plan(&[&from[..], &["lora_rank=4"]].concat());
+    assert!(another.code == 2 && another.stderr.contains("was made by another run"), "{}", another.stderr);
+}

@@ -6,8 +6,9 @@ use super::{
     header::{thousands, tokens},
     inputs::Inputs,
     pissa,
+    place::Found,
     planned::{Planned, free},
-    train,
+    restore, train,
 };
 use crate::args::PlanArgs;
 use candle_core::{DType, Device};
@@ -22,7 +23,10 @@ use couplet_train::{
     trainer::{Trainer, plan::StepPlan, saver::Saver},
 };
 use serde_json::Value;
-use std::{io::stdout, time::Instant};
+use std::{
+    io::{stderr, stdout},
+    time::Instant,
+};
 
 /// Prints the plan of a recipe.
 ///
@@ -36,7 +40,11 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
         without_rows(&recipe, look)?;
         return Err(err);
     }
+    let mut found = Found::look(&recipe, &mut Console::new(stderr(), look))?;
     let (inputs, why_cpu) = Inputs::here(&mut recipe)?;
+    let restored = found.as_mut().and_then(|found| found.restored.take());
+    restored.iter().try_for_each(|restored| restore::refuse_another_config(&recipe, restored))?;
+    let done = restored.map_or(0, |restored| restored.state.step);
     let (planned, short) = match Planned::new(&recipe, &inputs) {
         Ok(planned) => (planned, None),
         Err(err) => (Planned::with_any_memory(&recipe, &inputs)?, Some(err)),
@@ -47,8 +55,15 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     rows(&mut header, &recipe, (&inputs, &planned), &steps, look.lang);
     memory(&mut header, &recipe, &inputs, short.as_ref(), look.lang)?;
     disk(&mut header, &recipe, &inputs, &steps)?;
+    match &found {
+        Some(found) => found.notices(&recipe.output.output_dir, None, &mut header),
+        None => header.notice(
+            "`output_dir` holds a finished run of this config, which is left alone unless `overwrite_output_dir=true`",
+            "`output_dir` 中已有按此配置完成的训练；除非设 `overwrite_output_dir=true`，否则不会重新训练",
+        ),
+    }
     let probes = !args.no_probe && !inputs.is_estimated && why_cpu.is_none() && short.is_none();
-    let expected = time(&recipe, (&inputs, &planned), &steps, probes)?;
+    let expected = time(&recipe, (&inputs, &planned), (&steps, done), probes)?;
     if let Some(expected) = expected {
         header.row("time", "用时", expected.describe(look.lang));
     }
@@ -199,7 +214,7 @@ fn disk(header: &mut Header, recipe: &Recipe, inputs: &Inputs, steps: &StepPlan)
 fn time(
     recipe: &Recipe,
     (inputs, planned): (&Inputs, &Planned),
-    steps: &StepPlan,
+    (steps, done): (&StepPlan, usize),
     probes: bool,
 ) -> Result<Option<Expected>> {
     if planned.survey.samples.is_empty() {
@@ -215,7 +230,7 @@ fn time(
         })?,
     };
     let searches = recipe.lora.pissa.pissa_init && inputs.existing.is_none();
-    Ok(rate.map(|rate| Expected { searches, ..rate.time(recipe, planned, (steps, 0), model) }))
+    Ok(rate.map(|rate| Expected { searches, ..rate.time(recipe, planned, (steps, done), model) }))
 }
 
 /// Says what is estimated, and what another machine would have to be asked.

@@ -69,8 +69,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let inputs = Inputs::read(&mut recipe, &mut console)?;
     let planned = Planned::new(&recipe, &inputs)?;
     let mut on_card = OnCard::new(&inputs.opened.device);
-    let before = place.restored.as_ref().map(|restored| restored.path.clone());
-    place.restored.iter().try_for_each(|restored| restore::refuse_another_config(&recipe, restored))?;
+    let before = place.found.restored.as_ref().map(|restored| restored.path.clone());
+    place.found.restored.iter().try_for_each(|restored| restore::refuse_another_config(&recipe, restored))?;
     let lacking = |base: &Checkpoint| pissa::principal(&recipe, &inputs, base, before.as_deref(), &mut console);
     let loading = Loading::load(&recipe, &inputs, lacking, &mut on_card);
     let loading = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
@@ -78,7 +78,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let principal = lacking.as_ref().map(|(principal, _)| principal);
     let recorded = recorded(&model, &recipe)?;
     let identity = identity(&recipe, &about, recorded)?;
-    if let Some(restored) = &place.restored {
+    if let Some(restored) = &place.found.restored {
         restore::refuse_changes(restored, &identity, &mut console)?;
     }
     let may_stop = || stop.is_requested();
@@ -88,12 +88,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let initial = params.flat().clone();
     let names = inputs.dataset_names();
     let mut trainer = Trainer {
-        saver: Some(Saver::new(&recipe, identity, place.begins_after())),
+        saver: Some(Saver::new(&recipe, identity, place.found.begins_after())),
         stop: &may_stop,
         write: writing.is_some().then_some(&write),
         ..trainer(&recipe, (&inputs, &names), &planned, (&model, params, optim))
     };
-    let lost = place.restored.take().map(|restored| trainer.resume(restored)).transpose()?.flatten();
+    let lost = place.found.restored.take().map(|restored| trainer.resume(restored)).transpose()?.flatten();
     if let Some(lost) = lost {
         console.line(&restore::lost_line(&lost, look.lang));
     }
@@ -102,13 +102,13 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let saver = trainer.saver.as_ref().ok_or_else(|| Error::run("internal error: a run without a saver"))?;
     let slots: Vec<Slot> = trainer.params.slots().map(|(_, slot)| slot.clone()).collect();
     let space = space(&recipe, &inputs, saver, &trainer.plan(), &slots)?;
-    let short_of_room = place.short_of_room(&out, space)?.map(|free| (free, space));
+    let short_of_room = place.found.short_of_room(&out, space)?.map(|free| (free, space));
 
     // 2. Said before it is done.
     let pissa = lacking.as_ref().map(|(_, how)| how.as_str());
     let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices, look.lang);
     advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
-    place.notices(&out, short_of_room, &mut header);
+    place.found.notices(&out, short_of_room, &mut header);
     console.header(&header);
     if !place.lock.is_held() {
         console.line(look.lang.pick(
@@ -133,7 +133,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     // 3. The run.
     stop.defer();
     place.lock.keep();
-    place.clear()?;
+    place.found.clear()?;
     let receipt = Receipt::begin(&recipe, about)?;
     pissa::begin(&recipe, principal, &trainer.params, &initial)?;
     let mut outcome = Outcome::default();

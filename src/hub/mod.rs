@@ -111,6 +111,11 @@ pub fn here(name_or_path: &str, revision: &str, cache_dir: Option<&Path>, env: &
     Ok(folder.filter(|folder| cache::missing(folder).is_empty()))
 }
 
+/// The cache that downloads go into. `cache_dir`: as in [`resolve`]. `None`: there is no home for one.
+pub fn cache(cache_dir: Option<&Path>, env: &HubEnv) -> Option<PathBuf> {
+    env.cache(cache_dir)
+}
+
 /// What the cache `root` has of a model, be it whole or not.
 fn cached(name: &str, revision: &str, root: &Path, env: &HubEnv) -> Option<PathBuf> {
     match env.hub {

@@ -86,6 +86,12 @@ fn a_model_that_is_not_here_is_known_by_its_name() {
     }
     assert!(plan.stdout.contains("\nnote: ≈ Qwen/Qwen3-14B is not on this machine"), "{}", plan.stdout);
 
+    assert!(row(&plan.stdout, "disk").ends_with(" are free"), "{}", plan.stdout);
+    assert!(row(&plan.stdout, "download").starts_with("29.54 GB → "), "{}", plan.stdout);
+    let much = ["num_train_epochs=100000", "max_steps=100000", "save_strategy=steps", "save_steps=1"];
+    let much = work.run(&[&args[..], &much, &["lora_rank=512", "save_total_limit=100000"]].concat());
+    assert!(much.stdout.contains(" are free, but the checkpoints will take "), "{}{}", much.stdout, much.stderr);
+
     let unknown = work.run(&[&args[..], &["model_name_or_path=Qwen/Qwen3-30B-A3B"]].concat());
     assert_eq!(unknown.code, 2);
     assert!(unknown.stderr.contains("Qwen/Qwen3-30B-A3B is not on this machine"), "{}", unknown.stderr);

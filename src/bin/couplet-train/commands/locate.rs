@@ -37,3 +37,8 @@ pub fn here(model: &ModelConfig) -> Result<Option<PathBuf>> {
     let env = HubEnv::read(|name| std::env::var(name).ok());
     hub::here(&model.model_name_or_path, &model.model_revision, model.cache_dir.as_deref(), &env)
 }
+
+/// Where a download of it would lie, if there is such a place.
+pub fn cache(model: &ModelConfig) -> Option<PathBuf> {
+    hub::cache(model.cache_dir.as_deref(), &HubEnv::read(|name| std::env::var(name).ok()))
+}

@@ -5,6 +5,7 @@ use super::{
     expected::{Expected, PATIENCE, Rate},
     header::{thousands, tokens},
     inputs::Inputs,
+    locate,
     pissa,
     place::Found,
     planned::{Planned, free},
@@ -16,15 +17,21 @@ use couplet_train::{
     config::{self, Loaded, Recipe, SaveStrategy},
     dataset,
     error::{Error, Result, gigabytes},
+    fs,
     model::{lora, published},
     optim::Schedule,
     plan::{self, Load},
     report::{Console, Header, Lang, Look, Verbosity},
-    trainer::{Trainer, plan::StepPlan, saver::Saver},
+    trainer::{
+        Trainer,
+        plan::StepPlan,
+        saver::{Saver, Space},
+    },
 };
 use serde_json::Value;
 use std::{
     io::{stderr, stdout},
+    path::Path,
     time::Instant,
 };
 
@@ -54,9 +61,16 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices, look.lang);
     rows(&mut header, &recipe, (&inputs, &planned), &steps, look.lang);
     memory(&mut header, &recipe, &inputs, short.as_ref(), look.lang)?;
-    disk(&mut header, &recipe, &inputs, &steps)?;
+    let space = disk(&mut header, &recipe, &inputs, &steps, look.lang)?;
     match &found {
-        Some(found) => found.notices(&recipe.output.output_dir, None, &mut header),
+        Some(found) => {
+            let out = &recipe.output.output_dir;
+            let short = found.short_of_room(out, space).unwrap_or_else(|err| {
+                noted(&mut header, &err);
+                None
+            });
+            found.notices(out, short.map(|free| (free, space)), &mut header);
+        }
         None => header.notice(
             "`output_dir` holds a finished run of this config, which is left alone unless `overwrite_output_dir=true`",
             "`output_dir` 中已有按此配置完成的训练；除非设 `overwrite_output_dir=true`，否则不会重新训练",
@@ -199,15 +213,48 @@ fn memory(
     Ok(())
 }
 
-fn disk(header: &mut Header, recipe: &Recipe, inputs: &Inputs, steps: &StepPlan) -> Result<()> {
+/// What the run writes and, before it, fetches, and how much is free there.
+fn disk(header: &mut Header, recipe: &Recipe, inputs: &Inputs, steps: &StepPlan, lang: Lang) -> Result<Space> {
     let layout = lora::layout(&inputs.model_config, &recipe.lora);
     let saver = Saver::new(recipe, Value::Null, None);
     let space = train::space(recipe, inputs, &saver, steps, layout.slots())?;
     let (least, most) = (gigabytes(space.least), gigabytes(space.most));
-    let text = if least == most { least } else { format!("{least} – {most}") };
-    header.row("disk", "磁盘", text);
+    let need = if least == most { least } else { format!("{least} – {most}") };
+    header.row("disk", "磁盘", need + &room(&recipe.output.output_dir, lang));
     advice::add(&recipe.output, steps.total_steps, space, header);
-    Ok(())
+    if inputs.is_estimated {
+        // Published in bf16.
+        let size = (inputs.model_config.parameters() * DType::BF16.size_in_bytes()) as u64;
+        let cache = locate::cache(&recipe.model);
+        let place = cache.as_ref().map(|cache| format!(" → {}{}", cache.display(), room(cache, lang)));
+        header.row("download", "下载", gigabytes(size) + &place.unwrap_or_default());
+        if let Some(free) = cache.as_deref().and_then(fs::free_space).filter(|free| *free < size) {
+            let (free, size) = (gigabytes(free), gigabytes(size));
+            header.notice(
+                format!("{free} are free for a download of {size}: make room, or set `cache_dir` (or HF_HOME) to another disk"),
+                format!("下载需 {size}，而磁盘仅剩 {free}：请腾出空间，或将 `cache_dir`（或 HF_HOME）设到其他磁盘"),
+            );
+        }
+    }
+    Ok(space)
+}
+
+/// `; 12.34 GB are free`, where that is known of the disk of `path`.
+fn room(path: &Path, lang: Lang) -> String {
+    let free = fs::free_space(path).map(gigabytes);
+    free.map_or_else(String::new, |free| match lang {
+        Lang::En => format!("; {free} are free"),
+        Lang::Zh => format!("；可用 {free}"),
+    })
+}
+
+/// An error that a run would end with, where the plan goes on.
+fn noted(header: &mut Header, err: &Error) {
+    let said = |chinese| match err.hint_text(chinese) {
+        Some(hint) => format!("{err} ({hint})"),
+        None => err.to_string(),
+    };
+    header.notice(said(false), said(true));
 }
 
 /// `None`: nothing is trained.

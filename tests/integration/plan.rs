@@ -89,7 +89,7 @@ fn a_model_that_is_not_here_is_known_by_its_name() {
     assert!(row(&plan.stdout, "disk").ends_with(" are free"), "{}", plan.stdout);
     assert!(row(&plan.stdout, "download").starts_with("29.54 GB → "), "{}", plan.stdout);
     let much = ["num_train_epochs=100000", "max_steps=100000", "save_strategy=steps", "save_steps=1"];
-    let much = work.run(&[&args[..], &much, &["lora_rank=512", "save_total_limit=100000"]].concat());
+    let much = work.run(&[&args[..], &much, &["save_total_limit=100000"]].concat());
     assert!(much.stdout.contains(" are free, but the checkpoints will take "), "{}{}", much.stdout, much.stderr);
 
     let unknown = work.run(&[&args[..], &["model_name_or_path=Qwen/Qwen3-30B-A3B"]].concat());
@@ -254,4 +254,32 @@ fn what_lies_in_the_output_directory_is_planned_with() {
     assert!(run.stderr.contains("\ntime  ") && run.stderr.contains(": 2 steps of "), "what is left: {}", run.stderr);
     let another = plan(&[&from[..], &["lora_rank=4"]].concat());
     assert!(another.code == 2 && another.stderr.contains("was made by another run"), "{}", another.stderr);
+}
+
+#[test]
+fn weights_that_cannot_be_used_are_said_below_the_plan() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
+    let base = root().join("data/tiny_qwen3");
+    for name in ["config.json", "tokenizer.json"] {
+        work.write(&format!("model/{name}"), std::fs::read(base.join(name)).expect(name));
+    }
+    let [_, data] = overrides();
+    let small = ["recipe.toml", "device=cpu", "max_samples=16", "model_name_or_path=model", &data];
+    let refused = |more: &[&str], why: &str| {
+        let plan = work.run(&[&["plan"], &small[..], more].concat());
+        assert_eq!((plan.code, plan.stderr.as_str()), (0, ""), "{why}");
+        assert!(row(&plan.stdout, "time").starts_with("≈ "), "{}", plan.stdout);
+        assert!(plan.stdout.lines().any(|line| line.starts_with("note: ") && line.contains(why)), "{}", plan.stdout);
+    };
+    refused(&[], "no model.safetensors");
+    let weights = std::fs::read(base.join("model.safetensors")).expect("the weights");
+    work.write("model/model.safetensors", &weights[..weights.len() - 1]);
+    refused(&[], "its header describes");
+    refused(&["--no-probe"], "its header describes");
+    // Of another geometry, which its header shows.
+    work.write("model/model.safetensors", &weights);
+    let config = work.read("model/config.json").replace("\"intermediate_size\": 768", "\"intermediate_size\": 512");
+    work.write("model/config.json", config);
+    refused(&["--no-probe"], "was expected from the config");
 }

@@ -10,7 +10,7 @@ use couplet_train::{
     device::{self, Opened},
     error::{Error, Result, io_reason},
     fs::{self, fault},
-    model::{Principal, Qwen3Config, published},
+    model::{Checkpoint, Principal, Qwen3Config, published},
     report::Console,
     trainer::event::{DataRead, SetRead},
 };
@@ -118,6 +118,15 @@ impl Inputs {
             dtype,
             is_estimated: is_published,
         })
+    }
+
+    /// Looks at the headers of the weights, where there are any. Errors: they are not all there, whole and of this geometry.
+    pub fn look_at_weights(&self) -> Result<()> {
+        if self.is_estimated {
+            return Ok(());
+        }
+        let checkpoint = Checkpoint::open(&self.model_dir)?;
+        self.model_config.tensors().try_for_each(|(name, shape)| checkpoint.expect_shape(&name, &shape))
     }
 
     /// Names of the data sets, in the order read.

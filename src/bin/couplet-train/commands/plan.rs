@@ -76,9 +76,14 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
             "`output_dir` 中已有按此配置完成的训练；除非设 `overwrite_output_dir=true`，否则不会重新训练",
         ),
     }
-    let probes = !args.no_probe && !inputs.is_estimated && why_cpu.is_none() && short.is_none();
-    let expected = time(&recipe, (&inputs, &planned), (&steps, done), probes)?;
-    if let Some(expected) = expected {
+    let weights = inputs.look_at_weights();
+    let probes =
+        !args.no_probe && !inputs.is_estimated && why_cpu.is_none() && short.is_none() && weights.is_ok();
+    let probed = if probes { probe(&recipe, &inputs, &planned) } else { Ok(None) };
+    for err in [weights.as_ref().err(), probed.as_ref().err()].into_iter().flatten() {
+        noted(&mut header, err);
+    }
+    if let Some(expected) = time(&recipe, (&inputs, &planned), (&steps, done), probed.ok().flatten())? {
         header.row("time", "用时", expected.describe(look.lang));
     }
     stood_in(&mut header, &recipe, &inputs, why_cpu.as_ref());
@@ -257,27 +262,33 @@ fn noted(header: &mut Header, err: &Error) {
     header.notice(said(false), said(true));
 }
 
-/// `None`: nothing is trained.
+/// The rate of some first steps. `None`: nothing is trained.
+fn probe(recipe: &Recipe, inputs: &Inputs, planned: &Planned) -> Result<Option<Rate>> {
+    if planned.survey.samples.is_empty() {
+        return Ok(None);
+    }
+    train::try_out(recipe, inputs, planned, |trainer: &Trainer| {
+        let began = Instant::now();
+        planned.rehearse(trainer)?;
+        Rate::of_steps(trainer, planned, began.elapsed(), PATIENCE)
+    })
+}
+
+/// At the rate that was `probed`, else at that of a product. `None`: nothing is trained.
 fn time(
     recipe: &Recipe,
     (inputs, planned): (&Inputs, &Planned),
     (steps, done): (&StepPlan, usize),
-    probes: bool,
+    probed: Option<Rate>,
 ) -> Result<Option<Expected>> {
     if planned.survey.samples.is_empty() {
         return Ok(None);
     }
-    let (model, device) = (&inputs.model_config, &inputs.opened.device);
-    let rate = match probes {
-        false => Some(Rate::of_products(model, inputs.dtype, device)?),
-        true => train::try_out(recipe, inputs, planned, |trainer: &Trainer| {
-            let began = Instant::now();
-            planned.rehearse(trainer)?;
-            Rate::of_steps(trainer, planned, began.elapsed(), PATIENCE)
-        })?,
-    };
+    let model = &inputs.model_config;
+    let by_products = || Rate::of_products(model, inputs.dtype, &inputs.opened.device);
+    let rate = probed.map_or_else(by_products, Ok)?;
     let searches = recipe.lora.pissa.pissa_init && inputs.existing.is_none();
-    Ok(rate.map(|rate| Expected { searches, ..rate.time(recipe, planned, (steps, done), model) }))
+    Ok(Some(Expected { searches, ..rate.time(recipe, planned, (steps, done), model) }))
 }
 
 /// Says what is estimated, and what another machine would have to be asked.

@@ -283,3 +283,26 @@ fn weights_that_cannot_be_used_are_said_below_the_plan() {
     work.write("model/config.json", config);
     refused(&["--no-probe"], "was expected from the config");
 }
+
+#[test]
+fn an_estimate_refuses_no_row() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/qwen3_14b_lora.toml")).expect("the recipe"));
+    let [_, data] = overrides();
+    let plan = |more: &[&str]| {
+        let args = ["plan", "--no-probe", "recipe.toml", "device=cpu", "dataset=couplets_test", "max_samples=64", &data];
+        let plan = work.run(&[&args[..], more].concat());
+        assert_eq!((plan.code, plan.stderr.as_str()), (0, ""), "{more:?}");
+        plan.stdout
+    };
+    for (more, kept, mark, said) in [
+        (&["cutoff_len=56"][..], "64 kept + 0 skipped", "", "`over_length` refuses those that are"),
+        (&["cutoff_len=56", "over_length=drop"], " skipped (", "≈ ", "`over_length` leaves out those that are"),
+        (&["cutoff_len=4", "over_length=drop"], "64 kept + 0 skipped", "≈ ", "≈ 128 rows may be longer than cutoff_len 4"),
+    ] {
+        let plan = plan(more);
+        assert!(row(&plan, "data").starts_with(&format!("{mark}couplets_test: 64 rows = ")), "{more:?}: {plan}");
+        assert!(row(&plan, "data").contains(kept) && plan.contains(said), "{more:?}: {plan}");
+        assert_eq!(row(&plan, "steps").starts_with("≈ "), !mark.is_empty(), "{more:?}: {plan}");
+    }
+}

@@ -51,6 +51,12 @@ pub struct Facts<'a> {
 }
 
 impl Facts<'_> {
+    /// `≈ ` where an estimate decides which rows there are, or which fill a pack.
+    fn about_rows(&self, recipe: &Recipe) -> &'static str {
+        let decides = recipe.data.packing || recipe.data.over_length == OverLength::Drop;
+        if self.estimated && decides { "≈ " } else { "" }
+    }
+
     fn tokens(&self, n: usize) -> String {
         tokens(n, self.estimated)
     }
@@ -91,15 +97,16 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
     if let Some(pissa) = facts.pissa {
         header.row("pissa", "PiSSA", pissa.to_owned());
     }
+    let about = facts.about_rows(recipe);
     for file in facts.data.files.iter().chain(facts.test.iter().flat_map(|test| &test.files)) {
-        header.row("data", "数据", file_line(file));
+        header.row("data", "数据", format!("{about}{}", file_line(file)));
     }
     let rows = &facts.data.train;
     header.row(
         "rows",
         "行",
         format!(
-            "{} training, {} held out; tokens a row: mean {}{:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
+            "{about}{} training, {about}{} held out; tokens a row: mean {}{:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
             split_size(rows),
             split_size(&facts.data.eval),
             if facts.estimated { "≈ " } else { "" },
@@ -116,7 +123,7 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
     }
     if recipe.data.packing {
         let packs = thousands(facts.plan.epoch_samples());
-        header.row("packs", "打包", format!("{packs} samples of at most {} tokens", recipe.data.longest_row()));
+        header.row("packs", "打包", format!("{about}{packs} samples of at most {} tokens", recipe.data.longest_row()));
     }
     header.row(
         "tokens",
@@ -132,7 +139,7 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
         "steps",
         "步数",
         format!(
-            "{} = {:.4} epochs × {}; {} samples a step ({} × {}), at most {} tokens at once, shared prefix {}",
+            "{about}{} = {:.4} epochs × {}; {} samples a step ({} × {}), at most {} tokens at once, shared prefix {}",
             thousands(facts.plan.total_steps),
             epochs,
             facts.plan.steps_per_epoch,

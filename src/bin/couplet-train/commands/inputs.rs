@@ -5,7 +5,7 @@ use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
-    config::{LoraConfig, ModelConfig, Recipe},
+    config::{LoraConfig, ModelConfig, OverLength, Recipe},
     dataset::{self, Example, Splits, Tokenizer, summary::FileSummary},
     device::{self, Opened},
     error::{Error, Result, io_reason},
@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 
 /// Tokenizer files that go with the adapter, where the base has them.
 const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+
+/// More tokens than any row has.
+const ANY_LENGTH: usize = 1 << 20;
 
 /// What a run reads, but for the weights.
 pub struct Inputs {
@@ -97,8 +100,8 @@ impl Inputs {
             Principal::refuse_short_sides(&model_config, &recipe.lora)?;
         }
         fault::phase("tokenise");
-        let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
-        let test = verdict::test_rows(recipe, &tokenizer)?;
+        let (data, test) =
+            if is_published { estimated_rows(recipe, &tokenizer)? } else { rows(recipe, &tokenizer)? };
         let tested = test.iter().flat_map(|test| &test.eval);
         let rows = data.train.iter().chain(&data.eval).chain(tested);
         refuse_unknown_ids(rows, model_config.vocab_size, &model_dir)?;
@@ -129,6 +132,13 @@ impl Inputs {
         self.model_config.tensors().try_for_each(|(name, shape)| checkpoint.expect_shape(&name, &shape))
     }
 
+    /// Rows that are longer than they may be by an estimate of their tokens.
+    pub fn perhaps_too_long(&self, longest: usize) -> usize {
+        let all = [Some(&self.data), self.test.as_ref()].into_iter().flatten();
+        let too_long = |rows: &[Example]| rows.iter().filter(|row| row.input_ids.len() > longest).count();
+        all.map(|splits| splits.summary.over_long + too_long(&splits.train) + too_long(&splits.eval)).sum()
+    }
+
     /// Names of the data sets, in the order read.
     pub fn dataset_names(&self) -> Vec<String> {
         self.data.summary.files.iter().map(|file| file.name.clone()).collect()
@@ -155,6 +165,25 @@ impl Inputs {
     /// Bytes that [`Self::write_tokenizer`] writes.
     pub fn tokenizer_size(&self) -> u64 {
         self.tokenizer_files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+}
+
+/// The rows of a recipe, and those of its `test_dataset`.
+fn rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Splits, Option<Splits>)> {
+    Ok((dataset::load(&recipe.data, recipe.train.seed, tokenizer)?, verdict::test_rows(recipe, tokenizer)?))
+}
+
+/// The same by an estimate of their tokens, for which no row is refused.
+fn estimated_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Splits, Option<Splits>)> {
+    let mut lenient = recipe.clone();
+    match recipe.data.packing {
+        true => lenient.data.over_length = OverLength::Truncate, // the length of a pack is meant
+        false => lenient.data.cutoff_len = ANY_LENGTH,
+    }
+    match recipe.data.over_length {
+        OverLength::Error => rows(&lenient, tokenizer),
+        // Where nothing is left, the estimate may be the reason.
+        OverLength::Drop | OverLength::Truncate => rows(recipe, tokenizer).or_else(|_| rows(&lenient, tokenizer)),
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::args::PlanArgs;
 use candle_core::{DType, Device};
 use couplet_train::{
-    config::{self, Loaded, Recipe, SaveStrategy},
+    config::{self, Loaded, OverLength, Recipe, SaveStrategy},
     dataset,
     error::{Error, Result, gigabytes},
     fs,
@@ -298,6 +298,18 @@ fn stood_in(header: &mut Header, recipe: &Recipe, inputs: &Inputs, why_cpu: Opti
         header.notice(
             format!("≈ {name} is not on this machine: its geometry is known by its name, and tokens are estimated, a character each"),
             format!("≈ 本机没有 {name}：结构按名称得知，词元数按每字一个估算"),
+        );
+    }
+    let (data, long) = (&recipe.data, inputs.perhaps_too_long(recipe.data.longest_row()));
+    if inputs.is_estimated && long > 0 {
+        let (does, does_zh) = match data.over_length {
+            OverLength::Error => ("refuses", "会报错"),
+            OverLength::Drop => ("leaves out", "会略去"),
+            OverLength::Truncate => ("cuts", "会截断"),
+        };
+        header.notice(
+            format!("≈ {long} rows may be longer than cutoff_len {}: `over_length` {does} those that are", data.cutoff_len),
+            format!("≈ {long} 行可能超过 cutoff_len {}：`over_length` {does_zh}确实过长的行", data.cutoff_len),
         );
     }
     if let Some(err) = why_cpu {

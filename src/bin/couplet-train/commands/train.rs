@@ -430,7 +430,9 @@ pub(super) fn said_before(
     }
     let tested = inputs.test.iter().flat_map(|test| &test.summary.warnings);
     for warning in inputs.data.summary.warnings.iter().chain(tested) {
-        header.notice(warning.en.clone(), warning.zh.clone());
+        // Which rows are too long follows from their tokens.
+        let about = if inputs.is_estimated && warning.en.contains("cutoff_len") { "≈ " } else { "" };
+        header.notice(format!("{about}{}", warning.en), format!("{about}{}", warning.zh));
     }
     header
 }

@@ -98,14 +98,37 @@ fn a_model_that_is_not_here_is_known_by_its_name() {
 }
 
 #[test]
-fn without_data_it_says_what_does_not_depend_on_them() {
+fn without_model_and_data_it_says_what_does_not_depend_on_them() {
     let work = Workspace::new();
     work.write("recipe.toml", std::fs::read(root().join("configs/qwen3_14b_lora.toml")).expect("the recipe"));
     let [_, data] = overrides();
-    let plan = work.run(&["plan", "recipe.toml", "device=cpu", &data]);
-    assert_eq!(plan.code, 2);
-    assert!(row(&plan.stdout, "memory").starts_with("at most, on a CPU: "), "{}", plan.stdout);
-    assert!(plan.stderr.contains("no data set named \"couplets_50k\""), "{}", plan.stderr);
+    let args = ["plan", "recipe.toml", "device=cpu", &data];
+    let plan = work.run(&args);
+    assert_eq!((plan.code, plan.stderr.as_str()), (0, ""));
+    let of = |name: &str| row(&plan.stdout, name);
+    assert!(of("model").starts_with("Qwen/Qwen3-14B: 14,768,307,200 parameters"), "{}", plan.stdout);
+    assert_eq!(of("rows"), "assumed: full ones, 128 tokens each, all trained");
+    assert!(of("steps").starts_with("5 epochs of rows that are not here; 8 samples a step (1 × 8)"), "{}", plan.stdout);
+    assert!(of("memory").starts_with("at most ") && plan.stdout.contains("\n          weights 29.54 GB, "), "{}", plan.stdout);
+    assert!(["yes: ", "no: "].iter().any(|says| of("fits").starts_with(says)), "{}", plan.stdout);
+    assert!(of("on a card").contains(" GB at 1,872 tokens at once; at the least "), "{}", plan.stdout);
+    assert!(of("disk").contains(" GB with one checkpoint"), "{}", plan.stdout);
+    assert!(of("time").starts_with("≈ ") && of("time").contains(" a step at the most; "), "{}", plan.stdout);
+    assert!(plan.stdout.contains("no data set named \"couplets_50k\""), "{}", plan.stdout);
+    assert!(plan.stdout.contains("  couplet-train data prepare PAIRS.txt --out "), "how they are made: {}", plan.stdout);
+
+    // An upper bound of what is then planned for rows that are there.
+    let total = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("memory")).expect("memory").to_owned();
+        line.split(' ').find_map(|word| word.parse::<f64>().ok()).unwrap_or_else(|| panic!("{line}"))
+    };
+    for more in [&["max_samples=64"][..], &["max_samples=512", "per_device_train_batch_size=64"]] {
+        let (known, all) = (["dataset=couplets_train,couplets_festive"], [&args[..], more].concat());
+        let (known, assumed) = (work.run(&[&all[..], &known].concat()), work.run(&all));
+        assert!(total(&known.stdout) <= total(&assumed.stdout), "{}{}", known.stdout, assumed.stdout);
+    }
+    let small = work.run(&[&args[..], &["micro_batch_tokens=1024", "lora_rank=512", "max_steps=40"]].concat());
+    assert!(row(&small.stdout, "steps").starts_with("40 (max_steps); "), "{}", small.stdout);
 }
 
 #[test]

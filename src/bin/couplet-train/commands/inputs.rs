@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
     config::{LoraConfig, ModelConfig, OverLength, Recipe},
-    dataset::{self, Example, Splits, Tokenizer, summary::FileSummary},
+    dataset::{self, Example, Origin, Splits, Summary, Tokenizer, summary::FileSummary},
     device::{self, Opened},
     error::{Error, Result, io_reason},
     fs::{self, fault},
@@ -42,18 +42,19 @@ pub struct Inputs {
     pub dtype: DType,
     /// Whether the model is known by its name alone, and tokens are estimated.
     pub is_estimated: bool,
+    /// Why there are no data, where a step of full rows stands in for them.
+    pub missing: Option<Error>,
 }
 
 impl Inputs {
     /// Reads what `recipe` names, which takes over the shape of the adapter that it continues.
     pub fn read(recipe: &mut Recipe, console: &mut Console) -> Result<Self> {
         // A name is looked up before gigabytes are fetched.
-        for names in [&recipe.data.dataset, &recipe.data.eval_dataset, &recipe.data.test_dataset] {
-            dataset::registry::look_up(&recipe.data.dataset_dir, names)?;
-        }
+        registered(recipe)?;
         recipe.model.adapter_name_or_path.iter().try_for_each(|dir| peft::Existing::open(dir).map(drop))?;
         let base = Base::open(locate::base(&recipe.model, console)?)?;
-        let inputs = Self::of(recipe, base, |recipe, model| device::open(recipe.model.device, model.parameters()))?;
+        let open = |recipe: &Recipe, model: &Qwen3Config| device::open(recipe.model.device, model.parameters());
+        let inputs = Self::of(recipe, base, None, open)?;
         if inputs.opened.device.is_cpu() {
             let size = inputs.model_config.parameters() * inputs.dtype.size_in_bytes();
             machine::refuse_too_large(size, inputs.dtype)?;
@@ -62,12 +63,13 @@ impl Inputs {
     }
 
     /// The same of what is on this machine: nothing is fetched, and no device or memory is asked for that is not there. A
-    /// published geometry and an approximate tokenizer stand in for a model, the CPU for a device: then also why.
+    /// published geometry and an approximate tokenizer stand in for a model, full rows for data, the CPU for a device: then also
+    /// why.
     ///
     /// Errors: as [`Self::read`]; the model is neither here nor one of the published.
     pub fn here(recipe: &mut Recipe) -> Result<(Self, Option<Error>)> {
         recipe.model.adapter_name_or_path.iter().try_for_each(|dir| peft::Existing::open(dir).map(drop))?;
-        let base = Base::here(recipe)?;
+        let (base, missing) = (Base::here(recipe)?, registered(recipe).err());
         let mut why_cpu = None;
         let on_cpu = || Opened { device: Device::Cpu, card: None, driver: None, passed_over: None };
         let open = |recipe: &Recipe, model: &Qwen3Config| {
@@ -76,16 +78,16 @@ impl Inputs {
                 on_cpu()
             }))
         };
-        let inputs = Self::of(recipe, base, open)?;
+        let inputs = Self::of(recipe, base, missing, open)?;
         Ok((inputs, why_cpu))
     }
 
-    /// Of the base that is here or known by its name.
-    pub fn geometry(recipe: &Recipe) -> Result<Qwen3Config> {
-        Ok(Base::here(recipe)?.config)
-    }
-
-    fn of(recipe: &mut Recipe, base: Base, open: impl FnOnce(&Recipe, &Qwen3Config) -> Result<Opened>) -> Result<Self> {
+    fn of(
+        recipe: &mut Recipe,
+        base: Base,
+        missing: Option<Error>,
+        open: impl FnOnce(&Recipe, &Qwen3Config) -> Result<Opened>,
+    ) -> Result<Self> {
         let Base { dir: model_dir, config: model_config, tokenizer, tokenizer_files, is_published } = base;
         let merged = merged(&recipe.model, &model_config)?;
         let existing = recipe.model.continued().map(peft::Existing::open_own).transpose()?;
@@ -100,8 +102,11 @@ impl Inputs {
             Principal::refuse_short_sides(&model_config, &recipe.lora)?;
         }
         fault::phase("tokenise");
-        let (data, test) =
-            if is_published { estimated_rows(recipe, &tokenizer)? } else { rows(recipe, &tokenizer)? };
+        let (data, test) = match &missing {
+            Some(_) => (full_rows(recipe, model_config.vocab_size), None),
+            None if is_published => estimated_rows(recipe, &tokenizer)?,
+            None => rows(recipe, &tokenizer)?,
+        };
         let tested = test.iter().flat_map(|test| &test.eval);
         let rows = data.train.iter().chain(&data.eval).chain(tested);
         refuse_unknown_ids(rows, model_config.vocab_size, &model_dir)?;
@@ -120,6 +125,7 @@ impl Inputs {
             opened,
             dtype,
             is_estimated: is_published,
+            missing,
         })
     }
 
@@ -165,6 +171,33 @@ impl Inputs {
     /// Bytes that [`Self::write_tokenizer`] writes.
     pub fn tokenizer_size(&self) -> u64 {
         self.tokenizer_files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+}
+
+/// Errors: a data set is not there.
+fn registered(recipe: &Recipe) -> Result<()> {
+    let data = &recipe.data;
+    let mut all = [&data.dataset, &data.eval_dataset, &data.test_dataset].into_iter();
+    all.try_for_each(|names| dataset::registry::look_up(&data.dataset_dir, names).map(drop))
+}
+
+/// In place of data that are not there the samples of a step: as long as rows may be, all of it trained, no two of them alike in
+/// the beginning.
+fn full_rows(recipe: &Recipe, vocab_size: usize) -> Splits {
+    let (data, train) = (&recipe.data, &recipe.train);
+    let row = |row: usize| {
+        let mut input_ids = vec![0; data.longest_row().max(2)];
+        input_ids[0] = (row % vocab_size) as u32;
+        Example { labels: input_ids.clone(), input_ids, origin: Origin { dataset: 0, row }, pack: None }
+    };
+    let rows: Vec<Example> =
+        (1..=train.per_device_train_batch_size * train.gradient_accumulation_steps).map(row).collect();
+    let holds_out = !data.eval_dataset.is_empty() || data.val_size > 0.0;
+    Splits {
+        eval: if holds_out { rows.clone() } else { vec![] },
+        train: rows,
+        summary: Summary::default(),
+        held_out: vec![],
     }
 }
 

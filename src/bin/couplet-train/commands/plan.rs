@@ -43,10 +43,6 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     let look = Look { verbosity: look.verbosity.max(Verbosity::Normal), ..look };
     let (file, overrides) = train::recipe_and_overrides(&args.recipe, "couplet-train plan")?;
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
-    if let Err(err) = registered(&recipe) {
-        without_rows(&recipe, look)?;
-        return Err(err);
-    }
     let mut found = Found::look(&recipe, &mut Console::new(stderr(), look))?;
     let (inputs, why_cpu) = Inputs::here(&mut recipe)?;
     let restored = found.as_mut().and_then(|found| found.restored.take());
@@ -59,7 +55,9 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     let steps = StepPlan::of(&inputs.data.train, &recipe.train);
     let pissa = pissa::planned(&recipe);
     let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices, look.lang);
-    rows(&mut header, &recipe, (&inputs, &planned), &steps, look.lang);
+    if inputs.missing.is_none() {
+        rows(&mut header, &recipe, (&inputs, &planned), &steps, look.lang);
+    }
     memory(&mut header, &recipe, &inputs, short.as_ref(), look.lang)?;
     let space = disk(&mut header, &recipe, &inputs, &steps, look.lang)?;
     match &found {
@@ -78,63 +76,23 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     }
     let weights = inputs.look_at_weights();
     let probes =
-        !args.no_probe && !inputs.is_estimated && why_cpu.is_none() && short.is_none() && weights.is_ok();
+        !args.no_probe && !inputs.is_estimated && why_cpu.is_none() && short.is_none() && weights.is_ok()
+            && inputs.missing.is_none();
     let probed = if probes { probe(&recipe, &inputs, &planned) } else { Ok(None) };
     for err in [weights.as_ref().err(), probed.as_ref().err()].into_iter().flatten() {
         noted(&mut header, err);
     }
     if let Some(expected) = time(&recipe, (&inputs, &planned), (&steps, done), probed.ok().flatten())? {
-        header.row("time", "用时", expected.describe(look.lang));
+        header.row(
+            "time",
+            "用时",
+            match inputs.missing {
+                None => expected.describe(look.lang),
+                Some(_) => expected.describe_step(look.lang),
+            },
+        );
     }
     stood_in(&mut header, &recipe, &inputs, why_cpu.as_ref());
-    Console::new(stdout(), look).header(&header);
-    Ok(())
-}
-
-/// Whether all data sets are.
-fn registered(recipe: &Recipe) -> Result<()> {
-    let d = &recipe.data;
-    let mut all = [&d.dataset, &d.eval_dataset, &d.test_dataset].into_iter();
-    all.try_for_each(|names| dataset::registry::look_up(&d.dataset_dir, names).map(|_| ()))
-}
-
-/// What can be said before there are data.
-fn without_rows(recipe: &Recipe, look: Look) -> Result<()> {
-    let (model, lora) = (Inputs::geometry(recipe)?, &recipe.lora);
-    let dtype = if recipe.train.bf16 { DType::BF16 } else { DType::F32 };
-    let at_once = recipe.train.micro_batch_tokens;
-    let usual = at_once.unwrap_or_else(|| plan::micro_batch_rows(&model, dtype, &Device::Cpu));
-    let rows = usual.max(recipe.data.longest_row());
-    let keep = plan::keep(recipe.train.gradient_checkpointing, &|_| unreachable!("nothing is compared"), None)?;
-    let shape = plan::Shape {
-        model: &model,
-        lora,
-        dtype,
-        saves: recipe.output.save_strategy != SaveStrategy::No,
-        noise: recipe.train.neftune_noise_alpha.is_some(),
-    };
-    let memory = shape.memory(Load { rows, labels: rows, evaluated: rows }, keep);
-    let mut header = Header::default();
-    header.row(
-        "model",
-        "模型",
-        format!("{}: {} parameters", recipe.model.model_name_or_path, thousands(model.parameters())),
-    );
-    header.row("lora", "LoRA", format!("{} trainable parameters", thousands(shape.trainable())));
-    header.row(
-        "memory",
-        "内存",
-        format!(
-            "{} {}\n{}",
-            look.lang.pick("at most, on a CPU:", "CPU 上至多"),
-            gigabytes(memory.total()),
-            memory.describe()
-        ),
-    );
-    header.notice(
-        "rows, steps, disk and time follow from the data, which are not here",
-        "行数、步数、磁盘与用时取决于数据，而数据尚不存在",
-    );
     Console::new(stdout(), look).header(&header);
     Ok(())
 }
@@ -223,10 +181,19 @@ fn disk(header: &mut Header, recipe: &Recipe, inputs: &Inputs, steps: &StepPlan,
     let layout = lora::layout(&inputs.model_config, &recipe.lora);
     let saver = Saver::new(recipe, Value::Null, None);
     let space = train::space(recipe, inputs, &saver, steps, layout.slots())?;
+    // Without data it is not known how many checkpoints there will be.
+    let space = if inputs.missing.is_some() { Space { most: space.least, ..space } } else { space };
     let (least, most) = (gigabytes(space.least), gigabytes(space.most));
-    let need = if least == most { least } else { format!("{least} – {most}") };
+    let need = match (&inputs.missing, lang) {
+        (Some(_), Lang::En) => format!("{least} with one checkpoint"),
+        (Some(_), Lang::Zh) => format!("含一个检查点 {least}"),
+        (None, _) if least == most => least,
+        (None, _) => format!("{least} – {most}"),
+    };
     header.row("disk", "磁盘", need + &room(&recipe.output.output_dir, lang));
-    advice::add(&recipe.output, steps.total_steps, space, header);
+    if inputs.missing.is_none() {
+        advice::add(&recipe.output, steps.total_steps, space, header);
+    }
     if inputs.is_estimated {
         // Published in bf16.
         let size = (inputs.model_config.parameters() * DType::BF16.size_in_bytes()) as u64;
@@ -293,15 +260,27 @@ fn time(
 
 /// Says what is estimated, and what another machine would have to be asked.
 fn stood_in(header: &mut Header, recipe: &Recipe, inputs: &Inputs, why_cpu: Option<&Error>) {
-    if inputs.is_estimated {
-        let name = &recipe.model.model_name_or_path;
-        header.notice(
+    let name = &recipe.model.model_name_or_path;
+    match (inputs.is_estimated, &inputs.missing) {
+        (false, _) => {}
+        (true, None) => header.notice(
             format!("≈ {name} is not on this machine: its geometry is known by its name, and tokens are estimated, a character each"),
             format!("≈ 本机没有 {name}：结构按名称得知，词元数按每字一个估算"),
+        ),
+        (true, Some(_)) => header.notice(
+            format!("{name} is not on this machine: its geometry is known by its name"),
+            format!("本机没有 {name}：结构按名称得知"),
+        ),
+    }
+    if let Some(err) = &inputs.missing {
+        let hint = |chinese| err.hint_text(chinese).unwrap_or_default();
+        header.notice(
+            format!("the data are not here, so full rows are assumed, and steps and time are not known: {err}\n  {}", hint(false)),
+            format!("数据尚不存在，故按满行估计，步数与总用时未知：{err}\n  {}", hint(true)),
         );
     }
     let (data, long) = (&recipe.data, inputs.perhaps_too_long(recipe.data.longest_row()));
-    if inputs.is_estimated && long > 0 {
+    if inputs.is_estimated && inputs.missing.is_none() && long > 0 {
         let (does, does_zh) = match data.over_length {
             OverLength::Error => ("refuses", "会报错"),
             OverLength::Drop => ("leaves out", "会略去"),

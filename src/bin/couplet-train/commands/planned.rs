@@ -8,7 +8,7 @@ use couplet_train::{
     error::{Error, Result},
     kernels,
     model::{Qwen3Config, qwen3::Keep},
-    plan::{self, Load, Memory, Rows},
+    plan::{self, Attended, Load, Memory, Rows},
     report::Header,
     trainer::{Cut, Survey, Trainer, plan::StepPlan},
 };
@@ -92,11 +92,18 @@ impl Planned {
         };
         let survey = cut.survey(&StepPlan::of(&data.train, &recipe.train), &data.train);
         let (held_out, evaluated) = cut.evaluation(&data.eval);
-        let load = Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated };
+        let load = match inputs.missing {
+            None => Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated },
+            Some(_) => at_most(recipe, max_rows, evaluated > 0),
+        };
         let saves = recipe.output.save_strategy != SaveStrategy::No;
         let noise = recipe.train.neftune_noise_alpha.is_some();
         let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves, noise };
-        let attended = cut.attended(&data.train, &survey.samples, &data.eval);
+        let attended = match (&inputs.missing, cut.attended(&data.train, &survey.samples, &data.eval)) {
+            // Rows that are not known may begin alike.
+            (Some(_), all) if cut.share_prefix => Attended { prefix: all.longest, ..all },
+            (_, attended) => attended,
+        };
         let need = |keep| match on_card {
             false => shape.memory(load, keep),
             true => shape.memory_on_card(load, attended, keep),
@@ -160,6 +167,15 @@ impl Planned {
             "memory": self.memory,
         })
     }
+}
+
+/// The largest micro-batch that rows of a recipe can make, whatever they are.
+fn at_most(recipe: &Recipe, max_rows: usize, evaluates: bool) -> Load {
+    let longest = recipe.data.longest_row().max(2) - 1; // the last token is only a target
+    let samples = recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps;
+    let rows = max_rows.max(longest);
+    let of_a_step = rows.min(samples * longest);
+    Load { rows: of_a_step, labels: of_a_step, evaluated: if evaluates { rows } else { 0 } }
 }
 
 /// Rows at once: the recipe's, or as many as suit the model and the kind of device.

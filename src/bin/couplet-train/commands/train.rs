@@ -400,7 +400,8 @@ pub(super) fn said_before(
         cut: planned.cut,
         memory: &planned.memory,
         largest: planned.load,
-        estimated: inputs.is_estimated,
+        estimated: inputs.is_estimated && inputs.missing.is_none(),
+        assumed: inputs.missing.is_some(),
     };
     let mut header = header::header(recipe, &facts, lang);
     if cfg!(feature = "fault-injection") {

@@ -58,7 +58,8 @@ impl Qwen3Config {
     /// Every tensor that a checkpoint of this geometry must have: its name and shape.
     pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
         let (d, v, e) = (self.hidden_size, self.vocab_size, self.head_dim);
-        let norms = [("input_layernorm", d), ("post_attention_layernorm", d), ("self_attn.q_norm", e), ("self_attn.k_norm", e)];
+        let norms =
+            [("input_layernorm", d), ("post_attention_layernorm", d), ("self_attn.q_norm", e), ("self_attn.k_norm", e)];
         let block = move |layer: usize| {
             let name = move |part: &str| format!("model.layers.{layer}.{part}.weight");
             let matrix = move |p: Projection| {

@@ -160,7 +160,11 @@ impl<'a> Console<'a> {
             let left = elapsed * total.saturating_sub(done) as f64 / done.max(1) as f64;
             self.line(&match done >= total {
                 true => format!("{what} {done}/{total}  {}", self.look.lang.duration(elapsed)),
-                false => format!("{what} {done}/{total}  {} {}", self.look.lang.pick("ETA", "剩余"), self.look.lang.duration(left)),
+                false => format!(
+                    "{what} {done}/{total}  {} {}",
+                    self.look.lang.pick("ETA", "剩余"),
+                    self.look.lang.duration(left)
+                ),
             });
         }
     }

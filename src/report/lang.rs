@@ -79,10 +79,9 @@ mod tests {
 
     #[test]
     fn counts_and_days_are_said_in_the_readers_language() {
-        for (lang, days, steps) in [
-            (Lang::En, "2 days, 7:33:20", ["1 step", "2 steps"]),
-            (Lang::Zh, "2 天 7:33:20", ["1 步", "2 步"]),
-        ] {
+        for (lang, days, steps) in
+            [(Lang::En, "2 days, 7:33:20", ["1 step", "2 steps"]), (Lang::Zh, "2 天 7:33:20", ["1 步", "2 步"])]
+        {
             assert_eq!(lang.duration(200_000.0), days);
             assert_eq!(lang.duration(59.9), "0:00:59", "a clock needs no words");
             assert_eq!([1, 2].map(|n| lang.count(n, "step", "步")), steps);

@@ -130,10 +130,15 @@ pub struct Expected {
     /// Whether the model writes at evaluations, of which it is not known how long it will take.
     writes: bool,
     /// Whether PiSSA has still to look for singular values.
-    pub searches: bool,
+    searches: bool,
 }
 
 impl Expected {
+    /// The same where PiSSA has still to look for singular values, or not.
+    pub fn searching(self, searches: bool) -> Self {
+        Self { searches, ..self }
+    }
+
     /// `; without …`: what is not in the time.
     fn without(&self, lang: Lang) -> String {
         let parts = [
@@ -175,7 +180,9 @@ impl Expected {
                 format!("{time}：{steps}，每步 {a_step}，{evaluations}；由最初几步实测，{gflop:.0} GFLOP/s")
             }
             (Lang::Zh, false) => {
-                format!("≈ {time}：{steps}，每步 ≈ {a_step}，{evaluations}；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s")
+                format!(
+                    "≈ {time}：{steps}，每步 ≈ {a_step}，{evaluations}；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s"
+                )
             }
         };
         time + &self.without(lang)

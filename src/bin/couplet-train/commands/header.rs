@@ -101,7 +101,11 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
     }
     match facts.assumed {
         false => rows_that_are_here(&mut header, recipe, facts, lang),
-        true => header.row("rows", "行", format!("assumed: full ones, {} tokens each, all trained", recipe.data.longest_row())),
+        true => header.row(
+            "rows",
+            "行",
+            format!("assumed: full ones, {} tokens each, all trained", recipe.data.longest_row()),
+        ),
     }
     header.row("template", "模板", template_line(recipe));
     header.row("steps", "步数", steps_line(recipe, facts));

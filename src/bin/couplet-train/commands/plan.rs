@@ -5,22 +5,19 @@ use super::{
     expected::{Expected, PATIENCE, Rate},
     header::{thousands, tokens},
     inputs::Inputs,
-    locate,
-    pissa,
+    locate, pissa,
     place::Found,
     planned::{Planned, free},
     restore, train,
 };
 use crate::args::PlanArgs;
-use candle_core::{DType, Device};
+use candle_core::DType;
 use couplet_train::{
-    config::{self, Loaded, OverLength, Recipe, SaveStrategy},
-    dataset,
+    config::{self, Loaded, OverLength, Recipe},
     error::{Error, Result, gigabytes},
     fs,
     model::{lora, published},
     optim::Schedule,
-    plan::{self, Load},
     report::{Console, Header, Lang, Look, Verbosity},
     trainer::{
         Trainer,
@@ -75,9 +72,12 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
         ),
     }
     let weights = inputs.look_at_weights();
-    let probes =
-        !args.no_probe && !inputs.is_estimated && why_cpu.is_none() && short.is_none() && weights.is_ok()
-            && inputs.missing.is_none();
+    let probes = !args.no_probe
+        && !inputs.is_estimated
+        && why_cpu.is_none()
+        && short.is_none()
+        && weights.is_ok()
+        && inputs.missing.is_none();
     let probed = if probes { probe(&recipe, &inputs, &planned) } else { Ok(None) };
     for err in [weights.as_ref().err(), probed.as_ref().err()].into_iter().flatten() {
         noted(&mut header, err);
@@ -134,13 +134,7 @@ fn rates(schedule: &Schedule, total: usize, lang: Lang) -> String {
 }
 
 /// Whether it fits, what does where it does not, and what a card would need.
-fn memory(
-    header: &mut Header,
-    recipe: &Recipe,
-    inputs: &Inputs,
-    short: Option<&Error>,
-    lang: Lang,
-) -> Result<()> {
+fn memory(header: &mut Header, recipe: &Recipe, inputs: &Inputs, short: Option<&Error>, lang: Lang) -> Result<()> {
     let device = &inputs.opened.device;
     let free = free(device).map_or_else(|| "?".to_owned(), gigabytes);
     let fits = match (short, lang) {
@@ -255,7 +249,7 @@ fn time(
     let by_products = || Rate::of_products(model, inputs.dtype, &inputs.opened.device);
     let rate = probed.map_or_else(by_products, Ok)?;
     let searches = recipe.lora.pissa.pissa_init && inputs.existing.is_none();
-    Ok(Some(Expected { searches, ..rate.time(recipe, planned, (steps, done), model) }))
+    Ok(Some(rate.time(recipe, planned, (steps, done), model).searching(searches)))
 }
 
 /// Says what is estimated, and what another machine would have to be asked.
@@ -275,7 +269,10 @@ fn stood_in(header: &mut Header, recipe: &Recipe, inputs: &Inputs, why_cpu: Opti
     if let Some(err) = &inputs.missing {
         let hint = |chinese| err.hint_text(chinese).unwrap_or_default();
         header.notice(
-            format!("the data are not here, so full rows are assumed, and steps and time are not known: {err}\n  {}", hint(false)),
+            format!(
+                "the data are not here, so full rows are assumed, and steps and time are not known: {err}\n  {}",
+                hint(false)
+            ),
             format!("数据尚不存在，故按满行估计，步数与总用时未知：{err}\n  {}", hint(true)),
         );
     }
@@ -287,7 +284,10 @@ fn stood_in(header: &mut Header, recipe: &Recipe, inputs: &Inputs, why_cpu: Opti
             OverLength::Truncate => ("cuts", "会截断"),
         };
         header.notice(
-            format!("≈ {long} rows may be longer than cutoff_len {}: `over_length` {does} those that are", data.cutoff_len),
+            format!(
+                "≈ {long} rows may be longer than cutoff_len {}: `over_length` {does} those that are",
+                data.cutoff_len
+            ),
             format!("≈ {long} 行可能超过 cutoff_len {}：`over_length` {does_zh}确实过长的行", data.cutoff_len),
         );
     }

@@ -143,10 +143,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         on_card.trained();
         keep(&recipe, &inputs, trainer, (principal, &initial), look.lang)
     };
-    let planned_to_take = Took {
-        train_seconds: expected.map(|expected| expected.seconds),
-        peak_memory_bytes: planned.peak(),
-    };
+    let planned_to_take =
+        Took { train_seconds: expected.map(|expected| expected.seconds), peak_memory_bytes: planned.peak() };
     let compare = |finished: Finished| {
         // As it was planned: of a card's tensors, else of the process.
         let peak_memory_bytes = on_card.peak().or_else(machine::peak_memory);

@@ -324,8 +324,8 @@ fn an_estimate_refuses_no_row() {
         plan.stdout
     };
     for (more, kept, mark, said) in [
-        (&["cutoff_len=56"][..], "64 kept + 0 skipped", "", "`over_length` refuses those that are"),
-        (&["cutoff_len=56", "over_length=drop"], " skipped (", "≈ ", "`over_length` leaves out those that are"),
+        (&["cutoff_len=62"][..], "64 kept + 0 skipped", "", "`over_length` refuses those that are"),
+        (&["cutoff_len=62", "over_length=drop"], " skipped (", "≈ ", "`over_length` leaves out those that are"),
         (
             &["cutoff_len=4", "over_length=drop"],
             "64 kept + 0 skipped",

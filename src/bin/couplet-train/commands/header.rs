@@ -119,7 +119,8 @@ pub fn header(recipe: &Recipe, facts: &Facts, lang: Lang) -> Header {
 fn rows_that_are_here(header: &mut Header, recipe: &Recipe, facts: &Facts, lang: Lang) {
     let about = facts.about_rows(recipe);
     for file in facts.data.files.iter().chain(facts.test.iter().flat_map(|test| &test.files)) {
-        header.row("data", "数据", format!("{about}{}", file_line(file)));
+        let cut = facts.estimated && recipe.data.over_length == OverLength::Truncate;
+        header.row("data", "数据", format!("{}{}", if cut { "≈ " } else { about }, file_line(file)));
     }
     let rows = &facts.data.train;
     header.row(

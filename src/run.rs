@@ -57,12 +57,18 @@ pub enum Start {
 ///
 /// An unfinished run is continued even then: a second start of the same command must not destroy the first.
 pub fn inspect(recipe: &Recipe) -> Result<Start> {
-    refuse_no_folder(recipe)?;
-    let start = what_is_there(recipe)?;
+    let start = look(recipe)?;
     if start != Start::AlreadyComplete {
         refuse_unwritable(&recipe.output.output_dir)?;
     }
     Ok(start)
+}
+
+/// The same, but for whether the directory can be written: nothing is.
+pub fn look(recipe: &Recipe) -> Result<Start> {
+    refuse_no_folder(recipe)?;
+    let start = what_is_there(recipe)?;
+    nearest_folder(&recipe.output.output_dir).map(|_| start)
 }
 
 fn what_is_there(recipe: &Recipe) -> Result<Start> {
@@ -144,15 +150,19 @@ fn no_receipt(dir: &Path, found: &str) -> Error {
 
 /// Tries a file in the folder, or in the nearest one above it that exists: a run must not fail after the model is loaded.
 fn refuse_unwritable(dir: &Path) -> Result<()> {
-    let here = Path::new(".");
-    let exists = |path: &&Path| path.exists() && !path.as_os_str().is_empty();
-    let nearest = dir.ancestors().find(exists).unwrap_or(here);
-    if !nearest.is_dir() {
-        return Err(unusable(dir, format!("{} is a file", nearest.display())));
-    }
+    let nearest = nearest_folder(dir)?;
     let probe = nearest.join(format!(".{}.{}.tmp", fs::PROBE, std::process::id()));
     std::fs::write(&probe, "").map_err(|err| unusable(dir, format!("{}: {}", nearest.display(), io_reason(&err))))?;
     std::fs::remove_file(&probe).map_err(|err| unusable(dir, io_reason(&err)))
+}
+
+/// The folder, or the nearest one above it that exists. Errors: that is a file.
+fn nearest_folder(dir: &Path) -> Result<&Path> {
+    let exists = |path: &&Path| path.exists() && !path.as_os_str().is_empty();
+    match dir.ancestors().find(exists).unwrap_or(Path::new(".")) {
+        nearest if nearest.is_dir() => Ok(nearest),
+        nearest => Err(unusable(dir, format!("{} is a file", nearest.display()))),
+    }
 }
 
 /// Looks whether what a run will write fits on the disk of `dir`; if not even the least does, the run is refused.

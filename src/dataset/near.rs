@@ -53,7 +53,7 @@ impl<'a> Said<'a> {
     /// A pair, and all that two rows must have in common besides to be equal; punctuation and blanks do not count.
     pub fn new<'t>(pair: Pair<'a>, around: impl Iterator<Item = &'t str>) -> Self {
         // Where a text ends is a sign that no character has.
-        let signs = around.flat_map(|text| characters(text).map(u64::from).chain([u64::from(u32::MAX)]));
+        let signs = around.flat_map(|text| bare(text).map(u64::from).chain([u64::from(u32::MAX)]));
         Self { pair, around: signs.fold(0, |sum, sign| mixed(sum ^ sign)) }
     }
 }

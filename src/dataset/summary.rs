@@ -14,7 +14,7 @@ pub struct Warning {
 }
 
 /// The data of a run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Summary {
     /// One for every data set, in [`Origin::dataset`] order.
     pub files: Vec<FileSummary>,

@@ -99,14 +99,21 @@ pub fn resolve(
     }
 }
 
-/// The folder of `name_or_path` where it lies here, whole; the network is not asked.
-pub fn here(name_or_path: &str, revision: &str, cache_dir: Option<&Path>, env: &HubEnv) -> Option<PathBuf> {
-    if let Some(folder) = names::folder(name_or_path, env.home.as_deref()).ok()? {
-        return Some(folder);
+/// The folder of `name_or_path` where it lies here, whole; the network is not asked. `None`: a name that would be fetched.
+///
+/// Errors: no such folder; not a model name.
+pub fn here(name_or_path: &str, revision: &str, cache_dir: Option<&Path>, env: &HubEnv) -> Result<Option<PathBuf>> {
+    if let Some(folder) = names::folder(name_or_path, env.home.as_deref())? {
+        return Ok(Some(folder));
     }
-    names::check(name_or_path, revision).ok()?;
-    let folder = cached(name_or_path, revision, &env.cache(cache_dir)?, env);
-    folder.filter(|folder| cache::missing(folder).is_empty())
+    names::check(name_or_path, revision)?;
+    let folder = env.cache(cache_dir).and_then(|root| cached(name_or_path, revision, &root, env));
+    Ok(folder.filter(|folder| cache::missing(folder).is_empty()))
+}
+
+/// The cache that downloads go into. `cache_dir`: as in [`resolve`]. `None`: there is no home for one.
+pub fn cache(cache_dir: Option<&Path>, env: &HubEnv) -> Option<PathBuf> {
+    env.cache(cache_dir)
 }
 
 /// What the cache `root` has of a model, be it whole or not.

@@ -55,6 +55,24 @@ impl Qwen3Config {
         }
     }
 
+    /// Every tensor that a checkpoint of this geometry must have: its name and shape.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let (d, v, e) = (self.hidden_size, self.vocab_size, self.head_dim);
+        let norms =
+            [("input_layernorm", d), ("post_attention_layernorm", d), ("self_attn.q_norm", e), ("self_attn.k_norm", e)];
+        let block = move |layer: usize| {
+            let name = move |part: &str| format!("model.layers.{layer}.{part}.weight");
+            let matrix = move |p: Projection| {
+                let (out, width) = self.projection(p);
+                (name(p.path()), vec![out, width])
+            };
+            Projection::ALL.into_iter().map(matrix).chain(norms.map(move |(part, width)| (name(part), vec![width])))
+        };
+        let head = (!self.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), vec![v, d]));
+        let ends = [("model.embed_tokens.weight".to_owned(), vec![v, d]), ("model.norm.weight".to_owned(), vec![d])];
+        (0..self.num_hidden_layers).flat_map(block).chain(ends).chain(head)
+    }
+
     /// Reads `dir/config.json`.
     ///
     /// Anything this engine would compute wrongly is refused by name: another architecture, a quantised checkpoint,

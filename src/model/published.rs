@@ -60,6 +60,8 @@ mod tests {
             [596_049_920, 1_720_574_976, 4_022_468_096, 8_190_735_360, 14_768_307_200, 32_762_123_264].map(Some);
         assert_eq!(SIZES.map(|size| of_size(size).map(|config| config.parameters())), counts);
         assert_eq!(of_size("7B"), None);
+        let listed = |config: Qwen3Config| config.tensors().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        assert_eq!(SIZES.map(|size| of_size(size).map(listed)), counts, "all tensors are listed, each once");
     }
 
     #[test]

@@ -24,9 +24,17 @@ use candle_core::{DType, Device};
 /// It follows from the recipe alone and not from the memory that happens to be free, because the last bits of a result
 /// depend on it: a run that goes on elsewhere, or later, must cut its steps alike.
 pub fn micro_batch_rows(model: &Qwen3Config, dtype: DType, device: &Device) -> usize {
-    let target: usize = if device.is_cpu() { 1 << 30 } else { 8 << 30 };
+    if device.is_cpu() { rows_within(1 << 30, model, dtype) } else { rows_on_card(model, dtype) }
+}
+
+/// The same of a card, be there one or not.
+pub fn rows_on_card(model: &Qwen3Config, dtype: DType) -> usize {
+    rows_within(8 << 30, model, dtype)
+}
+
+fn rows_within(bytes: usize, model: &Qwen3Config, dtype: DType) -> usize {
     let a_row = memory::saved_values(model) * model.num_hidden_layers * dtype.size_in_bytes();
-    (target / a_row).clamp(FEWEST_ROWS, 8192)
+    (bytes / a_row).clamp(FEWEST_ROWS, 8192)
 }
 
 /// Fewer rows at once leave most of a device idle.
@@ -108,5 +116,6 @@ mod tests {
         let shape = qwen3_0_6b(DType::F32);
         let rows = |dtype| micro_batch_rows(shape.model, dtype, &Device::Cpu);
         assert_eq!((rows(DType::F32), rows(DType::BF16)), (668, 1337));
+        assert_eq!((rows_on_card(shape.model, DType::F32), rows_on_card(shape.model, DType::BF16)), (5349, 8192));
     }
 }

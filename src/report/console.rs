@@ -4,7 +4,7 @@
 //! Nothing here can end a run: a closed terminal or a full pipe loses lines and no more.
 
 use super::{
-    lang::{Lang, duration},
+    lang::Lang,
     look::{Look, Progress, Verbosity},
     pace::Pace,
     text::{Header, Summary, harmless, table},
@@ -161,8 +161,12 @@ impl<'a> Console<'a> {
         if is_due && self.look.progress != Progress::None {
             let left = elapsed * total.saturating_sub(done) as f64 / done.max(1) as f64;
             self.line(&match done >= total {
-                true => format!("{what} {done}/{total}  {}", duration(elapsed)),
-                false => format!("{what} {done}/{total}  {} {}", self.look.lang.pick("ETA", "剩余"), duration(left)),
+                true => format!("{what} {done}/{total}  {}", self.look.lang.duration(elapsed)),
+                false => format!(
+                    "{what} {done}/{total}  {} {}",
+                    self.look.lang.pick("ETA", "剩余"),
+                    self.look.lang.duration(left)
+                ),
             });
         }
     }
@@ -242,7 +246,7 @@ impl<'a> Console<'a> {
             self.pace.samples_per_second(),
             lang.pick("samples/s", "样本/秒"),
             lang.pick("ETA", "剩余"),
-            duration(eta),
+            lang.duration(eta),
         )
     }
 
@@ -370,6 +374,7 @@ impl Observer for Console<'_> {
             Event::SaveFailed(e) => self.save_failed(e),
             Event::Trouble(e) => self.trouble(e),
             Event::Finished(_) => self.end_bar(),
+            Event::Compared(_) => {} // said behind what was read back
         }
         Ok(())
     }

@@ -27,6 +27,24 @@ impl Lang {
             Self::Zh => zh,
         }
     }
+
+    /// Seconds as he reads them: [`duration`], in Chinese with `天` for days.
+    pub fn duration(self, seconds: f64) -> String {
+        match (self, duration(seconds).split_once(", ")) {
+            (Self::Zh, Some((days, clock))) => {
+                format!("{} 天 {clock}", days.split(' ').next().unwrap_or_default())
+            }
+            _ => duration(seconds),
+        }
+    }
+
+    /// `1 step`, `2 steps`: a number and what it counts, with its plural in English and its measure word in Chinese.
+    pub fn count(self, n: usize, one: &str, zh: &str) -> String {
+        match self {
+            Self::En => format!("{n} {one}{}", if n == 1 { "" } else { "s" }),
+            Self::Zh => format!("{n} {zh}"),
+        }
+    }
 }
 
 /// Seconds as `H:MM:SS`, from a day on `1 day, H:MM:SS`: the text of Python's `timedelta` with whole seconds.
@@ -56,6 +74,17 @@ mod tests {
         ] {
             let lookup = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
             assert_eq!(Lang::detect(lookup), want, "{why}");
+        }
+    }
+
+    #[test]
+    fn counts_and_days_are_said_in_the_readers_language() {
+        for (lang, days, steps) in
+            [(Lang::En, "2 days, 7:33:20", ["1 step", "2 steps"]), (Lang::Zh, "2 天 7:33:20", ["1 步", "2 步"])]
+        {
+            assert_eq!(lang.duration(200_000.0), days);
+            assert_eq!(lang.duration(59.9), "0:00:59", "a clock needs no words");
+            assert_eq!([1, 2].map(|n| lang.count(n, "step", "步")), steps);
         }
     }
 

@@ -1,4 +1,5 @@
-//! `trainer_log.jsonl`: one line per log, per evaluation, and one at the end, in LlamaFactory's keys, order and numbers.
+//! `trainer_log.jsonl`: one line per log, per evaluation, and one at the end, in LlamaFactory's keys, order and numbers; behind
+//! them one that says the end once more, with what was planned and what was measured.
 //!
 //! LLaMA Board and other viewers poll this file during the run. Written from the events and nothing else.
 
@@ -7,7 +8,7 @@ use crate::{
     error::Result,
     fs::{LogFile, write_atomic},
     json::{self, Object},
-    trainer::event::{EvalPhase, Evaluated, Event, Observer, Sample, SetRead},
+    trainer::event::{Compared, EvalPhase, Evaluated, Event, Finished, Observer, Sample, SetRead, Took},
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -46,7 +47,7 @@ impl Observer for TrainerLog {
             self.unwritten.remove(0);
         }
         // Lines are handed to the system one by one; a finished run says that they are on the disk.
-        if matches!(event, Event::Finished(_)) { self.file.sync() } else { Ok(()) }
+        if matches!(event, Event::Finished(_) | Event::Compared(_)) { self.file.sync() } else { Ok(()) }
     }
 }
 
@@ -60,6 +61,7 @@ struct Entry<'e> {
     tokens: Option<u64>,
     samples: &'e [Sample],
     sets: &'e [SetRead],
+    compared: Option<&'e Compared>,
 }
 
 impl<'e> Entry<'e> {
@@ -74,6 +76,7 @@ impl<'e> Entry<'e> {
                 metrics: vec![],
                 samples: &[],
                 sets: &e.sets,
+                compared: None,
                 epoch: 0.0,
                 elapsed: 0.0,
                 tokens: None,
@@ -84,6 +87,7 @@ impl<'e> Entry<'e> {
                 metrics: vec![("loss".into(), e.loss), ("lr".into(), e.lr)],
                 samples: &[],
                 sets: &[],
+                compared: None,
                 epoch: e.epoch,
                 elapsed: e.elapsed,
                 tokens: e.num_input_tokens_seen,
@@ -94,21 +98,28 @@ impl<'e> Entry<'e> {
                 metrics: e.metrics(),
                 samples: e.written.as_ref().map_or(&[], |written| &written.samples),
                 sets: &[],
+                compared: None,
                 epoch: e.epoch,
                 elapsed: e.elapsed,
                 tokens: e.num_input_tokens_seen,
             }),
-            Event::Finished(e) => Some(Self {
-                step: e.step,
-                total_steps: e.total_steps,
-                metrics: vec![],
-                samples: &[],
-                sets: &[],
-                epoch: e.epoch,
-                elapsed: e.runtime,
-                tokens: e.num_input_tokens_seen,
-            }),
+            Event::Finished(e) => Some(Self::end(e)),
+            Event::Compared(e) => Some(Self { compared: Some(e), ..Self::end(&e.finished) }),
             _ => None,
+        }
+    }
+
+    fn end(e: &Finished) -> Self {
+        Self {
+            step: e.step,
+            total_steps: e.total_steps,
+            metrics: vec![],
+            samples: &[],
+            sets: &[],
+            compared: None,
+            epoch: e.epoch,
+            elapsed: e.runtime,
+            tokens: e.num_input_tokens_seen,
         }
     }
 
@@ -135,6 +146,10 @@ impl<'e> Entry<'e> {
         if !self.sets.is_empty() {
             line.insert("data".into(), self.sets.iter().map(set_read).collect());
         }
+        for (key, took) in self.compared.iter().flat_map(|e| [("planned", e.planned), ("measured", e.measured)]) {
+            let Took { train_seconds, peak_memory_bytes } = took;
+            line.insert(key.into(), json!({"train_seconds": train_seconds, "peak_memory_bytes": peak_memory_bytes}));
+        }
         line
     }
 }
@@ -152,7 +167,7 @@ fn is_of_the_base(e: &Evaluated) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        report::testing::{evaluated, lf_events, lf_text, logged},
+        report::testing::{evaluated, finished, lf_events, lf_text, logged},
         trainer::event::{DataRead, Written},
     };
 
@@ -205,6 +220,19 @@ mod tests {
             \"remaining_time\": \"0:00:00\", \"data\": [{\"name\": \"a\", \"read\": 9, \"kept\": 7, \"skipped\": 2, \
             \"reasons\": {\"no_response\": 2}}]}\n";
         assert_eq!(written(&[data(2, false)]), want);
+    }
+
+    #[test]
+    fn the_last_line_is_the_end_again_with_the_plan_beside_it() {
+        let end = Finished { runtime: 8.0, ..finished(4, 1.0) };
+        let planned = Took { train_seconds: Some(7.5), peak_memory_bytes: Some(1000) };
+        let measured = Took { train_seconds: Some(8.0), peak_memory_bytes: None };
+        let compared = Compared { finished: end.clone(), planned, measured };
+        let text = written(&[Event::Finished(end), Event::Compared(compared)]);
+        let (end, last) = text.trim_end().split_once('\n').expect("two lines");
+        let more = "\"planned\": {\"train_seconds\": 7.5, \"peak_memory_bytes\": 1000}, \
+            \"measured\": {\"train_seconds\": 8.0, \"peak_memory_bytes\": null}}";
+        assert_eq!(last, format!("{}, {more}", end.trim_end_matches('}')), "what viewers read of the last line stays");
     }
 
     #[test]

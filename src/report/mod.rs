@@ -26,7 +26,7 @@ pub use verdict::{Score, Scores, Verdict};
 
 use crate::{
     error::Result,
-    trainer::event::{EvalPhase, Evaluated, Event, Finished, Observer, Trouble},
+    trainer::event::{Compared, EvalPhase, Evaluated, Event, Finished, Observer, Trouble},
 };
 
 /// Several observers as one; each event goes to all of them in order.
@@ -54,7 +54,7 @@ impl<'a> Observers<'a> {
 impl Observer for Observers<'_> {
     fn on_event(&mut self, event: &Event) -> Result<()> {
         let is_result = match event {
-            Event::Finished(_) => true,
+            Event::Finished(_) | Event::Compared(_) => true,
             Event::Evaluated(e) => e.when == EvalPhase::Final,
             _ => false,
         };
@@ -91,6 +91,8 @@ pub struct Outcome {
     pub leaks: Vec<String>,
     /// The end, once it is there.
     pub finished: Option<Finished>,
+    /// What it took beside what was planned.
+    pub compared: Option<Compared>,
 }
 
 impl Outcome {
@@ -125,6 +127,7 @@ impl Observer for Outcome {
         match event {
             Event::Evaluated(e) => self.evaluations.push(e.clone()),
             Event::Finished(e) => self.finished = Some(e.clone()),
+            Event::Compared(e) => self.compared = Some(e.clone()),
             Event::Logged(e) => self.losses.push(e.loss),
             Event::Started(e) => self.leaks = e.leaks.iter().map(|leaks| leaks.counts(false)).collect(),
             Event::Data(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}

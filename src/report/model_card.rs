@@ -221,6 +221,7 @@ mod tests {
             losses: vec![],
             leaks: vec!["none of 9 held-out rows".into()],
             finished: Some(finished(10, 1.0)),
+            compared: None,
         }
     }
 

@@ -125,7 +125,8 @@ impl Observer for Results {
             | Event::Step(_)
             | Event::Saved(_)
             | Event::SaveFailed(_)
-            | Event::Trouble(_) => {}
+            | Event::Trouble(_)
+            | Event::Compared(_) => {}
         }
         Ok(())
     }

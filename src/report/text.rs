@@ -1,6 +1,6 @@
 //! The two blocks around a run, as text: what will be done, and what came out. Columns by East Asian width.
 
-use super::lang::{Lang, duration};
+use super::lang::Lang;
 use std::path::PathBuf;
 use unicode_width::UnicodeWidthStr;
 
@@ -70,7 +70,7 @@ pub struct Summary {
 
 impl Summary {
     pub(super) fn rows(&self, lang: Lang) -> Vec<(&'static str, String)> {
-        let time = duration(self.seconds);
+        let time = lang.duration(self.seconds);
         let (steps, total, rate) = (self.steps, self.total_steps, self.samples_per_second);
         let mut done = match lang {
             Lang::En => format!("{steps} steps in {time}, {rate:.1} samples/s"),

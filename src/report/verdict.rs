@@ -176,7 +176,12 @@ mod tests {
         let n = held_out.len();
         let when = |i| if i == 0 { EvalPhase::Before } else { EvalPhase::During };
         let evaluations = held_out.iter().enumerate().map(|(i, &loss)| evaluated(i * 10, 10 * n, loss, when(i)));
-        Outcome { losses, evaluations: evaluations.collect(), leaks: vec![], finished: Some(finished(10 * n, 1.0)) }
+        Outcome {
+            losses,
+            evaluations: evaluations.collect(),
+            finished: Some(finished(10 * n, 1.0)),
+            ..Outcome::default()
+        }
     }
 
     #[test]

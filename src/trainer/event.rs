@@ -28,6 +28,8 @@ pub enum Event {
     Trouble(Trouble),
     /// The last step is done and every file is about to be written.
     Finished(Finished),
+    /// What the run took beside what was planned: its last word.
+    Compared(Compared),
 }
 
 /// What was read and left out, by data set.
@@ -269,6 +271,26 @@ pub struct Finished {
     pub total_flos: f64,
     /// As in [`Logged`].
     pub num_input_tokens_seen: Option<u64>,
+}
+
+/// A run as it was planned and as it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// How training ended.
+    pub finished: Finished,
+    /// Before it began.
+    pub planned: Took,
+    /// At its end.
+    pub measured: Took,
+}
+
+/// What a run takes, where that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Took {
+    /// Seconds of training and of the evaluations on the way.
+    pub train_seconds: Option<f64>,
+    /// Bytes of tensors on a card; on the CPU of the process.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// Whoever is told. The trainer holds `&mut dyn Observer`.

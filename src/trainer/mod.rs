@@ -178,25 +178,31 @@ impl<'a> Trainer<'a> {
         self.try_out(samples, Cut { max_rows: usize::MAX, ..self.cut })
     }
 
-    /// Seconds that the first steps take forward and backward, and what they compute in them. Thrown away too.
+    /// How long the micro-batches of the first steps take forward and backward, and what they compute. Thrown away too.
     ///
-    /// At most so many steps, and none is begun after `patience`.
+    /// Of so many steps as many micro-batches as `patience` has room for, by the slowest so far, but one at least; fewer where
+    /// `stop` says so.
     #[expect(clippy::disallowed_methods, reason = "a time is that of finished work")]
     pub fn probe(&self, steps: usize, patience: Duration) -> Result<(Duration, Rows)> {
-        let (plan, began) = (self.plan(), Instant::now());
-        let (order, mut rows) = (plan.order(0), Rows::default());
+        let (plan, device) = (self.plan(), self.params.flat().device());
+        let (order, whole) = (plan.order(0), Cut { max_rows: usize::MAX, ..self.cut });
+        let (mut rows, mut took, mut slowest) = (Rows::default(), Duration::ZERO, Duration::ZERO);
+        let began = Instant::now();
         for step in 0..steps.min(plan.total_steps).min(plan.steps_per_epoch) {
-            let samples = plan.samples(step, &order).indices;
-            let trained: Vec<_> =
-                samples.into_iter().map(|i| (i, &self.train[i])).filter(|(_, row)| row.is_trainable()).collect();
-            self.try_out(&trained.iter().map(|(i, _)| *i).collect::<Vec<_>>(), self.cut)?;
-            rows += self.cut.rows(&trained).0;
-            if began.elapsed() > patience {
-                break;
+            let samples = plan.samples(step, &order).indices.into_iter().map(|i| (i, &self.train[i]));
+            let trained: Vec<_> = samples.filter(|(_, row)| row.is_trainable()).collect();
+            for micro in self.cut.micro_batches(&trained) {
+                if took + slowest > patience || (self.stop)() {
+                    return Ok((took, rows));
+                }
+                self.rehearse(&micro.iter().map(|(i, _)| *i).collect::<Vec<_>>())?;
+                device.synchronize()?;
+                rows += whole.rows(&micro).0;
+                let now = began.elapsed();
+                (slowest, took) = (slowest.max(now - took), now);
             }
         }
-        self.params.flat().device().synchronize()?;
-        Ok((began.elapsed(), rows))
+        Ok((took, rows))
     }
 
     fn try_out(&self, samples: &[usize], cut: Cut) -> Result<()> {

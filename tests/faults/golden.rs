@@ -89,6 +89,8 @@ fn timeless(mut value: Value) -> Value {
                 for key in [
                     "elapsed_time",
                     "remaining_time",
+                    "planned",
+                    "measured",
                     "seconds",
                     "elapsed",
                     "runtime",

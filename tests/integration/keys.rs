@@ -151,7 +151,8 @@ impl Seen {
 
 /// JSON without what the clock decides.
 fn untimed(bytes: &[u8]) -> String {
-    let is_time = |key: &str| ["_time", "_runtime", "_per_second", "throughput"].iter().any(|end| key.ends_with(end));
+    let times = ["_time", "_runtime", "_per_second", "throughput", "planned", "measured"];
+    let is_time = |key: &str| times.iter().any(|end| key.ends_with(end));
     let values = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>().map(|value| value.expect("JSON"));
     let untimed = values.map(|mut value| {
         value.as_object_mut().expect("an object").retain(|key, _| !is_time(key));

@@ -1,12 +1,16 @@
 //! `plan`: what it says is what the run then does; it answers without the model, and leaves nothing behind.
 
-use crate::support::{Workspace, fixtures, root};
+use crate::support::{Workspace, fixtures, on_everything, root, shipped};
+use candle_core::{DType, Device};
 use couplet_train::{
-    config::DataConfig,
+    config::{CountedTokens, DataConfig, Interval, TrainConfig},
     dataset::{self, Tokenizer, approximate},
+    model::qwen3::Keep,
+    testing::train_config,
+    trainer::{Choice, Cut, Progress, Trainer},
 };
 use serde_json::Value;
-use std::io::Read;
+use std::{cell::Cell, io::Read, time::Duration};
 
 fn overrides() -> [String; 2] {
     [
@@ -44,12 +48,25 @@ fn a_plan_is_what_the_run_then_does() {
     let estimated = work.run(&[&["plan", "--no-probe"], &small[..]].concat());
     assert!(row(&estimated.stdout, "time").starts_with("≈ "), "{}", estimated.stdout);
 
+    let more = ["eval_couplets=4", "pissa_init=true", "output_dir=another", "--no-probe"];
+    let with_more = work.run(&[&["plan"], &small[..], &more].concat());
+    let without = "; without what the model writes at evaluations and PiSSA's search for singular values";
+    assert!(row(&with_more.stdout, "time").ends_with(without), "{}{}", with_more.stdout, with_more.stderr);
+
     // What was planned stands beside what was measured.
     assert!(run.stderr.contains("\nplanned: "), "{}", run.stderr);
     let receipt = work.json("out/run.json");
     let number = |value: &Value| value.as_f64().filter(|n| n.is_finite() && *n > 0.0);
     for pointer in ["/predicted/train_seconds", "/measured/train_seconds"] {
         assert!(receipt.pointer(pointer).and_then(number).is_some(), "{pointer}: {receipt}");
+    }
+    let log = work.read("out/trainer_log.jsonl");
+    let last: Value = serde_json::from_str(log.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["percentage"], 100.0, "what viewers read of the last line");
+    for (key, of_receipt) in [("planned", "predicted"), ("measured", "measured")] {
+        for what in ["train_seconds", "peak_memory_bytes"] {
+            assert_eq!(last[key][what], receipt[of_receipt][what], "{key} {what}");
+        }
     }
 }
 
@@ -69,20 +86,53 @@ fn a_model_that_is_not_here_is_known_by_its_name() {
     }
     assert!(plan.stdout.contains("\nnote: ≈ Qwen/Qwen3-14B is not on this machine"), "{}", plan.stdout);
 
+    assert!(row(&plan.stdout, "disk").ends_with(" are free"), "{}", plan.stdout);
+    assert!(row(&plan.stdout, "download").starts_with("29.54 GB → "), "{}", plan.stdout);
+    let much = ["num_train_epochs=100000", "max_steps=100000", "save_strategy=steps", "save_steps=1"];
+    let much = work.run(&[&args[..], &much, &["save_total_limit=100000"]].concat());
+    assert!(much.stdout.contains(" are free, but the checkpoints will take "), "{}{}", much.stdout, much.stderr);
+
     let unknown = work.run(&[&args[..], &["model_name_or_path=Qwen/Qwen3-30B-A3B"]].concat());
     assert_eq!(unknown.code, 2);
     assert!(unknown.stderr.contains("Qwen/Qwen3-30B-A3B is not on this machine"), "{}", unknown.stderr);
 }
 
 #[test]
-fn without_data_it_says_what_does_not_depend_on_them() {
+fn without_model_and_data_it_says_what_does_not_depend_on_them() {
     let work = Workspace::new();
     work.write("recipe.toml", std::fs::read(root().join("configs/qwen3_14b_lora.toml")).expect("the recipe"));
     let [_, data] = overrides();
-    let plan = work.run(&["plan", "recipe.toml", "device=cpu", &data]);
-    assert_eq!(plan.code, 2);
-    assert!(row(&plan.stdout, "memory").starts_with("at most, on a CPU: "), "{}", plan.stdout);
-    assert!(plan.stderr.contains("no data set named \"couplets_50k\""), "{}", plan.stderr);
+    let args = ["plan", "recipe.toml", "device=cpu", &data];
+    let plan = work.run(&args);
+    assert_eq!((plan.code, plan.stderr.as_str()), (0, ""));
+    let of = |name: &str| row(&plan.stdout, name);
+    assert!(of("model").starts_with("Qwen/Qwen3-14B: 14,768,307,200 parameters"), "{}", plan.stdout);
+    assert_eq!(of("rows"), "assumed: full ones, 128 tokens each, all trained");
+    assert!(of("steps").starts_with("5 epochs of rows that are not here; 8 samples a step (1 × 8)"), "{}", plan.stdout);
+    assert!(of("memory").starts_with("at most ") && plan.stdout.contains("weights 29.54 GB, "), "{}", plan.stdout);
+    assert!(["yes: ", "no: "].iter().any(|says| of("fits").starts_with(says)), "{}", plan.stdout);
+    assert!(of("on a card").contains(" GB at 1,872 tokens at once; at the least "), "{}", plan.stdout);
+    assert!(of("disk").contains(" GB with one checkpoint"), "{}", plan.stdout);
+    assert!(of("time").starts_with("≈ ") && of("time").contains(" a step at the most; "), "{}", plan.stdout);
+    assert!(plan.stdout.contains("no data set named \"couplets_50k\""), "{}", plan.stdout);
+    assert!(
+        plan.stdout.contains("  couplet-train data prepare PAIRS.txt --out "),
+        "how they are made: {}",
+        plan.stdout
+    );
+
+    // An upper bound of what is then planned for rows that are there.
+    let total = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("memory")).expect("memory").to_owned();
+        line.split(' ').find_map(|word| word.parse::<f64>().ok()).unwrap_or_else(|| panic!("{line}"))
+    };
+    for more in [&["max_samples=64"][..], &["max_samples=512", "per_device_train_batch_size=64"]] {
+        let (known, all) = (["dataset=couplets_train,couplets_festive"], [&args[..], more].concat());
+        let (known, assumed) = (work.run(&[&all[..], &known].concat()), work.run(&all));
+        assert!(total(&known.stdout) <= total(&assumed.stdout), "{}{}", known.stdout, assumed.stdout);
+    }
+    let small = work.run(&[&args[..], &["micro_batch_tokens=1024", "lora_rank=512", "max_steps=40"]].concat());
+    assert!(row(&small.stdout, "steps").starts_with("40 (max_steps); "), "{}", small.stdout);
 }
 
 #[test]
@@ -105,5 +155,187 @@ fn estimated_tokens_are_near_those_of_qwen3() {
         ("instruction", real.common_prefix as f64, near.common_prefix as f64, 0.4),
     ] {
         assert!((near / real - 1.0).abs() < off, "{what}: {near} for {real}");
+    }
+}
+
+#[test]
+fn one_of_a_thing_and_a_constant_rate_are_said_as_such() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
+    let [model, data] = overrides();
+    let more = ["max_samples=16", "num_train_epochs=1", "lr_scheduler_type=constant", "warmup_ratio=0"];
+    let args = [&["plan", "--no-probe", "recipe.toml", "device=cpu", &model, &data][..], &more].concat();
+    let plan = work.run(&args);
+    let time = row(&plan.stdout, "time");
+    assert!(time.contains(": 1 step of ") && time.contains(", 1 evaluation;"), "{time}");
+    assert_eq!(row(&plan.stdout, "rates"), "2.000e-3 in every step");
+
+    // The plan is all that the command says.
+    let quiet = work.run(&[&args[..], &["-q"]].concat());
+    assert_eq!(row(&quiet.stdout, "rates"), row(&plan.stdout, "rates"));
+    let nothing = work.run(&["plan"]);
+    assert_eq!(nothing.code, 2);
+    assert!(nothing.stderr.contains("\nhint: couplet-train plan configs/"), "{}", nothing.stderr);
+}
+
+#[test]
+fn a_path_that_leads_nowhere_stands_for_no_model() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/qwen3_14b_lora.toml")).expect("the recipe"));
+    let [_, data] = overrides();
+    for path in ["./Qwen3-14B", "/nowhere/Qwen3-14B", "a/b/Qwen3-14B"] {
+        let model = format!("model_name_or_path={path}");
+        let plan = work.run(&["plan", "recipe.toml", "device=cpu", "dataset=couplets_test", &data, &model]);
+        assert_eq!((plan.code, plan.stdout.as_str()), (2, ""), "{path}");
+        assert!(plan.stderr.contains("no such folder"), "{path}: {}", plan.stderr);
+    }
+}
+
+#[test]
+fn a_probe_ends_between_micro_batches() {
+    let (model, params, rows) = shipped((DType::F32, &Device::Cpu), &on_everything(), 8);
+    let config = TrainConfig { per_device_train_batch_size: 4, disable_shuffling: true, ..train_config() };
+    let (asked, stop_after) = (Cell::new(0), Cell::new(usize::MAX));
+    let stop = || asked.replace(asked.get() + 1) >= stop_after.get();
+    let trainer = Trainer {
+        optim: Trainer::optimizer(&config, &params).expect("an optimizer"),
+        model: &model,
+        params,
+        config: &config,
+        train: &rows,
+        eval: &[],
+        dataset_names: &[],
+        leaks: &[],
+        lora_dropout: 0.0,
+        each_dataset: false,
+        cut: Cut { max_rows: 1, share_prefix: true, keep: Keep::Lean }, // every sample alone
+        recorder: None,
+        logging_steps: Interval::Steps(1),
+        counted_tokens: CountedTokens::No,
+        saver: None,
+        choice: Choice::default(),
+        stop: &stop,
+        write: None,
+        progress: Progress::default(),
+    };
+    for (steps, patience, end, micro_batches, why) in [
+        (5, Duration::MAX, usize::MAX, 8, "an epoch has no more"),
+        (1, Duration::MAX, usize::MAX, 4, "one step"),
+        (5, Duration::ZERO, usize::MAX, 1, "no patience: one, in the middle of a step"),
+        (5, Duration::MAX, 3, 3, "stopped"),
+        (5, Duration::MAX, 0, 0, "stopped at once"),
+    ] {
+        asked.set(0);
+        stop_after.set(end);
+        let (took, probed) = trainer.probe(steps, patience).expect("a probe");
+        let fed: usize = rows[..micro_batches].iter().map(|row| row.input_ids.len() - 1).sum();
+        assert_eq!((probed.fed, took.is_zero()), (fed, micro_batches == 0), "{why}");
+    }
+}
+
+#[test]
+fn what_a_card_needs_is_cut_as_on_a_card() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/qwen3_14b_lora.toml")).expect("the recipe"));
+    let [_, data] = overrides();
+    let of = |more: &str| {
+        let small = ["dataset=couplets_test", "max_samples=64", "per_device_train_batch_size=64", more];
+        let plan = work.run(&[&["plan", "--no-probe", "recipe.toml", "device=cpu", &data][..], &small].concat());
+        row(&plan.stdout, "on a card").to_owned()
+    };
+    let (by_itself, asked) = (of("seed=42"), of("micro_batch_tokens=1872"));
+    let need = |text: &str| text.split(" GB at 1,872 tokens at once").next().map(str::parse::<f64>);
+    let (Some(Ok(own)), Some(Ok(said))) = (need(&by_itself), need(&asked)) else { panic!("{by_itself}\n{asked}") };
+    assert_eq!(own, said, "1,872 are a card's own");
+    assert!(own > 32.0 && by_itself.ends_with(", at 256"), "{by_itself}");
+}
+
+#[test]
+fn what_lies_in_the_output_directory_is_planned_with() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
+    let [model, data] = overrides();
+    let small = ["recipe.toml", "device=cpu", "max_samples=48", "num_train_epochs=2", "save_steps=2", &model, &data];
+    let plan = |more: &[&str]| work.run(&[&["plan", "--no-probe"], &small[..], more].concat());
+    work.write("project/.git", "");
+    for (refused, why) in [
+        ("output_dir=project", "it is a model, a data set or a project"),
+        ("output_dir=recipe.toml", "is a file"),
+        ("resume_from_checkpoint=/nowhere", "names no folder"),
+    ] {
+        let plan = plan(&[refused]);
+        assert_eq!((plan.code, plan.stdout.as_str()), (2, ""), "{refused}");
+        assert!(plan.stderr.contains(why), "{refused}: {}", plan.stderr);
+    }
+
+    work.train(&[&["--config"], &small[..], &["output_dir=out"]].concat());
+    let finished = plan(&["output_dir=out"]);
+    assert!(finished.stdout.contains("\nnote: `output_dir` holds a finished run"), "{}", finished.stdout);
+    let from = ["output_dir=out2", "resume_from_checkpoint=out/checkpoint-4"];
+    let on = plan(&from);
+    assert!(on.stdout.contains("\nnote: goes on after step 4, from out/checkpoint-4"), "{}{}", on.stdout, on.stderr);
+    assert!(row(&on.stdout, "time").contains(": 2 steps of "), "what is left: {}", on.stdout);
+    assert!(row(&on.stdout, "steps").starts_with("6 = "), "{}", on.stdout);
+    assert!(!work.path("out2").exists(), "a plan writes nothing");
+    let run = work.train(&[&["--config"], &small[..], &from].concat());
+    assert!(run.stderr.contains("\ntime  ") && run.stderr.contains(": 2 steps of "), "what is left: {}", run.stderr);
+    let another = plan(&["output_dir=out3", from[1], "lora_rank=4"]);
+    assert!(another.code == 2 && another.stderr.contains("was made by another run"), "{}", another.stderr);
+}
+
+#[test]
+fn weights_that_cannot_be_used_are_said_below_the_plan() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
+    let base = root().join("data/tiny_qwen3");
+    for name in ["config.json", "tokenizer.json"] {
+        work.write(&format!("model/{name}"), std::fs::read(base.join(name)).expect(name));
+    }
+    let [_, data] = overrides();
+    let small = ["recipe.toml", "device=cpu", "max_samples=16", "model_name_or_path=model", &data];
+    let refused = |more: &[&str], why: &str| {
+        let plan = work.run(&[&["plan"], &small[..], more].concat());
+        assert_eq!((plan.code, plan.stderr.as_str()), (0, ""), "{why}");
+        assert!(row(&plan.stdout, "time").starts_with("≈ "), "{}", plan.stdout);
+        assert!(plan.stdout.lines().any(|line| line.starts_with("note: ") && line.contains(why)), "{}", plan.stdout);
+    };
+    refused(&[], "no model.safetensors");
+    let weights = std::fs::read(base.join("model.safetensors")).expect("the weights");
+    work.write("model/model.safetensors", &weights[..weights.len() - 1]);
+    refused(&[], "its header describes");
+    refused(&["--no-probe"], "its header describes");
+    // Of another geometry, which its header shows.
+    work.write("model/model.safetensors", &weights);
+    let config = work.read("model/config.json").replace("\"intermediate_size\": 768", "\"intermediate_size\": 512");
+    work.write("model/config.json", config);
+    refused(&["--no-probe"], "was expected from the config");
+}
+
+#[test]
+fn an_estimate_refuses_no_row() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/qwen3_14b_lora.toml")).expect("the recipe"));
+    let [_, data] = overrides();
+    let plan = |more: &[&str]| {
+        let args =
+            ["plan", "--no-probe", "recipe.toml", "device=cpu", "dataset=couplets_test", "max_samples=64", &data];
+        let plan = work.run(&[&args[..], more].concat());
+        assert_eq!((plan.code, plan.stderr.as_str()), (0, ""), "{more:?}");
+        plan.stdout
+    };
+    for (more, kept, mark, said) in [
+        (&["cutoff_len=62"][..], "64 kept + 0 skipped", "", "`over_length` refuses those that are"),
+        (&["cutoff_len=62", "over_length=drop"], " skipped (", "≈ ", "`over_length` leaves out those that are"),
+        (
+            &["cutoff_len=4", "over_length=drop"],
+            "64 kept + 0 skipped",
+            "≈ ",
+            "≈ 128 rows may be longer than cutoff_len 4",
+        ),
+    ] {
+        let plan = plan(more);
+        assert!(row(&plan, "data").starts_with(&format!("{mark}couplets_test: 64 rows ")), "{more:?}: {plan}");
+        assert!(row(&plan, "data").contains(kept) && plan.contains(said), "{more:?}: {plan}");
+        assert_eq!(row(&plan, "steps").starts_with("≈ "), !mark.is_empty(), "{more:?}: {plan}");
     }
 }

@@ -69,7 +69,7 @@ impl Run {
         let log = String::from_utf8(read("trainer_log.jsonl")).expect("text");
         let line = |line: &str| {
             let mut line: serde_json::Value = serde_json::from_str(line).expect("a whole line");
-            for time in ["elapsed_time", "remaining_time"] {
+            for time in ["elapsed_time", "remaining_time", "planned", "measured"] {
                 line.as_object_mut().expect("an object").remove(time);
             }
             line

@@ -7,13 +7,17 @@ use couplet_train::{
     error::Result,
     kernels::FrozenWeight,
     model::Qwen3Config,
-    report::{Lang, duration},
+    plan::Rows,
+    report::Lang,
     trainer::{Trainer, plan::StepPlan},
 };
 use std::time::{Duration, Instant};
 
-/// A probe begins no step after so long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A probe lasts no longer.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// And before training no longer than this share of it.
+const SHARE_OF_RUN: f64 = 0.02;
 
 /// Steps of a probe.
 const STEPS: usize = 5;
@@ -30,16 +34,36 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// After the rehearsal of the largest micro-batch, which took so long and has loaded and touched everything. `None`: nothing is
-    /// trained.
-    pub fn of_steps(trainer: &Trainer, planned: &Planned, rehearsal: Duration) -> Result<Option<Self>> {
+    /// After the rehearsal of the largest micro-batch, which took so long and has loaded and touched everything; a probe that may
+    /// take `patience` is begun where that is more. `None`: nothing is trained.
+    pub fn of_steps(
+        trainer: &Trainer,
+        planned: &Planned,
+        rehearsal: Duration,
+        patience: Duration,
+    ) -> Result<Option<Self>> {
+        let rehearsed = Self::of_rows(trainer, planned, rehearsal, &planned.survey.largest);
+        if rehearsal >= patience {
+            return Ok(rehearsed);
+        }
+        let (took, rows) = trainer.probe(STEPS, patience)?;
+        Ok(Self::of_rows(trainer, planned, took, &rows).or(rehearsed))
+    }
+
+    /// How long a probe before this training may take, where the rehearsal of its largest micro-batch took so long.
+    pub fn patience(recipe: &Recipe, trainer: &Trainer, planned: &Planned, rehearsal: Duration) -> Duration {
+        let rehearsed = Self::of_rows(trainer, planned, rehearsal, &planned.survey.largest);
+        let (steps, model) = (trainer.plan(), trainer.model.config());
+        let run = rehearsed.map(|rate| rate.time(recipe, planned, (&steps, trainer.progress.step), model).seconds);
+        let share = run.and_then(|seconds| Duration::try_from_secs_f64(SHARE_OF_RUN * seconds).ok());
+        share.map_or(PATIENCE, |share| share.min(PATIENCE))
+    }
+
+    /// `None`: that is no rate.
+    fn of_rows(trainer: &Trainer, planned: &Planned, took: Duration, rows: &Rows) -> Option<Self> {
         let shape = planned.shape(trainer.model.config());
-        let (took, rows) = match rehearsal < PATIENCE {
-            true => trainer.probe(STEPS, PATIENCE)?,
-            false => (rehearsal, planned.survey.largest),
-        };
-        let flop = shape.executed_by(&rows, planned.cut.keep).total() as f64 / took.as_secs_f64();
-        Ok((flop > 0.0 && flop.is_finite()).then_some(Self { flop, is_of_steps: true }))
+        let flop = shape.executed_by(rows, planned.cut.keep).total() as f64 / took.as_secs_f64();
+        (flop > 0.0 && flop.is_finite()).then_some(Self { flop, is_of_steps: true })
     }
 
     /// Of this device, by a product of the model's largest projection; no model is needed.
@@ -61,29 +85,40 @@ impl Rate {
         Ok(Self { flop: SHARE * flop, is_of_steps: false })
     }
 
-    /// What a run takes at this rate.
-    pub fn time(self, recipe: &Recipe, planned: &Planned, steps: &StepPlan, model: &Qwen3Config) -> Expected {
+    /// What a run takes at this rate from the step behind `done` on.
+    pub fn time(
+        self,
+        recipe: &Recipe,
+        planned: &Planned,
+        (steps, done): (&StepPlan, usize),
+        model: &Qwen3Config,
+    ) -> Expected {
         let (shape, total) = (planned.shape(model), steps.total_steps);
-        let evaluations = match recipe.train.eval_strategy {
-            _ if planned.held_out.fed == 0 => 0,
-            EvalStrategy::No => 0,
-            EvalStrategy::Steps => total.div_ceil(recipe.train.eval_steps.of(total)),
-            EvalStrategy::Epoch => total.div_ceil(steps.steps_per_epoch),
+        let left = total.saturating_sub(done);
+        let every = match recipe.train.eval_strategy {
+            _ if planned.held_out.fed == 0 => None,
+            EvalStrategy::No => None,
+            EvalStrategy::Steps => Some(recipe.train.eval_steps.of(total)),
+            EvalStrategy::Epoch => Some(steps.steps_per_epoch),
         };
+        let evaluations = every.map_or(0, |every| total.div_ceil(every).saturating_sub(done / every));
         let once = total as f64 * shape.executed_once().total() as f64;
         let trained = once + shape.executed_by(&planned.survey.rows, planned.cut.keep).total() as f64;
         let held_out = shape.forward_by(&planned.held_out) as f64;
+        let a_step = trained / self.flop / total as f64;
         Expected {
-            steps: total,
+            steps: left,
             evaluations,
-            seconds: (trained + evaluations as f64 * held_out) / self.flop,
-            a_step: trained / self.flop / total as f64,
+            seconds: left as f64 * a_step + evaluations as f64 * held_out / self.flop,
+            a_step,
             rate: self,
+            writes: evaluations > 0 && (recipe.train.eval_couplets > 0 || !recipe.train.sample_prompts.is_empty()),
+            searches: false,
         }
     }
 }
 
-/// The time of a run, without what a model writes at evaluations.
+/// The time of a run, but for what it says is left out.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
     steps: usize,
@@ -92,29 +127,68 @@ pub struct Expected {
     pub seconds: f64,
     a_step: f64,
     rate: Rate,
+    /// Whether the model writes at evaluations, of which it is not known how long it will take.
+    writes: bool,
+    /// Whether PiSSA has still to look for singular values.
+    searches: bool,
 }
 
 impl Expected {
-    /// `0:03:20: 250 steps of 750 ms, 5 evaluations; measured in the first steps, 410 GFLOP/s`
-    pub fn describe(&self, lang: Lang) -> String {
-        let Self { steps, evaluations, seconds, a_step, rate } = self;
-        let (time, gflop) = (duration(*seconds), rate.flop / 1e9);
-        let a_step = if *a_step < 1.0 { format!("{:.0} ms", a_step * 1e3) } else { format!("{a_step:.1} s") };
-        match (lang, rate.is_of_steps) {
-            (Lang::En, true) => {
-                format!(
-                    "{time}: {steps} steps of {a_step}, {evaluations} evaluations; measured in the first steps, {gflop:.0} GFLOP/s"
-                )
-            }
-            (Lang::En, false) => format!(
-                "≈ {time}: {steps} steps of ≈ {a_step}, {evaluations} evaluations; from a product of this model's size on this device, {gflop:.0} GFLOP/s"
-            ),
-            (Lang::Zh, true) => {
-                format!("{time}：{steps} 步，每步 {a_step}，{evaluations} 次验证；由最初几步实测，{gflop:.0} GFLOP/s")
-            }
-            (Lang::Zh, false) => format!(
-                "≈ {time}：{steps} 步，每步 ≈ {a_step}，{evaluations} 次验证；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s"
-            ),
+    /// The same where PiSSA has still to look for singular values, or not.
+    pub fn searching(self, searches: bool) -> Self {
+        Self { searches, ..self }
+    }
+
+    /// `; without …`: what is not in the time.
+    fn without(&self, lang: Lang) -> String {
+        let parts = [
+            (self.writes, "what the model writes at evaluations", "验证时模型的写作"),
+            (self.searches, "PiSSA's search for singular values", "PiSSA 求奇异值"),
+        ];
+        let parts: Vec<&str> = parts.iter().filter(|part| part.0).map(|(_, en, zh)| lang.pick(en, zh)).collect();
+        match parts.is_empty() {
+            true => String::new(),
+            false => format!("{}{}", lang.pick("; without ", "；不含"), parts.join(lang.pick(" and ", "与"))),
         }
     }
+
+    /// `≈ 12.3 s`, of a step alone.
+    pub fn describe_step(&self, lang: Lang) -> String {
+        let (a_step, gflop) = (seconds_in_words(self.a_step), self.rate.flop / 1e9);
+        match lang {
+            Lang::En => format!(
+                "≈ {a_step} a step at the most; from a product of this model's size on this device, {gflop:.0} GFLOP/s"
+            ),
+            Lang::Zh => format!("每步至多 ≈ {a_step}；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s"),
+        }
+    }
+
+    /// `0:03:20: 250 steps of 750 ms, 5 evaluations; measured in the first steps, 410 GFLOP/s`
+    pub fn describe(&self, lang: Lang) -> String {
+        let Self { steps, evaluations, seconds, a_step, rate, .. } = *self;
+        let (time, gflop) = (lang.duration(seconds), rate.flop / 1e9);
+        let a_step = seconds_in_words(a_step);
+        let (steps, evaluations) = (lang.count(steps, "step", "步"), lang.count(evaluations, "evaluation", "次验证"));
+        let time = match (lang, rate.is_of_steps) {
+            (Lang::En, true) => {
+                format!("{time}: {steps} of {a_step}, {evaluations}; measured in the first steps, {gflop:.0} GFLOP/s")
+            }
+            (Lang::En, false) => format!(
+                "≈ {time}: {steps} of ≈ {a_step}, {evaluations}; from a product of this model's size on this device, {gflop:.0} GFLOP/s"
+            ),
+            (Lang::Zh, true) => {
+                format!("{time}：{steps}，每步 {a_step}，{evaluations}；由最初几步实测，{gflop:.0} GFLOP/s")
+            }
+            (Lang::Zh, false) => {
+                format!(
+                    "≈ {time}：{steps}，每步 ≈ {a_step}，{evaluations}；由本机同规模矩阵乘法推算，{gflop:.0} GFLOP/s"
+                )
+            }
+        };
+        time + &self.without(lang)
+    }
+}
+
+fn seconds_in_words(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }

@@ -32,7 +32,7 @@ fn changed(recipe: &Recipe) -> Result<Option<&'static str>> {
     let receipt = run::receipt_of(&recipe.output.output_dir)?.unwrap_or_default();
     let digests = &receipt["digests"];
     let name = &recipe.model.model_name_or_path;
-    let base = locate::here(&recipe.model).ok_or_else(|| Error::input(format!("{name} is not on this machine")))?;
+    let base = locate::here(&recipe.model)?.ok_or_else(|| Error::input(format!("{name} is not on this machine")))?;
     let tokenizer = Tokenizer::load(&base)?;
     if digests["tokenizer"] != tokenizer.digest() {
         return Ok(Some("tokenizer"));

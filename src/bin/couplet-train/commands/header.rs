@@ -48,9 +48,17 @@ pub struct Facts<'a> {
     pub largest: Load,
     /// Whether tokens are estimated: then their counts are marked ≈.
     pub estimated: bool,
+    /// Whether a step of full rows stands in for data that are not there.
+    pub assumed: bool,
 }
 
 impl Facts<'_> {
+    /// `≈ ` where an estimate decides which rows there are, or which fill a pack.
+    fn about_rows(&self, recipe: &Recipe) -> &'static str {
+        let decides = recipe.data.packing || recipe.data.over_length == OverLength::Drop;
+        if self.estimated && decides { "≈ " } else { "" }
+    }
+
     fn tokens(&self, n: usize) -> String {
         tokens(n, self.estimated)
     }
@@ -64,7 +72,7 @@ pub fn tokens(n: usize, estimated: bool) -> String {
 /// Fills the header of a run.
 pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     let mut header = Header::default();
-    let (train, lora) = (&recipe.train, &recipe.lora);
+    let lora = &recipe.lora;
     header.row("model", "模型", model_line(recipe, facts));
     if !recipe.model.merged().is_empty() {
         header.row("merged", "已合并", below::in_order(recipe.model.merged()));
@@ -91,15 +99,35 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     if let Some(pissa) = facts.pissa {
         header.row("pissa", "PiSSA", pissa.to_owned());
     }
+    match facts.assumed {
+        false => rows_that_are_here(&mut header, recipe, facts, lang),
+        true => header.row(
+            "rows",
+            "行",
+            format!("assumed: full ones, {} tokens each, all trained", recipe.data.longest_row()),
+        ),
+    }
+    header.row("template", "模板", template_line(recipe));
+    header.row("steps", "步数", steps_line(recipe, facts));
+    header.row("memory", "内存", memory_line(facts));
+    header.row("rate", "学习率", rate_line(recipe, facts));
+    header.row("output", "输出", recipe.output.output_dir.display().to_string());
+    header
+}
+
+/// What was read, and what is in it.
+fn rows_that_are_here(header: &mut Header, recipe: &Recipe, facts: &Facts, lang: Lang) {
+    let about = facts.about_rows(recipe);
     for file in facts.data.files.iter().chain(facts.test.iter().flat_map(|test| &test.files)) {
-        header.row("data", "数据", file_line(file));
+        let cut = facts.estimated && recipe.data.over_length == OverLength::Truncate;
+        header.row("data", "数据", format!("{}{}", if cut { "≈ " } else { about }, file_line(file)));
     }
     let rows = &facts.data.train;
     header.row(
         "rows",
         "行",
         format!(
-            "{} training, {} held out; tokens a row: mean {}{:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
+            "{about}{} training, {about}{} held out; tokens a row: mean {}{:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
             split_size(rows),
             split_size(&facts.data.eval),
             if facts.estimated { "≈ " } else { "" },
@@ -116,37 +144,38 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
     }
     if recipe.data.packing {
         let packs = thousands(facts.plan.epoch_samples());
-        header.row("packs", "打包", format!("{packs} samples of at most {} tokens", recipe.data.longest_row()));
+        header.row("packs", "打包", format!("{about}{packs} samples of at most {} tokens", recipe.data.longest_row()));
     }
     header.row(
         "tokens",
         "词元",
         format!("{} trained of {} an epoch", facts.tokens(rows.trained_tokens), facts.tokens(rows.tokens)),
     );
-    header.row("template", "模板", template_line(recipe));
+}
+
+fn steps_line(recipe: &Recipe, facts: &Facts) -> String {
+    let (train, about) = (&recipe.train, facts.about_rows(recipe));
     let epochs = match train.max_steps {
         Some(_) => facts.plan.total_steps as f64 / facts.plan.steps_per_epoch as f64,
         None => train.num_train_epochs,
     };
-    header.row(
-        "steps",
-        "步数",
-        format!(
-            "{} = {:.4} epochs × {}; {} samples a step ({} × {}), at most {} tokens at once, shared prefix {}",
+    let steps = match (facts.assumed, train.max_steps) {
+        (false, _) => format!(
+            "{about}{} = {epochs:.4} epochs × {}",
             thousands(facts.plan.total_steps),
-            epochs,
-            facts.plan.steps_per_epoch,
-            facts.plan.samples_per_step(),
-            train.per_device_train_batch_size,
-            train.gradient_accumulation_steps,
-            facts.cut.max_rows,
-            if facts.cut.share_prefix { "once" } else { "off" }
+            facts.plan.steps_per_epoch
         ),
-    );
-    header.row("memory", "内存", memory_line(facts));
-    header.row("rate", "学习率", rate_line(recipe, facts.plan.total_steps));
-    header.row("output", "输出", recipe.output.output_dir.display().to_string());
-    header
+        (true, Some(steps)) => format!("{} (max_steps)", thousands(steps)),
+        (true, None) => format!("{epochs} epochs of rows that are not here"),
+    };
+    format!(
+        "{steps}; {} samples a step ({} × {}), at most {} tokens at once, shared prefix {}",
+        facts.plan.samples_per_step(),
+        train.per_device_train_batch_size,
+        train.gradient_accumulation_steps,
+        facts.cut.max_rows,
+        if facts.cut.share_prefix { "once" } else { "off" }
+    )
 }
 
 /// What was read of a data set and what became of it: read = kept + skipped.
@@ -188,7 +217,8 @@ fn memory_line(facts: &Facts) -> String {
         Keep::Input => "blocks keep their input and run forward twice",
     };
     let (rows, labels) = (facts.tokens(load.rows), facts.tokens(load.labels));
-    format!("about {total} at {rows} rows with {labels} labels at once; {keep}\n{parts}")
+    let about = if facts.assumed { "at most" } else { "about" };
+    format!("{about} {total} at {rows} rows with {labels} labels at once; {keep}\n{parts}")
 }
 
 fn model_line(recipe: &Recipe, facts: &Facts) -> String {
@@ -268,13 +298,16 @@ fn template_line(recipe: &Recipe) -> String {
     format!("qwen3, {thinking}{over}")
 }
 
-fn rate_line(recipe: &Recipe, total_steps: usize) -> String {
+fn rate_line(recipe: &Recipe, facts: &Facts) -> String {
     let train = &recipe.train;
-    let warmup = Schedule::new(train, total_steps).warmup_steps;
+    let warmup = match facts.assumed && train.max_steps.is_none() && train.warmup_steps == 0 {
+        true => format!("warmup in {} of all steps", train.warmup_ratio),
+        false => format!("{} warmup steps", Schedule::new(train, facts.plan.total_steps).warmup_steps),
+    };
     let kwargs = scheduler::in_words(&train.lr_scheduler_kwargs);
     let noise = train.neftune_noise_alpha.map_or(String::new(), |alpha| format!(", NEFTune {alpha}"));
     format!(
-        "{} peak, {}{kwargs}, {warmup} warmup steps; weight decay {}, clip {}{noise}, seed {}",
+        "{} peak, {}{kwargs}, {warmup}; weight decay {}, clip {}{noise}, seed {}",
         scheduler::peak_in_words(train),
         train.lr_scheduler_type.name(),
         train.weight_decay,

@@ -5,12 +5,12 @@ use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
-    config::{Dialect, LoraConfig, ModelConfig, Recipe},
-    dataset::{self, Example, Splits, Tokenizer, summary::FileSummary},
+    config::{Dialect, LoraConfig, ModelConfig, OverLength, Recipe},
+    dataset::{self, Example, Origin, Splits, Summary, Tokenizer, summary::FileSummary},
     device::{self, Opened},
     error::{Error, Result, io_reason},
     fs::{self, fault},
-    model::{Principal, Qwen3Config, published},
+    model::{Checkpoint, Principal, Qwen3Config, published},
     report::Console,
     trainer::event::{DataRead, SetRead},
 };
@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 
 /// Tokenizer files that go with the adapter, where the base has them.
 const TOKENIZER_FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+
+/// More tokens than any row has.
+const ANY_LENGTH: usize = 1 << 20;
 
 /// What a run reads, but for the weights.
 pub struct Inputs {
@@ -39,18 +42,19 @@ pub struct Inputs {
     pub dtype: DType,
     /// Whether the model is known by its name alone, and tokens are estimated.
     pub is_estimated: bool,
+    /// Why there are no data, where a step of full rows stands in for them.
+    pub missing: Option<Error>,
 }
 
 impl Inputs {
     /// Reads what `recipe` names, which takes over the shape of the adapter that it continues.
     pub fn read(recipe: &mut Recipe, console: &mut Console) -> Result<Self> {
         // A name is looked up before gigabytes are fetched.
-        for names in [&recipe.data.dataset, &recipe.data.eval_dataset, &recipe.data.test_dataset] {
-            dataset::registry::look_up(&recipe.data.dataset_dir, names)?;
-        }
+        registered(recipe)?;
         recipe.model.adapter_name_or_path.iter().try_for_each(|dir| peft::Existing::open(dir).map(drop))?;
         let base = Base::open(locate::base(&recipe.model, console)?)?;
-        let inputs = Self::of(recipe, base, |recipe, model| device::open(recipe.model.device, model.parameters()))?;
+        let open = |recipe: &Recipe, model: &Qwen3Config| device::open(recipe.model.device, model.parameters());
+        let inputs = Self::of(recipe, base, None, open)?;
         if inputs.opened.device.is_cpu() {
             let size = inputs.model_config.parameters() * inputs.dtype.size_in_bytes();
             machine::refuse_too_large(size, inputs.dtype)?;
@@ -59,12 +63,13 @@ impl Inputs {
     }
 
     /// The same of what is on this machine: nothing is fetched, and no device or memory is asked for that is not there. A
-    /// published geometry and an approximate tokenizer stand in for a model, the CPU for a device: then also why.
+    /// published geometry and an approximate tokenizer stand in for a model, full rows for data, the CPU for a device: then also
+    /// why.
     ///
     /// Errors: as [`Self::read`]; the model is neither here nor one of the published.
     pub fn here(recipe: &mut Recipe) -> Result<(Self, Option<Error>)> {
         recipe.model.adapter_name_or_path.iter().try_for_each(|dir| peft::Existing::open(dir).map(drop))?;
-        let base = Base::here(recipe)?;
+        let (base, missing) = (Base::here(recipe)?, registered(recipe).err());
         let mut why_cpu = None;
         let on_cpu = || Opened { device: Device::Cpu, card: None, driver: None, passed_over: None };
         let open = |recipe: &Recipe, model: &Qwen3Config| {
@@ -73,16 +78,16 @@ impl Inputs {
                 on_cpu()
             }))
         };
-        let inputs = Self::of(recipe, base, open)?;
+        let inputs = Self::of(recipe, base, missing, open)?;
         Ok((inputs, why_cpu))
     }
 
-    /// Of the base that is here or known by its name.
-    pub fn geometry(recipe: &Recipe) -> Result<Qwen3Config> {
-        Ok(Base::here(recipe)?.config)
-    }
-
-    fn of(recipe: &mut Recipe, base: Base, open: impl FnOnce(&Recipe, &Qwen3Config) -> Result<Opened>) -> Result<Self> {
+    fn of(
+        recipe: &mut Recipe,
+        base: Base,
+        missing: Option<Error>,
+        open: impl FnOnce(&Recipe, &Qwen3Config) -> Result<Opened>,
+    ) -> Result<Self> {
         let Base { dir: model_dir, config: model_config, tokenizer, tokenizer_files, is_published } = base;
         let merged = merged(&recipe.model, &model_config)?;
         let existing = recipe.model.continued().map(peft::Existing::open_own).transpose()?;
@@ -97,8 +102,11 @@ impl Inputs {
             Principal::refuse_short_sides(&model_config, &recipe.lora)?;
         }
         fault::phase("tokenise");
-        let data = dataset::load(&recipe.data, recipe.train.seed, &tokenizer)?;
-        let test = verdict::test_rows(recipe, &tokenizer)?;
+        let (data, test) = match &missing {
+            Some(_) => (full_rows(recipe, model_config.vocab_size), None),
+            None if is_published => estimated_rows(recipe, &tokenizer)?,
+            None => rows(recipe, &tokenizer)?,
+        };
         let tested = test.iter().flat_map(|test| &test.eval);
         let rows = data.train.iter().chain(&data.eval).chain(tested);
         refuse_unknown_ids(rows, model_config.vocab_size, &model_dir)?;
@@ -117,7 +125,24 @@ impl Inputs {
             opened,
             dtype,
             is_estimated: is_published,
+            missing,
         })
+    }
+
+    /// Looks at the headers of the weights, where there are any. Errors: they are not all there, whole and of this geometry.
+    pub fn look_at_weights(&self) -> Result<()> {
+        if self.is_estimated {
+            return Ok(());
+        }
+        let checkpoint = Checkpoint::open(&self.model_dir)?;
+        self.model_config.tensors().try_for_each(|(name, shape)| checkpoint.expect_shape(&name, &shape))
+    }
+
+    /// Rows that are longer than they may be by an estimate of their tokens.
+    pub fn perhaps_too_long(&self, longest: usize) -> usize {
+        let all = [Some(&self.data), self.test.as_ref()].into_iter().flatten();
+        let too_long = |rows: &[Example]| rows.iter().filter(|row| row.input_ids.len() > longest).count();
+        all.map(|splits| splits.summary.over_long + too_long(&splits.train) + too_long(&splits.eval)).sum()
     }
 
     /// Names of the data sets, in the order read.
@@ -153,6 +178,52 @@ impl Inputs {
     }
 }
 
+/// Errors: a data set is not there.
+fn registered(recipe: &Recipe) -> Result<()> {
+    let data = &recipe.data;
+    let mut all = [&data.dataset, &data.eval_dataset, &data.test_dataset].into_iter();
+    all.try_for_each(|names| dataset::registry::look_up(&data.dataset_dir, names).map(drop))
+}
+
+/// In place of data that are not there the samples of a step: as long as rows may be, all of it trained, no two of them alike in
+/// the beginning.
+fn full_rows(recipe: &Recipe, vocab_size: usize) -> Splits {
+    let (data, train) = (&recipe.data, &recipe.train);
+    let row = |row: usize| {
+        let mut input_ids = vec![0; data.longest_row().max(2)];
+        input_ids[0] = (row % vocab_size) as u32;
+        Example { labels: input_ids.clone(), input_ids, origin: Origin { dataset: 0, row }, pack: None }
+    };
+    let rows: Vec<Example> =
+        (1..=train.per_device_train_batch_size * train.gradient_accumulation_steps).map(row).collect();
+    let holds_out = !data.eval_dataset.is_empty() || data.val_size > 0.0;
+    Splits {
+        eval: if holds_out { rows.clone() } else { vec![] },
+        train: rows,
+        summary: Summary::default(),
+        held_out: vec![],
+    }
+}
+
+/// The rows of a recipe, and those of its `test_dataset`.
+fn rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Splits, Option<Splits>)> {
+    Ok((dataset::load(&recipe.data, recipe.train.seed, tokenizer)?, verdict::test_rows(recipe, tokenizer)?))
+}
+
+/// The same by an estimate of their tokens, for which no row is refused.
+fn estimated_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Splits, Option<Splits>)> {
+    let mut lenient = recipe.clone();
+    match recipe.data.packing {
+        true => lenient.data.over_length = OverLength::Truncate, // the length of a pack is meant
+        false => lenient.data.cutoff_len = ANY_LENGTH,
+    }
+    match recipe.data.over_length {
+        OverLength::Error => rows(&lenient, tokenizer),
+        // Where nothing is left, the estimate may be the reason.
+        OverLength::Drop | OverLength::Truncate => rows(recipe, tokenizer).or_else(|_| rows(&lenient, tokenizer)),
+    }
+}
+
 /// The base model, but for its weights.
 struct Base {
     dir: PathBuf,
@@ -164,7 +235,7 @@ struct Base {
 
 impl Base {
     fn here(recipe: &Recipe) -> Result<Self> {
-        match locate::here(&recipe.model) {
+        match locate::here(&recipe.model)? {
             Some(dir) => Self::open(dir),
             None => Self::published(&recipe.model.model_name_or_path),
         }

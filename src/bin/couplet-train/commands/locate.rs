@@ -30,8 +30,15 @@ pub fn base(model: &ModelConfig, console: &mut Console) -> Result<PathBuf> {
     folder(name, revision, model.cache_dir.as_deref(), &model.tokens, console)
 }
 
-/// The same where it is on this machine, whole: nothing is downloaded.
-pub fn here(model: &ModelConfig) -> Option<PathBuf> {
+/// The same where it is on this machine, whole: nothing is downloaded. `None`: a name that would be.
+///
+/// Errors: it is no name, and no folder either.
+pub fn here(model: &ModelConfig) -> Result<Option<PathBuf>> {
     let env = HubEnv::read(|name| std::env::var(name).ok());
     hub::here(&model.model_name_or_path, &model.model_revision, model.cache_dir.as_deref(), &env)
+}
+
+/// Where a download of it would lie, if there is such a place.
+pub fn cache(model: &ModelConfig) -> Option<PathBuf> {
+    hub::cache(model.cache_dir.as_deref(), &HubEnv::read(|name| std::env::var(name).ok()))
 }

@@ -38,6 +38,11 @@ impl<'a> OnCard<'a> {
         self.trained.set(kernels::pool(self.device));
     }
 
+    /// Bytes of tensors at the most, from before the weights to the end of training.
+    pub fn peak(&self) -> Option<u64> {
+        Some(self.trained.get()?.peak.saturating_sub(*self.marks.first()?))
+    }
+
     /// For the receipt.
     pub fn measured(&self) -> Value {
         let (Some(pool), [before, weights, trainable]) = (self.trained.get(), &self.marks[..]) else {

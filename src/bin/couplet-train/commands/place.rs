@@ -17,6 +17,11 @@ use std::path::{Path, PathBuf};
 /// An output directory that is ours.
 pub struct Place {
     pub lock: Lock,
+    pub found: Found,
+}
+
+/// What lies in an output directory, and what a run makes of it.
+pub struct Found {
     start: Start,
     /// The checkpoint to go on from, until the trainer takes it.
     pub restored: Option<Restored>,
@@ -42,13 +47,28 @@ impl Place {
             return Ok(None);
         }
         fs::remove_leftovers(out, lock.is_held())?;
+        Ok(Some(Self { lock, found: Found::of(recipe, start, console)? }))
+    }
+}
+
+impl Found {
+    /// For a plan: nothing is written, and the directory stays anybody's. `None`, errors: as [`Place::take`], but for what only
+    /// writing shows.
+    pub fn look(recipe: &Recipe, console: &mut Console) -> Result<Option<Self>> {
+        match run::look(recipe)? {
+            Start::AlreadyComplete => Ok(None),
+            start => Self::of(recipe, start, console).map(Some),
+        }
+    }
+
+    fn of(recipe: &Recipe, start: Start, console: &mut Console) -> Result<Self> {
         let restored = restore::find(recipe, &start, console)?;
         let doomed = restore::doomed(recipe, &start, restored.as_ref())?;
         for adapter in &recipe.model.adapter_name_or_path {
             run::refuse_doomed(adapter, &doomed)?;
         }
         let goes_on = restored.as_ref().map(|restored| (restored.path.clone(), restored.state.step));
-        Ok(Some(Self { lock, start, restored, goes_on, doomed }))
+        Ok(Self { start, restored, goes_on, doomed })
     }
 
     /// The step of the checkpoint that the run goes on from.

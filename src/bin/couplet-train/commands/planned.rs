@@ -4,11 +4,11 @@ use super::{expected::Expected, inputs::Inputs};
 use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
-    config::{LoraConfig, Recipe, SaveStrategy},
+    config::{GradientCheckpointing, LoraConfig, Recipe, SaveStrategy},
     error::{Error, Result},
     kernels,
     model::{Qwen3Config, qwen3::Keep},
-    plan::{self, Load, Memory, Rows},
+    plan::{self, Attended, Load, Memory, Rows},
     report::Header,
     trainer::{Cut, Survey, Trainer, plan::StepPlan},
 };
@@ -37,30 +37,52 @@ pub struct Planned {
 impl Planned {
     /// Errors: it does not fit into the memory that is free.
     pub fn new(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
-        let (model, device) = (&inputs.model_config, &inputs.opened.device);
-        let usual = usual_rows(recipe, inputs, model);
+        Self::with_base(recipe, inputs, &inputs.model_config)
+    }
+
+    /// Of another base. Errors: it does not fit either.
+    pub fn with_base(recipe: &Recipe, inputs: &Inputs, model: &Qwen3Config) -> Result<Self> {
+        let device = &inputs.opened.device;
+        let (on_card, usual) = (!device.is_cpu(), usual_rows(recipe, inputs, model));
         let (card, free) = (kernels::card_memory(device), free(device));
-        let planned = Self::of(recipe, inputs, model, usual, free);
+        let planned = Self::of(recipe, inputs, model, (usual, on_card), free);
         if planned.is_ok() || card.is_none() || recipe.train.micro_batch_tokens.is_some() {
             return planned;
         }
-        let fewer = plan::rows_to_try(usual).skip(1).find_map(|rows| Self::of(recipe, inputs, model, rows, free).ok());
+        let of = |rows| Self::of(recipe, inputs, model, (rows, on_card), free).ok();
+        let fewer = plan::rows_to_try(usual).skip(1).find_map(of);
         fewer.map_or(planned, |fewer| Ok(Self { shrunk_from: Some(usual), ..fewer }))
-    }
-
-    /// Of another base, whatever is free. Errors: it does not fit either.
-    pub fn with_base(recipe: &Recipe, inputs: &Inputs, model: &Qwen3Config) -> Result<Self> {
-        Self::of(recipe, inputs, model, usual_rows(recipe, inputs, model), free(&inputs.opened.device))
     }
 
     /// Where nothing may be free.
     pub fn with_any_memory(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
-        let model = &inputs.model_config;
-        Self::of(recipe, inputs, model, usual_rows(recipe, inputs, model), None)
+        let (model, on_card) = (&inputs.model_config, !inputs.opened.device.is_cpu());
+        Self::of(recipe, inputs, model, (usual_rows(recipe, inputs, model), on_card), None)
     }
 
-    /// With so many rows at once, in so many free bytes.
-    fn of(recipe: &Recipe, inputs: &Inputs, model: &Qwen3Config, max_rows: usize, free: Option<u64>) -> Result<Self> {
+    /// On a card that need not be here: as it would run with enough memory, and with the least it can do with.
+    pub fn on_a_card(recipe: &Recipe, inputs: &Inputs) -> Result<[Self; 2]> {
+        use GradientCheckpointing::{Auto, Off, On};
+        let (model, given) = (&inputs.model_config, recipe.train.micro_batch_tokens);
+        let usual = given.unwrap_or_else(|| plan::rows_on_card(model, inputs.dtype));
+        let fewest = given.or_else(|| plan::rows_to_try(usual).last()).unwrap_or(usual);
+        let mut frugal = recipe.clone();
+        frugal.train.gradient_checkpointing = match recipe.train.gradient_checkpointing {
+            Off => Auto, // gives up no more than the lean set
+            Auto | On => On,
+        };
+        let of = |recipe: &Recipe, rows| Self::of(recipe, inputs, model, (rows, true), None);
+        Ok([of(recipe, usual)?, of(&frugal, fewest)?])
+    }
+
+    /// With so many rows at once, on a card or not, in so many free bytes.
+    fn of(
+        recipe: &Recipe,
+        inputs: &Inputs,
+        model: &Qwen3Config,
+        (max_rows, on_card): (usize, bool),
+        free: Option<u64>,
+    ) -> Result<Self> {
         let (dtype, data) = (inputs.dtype, &inputs.data);
         let cut = Cut {
             max_rows,
@@ -70,14 +92,21 @@ impl Planned {
         };
         let survey = cut.survey(&StepPlan::of(&data.train, &recipe.train), &data.train);
         let (held_out, evaluated) = cut.evaluation(&data.eval);
-        let load = Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated };
+        let load = match inputs.missing {
+            None => Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated },
+            Some(_) => at_most(recipe, max_rows, evaluated > 0),
+        };
         let saves = recipe.output.save_strategy != SaveStrategy::No;
         let noise = recipe.train.neftune_noise_alpha.is_some();
         let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves, noise };
-        let attended = cut.attended(&data.train, &survey.samples, &data.eval);
-        let need = |keep| match inputs.opened.device.is_cpu() {
-            true => shape.memory(load, keep),
-            false => shape.memory_on_card(load, attended, keep),
+        let attended = match (&inputs.missing, cut.attended(&data.train, &survey.samples, &data.eval)) {
+            // Rows that are not known may begin alike.
+            (Some(_), all) if cut.share_prefix => Attended { prefix: all.longest, ..all },
+            (_, attended) => attended,
+        };
+        let need = |keep| match on_card {
+            false => shape.memory(load, keep),
+            true => shape.memory_on_card(load, attended, keep),
         };
         let keep = plan::keep(recipe.train.gradient_checkpointing, &need, free)?;
         kernels::return_freed_buffers(); // what reading has left over is none of the model's
@@ -138,6 +167,15 @@ impl Planned {
             "memory": self.memory,
         })
     }
+}
+
+/// The largest micro-batch that rows of a recipe can make, whatever they are.
+fn at_most(recipe: &Recipe, max_rows: usize, evaluates: bool) -> Load {
+    let longest = recipe.data.longest_row().max(2) - 1; // the last token is only a target
+    let samples = recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps;
+    let rows = max_rows.max(longest);
+    let of_a_step = rows.min(samples * longest);
+    Load { rows: of_a_step, labels: of_a_step, evaluated: if evaluates { rows } else { 0 } }
 }
 
 /// Rows at once: the recipe's, or as many as suit the model and the kind of device.

@@ -3,7 +3,7 @@
 use super::{
     advice, below,
     data::quoted,
-    expected::{Expected, Rate},
+    expected::Rate,
     finished,
     header::{self, Facts, device_line},
     inputs::Inputs,
@@ -30,12 +30,12 @@ use couplet_train::{
     plan::{Part, explained},
     report::{
         Console, Header, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict,
-        duration, model_card,
+        model_card,
     },
     run::Receipt,
     trainer::{
         Choice, Ended, Progress, Trainer, checkpoint,
-        event::{Event, Observer},
+        event::{Compared, Event, Finished, Observer, Took},
         plan::StepPlan,
         saver::{Saver, Space},
     },
@@ -56,7 +56,7 @@ const PICTURE: u64 = 64 << 10;
 /// Returns the exit code: 0 when the run is complete, that of a signal or of the time limit when it stopped early.
 pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let started = Instant::now();
-    let (file, overrides) = recipe_and_overrides(args)?;
+    let (file, overrides) = recipe_and_overrides(args, "couplet-train --config")?;
     let mut console = Console::new(stderr(), look);
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
     let stop = StopAt::new(recipe.train.max_seconds.map(|limit| (started, limit)))?;
@@ -69,8 +69,8 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let inputs = Inputs::read(&mut recipe, &mut console)?;
     let planned = Planned::new(&recipe, &inputs)?;
     let mut on_card = OnCard::new(&inputs.opened.device);
-    let before = place.restored.as_ref().map(|restored| restored.path.clone());
-    place.restored.iter().try_for_each(|restored| restore::refuse_another_config(&recipe, restored))?;
+    let before = place.found.restored.as_ref().map(|restored| restored.path.clone());
+    place.found.restored.iter().try_for_each(|restored| restore::refuse_another_config(&recipe, restored))?;
     let lacking = |base: &Checkpoint| pissa::principal(&recipe, &inputs, base, before.as_deref(), &mut console);
     let loading = Loading::load(&recipe, &inputs, lacking, &mut on_card);
     let loading = loading.map_err(|err| on_card.explain(err, before.as_deref()))?;
@@ -78,7 +78,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let principal = lacking.as_ref().map(|(principal, _)| principal);
     let recorded = recorded(&model, &recipe)?;
     let identity = identity(&recipe, &about, recorded)?;
-    if let Some(restored) = &place.restored {
+    if let Some(restored) = &place.found.restored {
         restore::refuse_changes(restored, &identity, &mut console)?;
     }
     let may_stop = || stop.is_requested();
@@ -88,12 +88,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let initial = params.flat().clone();
     let names = inputs.dataset_names();
     let mut trainer = Trainer {
-        saver: Some(Saver::new(&recipe, identity, place.begins_after())),
+        saver: Some(Saver::new(&recipe, identity, place.found.begins_after())),
         stop: &may_stop,
         write: writing.is_some().then_some(&write),
         ..trainer(&recipe, (&inputs, &names), &planned, (&model, params, optim))
     };
-    let lost = place.restored.take().map(|restored| trainer.resume(restored)).transpose()?.flatten();
+    let lost = place.found.restored.take().map(|restored| trainer.resume(restored)).transpose()?.flatten();
     if let Some(lost) = lost {
         console.line(&restore::lost_line(&lost, look.lang));
     }
@@ -102,13 +102,13 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let saver = trainer.saver.as_ref().ok_or_else(|| Error::run("internal error: a run without a saver"))?;
     let slots: Vec<Slot> = trainer.params.slots().map(|(_, slot)| slot.clone()).collect();
     let space = space(&recipe, &inputs, saver, &trainer.plan(), &slots)?;
-    let short_of_room = place.short_of_room(&out, space)?.map(|free| (free, space));
+    let short_of_room = place.found.short_of_room(&out, space)?.map(|free| (free, space));
 
     // 2. Said before it is done.
     let pissa = lacking.as_ref().map(|(_, how)| how.as_str());
     let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices);
     advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
-    place.notices(&out, short_of_room, &mut header);
+    place.found.notices(&out, short_of_room, &mut header);
     console.header(&header);
     if !place.lock.is_held() {
         console.line(look.lang.pick(
@@ -120,16 +120,20 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     trainer.recorder = recorded.then(|| Recorder::new(&trainer.params)).transpose()?;
     let rehearsal = Instant::now();
     planned.rehearse(&trainer).map_err(|err| on_card.explain(err, before.as_deref()))?;
-    let rate = Rate::of_steps(&trainer, &planned, rehearsal.elapsed())?;
-    let expected = rate.map(|rate| rate.time(&recipe, &planned, &trainer.plan(), &inputs.model_config));
-    if let Some(expected) = expected {
-        console.line(&format!("{}  {}", look.lang.pick("time", "用时"), expected.describe(look.lang)));
+    let rehearsal = rehearsal.elapsed();
+    let patience = Rate::patience(&recipe, &trainer, &planned, rehearsal);
+    let rate = Rate::of_steps(&trainer, &planned, rehearsal, patience)?;
+    let after = |done| rate.map(|rate| rate.time(&recipe, &planned, (&trainer.plan(), done), &inputs.model_config));
+    // Seconds of earlier processes count among those of the run.
+    let (expected, left) = (after(0), after(trainer.progress.step));
+    if let Some(left) = left {
+        console.line(&format!("{}  {}", look.lang.pick("time", "用时"), left.describe(look.lang)));
     }
 
     // 3. The run.
     stop.defer();
     place.lock.keep();
-    place.clear()?;
+    place.found.clear()?;
     let receipt = Receipt::begin(&recipe, about)?;
     pissa::begin(&recipe, principal, &trainer.params, &initial)?;
     let mut outcome = Outcome::default();
@@ -139,7 +143,15 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
         on_card.trained();
         keep(&recipe, &inputs, trainer, (principal, &initial), look.lang)
     };
-    let ended = to_the_end(&mut trainer, &mut watchers, keep);
+    let planned_to_take =
+        Took { train_seconds: expected.map(|expected| expected.seconds), peak_memory_bytes: planned.peak() };
+    let compare = |finished: Finished| {
+        // As it was planned: of a card's tensors, else of the process.
+        let peak_memory_bytes = on_card.peak().or_else(machine::peak_memory);
+        let measured = Took { train_seconds: Some(finished.runtime), peak_memory_bytes };
+        Event::Compared(Compared { finished, planned: planned_to_take, measured })
+    };
+    let ended = to_the_end(&mut trainer, &mut watchers, keep, compare);
     if ended.as_ref().is_err_and(|err| err.out_of_memory().is_some()) {
         // Every completed step is sound. Of two errors the first is the one worth telling.
         let _ = trainer.stopped(&mut watchers);
@@ -166,7 +178,9 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     drop(place);
     console.line(&proven);
     told_of_the_card(&on_card, &planned, &mut console);
-    console.line(&against_the_plan(&planned, expected, &outcome, look.lang));
+    if let Some(compared) = &outcome.compared {
+        console.line(&against_the_plan(compared, look.lang));
+    }
     let mut summary = summary(&recipe, &outcome)?;
     summary.verdict = verdict.map(|verdict| verdict.lines(look.lang)).unwrap_or_default();
     if look.verbosity != Verbosity::Quiet && !interrupted {
@@ -282,12 +296,13 @@ impl Loading {
 }
 
 /// What was planned, and what it came to.
-fn against_the_plan(planned: &Planned, expected: Option<Expected>, outcome: &Outcome, lang: Lang) -> String {
-    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), gigabytes);
-    let time = |seconds: Option<f64>| seconds.map_or_else(|| "?".to_owned(), duration);
-    let (memory, peak) = (bytes(planned.peak()), bytes(machine::peak_memory()));
-    let seconds = time(expected.map(|expected| expected.seconds));
-    let took = time(outcome.finished.as_ref().map(|finished| finished.runtime));
+fn against_the_plan(compared: &Compared, lang: Lang) -> String {
+    let unknown = || "?".to_owned();
+    let said = |took: &Took| {
+        let time = took.train_seconds.map_or_else(unknown, |seconds| lang.duration(seconds));
+        (took.peak_memory_bytes.map_or_else(unknown, gigabytes), time)
+    };
+    let ((memory, seconds), (peak, took)) = (said(&compared.planned), said(&compared.measured));
     match lang {
         Lang::En => format!("planned: {memory} and {seconds}; it took {peak} and {took}"),
         Lang::Zh => format!("预计 {memory}、{seconds}；实际 {peak}、{took}"),
@@ -382,7 +397,8 @@ pub(super) fn said_before(
         cut: planned.cut,
         memory: &planned.memory,
         largest: planned.load,
-        estimated: inputs.is_estimated,
+        estimated: inputs.is_estimated && inputs.missing.is_none(),
+        assumed: inputs.missing.is_some(),
     };
     let mut header = header::header(recipe, &facts);
     if cfg!(feature = "fault-injection") {
@@ -412,7 +428,9 @@ pub(super) fn said_before(
     }
     let tested = inputs.test.iter().flat_map(|test| &test.summary.warnings);
     for warning in inputs.data.summary.warnings.iter().chain(tested) {
-        header.notice(warning.en.clone(), warning.zh.clone());
+        // Which rows are too long follows from their tokens.
+        let about = if inputs.is_estimated && warning.en.contains("cutoff_len") { "≈ " } else { "" };
+        header.notice(format!("{about}{}", warning.en), format!("{about}{}", warning.zh));
     }
     header
 }
@@ -441,16 +459,19 @@ fn watchers<'a>(
     Ok(watchers)
 }
 
-/// Training, then what is to be kept of it, then its reports and the last evaluation. `None`: stopped on the way.
+/// Training, then what is to be kept of it, then its reports, the last evaluation and the comparison with the plan. `None`:
+/// stopped on the way.
 fn to_the_end(
     trainer: &mut Trainer,
     watchers: &mut Observers,
     keep: impl FnOnce(&Trainer) -> Result<String>,
+    compare: impl FnOnce(Finished) -> Event,
 ) -> Result<Option<String>> {
     let Ended::Complete(finished) = trainer.fit(watchers)? else { return Ok(None) };
     fault::phase("end");
     let proven = keep(trainer)?;
-    if trainer.finish(finished, watchers)? {
+    if trainer.finish(finished.clone(), watchers)? {
+        watchers.on_event(&compare(finished))?;
         return Ok(Some(proven));
     }
     trainer.stopped(watchers)?;
@@ -479,8 +500,8 @@ fn keep(
     Ok(proven)
 }
 
-/// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`.
-pub(super) fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<String>)> {
+/// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`. `command`: what is typed before the file.
+pub(super) fn recipe_and_overrides(args: &TrainArgs, command: &str) -> Result<(PathBuf, Vec<String>)> {
     if let Some(file) = &args.config {
         return Ok((file.clone(), args.rest.clone()));
     }
@@ -489,9 +510,10 @@ pub(super) fn recipe_and_overrides(args: &TrainArgs) -> Result<(PathBuf, Vec<Str
             Err(super::unknown_word(word))
         }
         Some((file, overrides)) if !file.contains('=') => Ok((file.into(), overrides.to_vec())),
-        _ => Err(Error::input("no config file")
-            .hint("couplet-train --config configs/tiny_couplets.toml")
-            .hint_zh("couplet-train --config configs/tiny_couplets.toml")),
+        _ => {
+            let example = format!("{command} configs/tiny_couplets.toml");
+            Err(Error::input("no config file").hint(example.clone()).hint_zh(example))
+        }
     }
 }
 
@@ -532,7 +554,8 @@ fn measured(outcome: &Outcome, verdict: Option<&Verdict>, predicted: Value, on_c
         "predicted": predicted,
         "measured": {
             "train_seconds": finished.map(|f| f.runtime),
-            "peak_memory_bytes": machine::peak_memory(),
+            "peak_memory_bytes": outcome.compared.as_ref().and_then(|compared| compared.measured.peak_memory_bytes),
+            "process_peak_memory_bytes": machine::peak_memory(),
             "card": on_card.measured(),
         },
         "results": {

@@ -475,6 +475,35 @@ mod tests {
         assert_eq!(Checkpoint::open(dir.path()).unwrap().names().count(), 100_000, "very many tensors");
     }
 
+    /// F32: every combination of dtype, shape, offsets and length of the data is taken exactly where they agree.
+    #[test]
+    fn a_header_is_taken_exactly_where_it_describes_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("model.safetensors");
+        let huge = 1_u64 << 63;
+        let (mut taken, mut refused) = (0, 0);
+        for (dtype, size) in [("F32", 4), ("F16", 2), ("BF16", 2), ("F64", 0), ("I8", 0), ("f32", 0)] {
+            for shape in [vec![], vec![0], vec![2], vec![1, 2], vec![3], vec![huge], vec![1 << 32, 1 << 32]] {
+                for (begin, end) in
+                    [(0, 0), (0, 2), (0, 4), (0, 8), (0, 12), (4, 8), (8, 0), (0, huge), (huge, 0), (huge, huge)]
+                {
+                    for data in [0_u8, 4, 8, 9] {
+                        let header = format!(
+                            r#"{{"a":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{begin},{end}]}}}}"#
+                        );
+                        std::fs::write(&file, raw(&header, data.into())).unwrap();
+                        let bytes = shape.iter().map(|n| u128::from(*n)).product::<u128>() * size;
+                        let agree = size > 0 && begin == 0 && bytes == end.into() && bytes == data.into();
+                        let opened = Checkpoint::open(dir.path());
+                        assert_eq!(opened.is_ok(), agree, "{header} and {data} bytes");
+                        *if agree { &mut taken } else { &mut refused } += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!((taken, refused), (10, 1670));
+    }
+
     #[test]
     fn shards_that_do_not_fit_their_index_are_refused() {
         let tensor =

@@ -1,7 +1,7 @@
 //! What a run refuses: to begin where nothing would be trained, to apply a gradient that is not finite, and to call it a success
 //! if nothing has moved.
 
-use super::{Trainer, plan::StepSamples, step::StepGradient};
+use super::{Trainer, step::StepGradient};
 use crate::{
     adapter::peft,
     dataset::Example,
@@ -41,11 +41,7 @@ impl Trainer<'_> {
 
     /// A step whose every row lost its answer to `cutoff_len` has no loss: said before step 1, not hours later.
     pub fn refuse_empty_steps(&self) -> Result<()> {
-        if self.train.iter().all(Example::is_trainable) {
-            return Ok(());
-        }
-        let is_empty = |samples: &StepSamples| !samples.indices.iter().any(|&i| self.train[i].is_trainable());
-        let Some((step, samples)) = self.plan().steps().find(|(_, samples)| is_empty(samples)) else { return Ok(()) };
+        let Some((step, samples)) = self.plan().first_bare_step(self.train) else { return Ok(()) };
         let rows: Vec<String> = samples.indices.iter().take(8).map(|&i| self.place(&self.train[i])).collect();
         Err(Error::input(format!("step {} would have no label: {}", step + 1, rows.join(", ")))
             .hint("their answers were cut away; raise `cutoff_len`, or set `over_length` to `drop`")

@@ -137,6 +137,15 @@ impl StepPlan {
         })
     }
 
+    /// The first step without a label: the rows of all its samples lost their answers to `cutoff_len`. `rows` are those of
+    /// [`Self::of`].
+    pub fn first_bare_step(&self, rows: &[Example]) -> Option<(usize, StepSamples)> {
+        if rows.iter().all(Example::is_trainable) {
+            return None;
+        }
+        self.steps().find(|(_, samples)| !samples.indices.iter().any(|&row| rows[row].is_trainable()))
+    }
+
     fn range(&self, step: usize) -> Range<usize> {
         let start = (step % self.steps_per_epoch) * self.samples_per_step();
         start..(start + self.samples_per_step()).min(self.epoch_samples())

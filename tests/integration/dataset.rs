@@ -1,10 +1,12 @@
 //! The data room against its references: LlamaFactory's ids and labels, NumPy's and PyTorch's permutations, the ids of
 //! Hugging Face's tokenizer. How the reference files were made: `tests/fixtures/dataset/README.md`.
 
+use crate::fuzz::mutate::Dice;
 use couplet_train::{
-    config::{DataConfig, OnBadRow, OverLength, TemplateName},
+    config::{DataConfig, OnBadRow, OverLength, TemplateName, TrainConfig},
     dataset::{self, Example, IGNORE, Splits, Tokenizer, encode, order, record::Record, template},
     error::{Kind, Result},
+    trainer::plan::StepPlan,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -513,6 +515,61 @@ fn nothing_to_train_on_is_an_error_of_the_input() {
         assert_eq!(error.kind(), Kind::Input, "{want}");
         assert!(error.hint_text(false).is_some() && error.hint_text(true) != error.hint_text(false), "{want}");
     }
+}
+
+/// F23, over ten thousand corpora of up to eight rows: what is loaded under `error` or `drop` has a label in every row, and a
+/// step of cut rows that has none is found before the first.
+#[test]
+fn no_step_is_without_a_label() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("dataset_info.json"), r#"{"rows": {"file_name": "rows.jsonl"}}"#).unwrap();
+    let (mut refused, mut whole, mut bare) = (0, 0, 0);
+    for number in 0..10_000 {
+        let mut dice = Dice::new("corpora", 23, number);
+        let mut text = |most: usize| "长".repeat(dice.below(most));
+        let rows: Vec<String> = (0..=text(8).chars().count())
+            .map(|_| {
+                let history = if text(3).is_empty() { json!([[text(20), text(20)]]) } else { json!([]) };
+                json!({"instruction": "对", "input": text(50), "output": text(20) + "短", "history": history})
+                    .to_string()
+            })
+            .collect();
+        fs::write(dir.path().join("rows.jsonl"), rows.join("\n")).unwrap();
+        let loaded = load(&dir, &["rows"], |data| {
+            data.cutoff_len = 4 + dice.below(80);
+            data.over_length = [OverLength::Error, OverLength::Drop, OverLength::Truncate][number as usize % 3];
+            (data.mask_history, data.packing) = (dice.below(2) == 0, dice.below(4) == 0);
+        });
+        let splits = match loaded {
+            Ok(splits) => splits,
+            Err(error) => {
+                let error = error.to_string();
+                let is_told =
+                    error.starts_with("rows longer than ") || error.starts_with("no row is left to train on ");
+                assert!(is_told && number % 3 != 2 || error.contains("answer was cut away whole"), "{error}");
+                refused += 1;
+                continue;
+            }
+        };
+        let config = TrainConfig {
+            per_device_train_batch_size: 1 + dice.below(2),
+            gradient_accumulation_steps: 1 + dice.below(2),
+            num_train_epochs: 2.0,
+            ..couplet_train::testing::train_config()
+        };
+        let plan = StepPlan::of(&splits.train, &config);
+        let samples: Vec<&[Example]> = dataset::samples(&splits.train).collect();
+        let labels = |sample: &usize| -> usize {
+            samples[*sample].iter().map(|row| row.labels.iter().skip(1).filter(|label| **label != IGNORE).count()).sum()
+        };
+        let orders = [plan.order(0), plan.order(1)];
+        let steps = orders.iter().flat_map(|order| order.chunks(plan.samples_per_step()));
+        let first = steps.map(|step| step.iter().map(labels).sum::<usize>()).position(|labels| labels == 0);
+        assert_eq!(plan.first_bare_step(&splits.train).map(|(step, _)| step), first, "corpus {number}");
+        assert!(first.is_none() || number % 3 == 2, "corpus {number}: rows that fit have a label");
+        *if first.is_some() { &mut bare } else { &mut whole } += 1;
+    }
+    assert!(refused > 100 && whole > 100 && bare > 100, "{refused} {whole} {bare}");
 }
 
 #[test]

@@ -283,15 +283,17 @@ fn a_byte_order_mark_and_line_ends_change_nothing_and_other_encodings_are_placed
 /// F20: the tokenizer composes (NFC) and changes nothing else.
 #[test]
 fn text_survives_the_tokenizer_but_for_composition() {
-    let pool: Vec<char> = "对联，,天涯ＡＢ１２ae\u{301}\u{308}\u{1100}\u{1161}\u{11a8}👩\u{200d}🚀\u{fe0f}\u{200f}\u{202e}\0\t\r\n\u{1}\u{7f}\u{85}\u{2028} \u{3000}㈱𠀀\u{10ffff}".chars().collect();
+    let characters = "对联，,天涯ＡＢ１２ae\u{301}\u{308}\u{1100}\u{1161}\u{11a8}👩\u{200d}🚀\u{fe0f}\u{200f}\u{202e}\0\t\r\n\u{1}\u{7f}\u{85}\u{2028} \u{3000}㈱𠀀\u{10ffff}\u{feff}\u{fffd}\u{e000}'s\"\\";
+    let pieces = characters.chars().map(String::from).chain(["<|im_", "end|>", "<think", ">"].map(String::from));
+    let pool: Vec<String> = pieces.collect();
     let mut state = 20_u64;
     let mut below = |n: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % n
     };
-    for _ in 0..20_000 {
+    for _ in 0..100_000 {
         let length = 1 + below(12);
-        let text: String = (0..length).map(|_| pool[below(pool.len())]).collect();
+        let text: String = (0..length).map(|_| pool[below(pool.len())].as_str()).collect();
         let ids = qwen3().encode(&text).expect("ids");
         let mut composed = tokenizers::NormalizedString::from(text.as_str());
         composed.nfc();

@@ -8,14 +8,14 @@
 //! begins with it.
 
 mod memory;
-mod mutate;
+pub mod mutate;
 mod targets;
 
 use crate::support::fixtures;
 use couplet_train::{
     config::OnBadRow,
     dataset::{
-        self, Tokenizer,
+        self,
         files::{DataFile, FileFormat},
         record::How,
         shape::Shape,
@@ -97,6 +97,21 @@ fn seeds_are_sound_and_what_was_found_is_refused_in_peace() {
 }
 
 #[test]
+fn every_folder_of_seeds_has_a_target_that_the_page_names() {
+    let work = tempfile::tempdir().unwrap();
+    let targets: Vec<&str> = targets::all(work.path()).iter().map(|target| target.name).collect();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md")).unwrap();
+    for entry in fs::read_dir(fixtures().join("fuzz")).unwrap().map(|entry| entry.unwrap()) {
+        let name = entry.file_name().into_string().unwrap();
+        let is_built = cfg!(feature = "parquet") || name != "rows_parquet";
+        if entry.path().is_dir() {
+            assert_eq!(targets.contains(&name.as_str()), is_built, "{name}");
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_fixed_slice_of_every_target() {
     let work = tempfile::tempdir().unwrap();
     alone(|| {
@@ -147,52 +162,6 @@ fn a_data_file_that_was_cut_is_refused_with_its_row_or_is_whole() {
                 }
             }
         }
-    }
-}
-
-#[test]
-fn a_text_comes_back_from_its_tokens_as_it_was() {
-    let tokenizer = Tokenizer::load(&fixtures().join("parity/tokenizer")).unwrap();
-    // Each is in Unicode's composed form, alone and beside the others: the tokenizer's own normaliser changes nothing.
-    let pieces = [
-        "春",
-        "风",
-        "，",
-        "。",
-        "、",
-        "的",
-        "\u{20bb7}",
-        "a",
-        "B",
-        "7",
-        "１",
-        " ",
-        "\n",
-        "\r\n",
-        "\t",
-        "\u{0}",
-        "\u{200f}",
-        "\u{feff}",
-        "é",
-        "ß",
-        "👍",
-        "👨\u{200d}👩\u{200d}👧",
-        "\u{3000}",
-        "'s",
-        "\"",
-        "\\",
-        "<|im_",
-        "end|>",
-        "<think",
-        ">",
-        "\u{fffd}",
-        "\u{e000}",
-    ];
-    for number in 0..20_000 {
-        let mut dice = mutate::Dice::new("texts", 0, number);
-        let text: String = (0..dice.below(12)).map(|_| pieces[dice.below(pieces.len())]).collect();
-        let ids = tokenizer.encode(&text).unwrap();
-        assert_eq!(tokenizer.decode(&ids, false).unwrap(), text, "{text:?} {ids:?}");
     }
 }
 

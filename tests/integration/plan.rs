@@ -70,6 +70,18 @@ fn a_plan_is_what_the_run_then_does() {
     }
 }
 
+/// F27: the largest rank that a config takes.
+#[test]
+#[cfg(target_os = "linux")] // where the free memory is known
+fn a_rank_that_no_memory_holds_is_refused() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
+    let [model, data] = overrides();
+    let run = work.run(&["recipe.toml", "device=cpu", "lora_rank=4294967295", "output_dir=out", &model, &data]);
+    assert!(run.code == 2 && run.stderr.contains("error: the run needs about "), "{}", run.stderr);
+    assert!(!work.path("out/adapter_model.safetensors").exists());
+}
+
 #[test]
 fn a_model_that_is_not_here_is_known_by_its_name() {
     let work = Workspace::new();

@@ -138,6 +138,74 @@ fn toml_errors_name_place_and_way_out() {
     }
 }
 
+/// F27: a recipe with one value changed is taken, or refused at its line.
+#[test]
+fn a_mutated_recipe_is_taken_or_refused_at_its_line() {
+    // Of no number: not finite, negative, of another type, in quotes, in other digits, beyond 64 bits, nothing.
+    const NO_NUMBER: [&str; 14] = [
+        "nan",
+        "inf",
+        "-inf",
+        "-1",
+        "true",
+        "[]",
+        "{}",
+        "\"1e-4\"",
+        "\"１６\"",
+        "１６",
+        "1e400",
+        "99999999999999999999",
+        "2024-01-01",
+        "",
+    ];
+    let whole = [
+        "lora.lora_rank",
+        "train.per_device_train_batch_size",
+        "train.gradient_accumulation_steps",
+        "data.cutoff_len",
+        "data.max_samples",
+    ];
+    let positive = ["train.learning_rate", "train.num_train_epochs", "train.adam_epsilon", "lora.lora_alpha"];
+    let text = ["model.model_name_or_path", "data.dataset_dir", "output.output_dir"];
+    let number = |also: &[&'static str]| [&NO_NUMBER, also].concat();
+    let mut verdicts = 0;
+    for (keys, good, bad) in [
+        (&whole[..], &["2", "0x10", "1_000", "4294967295"][..], number(&["0", "16.0", "1e3", "4294967296"])),
+        (&positive, &["1e-4", "3", "0.5"], number(&["0", "0.0", "-0.0"])),
+        (&["lora.lora_dropout", "train.adam_beta1"], &["0", "0.5"], number(&["1", "1.0"])),
+        (
+            &text,
+            &["\"../a/../b\"", "\"/a/../b\"", "\"a b\"", "\"１６\""],
+            vec!["\"\"", "\" \"", "3", "true", "[]", "nan", "１６", "\"a", "2024-01-01"],
+        ),
+    ] {
+        for path in keys {
+            let (section, key) = path.split_once('.').unwrap();
+            let missing: String =
+                TOML.lines().filter(|line| !line.starts_with(key)).map(|l| format!("{l}\n")).collect();
+            let with = |key: &str, value: &str| {
+                let sections = format!("{missing}[lora]\n[train]\n");
+                sections.replace(&format!("[{section}]\n"), &format!("[{section}]\n{key} = {value}\n"))
+            };
+            for value in good {
+                read(Format::Toml, &with(key, value), &[]).unwrap_or_else(|err| panic!("{key} = {value}: {err}"));
+            }
+            for value in &bad {
+                let text = with(key, value);
+                let line = 1 + text.lines().position(|line| line.starts_with(key)).unwrap();
+                let (fact, hint) = refused(Format::Toml, &text, &[]);
+                assert!(fact.starts_with(&format!("c.toml:{line}:")) && !hint.is_empty(), "{key} = {value}: {fact}");
+            }
+            let slip = format!("{}{}", &key[..2], &key[3..]);
+            let (fact, hint) = refused(Format::Toml, &with(&slip, good[0]), &[]);
+            assert!(fact.ends_with(&format!("unknown key `{slip}`")), "{fact}");
+            assert_eq!(hint, format!("did you mean `{key}`?"), "{slip}");
+            verdicts += good.len() + bad.len() + 1;
+        }
+    }
+    assert_eq!(verdicts, 279);
+}
+
 #[test]
 fn yaml_errors_name_place_and_way_out() {
     for (line, want, hint) in [

@@ -55,6 +55,7 @@ pub fn all(work: &Path) -> Vec<Target> {
         Target { base: 64 * MB, ..rows(work, "rows_csv_gz", "rows.csv.gz", Shape::Bytes, ALPACA, &tokenizer()) },
         #[cfg(feature = "parquet")]
         Target { base: 64 * MB, ..rows(work, "rows_parquet", "rows.parquet", Shape::Bytes, ALPACA, &tokenizer()) },
+        rows(work, "rows_folder", "rows/b.jsonl", Shape::Json, ALPACA, &tokenizer()),
         registry(work, &tokenizer()),
         target(
             "pairs",
@@ -137,6 +138,10 @@ fn folder(work: &Path, name: &str) -> PathBuf {
     dir
 }
 
+/// Rows that nothing is wrong with.
+const SOUND: &str =
+    r#"[{"instruction": "对", "input": "天", "output": "地", "system": "", "history": [], "tools": ""}]"#;
+
 /// Two ways to register the rows: with default names, and with all of them.
 type Registered = [&'static str; 2];
 
@@ -157,7 +162,8 @@ const OPENAI: Registered = [
         "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}}"#,
 ];
 
-/// Rows of a data set, from the registry to tokens: bad ones refused, and under the other registration left out.
+/// Rows of a data set, from the registry to tokens: bad ones refused, and under the other registration left out. `FOLDER/FILE`
+/// is registered as the folder, with another file before it.
 pub fn rows(
     work: &Path,
     name: &'static str,
@@ -167,9 +173,13 @@ pub fn rows(
     tokenizer: &Path,
 ) -> Target {
     let dir = folder(work, name);
+    let set = file.split_once('/').map_or(file, |(set, _)| {
+        fs::write(folder(&dir, set).join("a.json"), SOUND).expect("rows");
+        set
+    });
     let [d, e] = registered.map(|entry| {
         let mut entry: serde_json::Value = serde_json::from_str(entry).expect("an entry");
-        entry["file_name"] = file.into();
+        entry["file_name"] = set.into();
         entry
     });
     let registry = serde_json::json!({"d": d, "e": e});
@@ -195,7 +205,7 @@ pub fn rows(
 
 fn registry(work: &Path, tokenizer: &Path) -> Target {
     let dir = folder(work, "registry");
-    fs::write(dir.join("rows.json"), r#"[{"instruction": "对", "input": "天", "output": "地"}]"#).expect("rows");
+    fs::write(dir.join("rows.json"), SOUND).expect("rows");
     let tokenizer = Tokenizer::from_bytes(&fs::read(tokenizer).expect("a tokenizer")).expect("a good tokenizer");
     target(
         "registry",

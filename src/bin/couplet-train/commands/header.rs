@@ -100,7 +100,7 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
         header.row("pissa", "PiSSA", pissa.to_owned());
     }
     match facts.assumed {
-        false => rows_that_are_here(&mut header, recipe, facts, lang),
+        false => rows_that_are_here(&mut header, recipe, facts),
         true => header.row(
             "rows",
             "行",
@@ -116,7 +116,7 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
 }
 
 /// What was read, and what is in it.
-fn rows_that_are_here(header: &mut Header, recipe: &Recipe, facts: &Facts, lang: Lang) {
+fn rows_that_are_here(header: &mut Header, recipe: &Recipe, facts: &Facts) {
     let about = facts.about_rows(recipe);
     for file in facts.data.files.iter().chain(facts.test.iter().flat_map(|test| &test.files)) {
         let cut = facts.estimated && recipe.data.over_length == OverLength::Truncate;

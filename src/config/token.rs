@@ -66,7 +66,7 @@ mod tests {
         }
         let all = crate::config::table::TABLE.iter().flat_map(|(_, keys)| keys.iter()).map(|key| key.name);
         for key in all.filter(|key| is_secret(key)) {
-            assert!(["token", "api_key"].iter().any(|end| key.ends_with(end)), "{key}");
+            assert!(["token", "api_key", "secret"].iter().any(|end| key.ends_with(end)), "{key}");
         }
     }
 }

@@ -174,7 +174,11 @@ fn the_quick_start_leaves_a_complete_run() {
         assert!(bytes.ends_with(b"IEND\xaeB`\x82"), "{name} is cut off");
     }
     let log = String::from_utf8(files["trainer_log.jsonl"].0.clone()).expect("UTF-8");
-    assert_eq!(log.lines().count(), 6, "what was read, two logged steps, an evaluation, the end, and beside it the plan:\n{log}");
+    assert_eq!(
+        log.lines().count(),
+        6,
+        "what was read, two logged steps, an evaluation, the end, and beside it the plan:\n{log}"
+    );
     let first: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("JSON");
     let rows = |set: &serde_json::Value| ["read", "kept", "skipped"].map(|key| set[key].as_u64().expect(key));
     let sets = first["data"].as_array().expect("data sets");

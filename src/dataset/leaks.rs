@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(leaks.counts(true), "4 行验证数据中：与训练行相同 1，有一句相同 2");
         assert_eq!(none.counts(true), "1 行测试数据均不与训练行相近（无相同或仅差一字的句子）");
         assert_eq!(leaks.clone().naming(1).found.len(), 1);
-        assert_eq!(leaks.naming(9).found.len(), 2);
+        assert_eq!(leaks.naming(9).found.len(), 3);
     }
 
     #[test]

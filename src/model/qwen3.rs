@@ -18,7 +18,7 @@ use crate::{
         FrozenWeight, Segments, add_to, attention,
         cross_entropy::{self, Labels, NO_TARGET},
         norm_rope::NormRope,
-        rms_norm, rope, swiglu,
+        return_freed_buffers, rms_norm, rope, swiglu,
     },
     rng::Key,
 };
@@ -170,6 +170,11 @@ pub fn head_rows(vocab_size: usize) -> usize {
 }
 
 impl Qwen3 {
+    /// Gives what earlier passes have freed back to the system: before passes of other sizes.
+    pub fn release_buffers(&self) {
+        return_freed_buffers();
+    }
+
     /// Reads the base weights in `dtype` onto `device` and declares the adapters in the returned layout.
     pub fn load(
         config: &Qwen3Config,

@@ -18,7 +18,6 @@ use crate::{
     dataset::{self, Example, Leaks},
     error::{Error, Result},
     fs::fault,
-    kernels,
     model::{Grads, Noise, Params, Qwen3, Recorder, qwen3::DropoutPlan},
     optim::{AdamW, AdamWConfig, Schedule, clip},
     plan::{Part, Rows, explained},
@@ -459,7 +458,7 @@ impl<'a> Trainer<'a> {
     /// Held-out loss and what the model writes now. `None`: stopped before the end.
     fn measure(&self) -> Result<Option<Evaluation>> {
         let began = Instant::now();
-        kernels::return_freed_buffers(); // those of the steps are smaller
+        self.model.release_buffers(); // those of the steps are smaller
         let held_out = validate::evaluate(self.model, &self.params, self.eval, self.measuring(), self.stop)?;
         let Some(held_out) = held_out else { return Ok(None) };
         let runtime = began.elapsed().as_secs_f64();

@@ -42,7 +42,7 @@ pub fn is_secret(key: &str) -> bool {
     let key = key.to_lowercase();
     let is_slip = |of: &&str| strsim::normalized_damerau_levenshtein(&key, of) >= 0.8;
     ["token", "api_key", "secret"].iter().any(|end| key.ends_with(end))
-        || ["hf_hub_token", "ms_hub_token"].iter().any(|of| is_slip(of))
+        || ["hf_hub_token", "ms_hub_token"].iter().any(is_slip)
 }
 
 #[cfg(test)]

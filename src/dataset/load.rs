@@ -182,7 +182,11 @@ pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, tokenizer: &Tok
             file.empty_responses += usize::from(row.record.is_unanswered());
             file.empty_questions += usize::from(row.record.asks_nothing());
             file.no_history += usize::from(row.record.no_history);
-            file.control_rows += usize::from(row.record.texts().any(|text| tokenizer.has_control_text(text)));
+            if row.record.texts().any(|text| tokenizer.has_control_text(text)) {
+                file.control_rows += 1;
+                let first = file.first_control_row.unwrap_or(usize::MAX);
+                file.first_control_row = Some(first.min(row.origin.row));
+            }
         }
     }
     skips.sort_by_key(|(origin, ..)| *origin);

@@ -69,6 +69,11 @@ pub(super) fn of_rows(files: &[FileSummary]) -> Vec<Warning> {
                     .push(Warning { en: format!("{path}: rows {en}: {rows}"), zh: format!("{path}：{zh}：{rows}") });
             }
         }
+        if let (Some(first), Some(warning)) = (file.first_control_row, warnings.last_mut()) {
+            let (place, row) = file.place(first);
+            warning.en += &format!(", first {place}: row {row}");
+            warning.zh += &format!("，首见 {place} 第 {row} 行");
+        }
     }
     warnings
 }

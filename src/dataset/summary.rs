@@ -81,6 +81,8 @@ pub struct FileSummary {
     pub no_history: usize,
     /// Kept rows with the text of a control token (`<|im_end|>`) in them.
     pub control_rows: usize,
+    /// The first of them in the data set, counted as errors count rows.
+    pub first_control_row: Option<usize>,
 }
 
 /// A file of a folder.

@@ -94,7 +94,7 @@ fn open(dir: &Path) -> Result<File> {
 }
 
 /// Whether `path` still names this file.
-fn is_at(file: &File, path: &Path) -> bool {
+pub fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;

@@ -12,7 +12,7 @@ pub use durable::{
     FileDigest, PROBE, remove_durable_dir, remove_leftovers, remove_leftovers_of, write_durable_dir, write_file_synced,
     write_parts_synced,
 };
-pub use lock::Lock;
+pub use lock::{Lock, is_at};
 pub use log::LogFile;
 
 use crate::error::{Error, Result, io_reason};

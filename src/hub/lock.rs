@@ -3,7 +3,7 @@
 
 use crate::{
     error::{Error, Result, io_reason},
-    fs::create_dir_all,
+    fs::{create_dir_all, is_at},
 };
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -47,21 +47,6 @@ fn open(path: &Path) -> Result<File> {
             .hint("choose another `cache_dir`, or another HF_HOME, below a folder you may write to")
             .hint_zh("请选择有写权限的 `cache_dir` 或 HF_HOME")
     })
-}
-
-/// Whether `path` still leads to `file`.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |found: std::fs::Metadata| (found.dev(), found.ino());
-    let (held, there) = (file.metadata().map(id), std::fs::metadata(path).map(id));
-    matches!((held, there), (Ok(held), Ok(there)) if held == there)
-}
-
-/// An open file cannot be removed there.
-#[cfg(not(unix))]
-fn is_at(_: &File, _: &Path) -> bool {
-    true
 }
 
 #[cfg(test)]

@@ -384,7 +384,7 @@ fn saver(dir: &Path, rank: usize) -> Saver {
 /// Row `sample` of a data set that no file holds: `tokens` ids, all labelled. `benches/peer/step.py` makes the same.
 fn synthetic(sample: usize, tokens: usize, vocab_size: usize) -> Example {
     let ids: Vec<u32> = (0..tokens).map(|i| ((sample * 7919 + i * 104_729) % vocab_size) as u32).collect();
-    Example { labels: ids.clone(), input_ids: ids, origin: Origin { dataset: 0, row: sample + 1 }, pack: None }
+    Example::new(ids.clone(), &ids, Origin { dataset: 0, row: sample + 1 })
 }
 
 /// The first `needed` rows; a short file starts over.

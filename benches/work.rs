@@ -29,8 +29,7 @@ impl Work {
         for samples in steps {
             work.executed += shape.executed_once();
             for (_, sample) in samples {
-                let (tokens, labels) = (sample.input_ids.len(), sample.labels[1..].iter());
-                let labels = labels.filter(|label| **label != IGNORE).count();
+                let (tokens, labels) = (sample.input_ids.len(), sample.predicted().count());
                 work.real += tokens;
                 work.label += labels;
                 work.useful += shape.useful(tokens, labels);

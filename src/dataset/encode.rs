@@ -3,7 +3,7 @@
 use crate::{
     config::DataConfig,
     dataset::{
-        Example, IGNORE, Origin, Tokenizer,
+        Example, Labels, Origin, Tokenizer,
         record::Record,
         segments::Segmenter,
         template::{self, Turn},
@@ -30,19 +30,69 @@ pub struct Encoded {
     pub full_len: usize,
     /// Those of them that are answers.
     pub answer_len: usize,
+    /// What is odd about its texts.
+    pub odd: Odd,
+}
+
+/// What may be odd about the texts of a row, which is counted when they are gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Odd {
+    /// Its response is empty or blank.
+    pub unanswered: bool,
+    /// Its last question is empty or blank.
+    pub asks_nothing: bool,
+    /// Its history is no list.
+    pub no_history: bool,
+    /// The text of a control token stands in it.
+    pub control_text: bool,
+}
+
+impl Odd {
+    fn of(record: &Record, tokenizer: &Tokenizer) -> Self {
+        Self {
+            unanswered: record.is_unanswered(),
+            asks_nothing: record.asks_nothing(),
+            no_history: record.no_history,
+            control_text: record.texts().any(|text| tokenizer.has_control_text(text)),
+        }
+    }
 }
 
 /// Rows whose texts show what the others say too.
 const SAMPLE: usize = 256;
 
+/// Rows that are tokenised before their texts are let go.
+const AT_ONCE: usize = 1 << 16;
+
 /// Tokenises `rows` on all cores; the result has their order. Rows longer than [`DataConfig::longest_row`] are cut by
 /// LlamaFactory's rule, whatever `over_length` says: the caller compares `full_len` with it.
 pub fn encode_rows(rows: &[Row], data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
+    let segmenter = segmenter_of(rows, data, tokenizer)?;
+    rows.par_iter().map(|row| encode(row, data, tokenizer, &|text, ids| segmenter.encode(text, ids))).collect()
+}
+
+/// [`encode_rows`] of rows that nobody reads afterwards: their texts are let go on the way, so that those of a large data set do
+/// not stand beside its tokens.
+pub fn encode_away(mut rows: Vec<Row>, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
+    let segmenter = segmenter_of(&rows, data, tokenizer)?;
+    let mut encoded = Vec::with_capacity(rows.len());
+    while !rows.is_empty() {
+        // From the end, so that the list gets shorter, too.
+        let part = rows.split_off(rows.len().saturating_sub(AT_ONCE));
+        rows.shrink_to_fit();
+        let part =
+            part.par_iter().rev().map(|row| encode(row, data, tokenizer, &|text, ids| segmenter.encode(text, ids)));
+        encoded.extend(part.collect::<Result<Vec<_>>>()?);
+    }
+    encoded.reverse();
+    Ok(encoded)
+}
+
+fn segmenter_of<'t>(rows: &[Row], data: &DataConfig, tokenizer: &'t Tokenizer) -> Result<Segmenter<'t>> {
     let sample = rows.iter().step_by(rows.len().div_ceil(SAMPLE).max(1));
     let turns: Vec<Turn> = sample.flat_map(|row| template::turns(&row.record, data)).collect();
     let texts = turns.iter().flat_map(|turn| turn.source.iter().chain(&turn.target).map(String::as_str));
-    let segmenter = Segmenter::new(tokenizer, texts)?;
-    rows.par_iter().map(|row| encode(row, data, &|text, ids| segmenter.encode(text, ids))).collect()
+    Segmenter::new(tokenizer, texts)
 }
 
 /// The ids of a conversation up to where its last answer begins: what a model is asked with. `record.response` is not read,
@@ -94,13 +144,13 @@ fn tokenised(record: &Record, data: &DataConfig, encode: Encode) -> Result<Vec<(
     turns.iter().map(|turn| Ok((ids(&turn.source)?, ids(&turn.target)?))).collect()
 }
 
-fn encode(row: &Row, data: &DataConfig, encode: Encode) -> Result<Encoded> {
+fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer, encode: Encode) -> Result<Encoded> {
     let parts = cut(tokenised(&row.record, data, encode)?, data);
-    let (input_ids, labels) = joined(&parts);
     let len = |parts: &mut dyn Iterator<Item = &Part>| parts.map(|part| part.ids.len()).sum();
     let answer_len = len(&mut parts.iter().filter(|part| part.answer));
     let full_len = len(&mut parts.iter());
-    Ok(Encoded { example: Example { input_ids, labels, origin: row.origin, pack: None }, full_len, answer_len })
+    let odd = Odd::of(&row.record, tokenizer);
+    Ok(Encoded { example: joined(&parts, row.origin), full_len, answer_len, odd })
 }
 
 /// A conversation of (source, target) turns, and what is kept of it in [`DataConfig::longest_row`] tokens.
@@ -120,16 +170,12 @@ fn cut(turns: Vec<(Vec<u32>, Vec<u32>)>, data: &DataConfig) -> Vec<Part> {
     parts.collect()
 }
 
-/// Ids and labels of what is kept.
-fn joined(parts: &[Part]) -> (Vec<u32>, Vec<u32>) {
-    let kept = parts.iter().map(|part| part.kept).sum();
-    let (mut input_ids, mut labels) = (Vec::with_capacity(kept), Vec::with_capacity(kept));
-    for part in parts {
-        let ids = &part.ids[..part.kept];
-        input_ids.extend_from_slice(ids);
-        labels.extend(ids.iter().map(|&id| if part.learned { id } else { IGNORE }));
-    }
-    (input_ids, labels)
+/// What is kept of a row.
+fn joined(parts: &[Part], origin: Origin) -> Example {
+    let mut input_ids = Vec::with_capacity(parts.iter().map(|part| part.kept).sum());
+    parts.iter().for_each(|part| input_ids.extend_from_slice(&part.ids[..part.kept]));
+    let trained = Labels::of_stretches(parts.iter().map(|part| (part.kept, part.learned)));
+    Example { input_ids, trained, origin, pack: None }
 }
 
 /// How many tokens of each (source, target) are kept when the conversation gets `cutoff` tokens.
@@ -168,7 +214,7 @@ fn fit_turn(source: usize, target: usize, budget: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::data_config;
+    use crate::{dataset::IGNORE, testing::data_config};
 
     #[test]
     fn one_turn_is_cut_by_the_rule() {
@@ -214,8 +260,7 @@ mod tests {
                 mask_history: round % 2 == 0,
                 ..data_config()
             };
-            let (input_ids, labels) = joined(&cut(turns, &data));
-            let row = Example { input_ids, labels, origin: Origin { dataset: 0, row: 1 }, pack: None };
+            let row = joined(&cut(turns, &data), Origin { dataset: 0, row: 1 });
             assert!(row.input_ids.len() <= data.cutoff_len);
             assert_eq!(row.input_ids.len() == full, full <= data.cutoff_len, "cut exactly where it does not fit");
             assert!(row.is_trainable() || full > data.cutoff_len);
@@ -234,9 +279,9 @@ mod tests {
             (false, true, [1, 2, 3, 4, 5, 6], "everything, position 0 included"),
         ] {
             let parts = cut(turns.clone(), &DataConfig { mask_history, train_on_prompt, ..data_config() });
-            let (ids, labels) = joined(&parts);
-            assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
-            assert_eq!(labels, want, "{why}");
+            let row = joined(&parts, Origin { dataset: 0, row: 1 });
+            assert_eq!(row.input_ids, [1, 2, 3, 4, 5, 6]);
+            assert_eq!(row.labels(), want, "{why}");
         }
     }
 }

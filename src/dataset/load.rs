@@ -4,7 +4,7 @@ use crate::{
     config::{DataConfig, MixStrategy, OverLength},
     dataset::{
         Example, Origin, Reason, Tokenizer,
-        encode::{Encoded, Row, encode_rows},
+        encode::{Encoded, Row, encode_away, encode_rows},
         leaks::{HeldOut, Leaks},
         notes, order,
         pack::{self, Seat},
@@ -39,38 +39,41 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     tokenizer.check_template(data.template)?;
     let read = read(data, seed)?;
     let leaks = read.leaks().into_iter().map(|leaks| leaks.naming(NAMED_ROWS)).collect();
-    let Read { train, eval, mut files, mut warnings, .. } = read;
-    let train_rows = encode_rows(&train.rows, data, tokenizer)?;
+    let Read { mut train, eval, mut files, mut warnings, .. } = read;
+    let (eval_read, train_read) = (eval.read(), train.read());
+    let texts = train.rows.iter().map(|row| &row.record);
+    let prompts = texts.clone().map(|record| (record.prompt.as_str(), record.query.as_str()));
+    let instruction = summary::instruction_before(prompts);
+    let punctuation = summary::punctuation(texts.map(|record| record.response.as_str()));
+    let of_thoughts = notes::of_thoughts(&train.rows, data);
+    let train_rows = encode_away(std::mem::take(&mut train.rows), data, tokenizer)?;
     let eval_rows = encode_rows(&eval.rows, data, tokenizer)?;
 
     let (over_long, over_long_rows) = over_long(train_rows.iter().chain(&eval_rows), data.longest_row());
     if over_long > 0 && data.over_length == OverLength::Error {
         return Err(too_long(over_long, &over_long_rows, &files, train_rows.iter().chain(&eval_rows), data));
     }
-    count(&[(&train, &train_rows), (&eval, &eval_rows)], data, tokenizer, &mut files);
-    let (eval_read, train_read) = (eval.read(), train.read());
+    count(&[(&train, &train_rows), (&eval, &eval_rows)], data, &mut files);
+    let unanswered = first_unanswered(&train_rows);
     let stays = |(_, encoded): &(&Row, &Encoded)| !is_dropped(encoded, data);
     let held_out = eval.rows.iter().zip(&eval_rows).filter(stays).map(|(row, _)| row.record.clone()).collect();
     let train_rows = settle(&train, train_rows, data);
     let (eval_rows, held_out) = keep(&eval, eval_rows, held_out, data, data.eval_on_each_dataset);
     let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
     refuse_empty(data, empty(&train_rows), empty(&eval_rows) && eval_read > 0, &files)?;
-    refuse_unanswered(&train.rows, &files)?;
-    warnings.extend(notes::of_thoughts(&train.rows, data));
+    unanswered.map_or(Ok(()), |first| Err(all_unanswered(first, &files)))?;
+    warnings.extend(of_thoughts);
     warnings.extend(notes::of_rows(&files));
     warnings.extend(notes::of_losses(&files, over_long, &over_long_rows, data));
     let repeats = repeats::repeats(&train_rows);
     warnings.extend(notes::of_repeats(&repeats, &files));
 
-    let texts = train.rows.iter().map(|row| &row.record);
     let summary = Summary {
         train: SplitSummary::of(&train_rows, train_read - train_rows.len()),
         eval: SplitSummary::of(&eval_rows, eval_read - eval_rows.len()),
         common_prefix: summary::common_prefix(&train_rows),
-        instruction: summary::instruction_before(
-            texts.clone().map(|record| (record.prompt.as_str(), record.query.as_str())),
-        ),
-        punctuation: summary::punctuation(texts.map(|record| record.response.as_str())),
+        instruction,
+        punctuation,
         over_long,
         over_long_rows,
         repeated: repeats.len(),
@@ -164,28 +167,29 @@ fn held_out_config(data: &DataConfig) -> DataConfig {
 
 /// Counts in `files` what is kept and what is left out of the splits that were read from them; what is named is named in file
 /// order.
-pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, tokenizer: &Tokenizer, files: &mut [FileSummary]) {
+pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, files: &mut [FileSummary]) {
     let mut skips: Vec<(Origin, Reason, String)> = vec![];
     for (split, encoded) in splits {
         skips.extend(split.left_out.iter().map(|out| (out.origin, out.fault.reason, out.fault.fact.clone())));
-        for (row, encoded) in split.rows.iter().zip(*encoded) {
-            let file = &mut files[row.origin.dataset];
+        for encoded in *encoded {
+            let Encoded { example, full_len, odd, .. } = encoded;
+            let file = &mut files[example.origin.dataset];
             if is_dropped(encoded, data) {
-                let (path, number) = file.place(row.origin.row);
-                let fact = format!("{path}: row {number}: {} tokens", encoded.full_len);
-                skips.push((row.origin, Reason::TooLong, fact));
+                let (path, number) = file.place(example.origin.row);
+                let fact = format!("{path}: row {number}: {full_len} tokens");
+                skips.push((example.origin, Reason::TooLong, fact));
                 continue;
             }
             file.kept += 1;
-            file.truncated += usize::from(encoded.full_len > data.longest_row());
-            file.unlabelled += usize::from(!encoded.example.is_trainable());
-            file.empty_responses += usize::from(row.record.is_unanswered());
-            file.empty_questions += usize::from(row.record.asks_nothing());
-            file.no_history += usize::from(row.record.no_history);
-            if row.record.texts().any(|text| tokenizer.has_control_text(text)) {
+            file.truncated += usize::from(*full_len > data.longest_row());
+            file.unlabelled += usize::from(!example.is_trainable());
+            file.empty_responses += usize::from(odd.unanswered);
+            file.empty_questions += usize::from(odd.asks_nothing);
+            file.no_history += usize::from(odd.no_history);
+            if odd.control_text {
                 file.control_rows += 1;
                 let first = file.first_control_row.unwrap_or(usize::MAX);
-                file.first_control_row = Some(first.min(row.origin.row));
+                file.first_control_row = Some(first.min(example.origin.row));
             }
         }
     }
@@ -213,9 +217,13 @@ fn keep(
     if !data.packing {
         return (kept.collect(), records);
     }
-    let kept: Vec<Example> = kept.collect();
+    let mut kept: Vec<Option<Example>> = kept.map(Some).collect();
     let order = pack::order(&seats, data, apart);
-    let packed = order.iter().map(|&(row, pack)| Example { pack: Some(pack), ..kept[row].clone() }).collect();
+    let mut packed = |&(row, pack): &(usize, _)| {
+        let example: Example = kept[row].take().expect("a row is in one pack");
+        Example { pack: Some(pack), ..example }
+    };
+    let packed = order.iter().map(&mut packed).collect();
     (packed, order.iter().filter_map(|(row, _)| records.get(*row)).cloned().collect())
 }
 
@@ -292,13 +300,15 @@ fn refuse_empty(data: &DataConfig, no_train: bool, lost_eval: bool, files: &[Fil
         .hint_zh("若因过长，请增大 cutoff_len（被略去、或在回答之前就被截断的行没有可学内容）；若找不到角色或回答，请检查 dataset_info.json 中的 columns 与 tags"))
 }
 
-/// Rows that only teach to answer nothing are told of; where all are such, it is a slip.
-fn refuse_unanswered(rows: &[Row], files: &[FileSummary]) -> Result<()> {
-    if rows.is_empty() || !rows.iter().all(|row| row.record.is_unanswered()) {
-        return Ok(());
-    }
-    let (path, row) = files[rows[0].origin.dataset].place(rows[0].origin.row);
-    Err(Error::input(format!("every response is empty or blank, first {path}: row {row}"))
+/// The first row where all only teach to answer nothing. Some such rows are told of; where all are, it is a slip.
+fn first_unanswered(rows: &[Encoded]) -> Option<Origin> {
+    let first = rows.first()?.example.origin;
+    rows.iter().all(|row| row.odd.unanswered).then_some(first)
+}
+
+fn all_unanswered(first: Origin, files: &[FileSummary]) -> Error {
+    let (path, row) = files[first.dataset].place(first.row);
+    Error::input(format!("every response is empty or blank, first {path}: row {row}"))
         .hint("look which column holds the answers, and map it to `response` in dataset_info.json")
-        .hint_zh("请确认回答所在的列，并在 dataset_info.json 中映射到 response"))
+        .hint_zh("请确认回答所在的列，并在 dataset_info.json 中映射到 response")
 }

@@ -3,7 +3,7 @@
 //! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → files ([`files`]) and what their columns are called
 //! ([`shape`]) → records ([`record`]) → turns of a conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]).
 //! A file is read as a stream (`input`) by its format (`from_json`, `from_csv`, `from_parquet`); its cells (`cell`) become a
-//! record by its formatting (`alpaca`, `sharegpt`, `tools`), or a [`Fault`]. How data sets become one is `reader` and `mix`,
+//! record by its formatting (`alpaca`, `sharegpt`, `tools`), or a [`Fault`]; which tokens are trained is [`labels`]. How data sets become one is `reader` and `mix`,
 //! which rows are held out and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what
 //! was read and lost is [`summary`], and what the user should know of it `notes`. Those who look at data before training have
 //! [`stats`], [`repeats`] and [`leaks`], and [`near`], which finds lines that are alike. [`prepare`] makes a data set out of raw couplets.
@@ -20,6 +20,7 @@ mod from_csv;
 mod from_json;
 mod from_parquet;
 mod input;
+pub mod labels;
 pub mod leaks;
 mod load;
 mod mix;
@@ -43,6 +44,7 @@ pub mod tokenizer;
 mod tools;
 
 pub use fault::{Fault, Reason};
+pub use labels::Labels;
 pub use leaks::Leaks;
 pub use load::{Read, Splits, count, load, read, settle, training_rows};
 pub use pack::Pack;
@@ -60,8 +62,8 @@ pub const IGNORE: u32 = u32::MAX;
 pub struct Example {
     /// Token ids, at most `cutoff_len`.
     pub input_ids: Vec<u32>,
-    /// As long as `input_ids`: the id itself where the token is trained, [`IGNORE`] elsewhere. Not shifted.
-    pub labels: Vec<u32>,
+    /// Which of them are trained.
+    pub trained: Labels,
     /// Where it came from, for error messages.
     pub origin: Origin,
     /// The pack that it is part of; `None`: it is a sample by itself.
@@ -74,6 +76,29 @@ pub fn samples(rows: &[Example]) -> impl Iterator<Item = &[Example]> {
 }
 
 impl Example {
+    /// A row with labels as LlamaFactory has them: the id itself where a token is trained, [`IGNORE`] elsewhere, not shifted.
+    pub fn new(input_ids: Vec<u32>, labels: &[u32], origin: Origin) -> Self {
+        debug_assert!(labels.iter().zip(&input_ids).all(|(label, id)| *label == IGNORE || label == id));
+        Self { input_ids, trained: Labels::of(labels), origin, pack: None }
+    }
+
+    /// As long as `input_ids`: the id itself where the token is trained, [`IGNORE`] elsewhere. Not shifted.
+    pub fn labels(&self) -> Vec<u32> {
+        let mut labels = vec![IGNORE; self.input_ids.len()];
+        self.trained.positions().for_each(|place| labels[place] = self.input_ids[place]);
+        labels
+    }
+
+    /// Where a label stands that some position predicts: nothing predicts position 0.
+    pub fn predicted(&self) -> impl Iterator<Item = usize> + '_ {
+        self.trained.positions().filter(|place| *place > 0)
+    }
+
+    /// The first of [`Self::predicted`]; where there is none, the end.
+    pub fn first_predicted(&self) -> usize {
+        self.predicted().next().unwrap_or(self.input_ids.len())
+    }
+
     /// Whether the row behind it belongs to the same sample.
     pub fn shares_sample(&self, next: &Self) -> bool {
         self.pack.is_some() && self.pack == next.pack
@@ -87,12 +112,12 @@ impl Example {
     /// Labels that are not [`IGNORE`]. Position 0 counts, as in LlamaFactory, although nothing predicts it. Of a pack LlamaFactory
     /// has the last token of a row predict the first of the next; here rows do not know of each other.
     pub fn label_count(&self) -> usize {
-        self.labels.iter().filter(|&&label| label != IGNORE).count()
+        self.trained.count()
     }
 
     /// Whether the row teaches anything: a label that some position predicts.
     pub fn is_trainable(&self) -> bool {
-        self.labels.iter().skip(1).any(|&label| label != IGNORE)
+        self.predicted().next().is_some()
     }
 }
 

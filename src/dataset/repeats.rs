@@ -65,12 +65,7 @@ mod tests {
 
     #[test]
     fn rows_that_stand_twice_are_found_in_file_order_and_a_row_that_was_drawn_twice_is_not() {
-        let example = |ids: &[u32], row| Example {
-            input_ids: ids.to_vec(),
-            labels: ids.to_vec(),
-            origin: Origin { dataset: 0, row },
-            pack: None,
-        };
+        let example = |ids: &[u32], row| Example::new(ids.to_vec(), ids, Origin { dataset: 0, row });
         let train = [
             example(&[1, 2], 4),
             example(&[3], 2),

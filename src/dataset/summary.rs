@@ -250,7 +250,7 @@ pub fn digest<'a>(examples: impl Iterator<Item = &'a Example>) -> String {
     let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![]);
     for example in examples {
         bytes.extend((example.input_ids.len() as u64).to_le_bytes());
-        bytes.extend(example.input_ids.iter().chain(&example.labels).flat_map(|id| id.to_le_bytes()));
+        bytes.extend(example.input_ids.iter().chain(&example.labels()).flat_map(|id| id.to_le_bytes()));
         if bytes.len() > AT_ONCE {
             hasher.update_rayon(&bytes);
             bytes.clear();
@@ -266,8 +266,8 @@ mod tests {
     use crate::dataset::IGNORE;
 
     fn example(ids: &[u32], sources: usize) -> Example {
-        let labels = ids.iter().enumerate().map(|(i, &id)| if i < sources { IGNORE } else { id }).collect();
-        Example { input_ids: ids.to_vec(), labels, origin: Origin { dataset: 0, row: 1 }, pack: None }
+        let labels: Vec<u32> = ids.iter().enumerate().map(|(i, &id)| if i < sources { IGNORE } else { id }).collect();
+        Example::new(ids.to_vec(), &labels, Origin { dataset: 0, row: 1 })
     }
 
     #[test]

@@ -688,7 +688,9 @@ impl Batch {
     /// pos   | 0  1  … P-1  | P  P+1 …   | P  P+1 … |
     /// ```
     pub fn pack(samples: &[(u64, &[u32], &[u32])], ignore: u32, share_prefix: bool) -> Result<Self> {
-        let prefix = if share_prefix { Self::shared_prefix(samples, ignore) } else { 0 };
+        let first_label = |labels: &[u32]| labels.iter().skip(1).position(|&label| label != ignore).map(|i| i + 1);
+        let rows = samples.iter().map(|(_, ids, labels)| (*ids, first_label(labels).unwrap_or(ids.len())));
+        let prefix = if share_prefix { Self::shared_prefix(rows) } else { 0 };
         let mut batch = Self {
             ids: vec![],
             positions: vec![],
@@ -720,18 +722,20 @@ impl Batch {
         Ok(batch)
     }
 
-    /// Rows that one copy can stand for: the common token prefix of two or more samples, short of any row with a label.
-    pub fn shared_prefix(samples: &[(u64, &[u32], &[u32])], ignore: u32) -> usize {
-        let [(_, first, _), rest @ ..] = samples else { return 0 };
-        if rest.is_empty() {
+    /// Rows that one copy can stand for: the common token prefix of two or more samples, short of any row with a label. A sample
+    /// is its ids and where its first label stands that a row predicts; where it has none, its length.
+    pub fn shared_prefix<'s>(samples: impl Iterator<Item = (&'s [u32], usize)>) -> usize {
+        let unlabelled =
+            |(ids, first_label): (&[u32], usize)| first_label.min(ids.len().saturating_sub(1)).saturating_sub(1);
+        let mut samples = samples.peekable();
+        let Some(first) = samples.next() else { return 0 };
+        if samples.peek().is_none() {
             return 0;
         }
-        let common = rest.iter().map(|(_, ids, _)| first.iter().zip(*ids).take_while(|(a, b)| a == b).count());
-        let unlabelled = samples.iter().map(|(_, ids, labels)| {
-            let first_label = labels.iter().skip(1).position(|&label| label != ignore).map_or(ids.len(), |i| i + 1);
-            (first_label.saturating_sub(1)).min(ids.len().saturating_sub(2))
-        });
-        common.chain(unlabelled).min().unwrap_or(0)
+        samples.fold(unlabelled(first), |prefix, sample| {
+            let prefix = prefix.min(unlabelled(sample));
+            first.0.iter().zip(sample.0).take(prefix).take_while(|(a, b)| a == b).count()
+        })
     }
 
     /// As many rows and labels as micro-batches of about its shape: a sample that no one trains behind the others.
@@ -796,8 +800,11 @@ mod tests {
             (vec![(&[1, 2, 3, 4], &[NO, NO, NO, 4]), (&[1, 2, 3, 4], &[NO, NO, NO, 4])], 2, "twice the same"),
             (vec![(&[1, 2, 3, 4], &[NO; 4]), (&[1, 2, 3, 4], &[NO, NO, NO, 4])], 2, "one without a label"),
         ] {
-            let samples: Vec<_> = samples.into_iter().map(|(ids, labels)| (0, ids, labels)).collect();
-            assert_eq!(Batch::shared_prefix(&samples, NO), want, "{why}");
+            let first = |labels: &[u32]| (1..4).find(|&i| labels[i] != NO).unwrap_or(4);
+            assert_eq!(Batch::shared_prefix(samples.iter().map(|(ids, labels)| (*ids, first(labels)))), want, "{why}");
+            let rows: Vec<_> = samples.iter().map(|(ids, labels)| (0, *ids, *labels)).collect();
+            let fed: usize = rows.iter().map(|(_, ids, _)| ids.len() - 1).sum();
+            assert_eq!(Batch::pack(&rows, NO, true).unwrap().ids.len(), fed - want * (rows.len() - 1), "{why}");
         }
     }
 }

@@ -43,7 +43,7 @@ impl Cut {
     }
 
     fn pack(self, samples: &[Sample]) -> Result<Batch> {
-        Batch::pack(&rows(samples), IGNORE, self.share_prefix)
+        packed(samples, self.share_prefix)
     }
 
     /// What goes through the model in the steps of a run over `train`.
@@ -104,7 +104,7 @@ impl Cut {
             rows.fed += fed(sample) - shared;
             rows.seen += up_to(fed(sample)) - up_to(shared);
             // The row before a label asks; it sees as many keys as the label has tokens before it.
-            for (place, _) in sample.1.labels.iter().enumerate().skip(1).filter(|(_, label)| **label != IGNORE) {
+            for place in sample.1.predicted() {
                 rows.labels += 1;
                 rows.seen_by_labels += place;
             }
@@ -130,18 +130,23 @@ pub struct Survey {
     pub samples: Vec<usize>,
 }
 
+/// Samples laid out for one pass.
+pub fn packed(samples: &[Sample], share_prefix: bool) -> Result<Batch> {
+    let labels: Vec<Vec<u32>> = samples.iter().map(|(_, row)| row.labels()).collect();
+    let rows = samples.iter().zip(&labels);
+    let rows: Vec<_> =
+        rows.map(|((i, row), labels)| (*i as u64, row.input_ids.as_slice(), labels.as_slice())).collect();
+    Batch::pack(&rows, IGNORE, share_prefix)
+}
+
 /// Rows a sample feeds by itself: its last token is only a target.
 fn fed((_, row): &Sample) -> usize {
     row.input_ids.len().saturating_sub(1)
 }
 
-fn rows<'e>(samples: &[Sample<'e>]) -> Vec<(u64, &'e [u32], &'e [u32])> {
-    samples.iter().map(|(i, row)| (*i as u64, row.input_ids.as_slice(), row.labels.as_slice())).collect()
-}
-
 /// Rows that one copy can stand for.
 fn prefix(samples: &[Sample]) -> usize {
-    Batch::shared_prefix(&rows(samples), IGNORE)
+    Batch::shared_prefix(samples.iter().map(|(_, row)| (row.input_ids.as_slice(), row.first_predicted())))
 }
 
 /// Cuts samples, in order, into runs of at most `budget` rows, `shared` of each sample counting once.
@@ -202,7 +207,7 @@ mod tests {
     fn row(ids: Vec<u32>, trainable: bool) -> Example {
         let n = ids.len();
         let labels = ids.iter().enumerate().map(|(i, id)| if trainable && i + 2 >= n { *id } else { IGNORE });
-        Example { labels: labels.collect(), input_ids: ids, origin: Origin { dataset: 0, row: 1 }, pack: None }
+        Example::new(ids.clone(), &labels.collect::<Vec<_>>(), Origin { dataset: 0, row: 1 })
     }
 
     /// An instruction of 29 tokens of that number, and 20 tokens of its own.

@@ -40,11 +40,10 @@ mod tests {
 
     #[test]
     fn a_prefix_is_fed_once_a_step_and_padding_goes_to_multiples_of_eight() {
-        let row = |ids: &[u32], trained: usize| Example {
-            input_ids: ids.to_vec(),
-            labels: ids.iter().enumerate().map(|(i, &id)| if i < trained { IGNORE } else { id }).collect(),
-            origin: Origin { dataset: 0, row: 1 },
-            pack: None,
+        let row = |ids: &[u32], trained: usize| {
+            let labels: Vec<u32> =
+                ids.iter().enumerate().map(|(i, &id)| if i < trained { IGNORE } else { id }).collect();
+            Example::new(ids.to_vec(), &labels, Origin { dataset: 0, row: 1 })
         };
         let rows = [row(&[1, 2, 3, 4, 5], 4), row(&[1, 2, 3, 6, 7, 8], 4), row(&[9; 9], 9)];
         let config = crate::config::TrainConfig {

@@ -26,7 +26,7 @@ use crate::{
 use candle_core::Tensor;
 use checkpoint::{Restored, Skipped};
 pub use choice::Choice;
-pub use cut::{Cut, Survey};
+pub use cut::{Cut, Survey, packed};
 use event::{EvalPhase, Evaluated, Event, Finished, Observer, OfDataset, Started, Step, Written};
 pub use feed::Feed;
 use plan::{StepPlan, StepSamples};

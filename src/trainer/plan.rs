@@ -186,10 +186,8 @@ mod tests {
     #[test]
     fn a_pack_fills_one_place_of_a_batch() {
         let row = |pack: usize, tokens: usize| Example {
-            input_ids: vec![7; tokens],
-            labels: vec![7; tokens],
-            origin: dataset::Origin { dataset: 0, row: 1 },
             pack: Some(dataset::Pack { number: pack, len: 16 }),
+            ..Example::new(vec![7; tokens], &vec![7; tokens], dataset::Origin { dataset: 0, row: 1 })
         };
         let rows = [row(0, 9), row(1, 5), row(1, 4), row(1, 3), row(2, 8), row(2, 7), row(3, 2)];
         let config = TrainConfig { gradient_accumulation_steps: 2, num_train_epochs: 2.0, ..train_config() };
@@ -209,7 +207,7 @@ mod tests {
     #[test]
     fn rows_are_sampled_as_the_config_says() {
         let origin = crate::dataset::Origin { dataset: 0, row: 1 };
-        let row = |n: usize| Example { input_ids: vec![7; n], labels: vec![7; n], origin, pack: None };
+        let row = |n: usize| Example::new(vec![7; n], &vec![7; n], origin);
         let rows: Vec<Example> = (0..40).map(|i| row(1 + i * 7 % 13)).collect();
         use SamplingStrategy::{GroupByLength, Random, Sequential};
         let order = |strategy, disable_shuffling| {

@@ -2,7 +2,7 @@
 
 use super::{Cut, cut::Sample};
 use crate::{
-    dataset::{self, Example, IGNORE},
+    dataset::{self, Example},
     error::Result,
     fs::fault,
     model::{Batch, Params, Qwen3},
@@ -72,8 +72,7 @@ pub fn evaluate(
         let labels = each_label(model, params, &batch, how.accuracy).map_err(|err| explained(err, part))?;
         let mut labels = labels.into_iter();
         for (i, example) in micro {
-            let of_row = example.labels.iter().skip(1).filter(|&&label| label != IGNORE).count();
-            sums[i] = total(labels.by_ref().take(of_row));
+            sums[i] = total(labels.by_ref().take(example.predicted().count()));
         }
     }
     Ok(Some(averages(examples, &sums, how)))
@@ -151,7 +150,7 @@ fn standard_error(rows: &[Sum], ratio: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::{
-        dataset::{Origin, Pack},
+        dataset::{IGNORE, Origin, Pack},
         model::qwen3::Keep,
     };
 
@@ -170,10 +169,8 @@ mod tests {
     #[test]
     fn averages_are_over_samples_and_of_each_data_set() {
         let row = |dataset: usize, pack: Option<usize>| Example {
-            input_ids: vec![1, 2],
-            labels: vec![IGNORE, 2],
-            origin: Origin { dataset, row: 1 },
             pack: pack.map(|number| Pack { number, len: 8 }),
+            ..Example::new(vec![1, 2], &[IGNORE, 2], Origin { dataset, row: 1 })
         };
         let cut = Cut { max_rows: 99, share_prefix: false, keep: Keep::Lean };
         let how = Measure { batch_size: 2, cut, accuracy: true, each: true };

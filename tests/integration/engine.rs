@@ -218,11 +218,12 @@ fn a_micro_batch_that_is_filled_up_has_the_same_gradient() {
 fn accuracy_is_the_mean_share_of_labels_that_are_the_likeliest_token() {
     let bench = Bench::new(0.0);
     let share = |row: &Example| {
-        let alone = [(0, row.input_ids.as_slice(), row.labels.as_slice())];
+        let labels = row.labels();
+        let alone = [(0, row.input_ids.as_slice(), labels.as_slice())];
         let batch = Batch::pack(&alone, IGNORE, false).unwrap();
         let logits: Vec<Vec<f32>> = bench.model.logits(&batch, &bench.params).unwrap().to_vec2().unwrap();
         let likeliest = |row: &Vec<f32>| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
-        let labels: Vec<u32> = row.labels.iter().skip(1).copied().filter(|label| *label != IGNORE).collect();
+        let labels: Vec<u32> = labels.iter().skip(1).copied().filter(|label| *label != IGNORE).collect();
         assert_eq!(labels.len(), logits.len());
         let right = logits.iter().zip(&labels).filter(|(row, label)| likeliest(row) == **label as usize).count();
         right as f64 / labels.len() as f64

@@ -306,7 +306,7 @@ fn prompts_are_those_of_training() {
             serde_json::from_str(&std::fs::read_to_string(root().join("data/couplets_valid.json")).unwrap()).unwrap();
         for (row, example) in rows.as_array().unwrap().iter().zip(&splits.train) {
             let prompt = speaker.prompt(&tokenizer, &[], row["input"].as_str().unwrap()).unwrap();
-            let learned = example.labels.iter().position(|label| *label != IGNORE).expect("an answer");
+            let learned = example.trained.positions().next().expect("an answer");
             assert_eq!(prompt, example.input_ids[..learned], "{template:?} {enable_thinking:?}");
             let whole = speaker.question(row["input"].as_str().unwrap());
             assert_eq!(speaker.question(&whole), whole, "an instruction that is there is not put there again");

@@ -66,8 +66,9 @@ fn samples(draw: &mut Draw, vocab: usize) -> Vec<Example> {
         let from = instruction + draw.below(input_ids.len() - instruction);
         let trained: Vec<bool> = (0..input_ids.len()).map(|_| draw.below(2) == 0).collect();
         let label = |i: usize| i + 1 == input_ids.len() || if scattered { trained[i] } else { i >= from };
-        let labels = input_ids.iter().enumerate().map(|(i, id)| if label(i) { *id } else { IGNORE }).collect();
-        Example { input_ids, labels, origin: Origin { dataset: 0, row }, pack: None }
+        let labels = input_ids.iter().enumerate().map(|(i, id)| if label(i) { *id } else { IGNORE });
+        let labels: Vec<u32> = labels.collect();
+        Example::new(input_ids, &labels, Origin { dataset: 0, row })
     };
     (0..rows).map(|row| sample(draw, row)).collect()
 }

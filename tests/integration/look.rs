@@ -88,7 +88,7 @@ fn what_is_shown_is_what_is_tokenised() {
     let splits = couplet_train::dataset::load(&data, 42, &tokenizer).unwrap();
     for (row, want) in rows.iter().zip(&splits.train).take(3) {
         assert_eq!(row["input_ids"], json!(want.input_ids));
-        let labels = want.labels.iter().map(|&label| if label == u32::MAX { -100 } else { i64::from(label) });
+        let labels = want.labels().into_iter().map(|label| if label == u32::MAX { -100 } else { i64::from(label) });
         assert_eq!(row["labels"], json!(labels.collect::<Vec<_>>()));
         assert_eq!(row["learned"], json!(want.label_count()));
         assert_eq!(row["shared"], json!(splits.summary.common_prefix));

@@ -33,11 +33,11 @@ impl Case {
             let id = |v: &Value| u32::try_from(v.as_i64().expect("an id")).unwrap_or(IGNORE);
             row[key].as_array().expect(key).iter().map(id).collect()
         };
-        let example = |(i, row): (usize, &Value)| Example {
-            input_ids: ids(row, "input_ids"),
-            labels: ids(row, "labels"),
-            origin: Origin { dataset: 0, row: i + 1 },
-            pack: None,
+        let example = |(i, row): (usize, &Value)| {
+            let (input_ids, labels) = (ids(row, "input_ids"), ids(row, "labels"));
+            let example = Example::new(input_ids, &labels, Origin { dataset: 0, row: i + 1 });
+            assert_eq!(example.labels(), labels, "{name}: a label that is another id");
+            example
         };
         let tokens = json("tokens.json");
         let train = tokens.as_array().expect("rows").iter().enumerate().map(example).collect();
@@ -257,7 +257,7 @@ fn the_first_step_agrees_label_by_label_and_tensor_by_tensor() {
             assert!((got - want).abs() <= tight, "{name}: label {i}: {got} instead of {want}");
         }
 
-        let labels: usize = first.iter().map(|(_, e)| e.labels.iter().filter(|&&l| l != IGNORE).count()).sum();
+        let labels: usize = first.iter().map(|(_, e)| e.label_count()).sum();
         let mut grads = Grads::new(&params).expect("gradients");
         model.train(&pack(&first), &params, &mut grads, 1.0 / labels as f64, (None, Keep::Lean)).expect("gradients");
         let recorded = Checkpoint::open_file(&case.dir.join("grads_step1.safetensors")).expect("gradients");

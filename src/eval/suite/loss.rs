@@ -2,7 +2,7 @@
 
 use super::{Case, Told, Writer, column::Loss};
 use crate::{
-    dataset::{Example, IGNORE},
+    dataset::Example,
     error::Result,
     eval::metrics::{Ratio, estimate_of},
     generate::score,
@@ -26,16 +26,13 @@ pub fn token_sums(
         if stop() {
             break;
         }
-        // Nothing predicts position 0; a row without a label is scored over nothing.
-        let first = |e: &Example| {
-            e.labels.iter().skip(1).position(|label| *label != IGNORE).map_or(e.labels.len(), |at| at + 1)
-        };
-        let pairs: Vec<(&[u32], &[u32])> = examples.iter().map(|e| e.input_ids.split_at(first(e))).collect();
+        // A row without a label is scored over nothing.
+        let pairs: Vec<(&[u32], &[u32])> = examples.iter().map(|e| e.input_ids.split_at(e.first_predicted())).collect();
         let scores = score(writer.model, writer.adapter, &pairs)?;
         for (example, scores) in examples.iter().zip(scores) {
-            let labels = &example.labels[first(example)..];
-            let wanted = labels.iter().zip(scores).filter(|(label, _)| **label != IGNORE);
-            sums.push(wanted.fold((0.0, 0), |(sum, n), (_, log_p)| (sum - f64::from(log_p), n + 1)));
+            let first = example.first_predicted();
+            let wanted = example.predicted().map(|place| scores[place - first]);
+            sums.push(wanted.fold((0.0, 0), |(sum, n), log_p| (sum - f64::from(log_p), n + 1)));
         }
         told(sums.len());
     }

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
     config::{Dialect, LoraConfig, ModelConfig, OverLength, Recipe},
-    dataset::{self, Example, Origin, Splits, Summary, Tokenizer, summary::FileSummary},
+    dataset::{self, Example, Labels, Origin, Splits, Summary, Tokenizer, summary::FileSummary},
     device::{self, Opened},
     error::{Error, Result, io_reason},
     fs::{self, fault},
@@ -192,7 +192,8 @@ fn full_rows(recipe: &Recipe, vocab_size: usize) -> Splits {
     let row = |row: usize| {
         let mut input_ids = vec![0; data.longest_row().max(2)];
         input_ids[0] = (row % vocab_size) as u32;
-        Example { labels: input_ids.clone(), input_ids, origin: Origin { dataset: 0, row }, pack: None }
+        let trained = Labels::of_stretches([(input_ids.len(), true)].into_iter());
+        Example { input_ids, trained, origin: Origin { dataset: 0, row }, pack: None }
     };
     let rows: Vec<Example> =
         (1..=train.per_device_train_batch_size * train.gradient_accumulation_steps).map(row).collect();

@@ -9,11 +9,12 @@ use couplet_train::{
         peft,
     },
     config::{DataConfig, Projection},
-    dataset::{self, Example, IGNORE, Tokenizer},
+    dataset::{self, Example, Labels, Origin, Tokenizer},
     error::{Error, Result},
     generate::Speaker,
     model::{Batch, Checkpoint, Params, Qwen3, Qwen3Config, params::Slot, streamed, weights::Change},
     report::Lang,
+    trainer::packed,
 };
 use std::path::Path;
 
@@ -34,9 +35,8 @@ const SAMPLES: [(&str, &str); 4] = [
 /// A few held-out rows (training rows where none are held out), laid out for one pass.
 pub fn batch_of<'a>(held_out: &'a [Example], train: &'a [Example]) -> Result<Batch> {
     let rows = if held_out.iter().any(Example::is_trainable) { held_out } else { train };
-    let rows = rows.iter().filter(|row| row.is_trainable()).take(ROWS).enumerate();
-    let rows: Vec<_> = rows.map(|(i, row)| (i as u64, row.input_ids.as_slice(), row.labels.as_slice())).collect();
-    let mut batch = Batch::pack(&rows, IGNORE, false)?;
+    let rows: Vec<_> = rows.iter().filter(|row| row.is_trainable()).take(ROWS).enumerate().collect();
+    let mut batch = packed(&rows, false)?;
     let every = batch.label_rows.len().div_ceil(POSITIONS);
     batch.label_rows = batch.label_rows.into_iter().step_by(every).collect();
     batch.targets = batch.targets.into_iter().step_by(every).collect();
@@ -61,14 +61,15 @@ pub fn sample(trained: Option<&Trained>, speaker: &Speaker, tokenizer: &Tokenize
     }
     let mut rows = Vec::new();
     for (upper, lower) in SAMPLES {
-        let mut ids = speaker.prompt(tokenizer, &[], upper)?;
-        let asked = ids.len();
-        ids.extend(tokenizer.encode(lower)?);
-        let labels: Vec<u32> = ids.iter().enumerate().map(|(i, &id)| if i < asked { IGNORE } else { id }).collect();
-        rows.push((ids, labels));
+        let mut input_ids = speaker.prompt(tokenizer, &[], upper)?;
+        let asked = input_ids.len();
+        input_ids.extend(tokenizer.encode(lower)?);
+        let stretches = [(asked, false), (input_ids.len() - asked, true)];
+        let trained = Labels::of_stretches(stretches.into_iter());
+        rows.push(Example { input_ids, trained, origin: Origin { dataset: 0, row: rows.len() + 1 }, pack: None });
     }
-    let rows: Vec<_> = rows.iter().enumerate().map(|(i, (ids, labels))| (i as u64, &ids[..], &labels[..])).collect();
-    Ok((Batch::pack(&rows, IGNORE, false)?, "sample couplets, because the data of the run is not here"))
+    let rows: Vec<_> = rows.iter().enumerate().collect();
+    Ok((packed(&rows, false)?, "sample couplets, because the data of the run is not here"))
 }
 
 /// Logits of base and of base + adapter, one block in memory at a time. `lower`: adapters that are merged into the base before,

@@ -163,8 +163,8 @@ impl Stats {
         let mut test_files = read.test_files.clone();
         let encode = |split: &Split| encode_rows(&split.rows, data, &source.tokenizer);
         let (train, eval, test) = (encode(&read.train)?, encode(&read.eval)?, encode(&read.test)?);
-        dataset::count(&[(&read.train, &train), (&read.eval, &eval)], data, &source.tokenizer, &mut files);
-        dataset::count(&[(&read.test, &test)], data, &source.tokenizer, &mut test_files);
+        dataset::count(&[(&read.train, &train), (&read.eval, &eval)], data, &mut files);
+        dataset::count(&[(&read.test, &test)], data, &mut test_files);
         let (mut splits, mut all_lengths, mut over_long) = (vec![], vec![], vec![]);
         for (name, split, encoded, read_from) in [
             ("training", &read.train, &train, &files),

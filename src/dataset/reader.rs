@@ -50,14 +50,19 @@ impl Split {
     }
 
     pub(super) fn of(slots: Vec<Slot>) -> Self {
-        let mut split = Self { rows: Vec::with_capacity(slots.len()), left_out: vec![] };
-        for Slot { origin, row } in slots {
-            match row {
-                Ok(record) => split.rows.push(Row { origin, record }),
-                Err(fault) => split.left_out.push(LeftOut { before: split.rows.len(), origin, fault: *fault }),
+        let (mut before, mut left_out) = (0, vec![]);
+        // Collected where the slots were: rows of a large data set should not stand there twice.
+        let rows = slots.into_iter().filter_map(|Slot { origin, row }| match row {
+            Ok(record) => {
+                before += 1;
+                Some(Row { origin, record })
             }
-        }
-        split
+            Err(fault) => {
+                left_out.push(LeftOut { before, origin, fault: *fault });
+                None
+            }
+        });
+        Self { rows: rows.collect(), left_out }
     }
 }
 
@@ -122,10 +127,13 @@ impl Reader {
     fn read_one(&mut self, entry: Entry, data: &DataConfig, slots: &mut Vec<Slot>) -> Result<()> {
         let limit = if entry.num_samples.is_some() { None } else { data.max_samples };
         let parsed = record::read(&entry.files, How { shape: &entry.shape, limit, on_bad_row: data.on_bad_row })?;
-        let mut rows: Vec<(usize, _)> = (1..).zip(parsed.rows).collect();
+        let dataset = self.files.len();
+        let slot = |row: usize, record| Slot { origin: Origin { dataset, row: row + 1 }, row: record };
+        let mut of_file: Vec<Slot> =
+            parsed.rows.into_iter().enumerate().map(|(row, record)| slot(row, record)).collect();
         if let Some(wanted) = entry.num_samples {
-            let drawn = self.sampler.draw(rows.len(), wanted).into_iter().take(data.max_samples.unwrap_or(usize::MAX));
-            rows = drawn.map(|row| rows[row].clone()).collect();
+            let drawn = self.sampler.draw(of_file.len(), wanted).into_iter();
+            of_file = drawn.take(data.max_samples.unwrap_or(usize::MAX)).map(|row| of_file[row].clone()).collect();
         }
         let path = entry.path.display().to_string();
         self.warnings.extend(entry.warnings);
@@ -139,7 +147,6 @@ impl Reader {
             path: file.path.display().to_string(),
             rows: *rows,
         };
-        let dataset = self.files.len();
         self.files.push(FileSummary {
             name: entry.name,
             rows: parsed.counts.iter().sum(),
@@ -148,11 +155,14 @@ impl Reader {
                 counts => entry.files.iter().zip(counts).map(part).collect(),
             },
             path,
-            read: rows.len(),
+            read: of_file.len(),
             drawn: entry.num_samples.is_some(),
             ..FileSummary::default()
         });
-        slots.extend(rows.into_iter().map(|(row, record)| Slot { origin: Origin { dataset, row }, row: record }));
+        match slots.is_empty() {
+            true => *slots = of_file, // not there twice
+            false => slots.extend(of_file),
+        }
         Ok(())
     }
 }

@@ -9,4 +9,4 @@ pub mod couplet;
 pub mod metrics;
 pub mod suite;
 pub mod text_metrics;
-mod words;
+pub mod words;

@@ -11,6 +11,11 @@ use std::sync::LazyLock;
 
 static JIEBA: LazyLock<Jieba> = LazyLock::new(Jieba::new);
 
+/// Loads the dictionary, if that is still to be done.
+pub fn load() {
+    LazyLock::force(&JIEBA);
+}
+
 /// Cuts a text into words; every character of it is in one of them, spaces and punctuation too.
 pub(super) fn cut(text: &str) -> Vec<&str> {
     JIEBA.cut(text, true).into_iter().map(|token| token.word).collect()

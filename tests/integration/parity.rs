@@ -36,7 +36,7 @@ impl Case {
         let example = |(i, row): (usize, &Value)| {
             let (input_ids, labels) = (ids(row, "input_ids"), ids(row, "labels"));
             let example = Example::new(input_ids, &labels, Origin { dataset: 0, row: i + 1 });
-            assert_eq!(example.labels(), labels, "{name}: a label that is another id");
+            assert_eq!(example.labels(), labels, "row {i}: a label that is another id");
             example
         };
         let tokens = json("tokens.json");

@@ -351,3 +351,54 @@ fn an_estimate_refuses_no_row() {
         assert_eq!(row(&plan, "steps").starts_with("≈ "), !mark.is_empty(), "{more:?}: {plan}");
     }
 }
+
+/// F25: rows cost what their ids and labels cost, 8 bytes a token, and little besides; their texts are let go on the way. With
+/// texts beside the tokens, as it was once, a row of 77 tokens took 1,260 bytes.
+#[test]
+#[cfg(target_os = "linux")] // where a process knows its peak
+fn texts_do_not_stand_beside_their_tokens() {
+    let work = Workspace::new();
+    work.write("recipe.toml", std::fs::read(root().join("configs/tiny_couplets.toml")).expect("the recipe"));
+    work.write("data/dataset_info.json", r#"{"many": {"file_name": "many.jsonl"}}"#);
+    let of = |rows: usize| {
+        let digits = ["零", "一", "二", "三", "四", "五", "六", "七", "八", "九"];
+        let line = |n: usize| (0..7).map(|place| digits[n / 10usize.pow(place) % 10]).collect::<String>();
+        let instruction = "请为以下上联生成一个对仗工整、寓意吉祥的下联，注意词性对应和平仄协调。";
+        let row = |n| {
+            format!(
+                "{{\"instruction\": \"{instruction}\", \"input\": \"{}\", \"output\": \"{}\"}}\n",
+                line(n),
+                line(n * 7)
+            )
+        };
+        work.write("data/many.jsonl", (0..rows).map(row).collect::<String>());
+        let [model, _] = overrides();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"));
+        command.args([
+            "plan",
+            "recipe.toml",
+            "--no-probe",
+            "device=cpu",
+            "dataset_dir=data",
+            "dataset=many",
+            "eval_dataset=[]",
+        ]);
+        command.args(["max_samples=null", "eval_strategy=no", "output_dir=out", &model]).current_dir(work.dir());
+        let mut child = command.stdout(std::process::Stdio::null()).spawn().expect("a plan");
+        let mut peak = 0;
+        let status = loop {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+            peak = line.and_then(|kib| kib.parse::<usize>().ok()).map_or(peak, |kib| 1024 * kib);
+            if let Some(status) = child.try_wait().expect("a child") {
+                break status;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        assert!(status.success() && peak > 0);
+        peak
+    };
+    let (few, many) = (of(50_000), of(250_000));
+    let a_row = (many - few) / 200_000;
+    assert!(a_row < 1000, "{a_row} bytes a row: {few} of 50,000, {many} of 250,000");
+}

@@ -105,11 +105,15 @@ impl Rate {
         let once = total as f64 * shape.executed_once().total() as f64;
         let trained = once + shape.executed_by(&planned.survey.rows, planned.cut.keep).total() as f64;
         let held_out = shape.forward_by(&planned.held_out) as f64;
+        // Before the first step; and behind the last, unless that is evaluated in any case.
+        let around = usize::from(done == 0) + usize::from(every.is_none());
+        let around = around as f64 * held_out + shape.forward_by(&planned.scored) as f64;
         let a_step = trained / self.flop / total as f64;
         Expected {
             steps: left,
             evaluations,
             seconds: left as f64 * a_step + evaluations as f64 * held_out / self.flop,
+            around: around / self.flop,
             a_step,
             rate: self,
             writes: evaluations > 0 && (recipe.train.eval_couplets > 0 || !recipe.train.sample_prompts.is_empty()),
@@ -125,6 +129,8 @@ pub struct Expected {
     evaluations: usize,
     /// Of training and the evaluations on the way.
     pub seconds: f64,
+    /// Of held-out losses before and after training.
+    around: f64,
     a_step: f64,
     rate: Rate,
     /// Whether the model writes at evaluations, of which it is not known how long it will take.
@@ -137,6 +143,16 @@ impl Expected {
     /// The same where PiSSA has still to look for singular values, or not.
     pub fn searching(self, searches: bool) -> Self {
         Self { searches, ..self }
+    }
+
+    /// `; … more for …`: what is not training, where that is worth a word.
+    fn around(&self, lang: Lang) -> String {
+        let time = lang.duration(self.around);
+        match lang {
+            _ if self.around < 1.0 => String::new(),
+            Lang::En => format!("; {time} more for the losses before and after"),
+            Lang::Zh => format!("；训练前后的损失另需 {time}"),
+        }
     }
 
     /// `; without …`: what is not in the time.
@@ -185,7 +201,7 @@ impl Expected {
                 )
             }
         };
-        time + &self.without(lang)
+        time + &self.around(lang) + &self.without(lang)
     }
 }
 

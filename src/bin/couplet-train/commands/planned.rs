@@ -1,11 +1,12 @@
 //! What a run will need, settled before the weights are loaded: rows at once, what blocks keep, memory.
 
-use super::{expected::Expected, inputs::Inputs};
+use super::{expected::Expected, inputs::Inputs, verdict::Finals};
 use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
     config::{GradientCheckpointing, LoraConfig, Recipe, SaveStrategy},
     error::{Error, Result},
+    eval::words,
     kernels,
     model::{Qwen3Config, qwen3::Keep},
     plan::{self, Attended, Load, Memory, Rows},
@@ -23,6 +24,8 @@ pub struct Planned {
     pub survey: Survey,
     /// And in an evaluation.
     pub held_out: Rows,
+    /// And of the other rows that the trained adapter is scored on.
+    pub scored: Rows,
     pub memory: Memory,
     lora: LoraConfig,
     dtype: DType,
@@ -92,6 +95,9 @@ impl Planned {
         };
         let survey = cut.survey(&StepPlan::of(&data.train, &recipe.train), &data.train);
         let (held_out, evaluated) = cut.evaluation(&data.eval);
+        let finals = Finals::of(inputs);
+        let (mut scored, of_test) = (cut.evaluation(&finals.train).0, cut.evaluation(finals.test).0);
+        scored += of_test;
         let load = match inputs.missing {
             None => Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated },
             Some(_) => at_most(recipe, max_rows, evaluated > 0),
@@ -109,10 +115,13 @@ impl Planned {
             true => shape.memory_on_card(load, attended, keep),
         };
         let keep = plan::keep(recipe.train.gradient_checkpointing, &need, free)?;
+        if recipe.train.eval_couplets > 0 {
+            words::load(); // which judging asks for, and then keeps
+        }
         kernels::return_freed_buffers(); // what reading has left over is none of the model's
         let before = machine::resident_memory();
         let (cut, memory, lora) = (Cut { keep, ..cut }, need(keep), recipe.lora.clone());
-        Ok(Self { cut, load, survey, held_out, memory, lora, dtype, saves, noise, before, shrunk_from: None })
+        Ok(Self { cut, load, survey, held_out, scored, memory, lora, dtype, saves, noise, before, shrunk_from: None })
     }
 
     /// Says that the card's free memory decided about the cut.

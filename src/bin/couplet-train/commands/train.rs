@@ -165,8 +165,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     };
 
     // 4. What it came to.
-    let rows = Finals { train: &inputs.data.train, test: inputs.test.as_ref().map_or(&[], |test| &test.eval) };
-    let scores = scores(&trainer, rows).map_err(Error::in_run)?;
+    let scores = scores(&trainer, Finals::of(&inputs)).map_err(Error::in_run)?;
     let verdict = scores.map(|scores| Verdict::new(&outcome, scores));
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     // Of a save or prune that failed: told then, and no reason to fail now.
@@ -304,8 +303,8 @@ fn against_the_plan(compared: &Compared, lang: Lang) -> String {
     };
     let ((memory, seconds), (peak, took)) = (said(&compared.planned), said(&compared.measured));
     match lang {
-        Lang::En => format!("planned: {memory} and {seconds}; it took {peak} and {took}"),
-        Lang::Zh => format!("预计 {memory}、{seconds}；实际 {peak}、{took}"),
+        Lang::En => format!("planned: {memory} and {seconds} of training; it took {peak} and {took}"),
+        Lang::Zh => format!("预计 {memory}、训练 {seconds}；实际 {peak}、{took}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The rows the final adapter is scored on, all by one formula: training, held-out and test rows.
 
+use super::inputs::Inputs;
 use couplet_train::{
     config::{DataConfig, MixStrategy, Recipe},
     dataset::{self, Example, Splits, Tokenizer},
@@ -14,10 +15,19 @@ use couplet_train::{
 /// Training rows that are scored at most: enough for a mean whose error is small beside a gap worth telling.
 const MOST_TRAINING_ROWS: usize = 256;
 
-/// Rows of a run besides the held-out ones.
+/// Rows of a run besides the held-out ones. None where none is held out.
 pub struct Finals<'a> {
-    pub train: &'a [Example],
+    pub train: Vec<Example>,
     pub test: &'a [Example],
+}
+
+impl<'a> Finals<'a> {
+    pub fn of(inputs: &'a Inputs) -> Self {
+        let held_out = inputs.data.eval.len();
+        let test = inputs.test.as_ref().filter(|_| held_out > 0);
+        let train = spread(&inputs.data.train, MOST_TRAINING_ROWS.min(held_out));
+        Self { train, test: test.map_or(&[], |test| &test.eval) }
+    }
 }
 
 /// The rows of `test_dataset`, encoded as the held-out ones are. `None`: none is named.
@@ -44,8 +54,7 @@ pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Splits
 pub fn scores(trainer: &Trainer, rows: Finals) -> Result<Option<Scores>> {
     // The final evaluation was of these parameters.
     let Some(held_out) = trainer.held_out().map(|found| as_score(found, trainer.eval.len())) else { return Ok(None) };
-    let spread = spread(rows.train, MOST_TRAINING_ROWS.min(trainer.eval.len()));
-    let Some(train) = score(trainer, &spread)? else { return Ok(None) };
+    let Some(train) = score(trainer, &rows.train)? else { return Ok(None) };
     Ok(Some(Scores { train, held_out, test: score(trainer, rows.test)? }))
 }
 

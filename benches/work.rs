@@ -1,7 +1,7 @@
 //! What the steps of a benchmark hold: tokens, arithmetic, and the largest micro-batch.
 
 use couplet_train::{
-    dataset::{Example, IGNORE},
+    dataset::Example,
     plan::{Attended, Flop, Load, Memory, Shape},
     trainer::Cut,
 };

@@ -198,37 +198,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_name_is_a_link_that_can_be_moved_with_the_cache() {
+    /// A cache with one blob under one name: its folder, the blob, the name.
+    fn cache() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let (blobs, folder) = (dir.path().join("blobs"), dir.path().join("snapshots/0123"));
         [&blobs, &folder].into_iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
         let (blob, name) = (blobs.join("abc"), folder.join("config.json"));
         fs::write(&blob, "x").unwrap();
         link(&blob, &name).unwrap();
+        (dir, blob, name)
+    }
+
+    #[test]
+    fn a_name_is_a_link_that_can_be_moved_with_the_cache() {
+        let (_dir, blob, name) = cache();
         assert_eq!(fs::read(&name).unwrap(), b"x");
         #[cfg(unix)]
         assert_eq!(fs::read_link(&name).unwrap(), Path::new("../../blobs/abc"));
-        let other = blobs.join("def");
+        let other = blob.with_file_name("def");
         fs::write(&other, "y").unwrap();
         link(&other, &name).unwrap();
         assert_eq!(fs::read(&name).unwrap(), b"y", "the content of another commit");
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "and nothing else is left");
+        assert_eq!(fs::read_dir(name.parent().unwrap()).unwrap().count(), 1, "and nothing else is left");
     }
 
     #[test]
     #[cfg(unix)]
     fn a_name_that_is_right_stays_what_it_is() {
         use std::os::unix::fs::MetadataExt;
-        let dir = tempfile::tempdir().unwrap();
-        let (blobs, folder) = (dir.path().join("blobs"), dir.path().join("snapshots/0123"));
-        [&blobs, &folder].into_iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
-        let (blob, name) = (blobs.join("abc"), folder.join("config.json"));
-        fs::write(&blob, "x").unwrap();
-        link(&blob, &name).unwrap();
+        let (_dir, blob, name) = cache();
         let inode = |path: &Path| fs::symlink_metadata(path).unwrap().ino();
-        fs::hard_link(&name, folder.join("keeps the inode")).unwrap();
+        fs::hard_link(&name, name.with_file_name("keeps the inode")).unwrap();
         link(&blob, &name).unwrap();
-        assert_eq!(inode(&name), inode(&folder.join("keeps the inode")), "whoever reads it meanwhile finds it");
+        assert_eq!(inode(&name), inode(&name.with_file_name("keeps the inode")), "whoever reads it meanwhile finds it");
     }
 }

@@ -1,6 +1,6 @@
 //! Lengths of rows as a picture: bars of one width, in the style of the loss curves.
 
-use super::plot::{AXIS, Area, AreaError, CURVE, GRID, font, picture, px};
+use super::plot::{AXIS, Area, AreaError, CURVE, GRID, font, legend, picture, px};
 use crate::error::Result;
 use plotters::prelude::*;
 
@@ -52,15 +52,7 @@ fn chart<'a>(area: &Area<'a>, title: &str, x_label: &str, distributions: &[Bars]
             move |(x, y)| Rectangle::new([(x, y - px(4) as i32), (x + px(26) as i32, y + px(4) as i32)], style);
         chart.draw_series(bars.iter().zip(shares).map(bar))?.label(*name).legend(sample);
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .margin(px(10))
-        .legend_area_size(px(34))
-        .label_font(font(15))
-        .background_style(WHITE.mix(0.85))
-        .border_style(GRID)
-        .draw()?;
+    legend(&mut chart)?;
     area.present()
 }
 

@@ -9,6 +9,7 @@ use crate::{
     trainer::event::{Event, Observer},
 };
 use plotters::{
+    coord::CoordTranslate,
     prelude::*,
     style::{FontStyle, register_font},
 };
@@ -183,6 +184,14 @@ fn chart<'a>(area: &Area<'a>, title: &str, y_label: &str, points: &[(u64, f64)])
         let sample = move |(x, y)| PathElement::new([(x, y), (x + px(26) as i32, y)], style);
         chart.draw_series(series)?.label(name).legend(sample);
     }
+    legend(&mut chart)?;
+    area.present()
+}
+
+/// Which series is which, in the upper right corner.
+pub(super) fn legend<'a, C: CoordTranslate>(
+    chart: &mut ChartContext<'a, BitMapBackend<'a>, C>,
+) -> Result<(), AreaError<'a>> {
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperRight)
@@ -191,8 +200,7 @@ fn chart<'a>(area: &Area<'a>, title: &str, y_label: &str, points: &[(u64, f64)])
         .label_font(font(15))
         .background_style(WHITE.mix(0.85))
         .border_style(GRID)
-        .draw()?;
-    area.present()
+        .draw()
 }
 
 /// All steps; a single one gets neighbours, for an axis needs a length.

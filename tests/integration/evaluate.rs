@@ -2,7 +2,7 @@
 
 use crate::support::{Ended, Workspace, assert_near, copy_dir, fixtures, root};
 use couplet_train::{
-    config::{DataConfig, OverLength, TemplateName},
+    config::DataConfig,
     dataset::{Tokenizer, record::Record},
     eval::{
         couplet::judge,
@@ -11,6 +11,7 @@ use couplet_train::{
     },
     generate::{How, Limits, Sampling},
     model::{Checkpoint, Qwen3, Qwen3Config},
+    testing::data_config,
 };
 use serde_json::{Value, json};
 
@@ -237,29 +238,7 @@ fn tiny() -> (Qwen3, Tokenizer, DataConfig) {
     let checkpoint = Checkpoint::open(&dir).expect("weights");
     let device = candle_core::Device::Cpu;
     let (model, _) = Qwen3::load(&config, &checkpoint, &none, candle_core::DType::F32, &device).expect("a model");
-    let data = DataConfig {
-        dataset: vec![],
-        eval_dataset: vec![],
-        test_dataset: vec![],
-        dataset_dir: "data".into(),
-        template: TemplateName::Qwen3,
-        cutoff_len: 128,
-        over_length: OverLength::Error,
-        mix_strategy: Default::default(),
-        interleave_probs: vec![],
-        eval_on_each_dataset: false,
-        on_bad_row: Default::default(),
-        max_samples: None,
-        val_size: 0.0,
-        mask_history: false,
-        train_on_prompt: false,
-        enable_thinking: Some(true),
-        preserve_thinking: false,
-        default_system: None,
-        packing: false,
-        preprocessing_batch_size: 1000,
-        preprocessing_num_workers: 1,
-    };
+    let data = DataConfig { cutoff_len: 128, enable_thinking: Some(true), ..data_config() };
     (model, Tokenizer::load(&dir).expect("a tokenizer"), data)
 }
 

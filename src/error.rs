@@ -51,6 +51,15 @@ impl Error {
         Self::input(format!("{}: {reason}", path.display()))
     }
 
+    /// A text whose bytes from `byte` on are not UTF-8. `place`: where that is in other words, e.g. `line 2, row 1`.
+    pub fn not_utf8(path: &Path, (byte, place): (u64, &str), bytes: &[u8]) -> Self {
+        let is_utf16 = byte == 0 && matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+        let (looks, encoding) = if is_utf16 { (": it looks like UTF-16", "UTF-16") } else { ("", "GB18030") };
+        Self::file(path, format!("not UTF-8 at byte {byte} ({place}){looks}"))
+            .hint(format!("save the file as UTF-8, e.g. iconv -f {encoding} -t UTF-8 OLD > NEW"))
+            .hint_zh(format!("请将文件另存为 UTF-8，例如 iconv -f {encoding} -t UTF-8 旧文件 > 新文件"))
+    }
+
     /// What the user can do, in English. Printed below the error as `hint: …`.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -121,6 +130,15 @@ fn shortened(message: String) -> String {
     message.lines().map(short).collect::<Vec<_>>().join("\n")
 }
 
+/// The text of a file that was read whole. Errors: it is not UTF-8.
+pub fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|err| {
+        let (before, rest) = err.as_bytes().split_at(err.utf8_error().valid_up_to());
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        Error::not_utf8(path, (before.len() as u64, &format!("line {line}")), rest)
+    })
+}
+
 /// A size in bytes as it is told everywhere: `1.24 GB`.
 pub fn gigabytes(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
@@ -176,6 +194,19 @@ mod tests {
         assert!(text.contains('…') && text.chars().count() < LONGEST_LINE + 20, "{}", text.chars().count());
         let whole = "x".repeat(LONGEST_LINE);
         assert_eq!(Error::input(whole.clone()).to_string(), whole);
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_placed() {
+        for (bytes, want) in [
+            (&b"\xe5\xa4\xa9\n\xcc\xec"[..], "f: not UTF-8 at byte 4 (line 2)"),
+            (b"\xff\xfe)Y", "f: not UTF-8 at byte 0 (line 1): it looks like UTF-16"),
+        ] {
+            let err = utf8(Path::new("f"), bytes.to_vec()).unwrap_err();
+            assert_eq!(err.to_string(), want);
+            assert!([false, true].iter().all(|zh| err.hint_text(*zh).unwrap().contains("iconv -f ")), "{want}");
+        }
+        assert_eq!(utf8(Path::new("f"), "天".into()).unwrap(), "天");
     }
 
     #[test]

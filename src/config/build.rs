@@ -1,6 +1,7 @@
 //! Checked settings → a [`Recipe`], one function a section.
 
 use super::{
+    full_width,
     interval::Interval,
     keys,
     resolve::metrics,
@@ -50,11 +51,7 @@ fn model(s: &Settings<'_>) -> Result<ModelConfig> {
 
 fn device(s: &Settings<'_>) -> Result<DeviceChoice> {
     let text = s.required_text("device")?;
-    let choice = device_choice(&text).ok_or_else(|| {
-        s.complain("device", format!("`device` must be `auto`, `cpu` or `cuda:N`, found \"{text}\""))
-            .hint("the first card is `cuda:0`")
-            .hint_zh("第一块显卡是 `cuda:0`")
-    })?;
+    let choice = device_choice(&text).ok_or_else(|| no_device(&text, |fact| s.complain("device", fact)))?;
     match (s.flag("use_cpu"), choice) {
         (false, choice) => Ok(choice),
         (true, DeviceChoice::Auto | DeviceChoice::Cpu) => Ok(DeviceChoice::Cpu),
@@ -73,6 +70,12 @@ pub(super) fn device_choice(text: &str) -> Option<DeviceChoice> {
         ("cuda", _) => Some(DeviceChoice::Cuda(0)),
         (_, n) => n.map(DeviceChoice::Cuda),
     }
+}
+
+/// The error of another word; `complain` names its place.
+pub(super) fn no_device(text: &str, complain: impl FnOnce(String) -> Error) -> Error {
+    let err = complain(format!("`device` must be `auto`, `cpu` or `cuda:N`, found \"{text}\""));
+    full_width::explained(err.hint("the first card is `cuda:0`").hint_zh("第一块显卡是 `cuda:0`"), text)
 }
 
 fn data(s: &Settings<'_>) -> Result<DataConfig> {
@@ -193,12 +196,13 @@ fn lora_target(s: &Settings<'_>) -> Result<Vec<Projection>> {
 fn unknown_target(s: &Settings<'_>, unknown: &str) -> Error {
     let seven = Projection::ALL.map(Projection::name);
     let err = s.complain("lora_target", format!("`lora_target` names `{unknown}`, which a Qwen3 block does not have"));
-    match keys::closest(unknown, seven.into_iter().chain(["all"])) {
+    let err = match keys::closest(unknown, seven.into_iter().chain(["all"])) {
         Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
         None => err
             .hint(format!("say `all`, or some of {}", seven.join(", ")))
             .hint_zh(format!("请写 `all`，或其中几个：{}", seven.join("、"))),
-    }
+    };
+    full_width::explained(err, unknown)
 }
 
 fn train(s: &Settings<'_>) -> Result<TrainConfig> {

@@ -112,6 +112,9 @@ fn yaml(settings: &Settings<'_>) -> String {
 fn said(settings: &Settings<'_>, target: Dialect) -> impl Iterator<Item = (&'static Key, &'static Read, Value)> {
     let of = move |key: &'static Key| {
         let read = key.read_by(Command::Train).filter(|read| read.home.is_some() && read.kind != Kind::Secret)?;
+        if settings.is_idle(key.name) {
+            return None; // the notices name it
+        }
         if key.name == "pissa_convert" && !settings.flag("pissa_init") && !settings.given(key.name) {
             return None; // its defaults differ, and neither decides anything
         }

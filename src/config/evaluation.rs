@@ -45,7 +45,7 @@ pub struct EvaluationConfig {
 ///
 /// Errors: unknown and refused keys, values of the wrong type or range, each with its place; a file that trains.
 pub fn evaluation(file: Option<&Path>, overrides: &[String]) -> Result<(EvaluationConfig, Vec<Notice>)> {
-    let (given, ignored) = Given::read(file, overrides, Command::Evaluate)?;
+    let (given, notices) = Given::read(file, overrides, Command::Evaluate)?;
     if given.flag("do_train") == Some(true) {
         return Err(given
             .complain("do_train", "this config trains")
@@ -76,7 +76,7 @@ pub fn evaluation(file: Option<&Path>, overrides: &[String]) -> Result<(Evaluati
         output_dir: given.text("output_dir").map(PathBuf::from),
         overwrite: given.flag("overwrite_output_dir") == Some(true),
     };
-    Ok((config, Notice::ignored(&ignored).into_iter().collect()))
+    Ok((config, notices))
 }
 
 #[cfg(test)]

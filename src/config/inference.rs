@@ -4,13 +4,13 @@
 
 use super::{
     Format,
-    build::device_choice,
+    build::{device_choice, no_device},
     entry::{Entry, Place},
-    json, keys,
+    full_width, json, keys,
     kind::{Kind, Words},
     notice::Notice,
     sections::{DeviceChoice, TemplateName},
-    settings::parse_override,
+    settings::put,
     source::Source,
     table::{Answer, Command, V1},
     token::{HubTokens, Token},
@@ -157,8 +157,8 @@ pub fn purpose(file: &Path) -> Option<Purpose> {
 ///
 /// Errors: unknown and refused keys, values of the wrong type or range, each with its place.
 pub fn inference(file: Option<&Path>, overrides: &[String], by: Command) -> Result<(InferenceConfig, Vec<Notice>)> {
-    let (given, ignored) = Given::read(file, overrides, by)?;
-    Ok((given.config(file.is_some())?, Notice::ignored(&ignored).into_iter().collect()))
+    let (given, notices) = Given::read(file, overrides, by)?;
+    Ok((given.config(file.is_some())?, notices))
 }
 
 fn read(source: &Source, format: Format) -> Result<Vec<Entry>> {
@@ -186,7 +186,8 @@ fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
     }
     let (en, zh) = kind.describe();
     let err = entry.error(source, format!("`{}` must be {en}, found {}", entry.key, kind.shown(&entry.value)));
-    Err(err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}", entry.key)))
+    let err = err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}", entry.key));
+    Err(full_width::explained(err, entry.value.text().unwrap_or_default()))
 }
 
 /// The key's name where it is one of training that has no effect here; an error where it is unknown or would be needed.
@@ -213,12 +214,13 @@ fn without_effect(source: &Source, entry: &Entry, by: Command) -> Result<Option<
             }
             let err = entry.key_error(source, format!("unknown key `{}`", entry.key));
             let names = keys::all().filter(|key| kind_for(key.name, by).is_some()).map(|key| key.name);
-            Err(match keys::closest(&entry.key, names) {
+            let err = match keys::closest(&entry.key, names) {
                 Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
                 None => err
                     .hint("keys have LlamaFactory's names; a text with `=` in it goes into a file (--file)")
                     .hint_zh("键名与 LlamaFactory 相同；含 `=` 的文本请放入文件（--file）"),
-            })
+            };
+            Err(full_width::explained(err, &entry.key))
         }
     }
 }
@@ -243,8 +245,8 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The keys that `by` reads; the names of further ones, which have no effect.
-    pub(super) fn read(file: Option<&Path>, overrides: &[String], by: Command) -> Result<(Self, Vec<String>)> {
+    /// The keys that `by` reads; what is told of others, which have no effect.
+    pub(super) fn read(file: Option<&Path>, overrides: &[String], by: Command) -> Result<(Self, Vec<Notice>)> {
         let (source, mut entries) = match file {
             Some(file) => {
                 let source = Source::read(file)?;
@@ -253,11 +255,7 @@ impl Given {
             }
             None => (Source::new(Path::new("command line"), ""), vec![]),
         };
-        for text in overrides {
-            let entry = parse_override(text)?;
-            entries.retain(|earlier| earlier.key != entry.key);
-            entries.push(entry);
-        }
+        let twice = put(&mut entries, overrides)?;
         let (mut known, mut ignored) = (Vec::new(), Vec::new());
         for entry in entries {
             match kind_for(&entry.key, by) {
@@ -265,7 +263,8 @@ impl Given {
                 None => ignored.extend(without_effect(&source, &entry, by)?),
             }
         }
-        Ok((Self { source, entries: known }, ignored))
+        let notices = [Notice::ignored(&ignored), Notice::twice(&twice)].into_iter().flatten().collect();
+        Ok((Self { source, entries: known }, notices))
     }
 
     fn value(&self, name: &str) -> Option<&Value> {
@@ -367,11 +366,7 @@ impl Given {
             return Ok(DeviceChoice::Cpu);
         }
         let text = self.text("device").unwrap_or("auto".into());
-        device_choice(&text).ok_or_else(|| {
-            self.complain("device", format!("`device` must be `auto`, `cpu` or `cuda:N`, found \"{text}\""))
-                .hint("the first card is `cuda:0`")
-                .hint_zh("第一块显卡是 `cuda:0`")
-        })
+        device_choice(&text).ok_or_else(|| no_device(&text, |fact| self.complain("device", fact)))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     entry::{Entry, Place},
+    full_width,
     source::Source,
     value::Value,
 };
@@ -57,10 +58,12 @@ fn convert(value: serde_json::Value) -> Value {
 fn syntax_error(source: &Source, err: &serde_json::Error) -> Error {
     let reason = err.to_string();
     let fact = reason.split(" at line ").next().unwrap_or(&reason);
-    source
-        .error_at(source.offset(err.line(), err.column().saturating_sub(1)), fact)
+    let at = source.offset(err.line(), err.column().saturating_sub(1));
+    let err = source
+        .error_at(at, fact)
         .hint("this file is read as JSON: one object of LlamaFactory's keys")
-        .hint_zh("此文件按 JSON 读取：一个包含 LlamaFactory 各键的对象")
+        .hint_zh("此文件按 JSON 读取：一个包含 LlamaFactory 各键的对象");
+    full_width::explained(err, &full_width::outside_of_quotes(source.line_at(at)))
 }
 
 /// An object that keeps every pair; `serde_json`'s own map would drop the first of two equal keys.

@@ -20,6 +20,15 @@ impl Notice {
         let list = keys.join(", ");
         (!keys.is_empty()).then(|| Self { en: format!("ignored: {list}"), zh: format!("已忽略：{list}") })
     }
+
+    /// Keys that stand on the command line more than once, all in one line.
+    pub(super) fn twice(keys: &[String]) -> Option<Self> {
+        let list = keys.join(", ");
+        (!keys.is_empty()).then(|| Self {
+            en: format!("given more than once on the command line, the last one holds: {list}"),
+            zh: format!("命令行中重复给出，以最后一个为准：{list}"),
+        })
+    }
 }
 
 /// Where a default of the dialect, or a pair of model and template, may surprise.

@@ -5,7 +5,7 @@
 
 use super::{
     entry::{Entry, Place},
-    hidden, intent, keys,
+    full_width, hidden, intent, keys,
     kind::{Kind, MOST},
     notice::Notice,
     sections::Dialect,
@@ -42,13 +42,12 @@ impl<'s> Settings<'s> {
     ) -> Result<(Self, Vec<Notice>)> {
         refuse_doubles(source, &entries)?;
         let mut settings = Self { source, dialect, entries };
-        for text in overrides {
-            settings.put(parse_override(text)?);
-        }
+        let twice = put(&mut settings.entries, overrides)?;
         if dialect == Dialect::LlamaFactory {
             intent::refuse_other_commands(&settings)?;
         }
-        let notices = settings.check()?;
+        let ignored = settings.check()?;
+        let notices = [Notice::ignored(&ignored), Notice::twice(&twice)].into_iter().flatten().collect();
         Ok((settings, notices))
     }
 
@@ -167,15 +166,13 @@ impl<'s> Settings<'s> {
         }
     }
 
-    fn put(&mut self, entry: Entry) {
-        let name = keys::present_name(&entry.key);
-        match self.entries.iter_mut().find(|old| keys::present_name(&old.key) == name) {
-            Some(old) => *old = entry,
-            None => self.entries.push(entry),
-        }
+    /// Whether a key that is read decides nothing beside the others.
+    pub fn is_idle(&self, name: &str) -> bool {
+        OF_PACKS.contains(&name) && !self.packs() || name == "pissa_iter" && !self.flag("pissa_init")
     }
 
-    fn check(&mut self) -> Result<Vec<Notice>> {
+    /// Checks every entry; returns the keys that have no effect.
+    fn check(&mut self) -> Result<Vec<String>> {
         let mut ignored = Vec::new();
         for n in 0..self.entries.len() {
             let entry = &self.entries[n];
@@ -184,9 +181,7 @@ impl<'s> Settings<'s> {
             match &key.answer {
                 Answer::Read(read) if read.by.contains(&Command::Train) => {
                     let value = self.checked(entry, key, read)?;
-                    let is_idle = OF_PACKS.contains(&key.name) && !self.packs()
-                        || key.name == "pissa_iter" && !self.flag("pissa_init");
-                    if is_idle && value != Value::Null {
+                    if self.is_idle(key.name) && value != Value::Null {
                         ignored.push(entry.key.clone());
                     }
                     self.entries[n].value = value;
@@ -199,7 +194,7 @@ impl<'s> Settings<'s> {
                 Answer::Refused(off) => return Err(intent::refusal(self, entry, key, off)),
             }
         }
-        Ok(Notice::ignored(&ignored).into_iter().collect())
+        Ok(ignored)
     }
 
     /// Whether rows are packed.
@@ -242,12 +237,10 @@ impl<'s> Settings<'s> {
         }
         let en = if matches!(found, Value::Int(n) if *n > MOST) { format!("at most {MOST}") } else { en };
         let err = entry.error(self.source, format!("`{}` must be {en}, found {}", key.name, read.kind.shown(found)));
-        if key.name == "template" {
-            return err
+        let err = match read.default.of(self.dialect) {
+            _ if key.name == "template" => err
                 .hint("only Qwen3 is trained: `qwen3` for hybrid models, `qwen3_nothink` for the -2507-Instruct ones")
-                .hint_zh("只支持 Qwen3：混合模型用 `qwen3`，-2507-Instruct 模型用 `qwen3_nothink`");
-        }
-        match read.default.of(self.dialect) {
+                .hint_zh("只支持 Qwen3：混合模型用 `qwen3`，-2507-Instruct 模型用 `qwen3_nothink`"),
             Some(text) => err
                 .hint(format!("without the key it is {text}"))
                 .hint_zh(format!("`{}` 应为{zh}；不写时为 {text}", key.name)),
@@ -255,17 +248,19 @@ impl<'s> Settings<'s> {
                 err.hint("correct the value, or remove the key").hint_zh(format!("`{}` 应为{zh}，也可不写", key.name))
             }
             None => err.hint("correct the value").hint_zh(format!("`{}` 应为{zh}", key.name)),
-        }
+        };
+        full_width::explained(err, found.text().unwrap_or_default())
     }
 
     fn unknown(&self, entry: &Entry) -> Error {
         let err = entry.key_error(self.source, format!("unknown key `{}`", entry.key));
-        match keys::nearest(&entry.key) {
+        let err = match keys::nearest(&entry.key) {
             Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
             None => err
                 .hint("keys have LlamaFactory's names; remove what is not one of them")
                 .hint_zh("键名与 LlamaFactory 相同；请删除其他键"),
-        }
+        };
+        full_width::explained(err, &entry.key)
     }
 
     fn useless(&self, entry: &Entry, key: &Key) -> Error {
@@ -310,14 +305,39 @@ fn refuse_doubles(source: &Source, entries: &[Entry]) -> Result<()> {
     Ok(())
 }
 
-/// `key=value`. Errors: no `=`.
-pub(super) fn parse_override(text: &str) -> Result<Entry> {
-    let Some((key, value)) = text.split_once('=') else {
-        return Err(Error::input(format!("override `{}` is not `key=value`", hidden::pair(text)))
-            .hint("write for example `learning_rate=1e-4`, without blanks around the `=`")
-            .hint_zh("请写成例如 `learning_rate=1e-4` 的形式，等号两边不留空格"));
+/// Puts `key=value` overrides on top of `entries`; returns the keys that stand among them more than once, of which the last holds.
+pub(super) fn put(entries: &mut Vec<Entry>, overrides: &[String]) -> Result<Vec<String>> {
+    let mut twice: Vec<String> = vec![];
+    for text in overrides {
+        let entry = parse_override(text)?;
+        let name = keys::present_name(&entry.key);
+        match entries.iter_mut().find(|old| keys::present_name(&old.key) == name) {
+            Some(old) => {
+                if matches!(old.place, Place::Override(_)) && !twice.iter().any(|key| key == name) {
+                    twice.push(name.to_owned());
+                }
+                *old = entry;
+            }
+            None => entries.push(entry),
+        }
+    }
+    Ok(twice)
+}
+
+/// `key=value`. Errors: no `=`, or nothing before it.
+fn parse_override(text: &str) -> Result<Entry> {
+    let (key, value) = match text.split_once('=').map(|(key, value)| (key.trim(), value)) {
+        Some(("", _)) => return Err(no_override(text, "has no key before its `=`")),
+        Some(parts) => parts,
+        None => return Err(full_width::explained_sign(no_override(text, "is not `key=value`"), text)),
     };
     // What YAML cannot read is taken as it stands: a system text may hold any character.
     let parsed = yaml::value(&Source::new(Path::new("override"), value)).unwrap_or_else(|_| Value::Text(value.into()));
-    Ok(Entry { key: key.trim().to_owned(), value: parsed, place: Place::Override(value.to_owned()) })
+    Ok(Entry { key: key.to_owned(), value: parsed, place: Place::Override(value.to_owned()) })
+}
+
+fn no_override(text: &str, fact: &str) -> Error {
+    Error::input(format!("override `{}` {fact}", hidden::pair(text)))
+        .hint("write for example `learning_rate=1e-4`, without blanks around the `=`")
+        .hint_zh("请写成例如 `learning_rate=1e-4` 的形式，等号两边不留空格")
 }

@@ -1,7 +1,7 @@
 //! The text of a config file, and how an error points into it.
 
 use super::hidden;
-use crate::error::{Error, Result, io_reason};
+use crate::error::{Error, Result, io_reason, utf8};
 use std::{
     ops::Range,
     path::{Path, PathBuf},
@@ -31,12 +31,7 @@ impl Source {
                 .hint("paths are relative to the working directory")
                 .hint_zh("路径相对于当前工作目录")
         })?;
-        let text = String::from_utf8(bytes).map_err(|err| {
-            Error::file(path, format!("not UTF-8 at byte {}", err.utf8_error().valid_up_to()))
-                .hint("save the file as UTF-8")
-                .hint_zh("请把文件另存为 UTF-8 编码")
-        })?;
-        Ok(Self::new(path, &text))
+        Ok(Self::new(path, &utf8(path, bytes)?))
     }
 
     /// The path, for messages.
@@ -77,6 +72,13 @@ impl Source {
             gap = gutter.len(),
             indent = before.width(),
         ))
+    }
+
+    /// The line of a byte.
+    pub fn line_at(&self, at: usize) -> &str {
+        let before = &self.text[..self.text.floor_char_boundary(at)];
+        let start = before.rfind('\n').map_or(0, |n| n + 1);
+        self.text[start..].lines().next().unwrap_or_default()
     }
 
     /// The byte where 1-based `line` begins and 0-based character `column` of it stands.

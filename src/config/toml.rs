@@ -2,7 +2,7 @@
 
 use super::{
     entry::{Entry, Place},
-    keys,
+    full_width, keys,
     source::Source,
     table::{Command, Section},
     value::Value,
@@ -101,10 +101,12 @@ fn integer(number: &DeInteger<'_>) -> Value {
 
 fn syntax_error(source: &Source, err: &toml::de::Error) -> Error {
     let fact = err.message().lines().collect::<Vec<_>>().join(", ");
-    let err = match err.span() {
-        Some(span) => source.error_at(span.start, fact),
-        None => source.error(fact),
+    let (err, line) = match err.span() {
+        Some(span) => (source.error_at(span.start, fact), source.line_at(span.start)),
+        None => (source.error(fact), ""),
     };
-    err.hint("this file is read as TOML: `key = value`, strings in quotes, keys below their [section]")
-        .hint_zh("此文件按 TOML 读取：`键 = 值`，字符串加引号，键写在所属 [节] 之下")
+    let err = err
+        .hint("this file is read as TOML: `key = value`, strings in quotes, keys below their [section]")
+        .hint_zh("此文件按 TOML 读取：`键 = 值`，字符串加引号，键写在所属 [节] 之下");
+    full_width::explained_sign(err, &full_width::outside_of_quotes(line))
 }

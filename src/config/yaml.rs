@@ -5,6 +5,7 @@
 
 use super::{
     entry::{Entry, Place},
+    full_width,
     source::Source,
     value::{Value, scalar},
 };
@@ -158,10 +159,17 @@ impl<'s> Events<'s> {
     }
 
     fn complain(&self, at: &Marker, fact: impl std::fmt::Display) -> Error {
-        self.source
+        let err = self
+            .source
             .error_at(self.byte(at), fact)
             .hint("this file is read as LlamaFactory's YAML: one `key: value` a line")
-            .hint_zh("此文件按 LlamaFactory 的 YAML 读取：每行一个 `键: 值`")
+            .hint_zh("此文件按 LlamaFactory 的 YAML 读取：每行一个 `键: 值`");
+        // Text goes on below its line, so the parser stumbles one line behind the one that was meant as a key.
+        let mut lines = self.source.text().lines().skip(at.line().saturating_sub(2)).take(2);
+        match lines.find_map(full_width::in_place_of_a_key) {
+            Some(key) => full_width::explained(err, key),
+            None => err,
+        }
     }
 
     fn syntax_error(&self, err: &ScanError) -> Error {

@@ -65,6 +65,40 @@ impl Reason {
             Self::TooLong => ("longer than cutoff_len", "超过 cutoff_len"),
         }
     }
+
+    /// What can be done about such rows, in English and in Chinese.
+    pub(super) fn way_out(self) -> (&'static str, &'static str) {
+        match self {
+            Self::NotJson => (
+                "two forms of JSON are read: one array of objects, or JSON Lines with one object a line",
+                "支持两种 JSON：由对象组成的数组，或每行一个对象的 JSON Lines",
+            ),
+            Self::WrongType => (
+                "texts are strings, each column and message once; which is what is said by `columns` and `tags` in dataset_info.json",
+                "文本须为字符串，每列、每条消息各一个；其含义由 dataset_info.json 的 columns 与 tags 指定",
+            ),
+            Self::NoResponse | Self::NotObject => (
+                "a row is an object like {\"instruction\": \"…\", \"input\": \"上联\", \"output\": \"下联\"}; other names are mapped by `columns` in dataset_info.json",
+                "每行应为 {\"instruction\": \"…\", \"input\": \"上联\", \"output\": \"下联\"}；其他列名请在 dataset_info.json 的 columns 中映射",
+            ),
+            Self::WrongRole | Self::NoLastAnswer | Self::NoTurns => (
+                "after a system message questions and answers take turns, an answer last; other names of roles are mapped by `tags` in dataset_info.json",
+                "系统消息之后应为一问一答，并以回答结束；其他角色名请在 dataset_info.json 的 tags 中映射",
+            ),
+            Self::Fields => (
+                "a field with a comma, a line break or a quote stands in quotes, and quotes inside it are doubled",
+                "含逗号、换行或引号的字段须加引号，其中的引号写两次",
+            ),
+            Self::Tools => (
+                "`tools` is a JSON list in a string; a call is {\"name\": \"…\", \"arguments\": {…}} in a string",
+                "tools 应为写成字符串的 JSON 列表；调用应为写成字符串的 {\"name\": \"…\", \"arguments\": {…}}",
+            ),
+            Self::TooLong => (
+                "raise cutoff_len: a row that is left out for its length, or cut before its answer, teaches nothing",
+                "请增大 cutoff_len：因过长被略去、或在回答之前就被截断的行没有可学内容",
+            ),
+        }
+    }
 }
 
 impl Serialize for Reason {
@@ -98,40 +132,10 @@ impl Fault {
 
     /// The error that it is where it is not skipped.
     pub(super) fn into_error(self) -> Error {
-        let (way_out, way_out_zh) = self.way_out();
+        let (way_out, way_out_zh) = self.reason.way_out();
         Error::input(self.fact)
             .hint(format!("{way_out}; on_bad_row=skip leaves such rows out and counts them"))
             .hint_zh(format!("{way_out_zh}；on_bad_row=skip 会略去这样的行并计数"))
-    }
-
-    fn way_out(&self) -> (&'static str, &'static str) {
-        match self.reason {
-            Reason::NotJson => (
-                "two forms of JSON are read: one array of objects, or JSON Lines with one object a line",
-                "支持两种 JSON：由对象组成的数组，或每行一个对象的 JSON Lines",
-            ),
-            Reason::WrongType => (
-                "texts are strings, each column and message once; which is what is said by `columns` and `tags` in dataset_info.json",
-                "文本须为字符串，每列、每条消息各一个；其含义由 dataset_info.json 的 columns 与 tags 指定",
-            ),
-            Reason::NoResponse | Reason::NotObject => (
-                "a row is an object like {\"instruction\": \"…\", \"input\": \"上联\", \"output\": \"下联\"}; other names are mapped by `columns` in dataset_info.json",
-                "每行应为 {\"instruction\": \"…\", \"input\": \"上联\", \"output\": \"下联\"}；其他列名请在 dataset_info.json 的 columns 中映射",
-            ),
-            Reason::WrongRole | Reason::NoLastAnswer | Reason::NoTurns => (
-                "after a system message questions and answers take turns, an answer last; other names of roles are mapped by `tags` in dataset_info.json",
-                "系统消息之后应为一问一答，并以回答结束；其他角色名请在 dataset_info.json 的 tags 中映射",
-            ),
-            Reason::Fields => (
-                "a field with a comma, a line break or a quote stands in quotes, and quotes inside it are doubled",
-                "含逗号、换行或引号的字段须加引号，其中的引号写两次",
-            ),
-            Reason::Tools => (
-                "`tools` is a JSON list in a string; a call is {\"name\": \"…\", \"arguments\": {…}} in a string",
-                "tools 应为写成字符串的 JSON 列表；调用应为写成字符串的 {\"name\": \"…\", \"arguments\": {…}}",
-            ),
-            Reason::TooLong => ("raise cutoff_len", "请增大 cutoff_len"),
-        }
     }
 }
 

@@ -11,12 +11,16 @@ use super::{
 use crate::error::{Error, Result};
 use memchr::{memchr, memchr2};
 use serde::de::IgnoredAny;
+use std::path::Path;
 
 /// Reads all rows.
 pub(super) fn read(input: &mut Input, rows: &mut Rows) -> Result<()> {
     match to_next(input, rows)? {
         Some(b'[') => array(input, rows),
-        Some(b'{') => lines(input, rows).map(|_| ()),
+        Some(b'{') => {
+            refuse_object_over_lines(input, rows)?;
+            lines(input, rows).map(|_| ())
+        }
         // The first line may be one of those that are broken.
         Some(_) if rows.skips_broken() => match lines(input, rows)? {
             true => Ok(()),
@@ -29,6 +33,36 @@ pub(super) fn read(input: &mut Input, rows: &mut Rows) -> Result<()> {
 
 fn neither(rows: &Rows) -> Error {
     form(Error::file(rows.path(), "row 1: neither a JSON array of objects nor JSON Lines"))
+}
+
+/// A file that begins with an object over several lines is neither form. Of one that is broken more is said where it is read.
+fn refuse_object_over_lines(input: &mut Input, rows: &Rows) -> Result<()> {
+    let mut scan = Scan::default();
+    let end = loop {
+        match scan.end_of_value(input.text()) {
+            Some(end) => break end,
+            None if matches!(input.more(), Ok(true)) => {}
+            None => return Ok(()),
+        }
+    };
+    match lines_of_object(&input.text()[..end]) {
+        Some(lines) => Err(object_over_lines(rows.path(), input.place(), lines)),
+        None => Ok(()),
+    }
+}
+
+/// How many lines the object takes that `text` begins with; `None` where it stands on one, or is broken.
+pub(super) fn lines_of_object(text: &str) -> Option<usize> {
+    let object = &text[..Scan::default().end_of_value(text)?];
+    let lines = object.lines().count();
+    (lines > 1 && serde_json::from_str::<IgnoredAny>(object).is_ok()).then_some(lines)
+}
+
+pub(super) fn object_over_lines(path: &Path, Place { line, column }: Place, lines: usize) -> Error {
+    let place = format!("{}:{line}:{column}", path.display());
+    Error::input(format!("{place}: row 1: one object over {lines} lines; an array of objects was expected, or an object a line"))
+        .hint("put it in brackets, with commas between several: [{…}, {…}]; or bring each object on one line: `jq -c . FILE > NEW.jsonl`; where the rows are a list inside of it, save that list alone")
+        .hint_zh("请加上方括号，多个对象以逗号隔开：[{…}, {…}]；或让每个对象各占一行：`jq -c . 文件 > 新文件.jsonl`；若各行数据是其中的一个列表，请只保存该列表")
 }
 
 fn array(input: &mut Input, rows: &mut Rows) -> Result<()> {
@@ -132,7 +166,7 @@ fn syntax_error(input: &Input, rows: &Rows) -> Option<Error> {
 }
 
 /// Where in the file an error of a row lies that begins at `row`, and what it is.
-fn position(err: &serde_json::Error, row: Place) -> (Place, String) {
+pub(super) fn position(err: &serde_json::Error, row: Place) -> (Place, String) {
     let text = err.to_string();
     let fact = text.rsplit_once(" at line ").map_or(text.as_str(), |(fact, _)| fact);
     let column = match err.line() {
@@ -142,9 +176,13 @@ fn position(err: &serde_json::Error, row: Place) -> (Place, String) {
     (Place { line: row.line + err.line().saturating_sub(1), column }, fact.to_owned())
 }
 
-fn broken(rows: &Rows, Place { line, column }: Place, fact: &str) -> Error {
-    let place = format!("{}:{line}:{column}", rows.path().display());
-    form(Error::input(format!("{place}: row {} is not valid JSON: {fact}", rows.next())))
+fn broken(rows: &Rows, place: Place, fact: &str) -> Error {
+    form(broken_row(rows.path(), place, rows.next(), fact))
+}
+
+/// The error of a row whose syntax is broken at `place`.
+pub(super) fn broken_row(path: &Path, Place { line, column }: Place, row: usize, fact: &str) -> Error {
+    Error::input(format!("{}:{line}:{column}: row {row} is not valid JSON: {fact}", path.display()))
 }
 
 fn form(error: Error) -> Error {
@@ -201,6 +239,19 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_over_lines_is_known_where_it_is_whole() {
+        for (text, want) in [
+            ("{\n \"a\": 1\n}\n", Some(3)),
+            ("{\"a\": \"}\\n\",\n\"b\": 1} {}", Some(2)),
+            ("{\"a\": 1}\n{\"b\": 2}", None),
+            ("{\"a\": 1,\n", None),
+            ("{\"a\": \n 1,}", None),
+        ] {
+            assert_eq!(lines_of_object(text), want, "{text}");
+        }
+    }
 
     #[test]
     fn a_value_ends_where_its_brackets_and_quotes_close() {

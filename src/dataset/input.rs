@@ -187,28 +187,29 @@ impl<'a> Input<'a> {
     fn not_utf8(&self) -> Error {
         let byte = self.before + self.buffer.len() as u64;
         let line = self.place.line + memchr_iter(b'\n', self.text().as_bytes()).count();
-        let (utf16, encoding) = match self.torn.as_slice() {
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] if byte == 0 => (": it looks like UTF-16", "UTF-16"),
-            _ => ("", "GB18030"),
-        };
         let part = if self.part == Part::Whole { String::new() } else { format!(", {}", self.what()) };
-        Error::file(self.path, format!("not UTF-8 at byte {byte} (line {line}{part}){utf16}"))
-            .hint(format!("save the file as UTF-8, e.g. iconv -f {encoding} -t UTF-8 OLD > NEW"))
-            .hint_zh(format!("请将文件另存为 UTF-8，例如 iconv -f {encoding} -t UTF-8 旧文件 > 新文件"))
+        Error::not_utf8(self.path, (byte, &format!("line {line}{part}")), &self.torn)
     }
 
     fn too_long(&self) -> Error {
         let Place { line, column } = self.place;
-        let place = format!("{}:{line}:{column}", self.path.display());
-        Error::input(format!("{place}: {} is longer than {} MB", self.what(), LONGEST_ROW >> 20))
-            .hint("no model reads so much at once: look whether a quote or a bracket is missing, or cut the row up")
-            .hint_zh("没有模型能一次读这么多：请检查是否缺少引号或括号，或将该行拆开")
+        let (place, most) = (format!("{}:{line}:{column}", self.path.display()), LONGEST_ROW >> 20);
+        match self.part {
+            Part::Whole => Error::file(self.path, format!("is larger than {most} MB"))
+                .hint("look whether this is the file that was meant: rows of data stand in files of their own")
+                .hint_zh("请检查是否选错了文件：数据的各行应另存于其他文件"),
+            Part::Header | Part::Row(_) => Error::input(format!("{place}: {} is longer than {most} MB", self.what()))
+                .hint("no model reads so much at once: look whether a quote or a bracket is missing, or cut the row up")
+                .hint_zh("没有模型能一次读这么多：请检查是否缺少引号或括号，或将该行拆开"),
+        }
     }
 }
 
-/// The text of a UTF-8 file, without a byte order mark.
+/// The text of a small UTF-8 file, without a byte order mark. Errors: it is larger than [`LONGEST_ROW`].
 pub(super) fn read_text(path: &Path) -> Result<String> {
-    whole_text(Input::open(path, false)?)
+    let mut input = Input::open(path, false)?;
+    while input.more()? {}
+    Ok(input.text().to_owned())
 }
 
 /// All that is still to be read.
@@ -309,8 +310,10 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert_eq!(error.to_string(), "f:1:1: the text is longer than 16 MB");
+        assert_eq!(error.to_string(), "f: is larger than 16 MB");
         assert!(input.buffer.capacity() <= 4 * LONGEST_ROW);
+        input.part = Part::Row(7);
+        assert_eq!(input.more().unwrap_err().to_string(), "f:1:1: row 7 is longer than 16 MB");
     }
 
     #[test]

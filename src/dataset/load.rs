@@ -15,6 +15,7 @@ use crate::{
     },
     error::{Error, Result},
 };
+use std::collections::HashSet;
 
 /// Everything to train and evaluate on.
 #[derive(Debug, Clone, PartialEq)]
@@ -287,17 +288,39 @@ fn refuse_empty(data: &DataConfig, no_train: bool, lost_eval: bool, files: &[Fil
         return Ok(());
     }
     let what = if lost_train { "train" } else { "evaluate" };
-    let mut lost: Vec<String> = vec![];
-    for file in files {
-        let reasons = file.reasons.iter().map(|skips| format!("{} {}", skips.rows, skips.reason.words().0));
+    let of_train = data.dataset.iter().collect::<HashSet<_>>().len(); // a name that is listed twice is read once
+    let (train_files, eval_files) = files.split_at(of_train.min(files.len()));
+    let concerned = if lost_train || data.eval_dataset.is_empty() { train_files } else { eval_files };
+    Err(nothing_left(what, concerned, data))
+}
+
+/// Says what was lost in which of `files`, and what can be done about each reason.
+fn nothing_left(what: &str, files: &[FileSummary], data: &DataConfig) -> Error {
+    let lost_in = |file: &&FileSummary| !file.reasons.is_empty() || file.unlabelled > 0;
+    let (mut lost, mut reasons): (Vec<String>, Vec<Reason>) = (vec![], vec![]);
+    for file in files.iter().filter(lost_in) {
+        let skips = file.reasons.iter().map(|skips| {
+            let first = skips.first.first().map_or(String::new(), |fact| format!(", first {fact}"));
+            format!("{} {}{first}", skips.rows, skips.reason.words().0)
+        });
         let cut = (file.unlabelled > 0).then(|| format!("{} whose answer was cut away whole", file.unlabelled));
-        let all: Vec<String> = reasons.chain(cut).collect();
-        lost.push(format!("{} ({} rows: {})", file.path, file.read, all.join(", ")));
+        let all: Vec<String> = skips.chain(cut.clone()).collect();
+        let rows = if file.read == 1 { "row" } else { "rows" };
+        lost.push(format!("{} ({} {rows}: {})", file.path, file.read, all.join("; ")));
+        for reason in file.reasons.iter().map(|skips| skips.reason).chain(cut.map(|_| Reason::TooLong)) {
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
     }
-    let (lost, limit) = (lost.join("; "), notes::limit(data));
-    Err(Error::input(format!("no row is left to {what} on ({limit}): {lost}"))
-        .hint("raise cutoff_len where rows are too long (a row that is dropped for its length, or cut before its answer, teaches nothing); where roles or responses are not found, check `columns` and `tags` in dataset_info.json")
-        .hint_zh("若因过长，请增大 cutoff_len（被略去、或在回答之前就被截断的行没有可学内容）；若找不到角色或回答，请检查 dataset_info.json 中的 columns 与 tags"))
+    let limit = if reasons.contains(&Reason::TooLong) { format!(" ({})", notes::limit(data)) } else { String::new() };
+    let ways_out = |chinese| {
+        let way_out = |reason: &Reason| if chinese { reason.way_out().1 } else { reason.way_out().0 };
+        reasons.iter().map(way_out).collect::<Vec<_>>().join(if chinese { "；" } else { "; " })
+    };
+    Error::input(format!("no row is left to {what} on{limit}: {}", lost.join("; ")))
+        .hint(ways_out(false))
+        .hint_zh(ways_out(true))
 }
 
 /// The first row where all only teach to answer nothing. Some such rows are told of; where all are, it is a slip.

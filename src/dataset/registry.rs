@@ -1,6 +1,7 @@
 //! `dataset_info.json`: from the name of a data set to its files, and to what its columns are called.
 
 use crate::{
+    config::explained_if_full_width,
     dataset::{
         cell::Cell,
         files::{DataFile, Listed, files},
@@ -77,23 +78,31 @@ pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     }
     let path = dir.join(FILE);
     let registry = read(dir)?;
-    let registered = |name: &String| {
-        let registry = registry.as_ref().ok_or_else(|| missing(dir))?;
-        let entry = registry.get(name).ok_or_else(|| unknown(&path, name, registry))?;
-        placed_entry(dir, name, entry)
+    let of = |name: &String| match registry.as_ref().map(|registry| (registry, registry.get(name))) {
+        Some((_, Some(entry))) => placed_entry(dir, name, entry),
+        _ if is_file(name) => of_file(Path::new(name)),
+        _ if is_path(name) => Err(no_file(dir, name)),
+        Some((registry, None)) => Err(unknown(&path, name, registry)),
+        None => Err(missing(dir)),
     };
-    let known = |name: &String| registry.as_ref().is_some_and(|registry| registry.contains_key(name));
-    let entry = |name: &String| match is_file(name) && !known(name) {
-        true => of_file(Path::new(name)),
-        false => registered(name),
-    };
-    names.iter().map(entry).collect()
+    names.iter().map(of).collect()
 }
 
-/// Whether a name that is not registered means a file of data; one that is not read is refused by its type.
+/// Whether a name that is not registered means a file; one that is not read is refused by its type.
 fn is_file(name: &str) -> bool {
     let path = Path::new(name);
-    path.extension().is_some() && path.is_file()
+    (path.extension().is_some() || is_path(name)) && path.is_file()
+}
+
+/// Whether a name looks like the path of a file.
+fn is_path(name: &str) -> bool {
+    name.contains(['/', '\\']) || is_data(Path::new(name))
+}
+
+/// Whether a file is one of data by its name, be it one that is not read.
+fn is_data(path: &Path) -> bool {
+    let ends = [".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".txt", ".arrow"];
+    path.file_name().is_some_and(|name| ends.iter().any(|end| name.to_string_lossy().to_lowercase().ends_with(end)))
 }
 
 /// A file by itself: as the `dataset_info.json` beside it has it, else with the usual columns.
@@ -227,6 +236,50 @@ fn slips(name: &str, entry: &Map<String, Value>, shape: &Shape) -> Vec<Warning> 
     slips
 }
 
+/// What looks like a path, and no file is there.
+fn no_file(dir: &Path, name: &str) -> Error {
+    let path = Path::new(name);
+    let fact = if path.is_dir() { "is a folder, and a file was expected" } else { "does not exist" };
+    let registry = dir.join(FILE);
+    let err = Error::file(path, format!("{fact}; nor has {} a data set of that name", registry.display()));
+    if name.starts_with("~/") {
+        return err
+            .hint("`~` is replaced by a shell only: write the whole path")
+            .hint_zh("`~` 只由 shell 替换：请写完整路径");
+    }
+    if !path.is_absolute() && dir.join(path).is_file() {
+        let beside = dir.join(path);
+        return err
+            .hint(format!("there is {}: a path begins in the working directory", beside.display()))
+            .hint_zh(format!("存在 {}：路径应从当前工作目录写起", beside.display()));
+    }
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let whole = std::path::absolute(if folder == Path::new("") { Path::new(".") } else { folder });
+    let whole = whole.unwrap_or_else(|_| folder.into());
+    let near = files_like(path, folder);
+    let (more, more_zh) = match near.as_slice() {
+        _ if !whole.is_dir() => (", which is no folder".into(), "（该目录不存在）".into()),
+        [] => (String::new(), String::new()),
+        near => (
+            format!("; files of data there (nearest first): {}", near.join(", ")),
+            format!("；其中相近的数据文件：{}", near.join("、")),
+        ),
+    };
+    err.hint(format!("it was looked for in {}{more}", whole.display()))
+        .hint_zh(format!("查找目录：{}{more_zh}", whole.display()))
+}
+
+/// The three files of data in a folder whose names are most like that of `path`.
+fn files_like(path: &Path, folder: &Path) -> Vec<String> {
+    let name_of = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let listed = fs::read_dir(Path::new(".").join(folder)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = listed.filter(|path| is_data(path) && !path.ends_with(FILE));
+    let mut names: Vec<String> = files.map(|path| name_of(&path)).collect();
+    names.sort(); // the system lists them as it likes
+    let near = nearest(&name_of(path), names.iter().map(String::as_str)).into_iter().take(3);
+    near.map(|name| folder.join(name).display().to_string()).collect()
+}
+
 fn missing(dir: &Path) -> Error {
     let command = format!("couplet-train data prepare PAIRS.txt --out {} --name NAME", dir.display());
     Error::file(&dir.join(FILE), "does not exist")
@@ -235,6 +288,9 @@ fn missing(dir: &Path) -> Error {
 }
 
 fn unknown(path: &Path, name: &str, registry: &Map<String, Value>) -> Error {
+    if name.contains(['，', '、']) {
+        return explained_if_full_width(Error::file(path, format!("no data set named \"{name}\"")), name);
+    }
     let names = nearest(name, registry.keys().map(String::as_str));
     let names = names[..names.len().min(3)].join(", ");
     let dir = path.parent().unwrap_or(Path::new(".")).display();
@@ -350,6 +406,50 @@ mod tests {
             assert!(error.to_string().contains(want), "{error}");
             assert!(error.hint_text(false).is_some() && error.hint_text(true) != error.hint_text(false), "{want}");
         }
+    }
+
+    #[test]
+    fn what_looks_like_a_path_is_told_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        for name in ["pairs.jsonl", "pairs.csv", "other.json", "README.md"] {
+            fs::write(at(name), "").unwrap();
+        }
+        fs::create_dir(at("empty")).unwrap();
+        fs::write(at(FILE), r#"{"pairs_train": {}}"#).unwrap();
+        let here = dir.path().display().to_string();
+        for (name, fact, hint) in [
+            (
+                at("pairs.json"),
+                "does not exist",
+                format!("{here}; files of data there (nearest first): {}", at("pairs.jsonl")),
+            ),
+            (at("empty/pairs.json"), "does not exist", at("empty")),
+            (at("none/pairs.json"), "does not exist", format!("{}, which is no folder", at("none"))),
+            (at("empty"), "is a folder, and a file was expected", at("empty")),
+            ("~/pairs.json".into(), "does not exist", "`~` is replaced by a shell only".into()),
+            ("pairs.csv".into(), "does not exist", format!("there is {}", at("pairs.csv"))),
+        ] {
+            let error = look_up(dir.path(), std::slice::from_ref(&name)).unwrap_err();
+            let want = format!("{name}: {fact}; nor has {} a data set of that name", at(FILE));
+            assert_eq!(error.to_string(), want);
+            let [en, zh] = [false, true].map(|zh| error.hint_text(zh).unwrap());
+            assert!(en.contains(&hint) && en != zh, "{name}: {en}");
+        }
+        // Without a registry too.
+        let error = look_up(&dir.path().join("empty"), &[at("pairs.json")]).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("{}: does not exist", at("pairs.json"))), "{error}");
+        let error = look_up(dir.path(), &["a，b".into()]).unwrap_err();
+        assert_eq!(error.hint_text(false), Some("full-width `，`: type `,`"));
+    }
+
+    #[test]
+    fn a_registry_that_is_far_too_large_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::File::create(dir.path().join(FILE)).unwrap().set_len(20 << 30).unwrap(); // sparse
+        let error = look_up(dir.path(), &["a".into()]).unwrap_err();
+        assert!(error.to_string().ends_with("dataset_info.json: is larger than 16 MB"), "{error}");
+        assert!(error.hint_text(false).is_some() && error.hint_text(true) != error.hint_text(false));
     }
 
     #[test]

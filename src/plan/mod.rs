@@ -51,8 +51,13 @@ pub fn rows_to_try(first: usize) -> impl Iterator<Item = usize> {
 /// What blocks keep. It changes no bit, so it may follow from `free`, the bytes that can still be taken, where they are known.
 ///
 /// `auto` keeps the lean set where it fits, else the input of every block; `off` all where it fits, else the lean set.
-/// `need`: what a run takes that keeps this. Errors: nothing fits.
-pub fn keep(asked: GradientCheckpointing, need: &dyn Fn(Keep) -> Memory, free: Option<u64>) -> Result<Keep> {
+/// `need`: what a run of this `dtype` takes that keeps this. Errors: nothing fits.
+pub fn keep(
+    asked: GradientCheckpointing,
+    need: &dyn Fn(Keep) -> Memory,
+    free: Option<u64>,
+    dtype: DType,
+) -> Result<Keep> {
     let (wanted, all) = match asked {
         GradientCheckpointing::Auto => (Keep::Lean, &[Keep::Lean, Keep::Input][..]),
         GradientCheckpointing::On => (Keep::Input, &[Keep::Input][..]),
@@ -61,20 +66,27 @@ pub fn keep(asked: GradientCheckpointing, need: &dyn Fn(Keep) -> Memory, free: O
     let Some(free) = free else { return Ok(wanted) };
     let fits = |keep: &Keep| need(*keep).total() <= free;
     let last = *all.last().unwrap_or(&wanted);
-    all.iter().copied().find(fits).ok_or_else(|| too_little(&need(last), free, asked))
+    all.iter().copied().find(fits).ok_or_else(|| too_little(&need(last), free, asked, dtype))
 }
 
-fn too_little(need: &Memory, free: u64, asked: GradientCheckpointing) -> Error {
+/// The largest power of two below `rank` with which a run `fits`.
+pub fn rank_that_fits(rank: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    (0..usize::BITS).rev().map(|n| 1 << n).find(|power| *power < rank && fits(*power))
+}
+
+fn too_little(need: &Memory, free: u64, asked: GradientCheckpointing, dtype: DType) -> Error {
     let (total, free, parts) = (gigabytes(need.total()), gigabytes(free), need.describe());
     let checkpointing = if asked == GradientCheckpointing::Off { "`gradient_checkpointing = \"auto\"`, " } else { "" };
+    let (bf16, bf16_zh) = if dtype == DType::F32 { ("`bf16 = true`, ", "、`bf16 = true`") } else { ("", "") };
     Error::input(format!("the run needs about {total} of memory ({parts}), but {free} are free"))
-        .hint(format!("{checkpointing}a smaller `micro_batch_tokens`, `bf16 = true`, or a smaller model needs less"))
-        .hint_zh(format!("可用 {checkpointing}更小的 `micro_batch_tokens`、`bf16 = true` 或更小的模型"))
+        .hint(format!("{checkpointing}a smaller `micro_batch_tokens`, {bf16}or a smaller model needs less"))
+        .hint_zh(format!("可用 {checkpointing}更小的 `micro_batch_tokens`{bf16_zh} 或更小的模型"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LoraConfig;
     use memory::tests::qwen3_0_6b;
 
     #[test]
@@ -94,11 +106,31 @@ mod tests {
             (Off, Some(need(Keep::Everything) - 1), Some(Keep::Lean)),
             (Off, Some(need(Keep::Lean) - 1), None),
         ] {
-            let got = keep(asked, &|keep| shape.memory(load, keep), free);
+            let got = keep(asked, &|keep| shape.memory(load, keep), free, DType::BF16);
             assert_eq!(got.as_ref().ok().copied(), want, "{asked:?} with {free:?}");
             if let Err(err) = got {
                 assert!(err.to_string().contains("activations") && err.hint_text(true).is_some(), "{err}");
+                assert!(!err.hint_text(false).unwrap().contains("bf16"), "it is already");
             }
+        }
+    }
+
+    #[test]
+    fn a_rank_that_fits_is_known() {
+        let shape = qwen3_0_6b(DType::BF16);
+        let load = Load { rows: 2000, labels: 300, evaluated: 0 };
+        let need = |rank| {
+            let lora = LoraConfig { lora_rank: rank, ..shape.lora.clone() };
+            Shape { lora: &lora, ..shape }.memory(load, Keep::Input).total()
+        };
+        for (rank, free, want) in [
+            (4_294_967_295, need(64), Some(64)),
+            (4_294_967_295, need(64) - 1, Some(32)),
+            (64, need(64), Some(32)),
+            (64, need(1) - 1, None),
+            (1, 0, None),
+        ] {
+            assert_eq!(rank_that_fits(rank, |rank| need(rank) <= free), want, "{rank} in {free}");
         }
     }
 

@@ -152,12 +152,19 @@ const REFUSED: &[Case] = &[
     }),
     ("config: a quantised base of unknown size", &["run.yaml", "quantization_bit=4"], |_| {}),
     ("override: unknown key", &["recipe.toml", "lora_rnak=8"], |_| {}),
+    ("config: a full-width digit", TRAIN, |w| replace(w, "recipe.toml", "lora_rank = 2", "lora_rank = ２")),
+    ("config: a full-width colon in YAML", &["run.yaml"], |w| {
+        replace(w, "run.yaml", "cutoff_len: 256", "cutoff_len：256")
+    }),
+    ("override: a full-width sign", &["recipe.toml", "lora_rank＝2"], |_| {}),
+    ("override: no key", &["recipe.toml", "=5"], |_| {}),
     ("override: no value", &["recipe.toml", "lora_rank"], |_| {}),
     ("override: wrong type", &["recipe.toml", "learning_rate=fast"], |_| {}),
     #[cfg(not(feature = "cuda"))]
     ("device: a card this binary cannot use", &["recipe.toml", "device=cuda:0"], |_| {}),
     // The data.
     ("data: not registered", &["recipe.toml", "dataset=couplet"], |_| {}),
+    ("data: no such file", &["recipe.toml", "dataset=data/couplet.json"], |w| w.write("data/couples.json", "[]")),
     ("data: no registry", &["recipe.toml", "dataset_dir=dat"], |_| {}),
     ("data: the registry is broken", TRAIN, |w| w.write("data/dataset_info.json", "{\"couplets\": ")),
     ("data: the file is missing", TRAIN, |w| remove(w, "data/couplets.json")),
@@ -203,6 +210,20 @@ const REFUSED: &[Case] = &[
     ("data: nothing left but rows without a response", &["recipe.toml", "on_bad_row=skip"], |w| {
         w.write("data/couplets.json", "{\"instruction\": \"对\", \"input\": \"天\", \"output\": null}\n");
     }),
+    ("data: nothing left to train, for two reasons", &["recipe.toml", "on_bad_row=skip", "over_length=drop"], |w| {
+        let row = |output: Value| json!({"instruction": "对", "input": "天", "output": output});
+        w.write("data/couplets.json", json!([row(Value::Null), row(json!("长".repeat(300)))]).to_string());
+    }),
+    ("data: nothing left to evaluate", &["recipe.toml", "on_bad_row=skip", "eval_dataset=data/held_out.jsonl"], |w| {
+        row(w, 2, |r| *r = json!("a loss among the rows that are trained"));
+        w.write(
+            "data/held_out.jsonl",
+            "{\"instruction\": \"对\", \"input\": [\"天\"], \"output\": \"地\"}\n".repeat(2),
+        );
+    }),
+    ("data: one object over several lines", TRAIN, |w| {
+        w.write("data/couplets.json", format!("{:#}\n", json!({"instruction": "对", "input": "天", "output": "地"})));
+    }),
     ("data: a column that no row has", TRAIN, |w| {
         json_file(w, "data/dataset_info.json", |r| r["couplets"]["columns"]["response"] = json!("下联"));
     }),
@@ -241,6 +262,12 @@ const REFUSED: &[Case] = &[
     ("prepare: columns without known names", &["data", "prepare", "pairs.csv"], |w| {
         w.write("pairs.csv", "x,y,z\n1,天,地\n");
     }),
+    ("prepare: columns of lines", &["data", "prepare", "pairs.txt", "--columns", "1,2"], |w| {
+        w.write("pairs.txt", "天高 地厚\n风清 月白\n");
+    }),
+    ("prepare: a column that is not there", &["data", "prepare", "pairs.csv", "--columns", "x,w"], |w| {
+        w.write("pairs.csv", "x,y,z\n1,天,地\n");
+    }),
     ("prepare: a quote that is not closed", &["data", "prepare", "pairs.csv"], |w| {
         w.write("pairs.csv", "上联,下联\n天,地\n\"风,雨\n");
     }),
@@ -252,6 +279,7 @@ const REFUSED: &[Case] = &[
         w.write("out.txt", "地\n");
     }),
     ("prepare: every row dropped", PREPARE, |w| w.write("pairs.txt", "天 天\n春风 明月夜\n")),
+    ("prepare: none taken", &["data", "prepare", "pairs.txt", "--take", "0"], |w| w.write("pairs.txt", "天 地\n")),
     ("prepare: more than there is", &["data", "prepare", "pairs.txt", "--take", "3"], |w| {
         w.write("pairs.txt", "天 地\n风 雨\n");
     }),
@@ -295,6 +323,7 @@ const FAILED: &[Case] = &[
 const ACCEPTED: &[Case] = &[
     ("nothing is wrong", TRAIN, |_| {}),
     ("nothing is wrong in YAML", &["run.yaml"], |_| {}),
+    ("override: the same twice", &["recipe.toml", "lora_rank=4", "lora_rank=2"], |_| {}),
     ("data: an empty response", TRAIN, |w| row(w, 2, |r| r["output"] = json!(""))),
     ("data: a byte order mark and CRLF", TRAIN, |w| windows(w, "data/couplets.json")),
     ("data: the registry with a byte order mark and CRLF", TRAIN, |w| windows(w, "data/dataset_info.json")),

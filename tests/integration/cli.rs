@@ -428,6 +428,9 @@ fn raw_pairs_become_rows_and_are_trained() {
     ];
     assert_eq!(start.work.json("data/pairs.json"), json!(rows));
     assert_eq!(start.work.json("data/dataset_info.json")["mine"]["file_name"], "mine.json", "other entries stay");
+    let piped = start.work.run_with_input(&["data", "prepare", "-", "--name", "piped"], &start.work.read("pairs.txt"));
+    assert_eq!(piped.code, 0, "{}", piped.stderr);
+    assert_eq!(start.work.json("data/piped.json"), json!(rows), "of standard input");
 
     // The command it printed, on the shipped model.
     let command = prepared.stdout.lines().last().expect("a command");

@@ -501,7 +501,7 @@ fn nothing_to_train_on_is_an_error_of_the_input() {
         (vec![], 0.0, 99, "no data set is named"),
         (vec!["empty"], 0.0, 99, "holds no rows"),
         (vec!["a"], 5.0, 99, "val_size = 5 holds out all 5 rows"),
-        (vec!["a"], 0.0, 5, "a.json (5 rows: 5 longer than cutoff_len)"),
+        (vec!["a"], 0.0, 5, "a.json (5 rows: 5 longer than cutoff_len, first "),
         (vec!["unanswered"], 0.0, 99, "row 2: `output` (the response) is missing"),
         (vec!["c"], 0.0, 99, "no data set named \"c\""),
     ] {
@@ -511,7 +511,7 @@ fn nothing_to_train_on_is_an_error_of_the_input() {
             data.over_length = OverLength::Drop;
         });
         let error = error.unwrap_err();
-        assert!(error.to_string().ends_with(want), "{error}");
+        assert!(error.to_string().contains(want), "{error}");
         assert_eq!(error.kind(), Kind::Input, "{want}");
         assert!(error.hint_text(false).is_some() && error.hint_text(true) != error.hint_text(false), "{want}");
     }

@@ -400,7 +400,11 @@ fn bad_rows_are_refused_or_left_out_and_counted() {
 
     let nothing = Set::new("rows.jsonl", "{\"instruction\": \"对\", \"output\": null}\n", json!({}));
     let error = nothing.load(|data| data.on_bad_row = OnBadRow::Skip).expect_err("nothing left");
-    assert!(error.to_string().ends_with("rows.jsonl (1 rows: 1 without a response)"), "{error}");
+    let error = error.to_string();
+    assert!(
+        error.contains("rows.jsonl (1 row: 1 without a response, first ") && error.contains(": row 1: "),
+        "{error}"
+    );
 }
 
 /// The header, the receipt and the log: read = kept + skipped in each of them.

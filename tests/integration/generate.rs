@@ -370,7 +370,7 @@ fn generate_asks_as_training_did_and_compares() {
     };
 
     let one = ask(&["--adapter", "run", "海内存知己"]);
-    assert!(one.stderr.contains("instruction  对下联：") && one.stderr.contains("字/s"), "{}", one.stderr);
+    assert!(one.stderr.contains("instruction  对下联：") && one.stderr.contains(" chars/s;"), "{}", one.stderr);
     assert_eq!(one.code, 0, "{}", one.stderr);
 
     work.write("texts.txt", "\u{feff}海内存知己\r\n风\n\n");
@@ -533,10 +533,17 @@ fn a_reader_that_leaves_is_no_error() {
 fn a_line_that_is_not_utf8_is_said_with_a_way_out() {
     let work = trained();
     std::fs::write(work.path("gbk"), [0xb7, 0xe7, b'\n']).expect("a written file");
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"));
-    command.args(["chat", "--adapter", "run", "device=cpu"]).current_dir(work.dir()).env("COUPLET_TRAIN_LANG", "en");
-    let ended =
-        command.stdin(std::fs::File::open(work.path("gbk")).expect("a file")).output().expect("the binary runs");
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.code() == Some(2) && said.contains("\nhint: lines must be UTF-8"), "{said}");
+    for (args, name) in [
+        (&["chat", "device=cpu"][..], "stdin"),
+        (&["generate", "device=cpu"], "stdin"),
+        (&["generate", "--file", "gbk"], "gbk"),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"));
+        command.args([args, &["--adapter", "run"]].concat()).current_dir(work.dir()).env("COUPLET_TRAIN_LANG", "en");
+        let stdin = std::fs::File::open(work.path("gbk")).expect("a file");
+        let ended = command.stdin(stdin).output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        let want = format!("error: {name}: not UTF-8 at byte 0 (line 1)\nhint: save the file as UTF-8, e.g. iconv ");
+        assert!(ended.status.code() == Some(2) && said.contains(&want), "{args:?}: {said}");
+    }
 }

@@ -125,10 +125,18 @@ fn data_are_named_in_several_ways() {
         (&["data", "show"][..], "no config file"),
         (&["data", "stats", "--model", "model"], "no config file"),
         (&["data", "show", "run.toml", "--row", "9"], "no row 9 is read: data/train.json has rows 1 to 6"),
+        (
+            &["data", "show", "run.toml", "--row", "3", "--split", "train", "max_samples=2"],
+            "no row 3 is read: data/train.json has rows 1 to 6, and `max_samples` ends it at row 2",
+        ),
         (&["data", "show", "run.toml", "test_dataset=null", "--split", "test", "--row", "1"], "no row is tested"),
         (&["data", "show", "run.toml", "eval_dataset=null", "--split", "valid"], "no row is held out"),
         (&["data", "show", "run.toml", "--rows", "5..3"], "write the first row and the last"),
         (&["data", "show", "--model", "model", "--data", "trian"], "no data set named \"trian\""),
+        (
+            &["data", "show", "--model", "model", "--data", "data/trian.json"],
+            "data/trian.json: does not exist; nor has ",
+        ),
     ] {
         let ended = w.run(args);
         assert_eq!((ended.code, ended.stdout.as_str()), (2, ""), "{args:?}");

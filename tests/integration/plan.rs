@@ -79,7 +79,14 @@ fn a_rank_that_no_memory_holds_is_refused() {
     let [model, data] = overrides();
     let run = work.run(&["recipe.toml", "device=cpu", "lora_rank=4294967295", "output_dir=out", &model, &data]);
     assert!(run.code == 2 && run.stderr.contains("error: the run needs about "), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("\nhint: `lora_rank = ") && run.stderr.contains("` would fit; else "),
+        "{}",
+        run.stderr
+    );
     assert!(!work.path("out/adapter_model.safetensors").exists());
+    let plan = work.run(&["plan", "recipe.toml", "device=cpu", "lora_rank=4294967295", &model, &data]);
+    assert!(row(&plan.stdout, "fits").contains("; `lora_rank = "), "{}{}", plan.stdout, plan.stderr);
 }
 
 #[test]
@@ -335,20 +342,29 @@ fn an_estimate_refuses_no_row() {
         assert_eq!((plan.code, plan.stderr.as_str()), (0, ""), "{more:?}");
         plan.stdout
     };
-    for (more, kept, mark, said) in [
-        (&["cutoff_len=62"][..], "64 kept + 0 skipped", "", "`over_length` refuses those that are"),
-        (&["cutoff_len=62", "over_length=drop"], " skipped (", "≈ ", "`over_length` leaves out those that are"),
+    // `≈` stands before rows that an estimate leaves out, and before samples that it fills packs with.
+    for (more, kept, [mark, mark_of_steps], said) in [
+        (&["cutoff_len=62"][..], "64 kept + 0 skipped", ["", ""], "`over_length` refuses those that are"),
+        (&["cutoff_len=62", "over_length=drop"], " skipped (", ["≈ ", "≈ "], "`over_length` leaves out those that are"),
+        (
+            &["cutoff_len=62", "over_length=truncate"],
+            "64 kept + 0 skipped, ≈ ",
+            ["", ""],
+            "`over_length` cuts those that are",
+        ),
+        (&["packing=true"], "64 kept + 0 skipped", ["", "≈ "], "\npacks      ≈ "),
         (
             &["cutoff_len=4", "over_length=drop"],
             "64 kept + 0 skipped",
-            "≈ ",
+            ["≈ ", "≈ "],
             "≈ 128 rows may be longer than cutoff_len 4",
         ),
     ] {
         let plan = plan(more);
         assert!(row(&plan, "data").starts_with(&format!("{mark}couplets_test: 64 rows ")), "{more:?}: {plan}");
+        assert_eq!(row(&plan, "rows").starts_with("≈ "), !mark.is_empty(), "{more:?}: {plan}");
         assert!(row(&plan, "data").contains(kept) && plan.contains(said), "{more:?}: {plan}");
-        assert_eq!(row(&plan, "steps").starts_with("≈ "), !mark.is_empty(), "{more:?}: {plan}");
+        assert_eq!(row(&plan, "steps").starts_with("≈ "), !mark_of_steps.is_empty(), "{more:?}: {plan}");
     }
 }
 

@@ -520,6 +520,24 @@ fn override_errors_name_the_override() {
             "without the key it is 8",
         ),
         ("lora_rnak=8", "override `lora_rnak=8`: unknown key `lora_rnak`", "did you mean `lora_rank`?"),
+        ("=5", "override `=5` has no key before its `=`", shape),
+        ("lora_rank＝16", "override `lora_rank＝16` is not `key=value`", "full-width `＝`: type `=`"),
+        ("lora_rank：16", "override `lora_rank：16` is not `key=value`", "full-width `：`: type `=`"),
+        (
+            "lora_rank=１６",
+            "override `lora_rank=１６`: `lora_rank` must be a whole number of at least 1, found \"１６\"",
+            "full-width `１６`: type `16`",
+        ),
+        (
+            "lora_target=q_proj，v_proj",
+            "override `lora_target=q_proj，v_proj`: `lora_target` names `q_proj，v_proj`, which a Qwen3 block does not have",
+            "full-width `，`: type `,`",
+        ),
+        (
+            "device=cuda：0",
+            "override `device=cuda：0`: `device` must be `auto`, `cpu` or `cuda:N`, found \"cuda：0\"",
+            "full-width `：`: type `:`",
+        ),
         (
             "train.seed=8",
             "override `train.seed=8`: unknown key `train.seed`",
@@ -540,6 +558,43 @@ fn override_errors_name_the_override() {
             assert_eq!(refused(format, file, &[text]), (want.into(), hint.into()), "{text}");
         }
     }
+}
+
+#[test]
+fn full_width_characters_are_named_as_the_cause() {
+    for (format, text, want, hint) in [
+        (Format::Toml, "[lora]\nlora_rank = １６\n", "c.toml:2:13: ", "full-width `１６`: type `16`"),
+        (Format::Toml, "[lora]\nlora_rank ＝ 16 # 秩：八\n", "c.toml:2:11: ", "full-width `＝`: type `=`"),
+        (Format::Toml, "[lora]\nlora_rank：16\n", "c.toml:2:13: ", "full-width `：`: type `=`"),
+        (
+            Format::Toml,
+            "[lora]\nlora_target = [\"q_proj\"，\"v_proj\"]\n",
+            "c.toml:2:24: ",
+            "full-width `，`: type `,`",
+        ),
+        (Format::Toml, "【lora】\nlora_rank = 16\n", "c.toml:1:", "full-width `【`: type `[`"),
+        (Format::Yaml, "stage: sft\nlora_rank：16\nbf16: true\n", "c.yaml:2:1: ", "full-width `：`: type `:`"),
+        (
+            Format::Yaml,
+            "stage: sft\nlora_rank: １６\ndo_train: true\n",
+            "c.yaml:2:12: ",
+            "full-width `１６`: type `16`",
+        ),
+        (Format::Yaml, "lora_rank：16\n", "c.yaml:1:1: ", "full-width `：`: type `:`"),
+        (Format::Yaml, "stage: sft\nｌora_rank: 16\n", "c.yaml:2:1: ", "full-width `ｌ`: type `l`"),
+        (Format::Yaml, "stage: sft\ntemplate: ｑwen3\n", "c.yaml:2:11: ", "full-width `ｑ`: type `q`"),
+        (Format::Json, "{“stage”: \"sft\"}", "c.json:1:2: ", "full-width `“`: type `\"`"),
+        (Format::Json, "{\"stage\": \"sft\"，\"lora_rank\": 8}", "c.json:1:16: ", "full-width `，`: type `,`"),
+    ] {
+        let (first, found) = refused(format, text, &[]);
+        assert!(first.starts_with(want), "{text}: {first}");
+        assert_eq!(found, hint, "{text}");
+    }
+    // In a text they are meant.
+    let text = format!("{TOML}[data2]\n");
+    assert!(!refused(Format::Toml, &text, &[]).1.contains("full-width"));
+    let text = format!("{YAML}default_system: 你好，世界：好\nseed: [1\n");
+    assert!(!refused(Format::Yaml, &text, &[]).1.contains("full-width"));
 }
 
 #[test]

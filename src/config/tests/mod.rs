@@ -93,6 +93,21 @@ fn a_yaml_with_the_keys_people_copy_loads_with_notices_only() {
 }
 
 #[test]
+fn the_last_of_equal_overrides_holds_and_a_note_says_so() {
+    for (format, file) in [(Format::Toml, TOML), (Format::Yaml, YAML)] {
+        let overrides = ["lora_rank=8", "seed=1", "lora_rank=16", "eval_strategy=no", "evaluation_strategy=no"];
+        let loaded = read(format, file, &overrides).unwrap();
+        assert_eq!(loaded.recipe.lora.lora_rank, 16);
+        let want = "given more than once on the command line, the last one holds: lora_rank, eval_strategy";
+        assert_eq!(loaded.notices[0].en, want);
+        assert!(read(format, file, &["lora_rank=8", "seed=1"]).unwrap().notices.iter().all(|notice| notice.en != want));
+    }
+    let (config, notices) =
+        inference(None, &["top_k=1".into(), "top_k=2".into()], crate::config::table::Command::Chat).unwrap();
+    assert_eq!((config.generation.top_k, notices.len()), (Some(2), 1));
+}
+
+#[test]
 fn the_yaml_of_a_parity_run_loads() {
     let recipe = yaml(
         "adapter_name_or_path: init_adapter\nlora_target: q_proj,v_proj\nlora_rank: 4\nlora_alpha: 32\nlora_dropout: 0.0\n\
@@ -294,7 +309,7 @@ fn a_file_is_chosen_by_its_extension() {
     for (name, want) in [
         ("a.ini", "not a config: the name must end in .toml, .yaml, .yml or .json"),
         ("gone.toml", "cannot read the config"),
-        ("latin.toml", "not UTF-8 at byte 5"),
+        ("latin.toml", "not UTF-8 at byte 5 (line 1)"),
     ] {
         assert!(load(&path(name), &[]).unwrap_err().to_string().contains(want), "{name}");
     }

@@ -177,6 +177,27 @@ fn every_key_survives_the_way_to_toml_and_back() {
 }
 
 #[test]
+fn a_key_without_effect_is_not_carried_over() {
+    for (lines, idle) in [
+        ("preprocessing_num_workers: 16\n", "preprocessing_num_workers"),
+        ("preprocessing_batch_size: 10\n", "preprocessing_batch_size"),
+        ("pissa_iter: 4\n", "pissa_iter"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        fs::write(&path, format!("{YAML}{lines}")).unwrap();
+        let (toml, notices) = convert(&path, &[]).unwrap();
+        assert!(!toml.contains(idle), "{toml}");
+        assert_eq!(notices[0].en, format!("ignored: {idle}"), "and it is said");
+        assert!(read(Format::Toml, &toml, &[]).unwrap().notices.is_empty(), "of its own it says nothing");
+    }
+    assert!(
+        convert_text(&format!("{YAML}packing: true\npreprocessing_num_workers: 16\n"), "c.yaml")
+            .contains("num_workers = 16")
+    );
+}
+
+#[test]
 fn a_token_is_read_and_shown_nowhere() {
     let secrets: Vec<&str> =
         read_in_training().filter(|(_, read)| read.kind == Kind::Secret).map(|(name, _)| name).collect();

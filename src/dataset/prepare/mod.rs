@@ -129,6 +129,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         (None, vec![])
     };
     let rows_of_train = copies.as_ref().map_or(train.len(), |copies| copies.iter().sum());
+    let unused = assigned.iter().filter(|part| part.is_none()).count();
+    notes.extend(options.split.looks_like_shares().filter(|_| unused > 0).map(|sum| taken_for_counts(sum, unused)));
     let counts = [(Part::Train, rows_of_train), (Part::Valid, valid.len()), (Part::Test, test.len())];
     let parts =
         counts.into_iter().filter(|(_, count)| *count > 0).map(|(part, count)| (part, count, target.file(part)));
@@ -142,7 +144,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         taken: rows.len(),
         groups,
         parts: parts.collect(),
-        unused: assigned.iter().filter(|part| part.is_none()).count(),
+        unused,
         balanced,
         themes,
         told,
@@ -210,6 +212,19 @@ fn missing(split: Split, sizes: [usize; 3], got: [usize; 3], groups: Groups) -> 
         }
     }
     Ok(notes)
+}
+
+/// Numbers below 100 may be meant as percent.
+fn taken_for_counts(sum: usize, unused: usize) -> Warning {
+    Warning {
+        en: format!(
+            "the numbers of --split add up to {sum} and not to 100, so they are counts of rows, and no part has the other \
+             {unused} rows; shares are written 90/5/5 or 90%/5%/5%"
+        ),
+        zh: format!(
+            "--split 各数之和为 {sum} 而非 100，故按行数划分，其余 {unused} 行未用到；按比例请写 90/5/5 或 90%/5%/5%"
+        ),
+    }
 }
 
 fn themes_of(rows: &[&Row]) -> Vec<(&'static str, usize)> {

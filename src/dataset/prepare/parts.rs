@@ -58,11 +58,11 @@ pub enum Split {
 impl FromStr for Split {
     type Err = String;
 
-    /// `90/5/5` (percent), `0.9/0.05/0.05`, `50000/2000/2000`, `rest/2000/2000`, `90/10`, `none`.
+    /// `90/5/5` and `90%/5%/5%`, `0.9/0.05/0.05`, `50000/2000/2000`, `rest/2000/2000`, `rest/5%/5%`, `90/10`, `none`.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "`{text}` is no split: write train/valid/test as shares (90/5/5), counts (50000/2000/2000, rest/1000/1000), or none"
+                "`{text}` is no split: write train/valid/test as shares (90/5/5, 90%/5%/5%), counts (50000/2000/2000, rest/1000/1000), or none"
             )
         };
         match text {
@@ -71,14 +71,26 @@ impl FromStr for Split {
             _ => {}
         }
         let words: Vec<&str> = text.split('/').map(str::trim).collect();
-        let numbers: Vec<Option<f64>> = words.iter().map(|word| word.parse().ok()).collect();
+        let percent = words.iter().any(|word| word.ends_with('%'));
+        let number = |word: &&str| match percent {
+            true => word.strip_suffix('%')?.trim().parse().ok(),
+            false => word.parse().ok(),
+        };
+        let numbers: Vec<Option<f64>> = words.iter().map(number).collect();
         let is_fine = |(word, number): (&&str, &Option<f64>)| *word == "rest" || number.is_some_and(|n| n >= 0.0);
         let rests = words.iter().filter(|word| **word == "rest").count();
         if !(2..=3).contains(&words.len()) || rests > 1 || !words.iter().zip(&numbers).all(is_fine) {
             return Err(wrong());
         }
         let sum: f64 = numbers.iter().flatten().sum();
-        let scale = [1.0, 100.0].into_iter().find(|whole| rests == 0 && (sum - whole).abs() < 1e-9);
+        let is_all = |whole: f64| (sum - whole).abs() < 1e-9;
+        let scale = match percent {
+            true if rests == 0 && !is_all(100.0) || sum > 100.0 + 1e-9 => {
+                return Err(format!("`{text}` adds up to {sum} %: write 100 in all, or `rest` for one part"));
+            }
+            true => Some(100.0),
+            false => [1.0, 100.0].into_iter().find(|whole| rests == 0 && is_all(*whole)),
+        };
         let whole = numbers.iter().flatten().all(|n| n.fract() == 0.0);
         let amount = |number: &Option<f64>| match (number, scale) {
             (None, _) => Some(Amount::Rest),
@@ -104,6 +116,13 @@ impl fmt::Display for Amount {
 }
 
 impl Split {
+    /// Numbers that were taken for counts of rows and look like percent: their sum.
+    pub(super) fn looks_like_shares(self) -> Option<usize> {
+        let Self::Parts(parts) = self else { return None };
+        let count = |amount: Amount| if let Amount::Count(n) = amount { Some(n).filter(|n| *n <= 100) } else { None };
+        parts.into_iter().map(count).sum()
+    }
+
     /// Whether the user wants rows in a part (0 training, 1 validation, 2 test), be it a single one.
     pub(super) fn asks_for(self, part: usize) -> bool {
         match self {
@@ -149,6 +168,11 @@ impl Split {
 /// The `count` rows that are drawn, in the order they had. Under `tag` those come first whose lines share a
 /// theme, then those with any.
 pub(super) fn take(mut rows: Vec<Row>, count: usize) -> Result<Vec<Row>> {
+    if count == 0 {
+        return Err(Error::input("--take 0 takes no couplet")
+            .hint("leave it out to take all, or name how many")
+            .hint_zh("不写 --take 则取全部；否则请写明数目"));
+    }
     if count > rows.len() {
         return Err(Error::input(format!("--take {count}, but {} rows are left after cleaning", rows.len()))
             .hint("take fewer, or keep rows that were dropped: --keep REASON")
@@ -223,6 +247,9 @@ mod tests {
             ("0.9/0.05/0.05", 1000, [900, 50, 50], "shares"),
             ("90/5/5", 19, [19, 0, 0], "rounded down; the rest is trained on"),
             ("80/20", 10, [8, 2, 0], "no test"),
+            ("90%/5%/5%", 1000, [900, 50, 50], "percent, said"),
+            ("rest/5 %/5 %", 1000, [900, 50, 50], "percent, and the rest"),
+            ("80/10", 1000, [80, 10, 0], "counts, for they are not 100 in all"),
             ("500/20/30", 1000, [500, 20, 30], "counts"),
             ("rest/20/30", 1000, [950, 20, 30], "the rest"),
             ("500/rest/0", 1000, [500, 500, 0], "in any place"),
@@ -233,7 +260,19 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Split>().unwrap().sizes(rows).unwrap(), want, "{text} of {rows}: {why}");
         }
-        for text in ["", "90", "90/5/5/0", "a/b/c", "-1/2/3", "rest/rest/1", "0.5/0.2/0.2", "1.5/2/3"] {
+        for text in [
+            "",
+            "90",
+            "90/5/5/0",
+            "a/b/c",
+            "-1/2/3",
+            "rest/rest/1",
+            "0.5/0.2/0.2",
+            "1.5/2/3",
+            "80%/10%",
+            "90%/5/5",
+            "rest/60%/50%",
+        ] {
             assert!(text.parse::<Split>().is_err(), "{text}");
         }
         let error = "500/20/30".parse::<Split>().unwrap().sizes(549).unwrap_err();
@@ -248,7 +287,10 @@ mod tests {
         assert!(some.len() == 40 && some.is_sorted() && some != (0..40).collect::<Vec<_>>(), "{some:?}");
         let fewer = lines(&take(all.clone(), 20).unwrap());
         assert!(fewer.iter().all(|line| some.contains(line)), "a smaller drawing is a part of a larger one");
-        assert!(take(all, 101).is_err());
+        assert!(take(all.clone(), 101).is_err());
+        let error = take(all, 0).unwrap_err();
+        assert_eq!(error.to_string(), "--take 0 takes no couplet");
+        assert!(error.hint_text(false).unwrap().contains("leave it out") && error.hint_text(true).is_some());
 
         let mut tagged = rows(10);
         let theme = |shared| Some(crate::dataset::prepare::themes::Theme { index: 0, shared });

@@ -356,6 +356,21 @@ fn a_part_that_cannot_be_filled_is_said() {
 }
 
 #[test]
+fn counts_that_may_be_meant_as_percent_are_said() {
+    let folder = Folder::new(&many(200));
+    let noted = |split: &str| {
+        let options = Options { split: split.parse().unwrap(), overwrite: true, ..folder.options("a") };
+        prepare(&options).unwrap().notes.iter().map(|note| note.en.clone()).collect::<Vec<_>>()
+    };
+    let want = "the numbers of --split add up to 90 and not to 100, so they are counts of rows, and no part has the other \
+                110 rows; shares are written 90/5/5 or 90%/5%/5%";
+    assert_eq!(noted("80/10"), [want]);
+    for split in ["80/20", "80%/20%", "rest/10/10", "150/10/10"] {
+        assert_eq!(noted(split), [""; 0], "{split}");
+    }
+}
+
+#[test]
 fn more_than_there_is_is_refused() {
     let folder = Folder::new(&many(40));
     for (options, want) in [

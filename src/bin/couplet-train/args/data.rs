@@ -16,7 +16,7 @@ pub enum DataCommand {
 
 #[derive(Debug, Args)]
 pub struct PrepareArgs {
-    /// Files of couplets: a pair a line (parted by blanks, tab, ——, ； …), CSV, TSV, JSON, JSON Lines · 输入文件，格式自动识别
+    /// Files of couplets: a pair a line (parted by blanks, tab, ——, ； …), CSV, TSV, JSON, JSON Lines; `-` is stdin · 输入文件，格式自动识别
     #[arg(value_name = "FILE", required_unless_present = "upper")]
     pub files: Vec<PathBuf>,
     /// Two files with a side each, line by line: that of 上联 · 上联文件（与 --lower 逐行对应）
@@ -60,7 +60,7 @@ pub struct PrepareArgs {
     /// Of all that is random · 随机种子
     #[arg(long, value_name = "S", default_value_t = 42, help_heading = "Choice · 取样与划分")]
     pub seed: u64,
-    /// Shares or counts: 90/5/5, 50000/2000/2000, rest/1000/1000, none; auto holds out one row in twenty twice, at most 1,000 · 训练/验证/测试
+    /// Shares or counts: 90/5/5 (or 90%/5%/5%), 50000/2000/2000, rest/1000/1000, none; auto holds out one row in twenty twice, at most 1,000 · 训练/验证/测试
     #[arg(long, value_name = "TRAIN/VALID/TEST", default_value = "auto", value_parser = str::parse::<Split>, help_heading = "Choice · 取样与划分")]
     pub split: Split,
     /// Equal shares of lengths in the training rows: frequent ones are drawn, rare ones repeated up to 4 times · 均衡各种字数

@@ -5,7 +5,7 @@ use crate::{args::AskArgs, machine};
 use candle_core::DType;
 use couplet_train::{
     adapter::{merge::merged, peft},
-    config::{GenerationConfig, InferDtype, InferenceConfig, TemplateName},
+    config::{GenerationConfig, InferDtype, InferenceConfig, TemplateName, keys},
     dataset::Tokenizer,
     device::{self, Opened},
     error::{Error, Result},
@@ -55,13 +55,15 @@ pub struct Words {
 }
 
 impl Words {
-    /// Tells them apart. A text with a name and `=` at its start, or that could name a config, has to come from a file.
+    /// Tells them apart. A text with a name and `=` at its start, or that could name a config, has to come from a file. (A key with
+    /// a full-width `＝` is no text either: it is refused as an override.)
     ///
     /// Errors: the name of a config that is not there.
     pub fn sort(words: &[String]) -> Result<Self> {
         let mut sorted = Self::default();
         for word in words {
-            let key = word.split_once('=').map(|(key, _)| key);
+            let full_width = || word.split_once('＝').filter(|(key, _)| keys::find(key).is_some());
+            let key = word.split_once('=').or_else(full_width).map(|(key, _)| key);
             let is_config = [".yaml", ".yml", ".json", ".toml"].iter().any(|end| word.ends_with(end));
             if key.is_some_and(|key| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')) {
                 sorted.overrides.push(word.clone());
@@ -400,7 +402,7 @@ pub fn pace(lang: Lang, characters: usize, seconds: f64, first: Option<f64>) -> 
     let first = first.unwrap_or(seconds);
     match lang {
         Lang::En => {
-            format!("{characters} characters in {seconds:.2} s: {rate:.1} 字/s; the first token after {first:.2} s")
+            format!("{characters} characters in {seconds:.2} s: {rate:.1} chars/s; the first token after {first:.2} s")
         }
         Lang::Zh => format!("{characters} 字，{seconds:.2} 秒，{rate:.1} 字/秒；首个词元 {first:.2} 秒"),
     }
@@ -417,10 +419,10 @@ mod tests {
 
     #[test]
     fn words_are_told_apart() {
-        let words = ["海内存知己", "temperature=0.7", "天=地", "Cargo.toml"].map(String::from);
+        let words = ["海内存知己", "temperature=0.7", "top_k＝5", "天=地", "天＝地", "Cargo.toml"].map(String::from);
         let sorted = Words::sort(&words).unwrap();
-        assert_eq!(sorted.texts, ["海内存知己", "天=地"]);
-        assert_eq!(sorted.overrides, ["temperature=0.7"]);
+        assert_eq!(sorted.texts, ["海内存知己", "天=地", "天＝地"]);
+        assert_eq!(sorted.overrides, ["temperature=0.7", "top_k＝5"]);
         assert_eq!(sorted.config.as_deref(), Some(Path::new("Cargo.toml")));
         let err = Words::sort(&["no_such.yaml".to_owned()]).unwrap_err().to_string();
         assert_eq!(err, "no_such.yaml: there is no such config file");

@@ -12,6 +12,7 @@ use couplet_train::{
 use rustyline::{DefaultEditor, error::ReadlineError};
 use std::{
     io::{BufRead, IsTerminal, Write, stderr, stdin, stdout},
+    path::Path,
     time::Instant,
 };
 
@@ -63,18 +64,34 @@ pub fn run(args: &ChatArgs, look: Look) -> Result<u8> {
     let stop = Stop::install()?;
     let interrupted = || stop.requested().is_some();
     let how = How { sampling, limits, interrupted: &interrupted };
-    for line in stdin().lock().lines() {
-        if !chat.hear(&line.map_err(unreadable)?, &how, &mut console)? || interrupted() {
+    let (mut input, mut read) = (stdin().lock(), (0, 0));
+    while let Some(line) = next_line(&mut input, &mut read)? {
+        if !chat.hear(&line, &how, &mut console)? || interrupted() {
             break;
         }
     }
     Ok(stop.requested().map_or(0, |signal| signal.exit_code()))
 }
 
-fn unreadable(err: std::io::Error) -> Error {
-    Error::input(format!("stdin: {}", io_reason(&err)))
-        .hint("lines must be UTF-8, e.g. iconv -f GB18030 -t UTF-8 lines.txt | couplet-train chat …")
-        .hint_zh("输入应为 UTF-8，例如 iconv -f GB18030 -t UTF-8 lines.txt | couplet-train chat …")
+/// The next line without its end, `None` behind the last; `read`: the bytes and lines before it. Errors: it is not UTF-8.
+fn next_line(input: &mut impl BufRead, (bytes, lines): &mut (u64, usize)) -> Result<Option<String>> {
+    let mut line = vec![];
+    let unreadable = |err: std::io::Error| {
+        Error::input(format!("stdin: {}", io_reason(&err)))
+            .hint("one text a line is read: from a file with `couplet-train chat … < FILE`")
+            .hint_zh("每行读取一条文本，可从文件读入：`couplet-train chat … < 文件`")
+    };
+    if input.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+        return Ok(None);
+    }
+    *lines += 1;
+    let text = std::str::from_utf8(&line).map_err(|err| {
+        let at = err.valid_up_to();
+        Error::not_utf8(Path::new("stdin"), (*bytes + at as u64, &format!("line {lines}")), &line[at..])
+    })?;
+    *bytes += line.len() as u64;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Ok(Some(text.strip_suffix('\r').unwrap_or(text).to_owned()))
 }
 
 struct Chat<'a> {

@@ -8,7 +8,7 @@ use crate::args::GenerateArgs;
 use couplet_train::{
     config::{self, table},
     dataset::template::EMPTY_THOUGHT,
-    error::{Error, Result, io_reason},
+    error::{Error, Result, io_reason, utf8},
     eval::couplet::{extract, judge},
     generate::{Answer, How, Limits, TextStream, Token, generate, refuse_too_long},
     prosody::{System, Tone, characters, tone},
@@ -151,11 +151,7 @@ fn lines(name: &str) -> Result<Vec<String>> {
             .hint("check the path; one text a line")
             .hint_zh("请检查路径；每行一条文本")
     })?;
-    let text = String::from_utf8(bytes).map_err(|err| {
-        Error::file(path, format!("not UTF-8 at byte {}", err.utf8_error().valid_up_to()))
-            .hint("save the file as UTF-8, e.g. iconv -f GB18030 -t UTF-8 OLD > NEW")
-            .hint_zh("请将文件另存为 UTF-8，例如 iconv -f GB18030 -t UTF-8 旧文件 > 新文件")
-    })?;
+    let text = utf8(path, bytes)?;
     let text = text.trim_start_matches('\u{feff}').trim_end();
     Ok(text.lines().map(str::to_owned).collect())
 }

@@ -53,10 +53,14 @@ pub struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// `≈ ` where an estimate decides which rows there are, or which fill a pack.
+    /// `≈ ` where an estimate decides which rows there are.
     fn about_rows(&self, recipe: &Recipe) -> &'static str {
-        let decides = recipe.data.packing || recipe.data.over_length == OverLength::Drop;
-        if self.estimated && decides { "≈ " } else { "" }
+        about(self.estimated && recipe.data.over_length == OverLength::Drop)
+    }
+
+    /// The same of samples, where rows fill packs.
+    fn about_samples(&self, recipe: &Recipe) -> &'static str {
+        if recipe.data.packing { about(self.estimated) } else { self.about_rows(recipe) }
     }
 
     fn tokens(&self, n: usize) -> String {
@@ -64,9 +68,14 @@ impl Facts<'_> {
     }
 }
 
+/// Stands before what is estimated.
+fn about(estimated: bool) -> &'static str {
+    if estimated { "≈ " } else { "" }
+}
+
 /// A number of tokens: `1,234`, or `≈ 1,234` where it is estimated.
 pub fn tokens(n: usize, estimated: bool) -> String {
-    format!("{}{}", if estimated { "≈ " } else { "" }, thousands(n))
+    format!("{}{}", about(estimated), thousands(n))
 }
 
 /// Fills the header of a run.
@@ -117,20 +126,19 @@ pub fn header(recipe: &Recipe, facts: &Facts) -> Header {
 
 /// What was read, and what is in it.
 fn rows_that_are_here(header: &mut Header, recipe: &Recipe, facts: &Facts) {
-    let about = facts.about_rows(recipe);
+    let about_rows = facts.about_rows(recipe);
     for file in facts.data.files.iter().chain(facts.test.iter().flat_map(|test| &test.files)) {
-        let cut = facts.estimated && recipe.data.over_length == OverLength::Truncate;
-        header.row("data", "数据", format!("{}{}", if cut { "≈ " } else { about }, file_line(file)));
+        header.row("data", "数据", format!("{about_rows}{}", file_line(file, facts.estimated)));
     }
     let rows = &facts.data.train;
     header.row(
         "rows",
         "行",
         format!(
-            "{about}{} training, {about}{} held out; tokens a row: mean {}{:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
+            "{about_rows}{} training, {about_rows}{} held out; tokens a row: mean {}{:.1}, median {}, longest {} (cutoff_len {}); common prefix {}",
             split_size(rows),
             split_size(&facts.data.eval),
-            if facts.estimated { "≈ " } else { "" },
+            about(facts.estimated),
             rows.mean,
             facts.tokens(rows.p50),
             facts.tokens(rows.max),
@@ -143,7 +151,7 @@ fn rows_that_are_here(header: &mut Header, recipe: &Recipe, facts: &Facts) {
         header.row("leaks", "泄漏", lines.join("\n"));
     }
     if recipe.data.packing {
-        let packs = thousands(facts.plan.epoch_samples());
+        let (about, packs) = (facts.about_samples(recipe), thousands(facts.plan.epoch_samples()));
         header.row("packs", "打包", format!("{about}{packs} samples of at most {} tokens", recipe.data.longest_row()));
     }
     header.row(
@@ -154,7 +162,7 @@ fn rows_that_are_here(header: &mut Header, recipe: &Recipe, facts: &Facts) {
 }
 
 fn steps_line(recipe: &Recipe, facts: &Facts) -> String {
-    let (train, about) = (&recipe.train, facts.about_rows(recipe));
+    let (train, about) = (&recipe.train, facts.about_samples(recipe));
     let epochs = match train.max_steps {
         Some(_) => facts.plan.total_steps as f64 / facts.plan.steps_per_epoch as f64,
         None => train.num_train_epochs,
@@ -178,8 +186,9 @@ fn steps_line(recipe: &Recipe, facts: &Facts) -> String {
     )
 }
 
-/// What was read of a data set and what became of it: read = kept + skipped.
-fn file_line(file: &FileSummary) -> String {
+/// What was read of a data set and what became of it: read = kept + skipped. `estimated`: tokens are, and with them which rows are
+/// too long.
+fn file_line(file: &FileSummary, estimated: bool) -> String {
     let mut text = format!("{}: {} rows", file.name, thousands(file.read));
     if file.drawn {
         text += &format!(" (random ones of {}: num_samples)", thousands(file.rows));
@@ -193,9 +202,11 @@ fn file_line(file: &FileSummary) -> String {
         let reasons = file.reasons.iter().map(|skips| format!("{} {}", thousands(skips.rows), skips.reason.words().0));
         text += &format!(" ({})", reasons.collect::<Vec<_>>().join(", "));
     }
-    for (count, what) in [(file.truncated, "truncated"), (file.empty_responses, "empty")] {
+    for (about, count, what) in
+        [(about(estimated), file.truncated, "truncated"), (about(false), file.empty_responses, "empty")]
+    {
         if count > 0 {
-            text += &format!(", {count} {what}");
+            text += &format!(", {about}{count} {what}");
         }
     }
     text

@@ -140,7 +140,7 @@ fn memory(header: &mut Header, recipe: &Recipe, inputs: &Inputs, short: Option<&
     let fits = match (short, lang) {
         (None, Lang::En) => format!("yes: {free} are free"),
         (None, Lang::Zh) => format!("可以：可用 {free}"),
-        (Some(_), lang) => {
+        (Some(short), lang) => {
             let sizes = published::SIZES.into_iter().rev();
             let smaller = sizes.filter_map(|size| Some((size, published::of_size(size)?)));
             let mut smaller = smaller.filter(|(_, model)| model.parameters() < inputs.model_config.parameters());
@@ -148,12 +148,14 @@ fn memory(header: &mut Header, recipe: &Recipe, inputs: &Inputs, short: Option<&
                 let planned = Planned::with_base(recipe, inputs, &model).ok()?;
                 Some(format!("Qwen3-{size} ({})", gigabytes(planned.memory.total())))
             });
-            match (fitting, lang) {
+            let less = short.hint_text(lang == Lang::Zh).map(|hint| format!("{}{hint}", lang.pick("; ", "；")));
+            let no = match (fitting, lang) {
                 (Some(base), Lang::En) => format!("no: {free} are free; the largest base that fits here: {base}"),
                 (Some(base), Lang::Zh) => format!("不可以：可用 {free}；此处能训练的最大基座：{base}"),
                 (None, Lang::En) => format!("no: {free} are free, and no smaller Qwen3 fits"),
                 (None, Lang::Zh) => format!("不可以：可用 {free}，更小的 Qwen3 也放不下"),
-            }
+            };
+            no + &less.unwrap_or_default()
         }
     };
     header.row("fits", "能否容纳", fits);

@@ -110,11 +110,22 @@ impl Planned {
             (Some(_), all) if cut.share_prefix => Attended { prefix: all.longest, ..all },
             (_, attended) => attended,
         };
-        let need = |keep| match on_card {
-            false => shape.memory(load, keep),
-            true => shape.memory_on_card(load, attended, keep),
+        let need_with = |lora: &LoraConfig, keep| {
+            let shape = plan::Shape { lora, ..shape };
+            if on_card { shape.memory_on_card(load, attended, keep) } else { shape.memory(load, keep) }
         };
-        let keep = plan::keep(recipe.train.gradient_checkpointing, &need, free)?;
+        let (need, asked) = (|keep| need_with(&recipe.lora, keep), recipe.train.gradient_checkpointing);
+        let keep = plan::keep(asked, &need, free, dtype).map_err(|err| {
+            let fits = |lora_rank| {
+                let lora = LoraConfig { lora_rank, ..recipe.lora.clone() };
+                plan::keep(asked, &|keep| need_with(&lora, keep), free, dtype).is_ok()
+            };
+            match plan::rank_that_fits(recipe.lora.lora_rank, fits) {
+                // An adapter that is continued has its rank.
+                Some(rank) if inputs.existing.is_none() => with_rank(err, rank),
+                _ => err,
+            }
+        })?;
         if recipe.train.eval_couplets > 0 {
             words::load(); // which judging asks for, and then keeps
         }
@@ -176,6 +187,13 @@ impl Planned {
             "memory": self.memory,
         })
     }
+}
+
+/// Adds the rank with which the run would fit.
+fn with_rank(err: Error, rank: usize) -> Error {
+    let [en, zh] = [false, true].map(|chinese| err.hint_text(chinese).unwrap_or_default().to_owned());
+    err.hint(format!("`lora_rank = {rank}` would fit; else {en}"))
+        .hint_zh(format!("`lora_rank = {rank}` 即可容纳；否则{zh}"))
 }
 
 /// The largest micro-batch that rows of a recipe can make, whatever they are.

@@ -126,6 +126,11 @@ impl Found {
         }
     }
 
+    /// Whether it has columns that can be named.
+    fn has_columns(&self) -> bool {
+        matches!(self, Self::Table { .. } | Self::Json { columns: Some(_), .. })
+    }
+
     /// The format in a few words.
     pub fn text(&self, chinese: bool) -> String {
         let columns = |[upper, lower]: &[String; 2], unused: &[String]| {
@@ -190,6 +195,11 @@ impl Read {
         let rows = pairs + bad.len();
         if rows == 0 {
             return Err(shown(Error::file(path, "holds no couplets")));
+        }
+        if layout.columns.is_some() && !found.has_columns() {
+            return Err(Error::file(path, format!("--columns names columns of a table or of JSON, and this is read as: {}", found.text(false)))
+                .hint("leave --columns out; or say that these are columns: --format csv, parted by blanks with --separator ' '")
+                .hint_zh("请去掉 --columns；若各行确为表格，请写 --format csv，以空格分隔时再加 --separator ' '"));
         }
         if let Some(first) = bad.first().filter(|_| bad.len() > pairs) {
             let place = format!("{}:{}", path.display(), first.place.line);
@@ -288,6 +298,15 @@ fn shown(error: Error) -> Error {
             "每行一副：上联、空格（或制表符、——、；）、下联；也可用 CSV、TSV、JSON、JSON Lines；上下联分在两个文件时用 \
              --upper 文件 --lower 文件；可用 --format、--separator、--columns 指明",
         )
+}
+
+/// The way out of columns that are named and not there.
+fn misnamed(error: Error) -> Error {
+    error
+        .hint(
+            "--columns A,B names the columns of 上联 and 下联 as the file has them, or numbers those of a table from 1",
+        )
+        .hint_zh("--columns A,B 须按文件中的写法依次指明上联与下联的列名；表格也可用从 1 起的列号")
 }
 
 /// The same where a number stands before every pair; `options` read it.
@@ -545,24 +564,33 @@ mod tests {
             ("a.txt", " \n\n", "a.txt: holds no couplets"),
             ("a.csv", "x,y,z\n1,2,3\n", "a.csv:1: 3 columns, and none of them has a known name"),
             ("a.csv", "上联,下联\n\"天,地\n", "a.csv:2: a quote that is not closed"),
-            ("a.json", "[{\"上联\": \"天\", }]", "a.json:1:20: not valid JSON: "),
-            ("a.json", "[{\"上联\": \"天\", \"下联\": \"地\"}", "a.json:1: the array is not closed"),
-            ("a.json", "[{\"x\": \"天\", \"y\": \"地\"}]", "a.json:1: no known names of columns: x, y"),
+            ("a.json", "[{\"上联\": \"天\", }]", "a.json:1:20: row 1 is not valid JSON: "),
+            ("a.json", "[[\"天\", \"地\"],\n [\"风\", 雨]]", "a.json:2:10: row 2 is not valid JSON: expected value"),
+            ("a.jsonl", "[\"天\", \"地\"]\n\n[\"风\", 雨]", "a.jsonl:3:9: row 2 is not valid JSON: expected value"),
+            ("a.json", "[{\"上联\": \"天\", \"下联\": \"地\"}", "a.json:1:36: the array is not closed behind row 1"),
+            ("a.json", "[[\"天\", \"地\"]\n [\"风\", \"雨\"]]", "a.json:2:2: a comma is missing before row 2"),
+            ("a.json", "[[\"天\", \"地\"]] x", "a.json:1:18: something follows the array"),
+            ("a.json", "[{\"x\": \"天\", \"y\": \"地\"}]", "a.json:1:2: row 1: no known names of columns: x, y"),
+            (
+                "a.json",
+                "{\n  \"上联\": \"天\",\n  \"下联\": \"地\"\n}\n",
+                "a.json:1:1: row 1: one object over 4 lines; an array of objects was expected, or an object a line",
+            ),
             (
                 "a.json",
                 "[1, 2]",
-                "a.json:1: neither an object nor a list of two texts: 1; so are 2 of 2 rows, read as: JSON, lists of [上联, 下联]",
+                "a.json:1: row 1: neither an object nor a list of two texts: 1; so are 2 of 2 rows, read as: JSON, lists of [上联, 下联]",
             ),
             ("a.json", "天 地", "a.json: neither a JSON array nor JSON Lines"),
             (
                 "a.json",
                 "[\"天高 地厚\", \"风清 月白\"]",
-                "a.json:1: one list of two texts, each of two parts: a couplet, or two?",
+                "a.json:1:1: row 1: one list of two texts, each of two parts: a couplet, or two?",
             ),
             (
                 "a.json",
                 "[\n  \"天高 地厚\",\n  \"风清 月白\"\n]\n",
-                "a.json:2: neither an object nor a list of two texts: \"天高 地厚\"; so are 2 of 2 rows",
+                "a.json:2: row 1: neither an object nor a list of two texts: \"天高 地厚\"; so are 2 of 2 rows",
             ),
         ] {
             let error = pairs(name, text, &Layout::default()).expect_err(text);
@@ -576,6 +604,38 @@ mod tests {
         let layout = Layout { separator: Some("--".into()), ..Layout::default() };
         let error = pairs("a.csv", "天--地", &layout).unwrap_err();
         assert_eq!(error.to_string(), "columns are parted by one character, not by `--`");
+    }
+
+    #[test]
+    fn columns_that_are_named_must_be_there() {
+        let rows = r#"[{"p": "天", "q": "地"}, {"p": "风", "q": "雨"}]"#;
+        for (name, text, columns, want) in [
+            ("a.csv", "p,q\n天,地\n", ["p", "x"], "a.csv:1: no column `x` in: p, q"),
+            ("a.csv", "p,q\n天,地\n", ["x", "3"], "a.csv:1: no column `x` and `3` in: p, q"),
+            ("a.csv", "p,q\n天,地\n", ["p", "2"], "a.csv:1: one of `p` and `2` is a name, one a number"),
+            ("a.json", rows, ["p", "x"], "a.json: no row has the column `x`; the first one has p, q"),
+            (
+                "a.txt",
+                "天高 地厚\n风清 月白\n",
+                ["1", "2"],
+                "a.txt: --columns names columns of a table or of JSON, and this is read as: a pair a line, parted by blanks",
+            ),
+            (
+                "a.json",
+                "[[\"天\", \"地\"]]",
+                ["p", "q"],
+                "a.json: --columns names columns of a table or of JSON, and this is read as: JSON, lists of [上联, 下联]",
+            ),
+        ] {
+            let layout = Layout { columns: Some(columns.map(str::to_owned)), ..Layout::default() };
+            let error = pairs(name, text, &layout).expect_err(want);
+            assert!(error.to_string().ends_with(want), "{error}");
+            assert!(error.hint_text(false).is_some_and(|hint| hint.contains("--columns")), "{want}");
+            assert!(error.hint_text(true).is_some_and(|hint| hint.contains("--columns")), "{want}");
+        }
+        let later = r#"[{"p": "天"}, {"p": "风", "q": "雨"}, {"p": "山", "q": "水"}]"#;
+        let layout = Layout { columns: Some(["p".to_owned(), "q".to_owned()]), ..Layout::default() };
+        assert_eq!(pairs("a.json", later, &layout).unwrap().1.len(), 2, "a row may lack a column");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Tables: CSV with quotes (RFC 4180), or plain columns parted by tabs; with a first row of names or without.
 
-use super::{Found, Read, names, numbered, shown};
+use super::{Found, Read, misnamed, names, numbered, shown};
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -30,7 +30,11 @@ pub(super) fn read(
     let (at, has_names) = choose(&cells, columns).map_err(|fact| {
         let error = Error::input(format!("{}:{line}: {fact}", path.display()));
         let is_numbered = cells.len() > 2 && cells[0].trim().parse::<u64>().is_ok();
-        if is_numbered && columns.is_none() { numbered(error, "--columns 2,3") } else { shown(error) }
+        match columns {
+            Some(_) => misnamed(error),
+            None if is_numbered => numbered(error, "--columns 2,3"),
+            None => shown(error),
+        }
     })?;
     let name = |column: usize| if has_names { cells[column].trim().to_owned() } else { (column + 1).to_string() };
     let unused = (0..cells.len()).filter(|column| !at.contains(column)).map(name).collect();
@@ -68,7 +72,14 @@ fn choose(first: &[String], columns: Option<&[String; 2]>) -> Result<([usize; 2]
         let numbers =
             columns.each_ref().map(|number| number.parse::<usize>().ok().filter(|n| (1..=first.len()).contains(n)));
         let [Some(upper), Some(lower)] = numbers else {
-            return Err(format!("no columns `{}` and `{}`: {}", columns[0], columns[1], first.join(", ")));
+            let is_there = |side: usize| at[side].is_some() || numbers[side].is_some();
+            let missing = (0..2).filter(|side| !is_there(*side)).map(|side| format!("`{}`", columns[side]));
+            return Err(match missing.collect::<Vec<_>>().join(" and ") {
+                none if none.is_empty() => {
+                    format!("one of `{}` and `{}` is a name, one a number", columns[0], columns[1])
+                }
+                missing => format!("no column {missing} in: {}", first.join(", ")),
+            });
         };
         return Ok(([upper - 1, lower - 1], names::known(first).is_some()));
     }

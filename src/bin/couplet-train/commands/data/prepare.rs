@@ -11,7 +11,7 @@ use couplet_train::{
 };
 use std::{
     io::{IsTerminal, Write, stdout},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Prepares, says what came of every row, and prints the commands that go on.
@@ -34,10 +34,10 @@ fn options(args: &PrepareArgs) -> Result<Options> {
             .hint_zh("请写完整路径，或去掉等号：--out ~/data"));
     }
     let first = args.files.first().or(args.upper.as_ref());
-    let name = args.name.clone().or_else(|| name_of(first?));
+    let name = args.name.clone().or_else(|| name_of(&or_stdin(first?)));
     Ok(Options {
-        files: args.files.clone(),
-        parallel: args.upper.clone().zip(args.lower.clone()).map(|(upper, lower)| [upper, lower]),
+        files: args.files.iter().map(|file| or_stdin(file)).collect(),
+        parallel: args.upper.as_deref().zip(args.lower.as_deref()).map(|(upper, lower)| [upper, lower].map(or_stdin)),
         layout: Layout {
             format: args.format.map(Into::into),
             separator: args.separator.clone().filter(|text| !text.is_empty()),
@@ -57,6 +57,11 @@ fn options(args: &PrepareArgs) -> Result<Options> {
         tag: args.tag,
         overwrite: args.overwrite,
     })
+}
+
+/// `-` is standard input, which is a file as well.
+fn or_stdin(file: &Path) -> PathBuf {
+    if file == Path::new("-") { "/dev/stdin".into() } else { file.to_owned() }
 }
 
 /// What a file is called without its endings: `pairs` of `data/pairs.csv.gz`.
@@ -197,6 +202,7 @@ fn instruction(instructions: &Instructions, lang: Lang) -> String {
     let usual = instructions.usual();
     let shared = instructions.shared();
     match (lang, instructions.count()) {
+        (_, 1) if usual.is_empty() => lang.pick("none: the 上联 alone", "无：只有上联").into(),
         (_, 1) => usual.to_owned(),
         (Lang::En, count) => {
             format!("{count} wordings, which share the beginning 「{shared}」; the usual one: {usual}")
@@ -241,8 +247,9 @@ mod tests {
             ("pairs", "pairs"),
             ("pairs.gz", "pairs"),
             ("a.b.txt", "a.b"),
+            ("-", "stdin"),
         ] {
-            assert_eq!(name_of(Path::new(file)).as_deref(), Some(want), "{file}");
+            assert_eq!(name_of(&or_stdin(Path::new(file))).as_deref(), Some(want), "{file}");
         }
     }
 

@@ -117,24 +117,39 @@ fn chosen(source: &Source, numbers: Option<RangeInclusive<usize>>, split: Option
     if !chosen.is_empty() {
         return Ok(chosen);
     }
-    let range = |file: &FileSummary| match file.parts.as_slice() {
-        [] => vec![format!("{} has rows 1 to {}", file.path, file.rows)],
-        parts => parts.iter().map(|part| format!("{} has rows 1 to {}", part.path, part.rows)).collect(),
-    };
     let files = match split {
         None => [&read.files[..], &read.test_files].concat(),
         Some(SplitArg::Test) => read.test_files.clone(),
         Some(_) => read.files.clone(),
     };
-    let files: Vec<String> = files.iter().flat_map(range).collect();
+    let files: Vec<String> = files.iter().map(rows_of).collect();
     let what = match numbers {
         None => "such row".to_owned(),
         Some(numbers) if numbers.start() == numbers.end() => format!("row {}", numbers.start()),
         Some(numbers) => format!("row {}..{}", numbers.start(), numbers.end()),
     };
-    Err(Error::input(format!("no {what} is read: {}", files.join(", ")))
+    Err(Error::input(format!("no {what} is read: {}", files.join("; ")))
         .hint("`max_samples` and `num_samples` leave rows out, --split as well")
         .hint_zh("`max_samples`、`num_samples` 与 --split 都会略去一些行"))
+}
+
+/// Which rows a data set has, and which of them are read.
+fn rows_of(file: &FileSummary) -> String {
+    let of_one = |path: &str, rows: usize| format!("{path} has rows 1 to {rows}");
+    let mut text = match file.parts.as_slice() {
+        [] => of_one(&file.path, file.rows),
+        parts => parts.iter().map(|part| of_one(&part.path, part.rows)).collect::<Vec<_>>().join(", "),
+    };
+    if file.drawn {
+        text += &format!(", of which `num_samples` draws {}", file.read);
+    } else if file.mixed {
+        text += ", of which `mix_strategy` takes some";
+    } else if file.read < file.rows {
+        let (path, row) = file.place(file.read);
+        let of = if file.parts.is_empty() { String::new() } else { format!(" of {path}") };
+        text += &format!(", and `max_samples` ends it at row {row}{of}");
+    }
+    text
 }
 
 /// That a split has no row at all.

@@ -53,17 +53,22 @@ fn loaded(args: &SourceArgs) -> Result<Loaded> {
     {
         (file, words) = (Some(Path::new(first)), rest);
     }
+    // What a word says is not said for the user.
+    let unsaid =
+        |key: &&str| !words.iter().any(|word| word.split_once('=').is_some_and(|(said, _)| said.trim() == *key));
     let mut overrides = vec![];
     if let Some(model) = &args.model {
         overrides.push(format!("model_name_or_path={model}"));
     }
     if let Some(data) = &args.data {
-        overrides.extend([format!("dataset={data}"), "eval_dataset=null".into(), "test_dataset=null".into()]);
+        overrides.push(format!("dataset={data}"));
+        overrides
+            .extend(["eval_dataset", "test_dataset"].iter().filter(|key| unsaid(key)).map(|key| format!("{key}=null")));
     }
     match (file, &args.model, &args.data) {
         (Some(file), ..) => config::load(file, &[&overrides, words].concat()),
         (None, Some(_), Some(_)) => {
-            overrides.push("output_dir=outputs".into());
+            overrides.extend(Some("output_dir").filter(unsaid).map(|key| format!("{key}=outputs")));
             config::from_str("", Format::Toml, Path::new("command line"), &[&overrides, words].concat())
         }
         (None, ..) => Err(Error::input("no config file")

@@ -1,12 +1,26 @@
 //! What a user would rather hear before the night than after it.
 
-use couplet_train::{config::OutputConfig, error::gigabytes, report::Header, trainer::saver::Space};
+use super::{inputs::Inputs, pissa};
+use couplet_train::{
+    config::{EvalStrategy, OutputConfig, Recipe},
+    error::{Result, gigabytes},
+    model::params::Slot,
+    report::Header,
+    trainer::{
+        checkpoint,
+        plan::StepPlan,
+        saver::{Saver, Space},
+    },
+};
 
 /// Fewer log lines than this make no curve.
 const FEWEST_POINTS: usize = 10;
 
 /// Checkpoints that take more are worth a word: 10 GB.
 const MUCH: u64 = 10_000_000_000;
+
+/// Bytes of a picture, rather too many.
+const PICTURE: u64 = 64 << 10;
 
 /// Notices about log lines and checkpoints of a run of so many steps.
 pub fn add(output: &OutputConfig, total_steps: usize, space: Space, header: &mut Header) {
@@ -37,6 +51,18 @@ pub fn add(output: &OutputConfig, total_steps: usize, space: Space, header: &mut
 fn better_logging_steps(total: usize, given: usize) -> Option<usize> {
     let better = (total / (2 * FEWEST_POINTS)).max(1);
     (total >= FEWEST_POINTS && total / given < FEWEST_POINTS && better < given).then_some(better)
+}
+
+/// What the run will write.
+pub fn space(recipe: &Recipe, inputs: &Inputs, saver: &Saver, plan: &StepPlan, slots: &[Slot]) -> Result<Space> {
+    let eval_steps = match recipe.train.eval_strategy {
+        EvalStrategy::No => None,
+        EvalStrategy::Steps => Some(recipe.train.eval_steps.of(plan.total_steps)),
+        EvalStrategy::Epoch => Some(plan.steps_per_epoch),
+    };
+    let pictures = if recipe.output.plot_loss { 4 * PICTURE } else { 0 };
+    let of_pissa = pissa::folders(recipe) * checkpoint::size(slots, None)?;
+    saver.space(plan, slots, eval_steps, inputs.tokenizer_size() + pictures + of_pissa)
 }
 
 #[cfg(test)]

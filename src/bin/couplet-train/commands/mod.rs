@@ -15,13 +15,16 @@ mod finished;
 mod generate;
 mod header;
 mod inputs;
+mod loading;
 mod locate;
+mod notices;
 mod on_card;
 mod pissa;
 mod place;
 mod plan;
 mod planned;
 mod proof;
+mod receipt;
 mod restore;
 mod ruled;
 mod samples;
@@ -37,7 +40,7 @@ use couplet_train::{
     error::{Error, Result},
     report::Look,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Runs the command that was typed; returns the exit code.
 pub fn run(cli: Cli, look: Look) -> Result<u8> {
@@ -69,6 +72,21 @@ fn as_the_file_says(args: &TrainArgs, look: Look) -> Result<u8> {
         }
         Some(Purpose::Export) => export::run(&ExportArgs { words, ask: AskArgs::default() }, look),
         None => train::run(args, look),
+    }
+}
+
+/// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`. `command`: what is typed before the file.
+fn recipe_and_overrides(args: &TrainArgs, command: &str) -> Result<(PathBuf, Vec<String>)> {
+    if let Some(file) = &args.config {
+        return Ok((file.clone(), args.rest.clone()));
+    }
+    match args.rest.split_first() {
+        Some((word, _)) if !word.contains(['=', '.', '/']) && !Path::new(word).exists() => Err(unknown_word(word)),
+        Some((file, overrides)) if !file.contains('=') => Ok((file.into(), overrides.to_vec())),
+        _ => {
+            let example = format!("{command} configs/tiny_couplets.toml");
+            Err(Error::input("no config file").hint(example.clone()).hint_zh(example))
+        }
     }
 }
 

@@ -5,10 +5,10 @@ use super::{
     expected::{Expected, PATIENCE, Rate},
     header::{thousands, tokens},
     inputs::Inputs,
-    locate, pissa,
+    loading, locate, notices, pissa,
     place::Found,
     planned::{Planned, free},
-    restore, train,
+    recipe_and_overrides, restore,
 };
 use crate::args::PlanArgs;
 use candle_core::DType;
@@ -38,7 +38,7 @@ use std::{
 pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     // The plan is the answer and not something said beside it: there is no quiet one.
     let look = Look { verbosity: look.verbosity.max(Verbosity::Normal), ..look };
-    let (file, overrides) = train::recipe_and_overrides(&args.recipe, "couplet-train plan")?;
+    let (file, overrides) = recipe_and_overrides(&args.recipe, "couplet-train plan")?;
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
     let mut found = Found::look(&recipe, &mut Console::new(stderr(), look))?;
     let (inputs, why_cpu) = Inputs::here(&mut recipe)?;
@@ -51,7 +51,7 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     };
     let steps = StepPlan::of(&inputs.data.train, &recipe.train);
     let pissa = pissa::planned(&recipe);
-    let mut header = train::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices);
+    let mut header = notices::said_before(&recipe, (&inputs, pissa.as_deref()), &planned, &steps, notices);
     if inputs.missing.is_none() {
         rows(&mut header, &recipe, (&inputs, &planned), &steps, look.lang);
     }
@@ -176,7 +176,7 @@ fn memory(header: &mut Header, recipe: &Recipe, inputs: &Inputs, short: Option<&
 fn disk(header: &mut Header, recipe: &Recipe, inputs: &Inputs, steps: &StepPlan, lang: Lang) -> Result<Space> {
     let layout = lora::layout(&inputs.model_config, &recipe.lora);
     let saver = Saver::new(recipe, Value::Null, None);
-    let space = train::space(recipe, inputs, &saver, steps, layout.slots())?;
+    let space = advice::space(recipe, inputs, &saver, steps, layout.slots())?;
     // Without data it is not known how many checkpoints there will be.
     let space = if inputs.missing.is_some() { Space { most: space.least, ..space } } else { space };
     let (least, most) = (gigabytes(space.least), gigabytes(space.most));
@@ -230,7 +230,7 @@ fn probe(recipe: &Recipe, inputs: &Inputs, planned: &Planned) -> Result<Option<R
     if planned.survey.samples.is_empty() {
         return Ok(None);
     }
-    train::try_out(recipe, inputs, planned, |trainer: &Trainer| {
+    loading::try_out(recipe, inputs, planned, |trainer: &Trainer| {
         let began = Instant::now();
         planned.rehearse(trainer)?;
         Rate::of_steps(trainer, planned, began.elapsed(), PATIENCE)

@@ -1,17 +1,18 @@
 //! `couplet-train --config FILE [key=value …]`: from a recipe to a trained adapter.
 
 use super::{
-    advice, below,
+    advice,
     data::quoted,
     expected::Rate,
     finished,
-    header::{self, Facts, device_line},
     inputs::Inputs,
+    loading::{Loading, trainer},
+    notices,
     on_card::OnCard,
     pissa,
     place::Place,
     planned::Planned,
-    proof, restore, samples,
+    proof, receipt, recipe_and_overrides, restore, samples,
     stop::StopAt,
     verdict::{Finals, scores},
     writing::Writing,
@@ -19,37 +20,25 @@ use super::{
 use crate::{args::TrainArgs, machine};
 use candle_core::Tensor;
 use couplet_train::{
-    adapter::{merge::merged, peft},
-    config::{self, EvalStrategy, Loaded, Notice, Recipe},
+    adapter::peft,
+    config::{self, Loaded, Recipe},
     error::{Error, Result, gigabytes},
     fs::{self, fault},
     generate::Speaker,
     kernels,
-    model::{Checkpoint, Params, Principal, Qwen3, Recorder, lora::initial_values, params::Slot, weights::Change},
-    optim::AdamW,
+    model::{Checkpoint, Params, Principal, Qwen3, Recorder, params::Slot},
     plan::{Part, explained},
     report::{
-        Console, Header, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict,
-        model_card,
+        Console, Lang, Look, LossPlot, Observers, Outcome, Results, Summary, TrainerLog, Verbosity, Verdict, model_card,
     },
     run::Receipt,
     trainer::{
-        Choice, Ended, Progress, Trainer, checkpoint,
+        Ended, Trainer,
         event::{Compared, Event, Finished, Observer, Took},
-        plan::StepPlan,
-        saver::{Saver, Space},
+        saver::Saver,
     },
 };
-use serde_json::{Value, json};
-use std::{
-    io::stderr,
-    ops::Range,
-    path::{Path, PathBuf},
-    time::Instant,
-};
-
-/// Bytes of a picture, rather too many.
-const PICTURE: u64 = 64 << 10;
+use std::{io::stderr, time::Instant};
 
 /// Trains the recipe.
 ///
@@ -77,7 +66,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     let Loading { model, params, optim, about, lacking } = loading;
     let principal = lacking.as_ref().map(|(principal, _)| principal);
     let recorded = recorded(&model, &recipe)?;
-    let identity = identity(&recipe, &about, recorded)?;
+    let identity = receipt::identity(&recipe, &about, recorded)?;
     if let Some(restored) = &place.found.restored {
         restore::refuse_changes(restored, &identity, &mut console)?;
     }
@@ -101,12 +90,12 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     trainer.refuse_empty_steps()?;
     let saver = trainer.saver.as_ref().ok_or_else(|| Error::run("internal error: a run without a saver"))?;
     let slots: Vec<Slot> = trainer.params.slots().map(|(_, slot)| slot.clone()).collect();
-    let space = space(&recipe, &inputs, saver, &trainer.plan(), &slots)?;
+    let space = advice::space(&recipe, &inputs, saver, &trainer.plan(), &slots)?;
     let short_of_room = place.found.short_of_room(&out, space)?.map(|free| (free, space));
 
     // 2. Said before it is done.
     let pissa = lacking.as_ref().map(|(_, how)| how.as_str());
-    let mut header = said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices);
+    let mut header = notices::said_before(&recipe, (&inputs, pissa), &planned, &trainer.plan(), notices);
     advice::add(&recipe.output, trainer.plan().total_steps, space, &mut header);
     place.found.notices(&out, short_of_room, &mut header);
     console.header(&header);
@@ -170,7 +159,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     // Of a save or prune that failed: told then, and no reason to fail now.
     let _ = fs::remove_leftovers(&out, place.lock.is_held());
-    receipt.complete(measured(&outcome, verdict.as_ref(), planned.predicted(expected), &on_card))?;
+    receipt.complete(receipt::measured(&outcome, verdict.as_ref(), planned.predicted(expected), &on_card))?;
     fault::announce("complete", trainer.progress.step);
     let interrupted = stop.is_requested();
     stop.leave_at_once();
@@ -194,104 +183,6 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     }
     console.summary(&summary);
     Ok(0)
-}
-
-/// A trainer that writes nothing and is not stopped.
-fn trainer<'a>(
-    recipe: &'a Recipe,
-    (inputs, names): (&'a Inputs, &'a [String]),
-    planned: &Planned,
-    (model, params, optim): (&'a Qwen3, Params, AdamW),
-) -> Trainer<'a> {
-    Trainer {
-        model,
-        params,
-        optim,
-        config: &recipe.train,
-        train: &inputs.data.train,
-        eval: &inputs.data.eval,
-        dataset_names: names,
-        leaks: &inputs.data.summary.leaks,
-        lora_dropout: recipe.lora.lora_dropout,
-        each_dataset: recipe.data.eval_on_each_dataset,
-        cut: planned.cut,
-        recorder: None,
-        logging_steps: recipe.output.logging_steps,
-        counted_tokens: recipe.output.include_num_input_tokens_seen,
-        saver: None,
-        choice: choice(recipe),
-        stop: &|| false,
-        write: None,
-        progress: Progress::default(),
-    }
-}
-
-/// What `probe` finds out with the model of the recipe, of which nothing is trained or written. Its values do not matter: what
-/// PiSSA takes out of the base is not looked for.
-pub(super) fn try_out<T>(
-    recipe: &Recipe,
-    inputs: &Inputs,
-    planned: &Planned,
-    probe: impl FnOnce(&Trainer) -> Result<T>,
-) -> Result<T> {
-    let mut on_card = OnCard::new(&inputs.opened.device);
-    let loading = Loading::load(recipe, inputs, |_| Ok(None), &mut on_card);
-    let loading = loading.map_err(|err| on_card.explain(err, None))?;
-    let names = inputs.dataset_names();
-    let trainer = trainer(recipe, (inputs, &names), planned, (&loading.model, loading.params, loading.optim));
-    probe(&trainer).map_err(|err| on_card.explain(err, None))
-}
-
-/// The model, what is trained in it, and what the receipt says of both.
-struct Loading {
-    model: Qwen3,
-    params: Params,
-    optim: AdamW,
-    about: Value,
-    /// What the base lacks, and how it was come by.
-    lacking: Option<(Principal, String)>,
-}
-
-impl Loading {
-    /// `lacking`: finds what the base will lack.
-    fn load(
-        recipe: &Recipe,
-        inputs: &Inputs,
-        lacking: impl FnOnce(&Checkpoint) -> Result<Option<(Principal, String)>>,
-        on_card: &mut OnCard,
-    ) -> Result<Self> {
-        fault::phase("load");
-        let checkpoint = Checkpoint::open(&inputs.model_dir)?;
-        let (dtype, device) = (inputs.dtype, &inputs.opened.device);
-        let lacking = lacking(&checkpoint)?;
-        let principal = lacking.as_ref().map(|(principal, _)| principal);
-        let change = |name: &str, rows: Range<usize>, value| {
-            let value = merged(&inputs.merged, name, rows.clone(), value)?;
-            match principal {
-                Some(principal) => principal.without(name, rows, value),
-                None => Ok(value),
-            }
-        };
-        let change: Option<&Change> =
-            if inputs.merged.is_empty() && principal.is_none() { None } else { Some(&change) };
-        let loaded = Qwen3::load_changed(&inputs.model_config, &checkpoint, change, &recipe.lora, (dtype, device));
-        let (model, layout) = loaded.map_err(|err| explained(err, Part::Weights(dtype)))?;
-        on_card.mark();
-        let initial = |slot: &Slot| match (&inputs.existing, principal) {
-            (Some(existing), _) => existing.values(slot),
-            (None, Some(principal)) => principal.values(slot),
-            (None, None) => Ok(initial_values(slot, recipe.train.seed)),
-        };
-        let mut params = Params::new(layout, dtype, device, initial).map_err(|err| explained(err, Part::Adapter))?;
-        match &inputs.existing {
-            Some(existing) => existing.refuse_strangers(params.slots().map(|(_, slot)| slot))?,
-            None => params.begin_magnitudes().map_err(|err| explained(err, Part::Adapter))?,
-        }
-        let optim = Trainer::optimizer(&recipe.train, &params)?;
-        on_card.mark();
-        let about = receipt_facts(recipe, inputs, (&checkpoint, principal))?;
-        Ok(Self { model, params, optim, about, lacking })
-    }
 }
 
 /// What was planned, and what it came to.
@@ -323,16 +214,6 @@ fn told_of_the_card(on_card: &OnCard, planned: &Planned, console: &mut Console) 
     }
 }
 
-/// What a continuation must find unchanged.
-fn identity(recipe: &Recipe, about: &Value, recorded: bool) -> Result<Value> {
-    let config = serde_json::to_value(recipe).map_err(|err| Error::run(err.to_string()))?;
-    let device = match (recorded, about["device"].as_str()) {
-        (true, Some(device)) => json!(format!("{device}, recorded passes")), // of other last bits
-        _ => about["device"].clone(),
-    };
-    Ok(checkpoint::identity(config, about["digests"].clone(), device))
-}
-
 /// Whether `COUPLET_TRAIN_GRAPHS=on` asks for recorded passes. Not so by itself before they have been seen on a card.
 ///
 /// Errors: it says something else; passes of this run cannot be recorded.
@@ -352,86 +233,6 @@ fn recorded(model: &Qwen3, recipe: &Recipe) -> Result<bool> {
             .hint("leave it out")
             .hint_zh("请去掉该环境变量")),
     }
-}
-
-fn choice(recipe: &Recipe) -> Choice {
-    Choice {
-        load_best: recipe.output.load_best_model_at_end,
-        metric: recipe.output.metric_for_best_model.clone(),
-        greater_is_better: recipe.output.greater_is_better,
-        patience: recipe.train.early_stopping_steps,
-    }
-}
-
-/// What the run will write.
-pub(super) fn space(recipe: &Recipe, inputs: &Inputs, saver: &Saver, plan: &StepPlan, slots: &[Slot]) -> Result<Space> {
-    let eval_steps = match recipe.train.eval_strategy {
-        EvalStrategy::No => None,
-        EvalStrategy::Steps => Some(recipe.train.eval_steps.of(plan.total_steps)),
-        EvalStrategy::Epoch => Some(plan.steps_per_epoch),
-    };
-    let pictures = if recipe.output.plot_loss { 4 * PICTURE } else { 0 };
-    let of_pissa = pissa::folders(recipe) * checkpoint::size(slots, None)?;
-    saver.space(plan, slots, eval_steps, inputs.tokenizer_size() + pictures + of_pissa)
-}
-
-/// The header, and what the user should know of config, model and data.
-pub(super) fn said_before(
-    recipe: &Recipe,
-    (inputs, pissa): (&Inputs, Option<&str>),
-    planned: &Planned,
-    plan: &StepPlan,
-    notices: Vec<Notice>,
-) -> Header {
-    let facts = Facts {
-        model_dir: &inputs.model_dir,
-        model: &inputs.model_config,
-        opened: &inputs.opened,
-        dtype: inputs.dtype,
-        trainable: planned.shape(&inputs.model_config).trainable(),
-        pissa,
-        data: &inputs.data.summary,
-        test: inputs.test.as_ref().map(|test| &test.summary),
-        plan,
-        cut: planned.cut,
-        memory: &planned.memory,
-        largest: planned.load,
-        estimated: inputs.is_estimated && inputs.missing.is_none(),
-        assumed: inputs.missing.is_some(),
-    };
-    let mut header = header::header(recipe, &facts);
-    if cfg!(feature = "fault-injection") {
-        header.notice(
-            "built with `fault-injection`, for tests only; do not train with it",
-            "此程序以 `fault-injection` 构建，仅供测试，请勿用于训练",
-        );
-    }
-    for notice in notices {
-        header.notice(notice.en, notice.zh);
-    }
-    header::passed_over(&mut header, &inputs.opened);
-    planned.notice(&mut header);
-    if inputs.existing.is_some() && inputs.asked != recipe.lora {
-        header.notice(
-            "rank, alpha, dropout, targets, DoRA, rsLoRA and PiSSA are those of `adapter_name_or_path`, not of the config",
-            "秩、alpha、dropout、目标模块、DoRA、rsLoRA 与 PiSSA 取自 `adapter_name_or_path`，而非配置文件",
-        );
-    }
-    below::notice(&recipe.model, &mut header);
-    pissa::notice(&recipe.lora.pissa, inputs, &mut header);
-    if recipe.train.shared_prefix && !planned.cut.share_prefix {
-        header.notice(
-            "`lora_dropout` or `neftune_noise_alpha`: the shared prefix is computed for every sample",
-            "设置了 `lora_dropout` 或 `neftune_noise_alpha`：共同前缀将逐样本计算",
-        );
-    }
-    let tested = inputs.test.iter().flat_map(|test| &test.summary.warnings);
-    for warning in inputs.data.summary.warnings.iter().chain(tested) {
-        // Which rows are too long follows from their tokens.
-        let about = if inputs.is_estimated && warning.en.contains("cutoff_len") { "≈ " } else { "" };
-        header.notice(format!("{about}{}", warning.en), format!("{about}{}", warning.zh));
-    }
-    header
 }
 
 /// Those who watch, told of the `history` first; the console has seen it.
@@ -497,78 +298,6 @@ fn keep(
     pissa::end(recipe, principal, &trainer.params, initial)?;
     inputs.write_tokenizer(out)?;
     Ok(proven)
-}
-
-/// The recipe's file and its overrides: `--config FILE k=v …` or `FILE k=v …`. `command`: what is typed before the file.
-pub(super) fn recipe_and_overrides(args: &TrainArgs, command: &str) -> Result<(PathBuf, Vec<String>)> {
-    if let Some(file) = &args.config {
-        return Ok((file.clone(), args.rest.clone()));
-    }
-    match args.rest.split_first() {
-        Some((word, _)) if !word.contains(['=', '.', '/']) && !Path::new(word).exists() => {
-            Err(super::unknown_word(word))
-        }
-        Some((file, overrides)) if !file.contains('=') => Ok((file.into(), overrides.to_vec())),
-        _ => {
-            let example = format!("{command} configs/tiny_couplets.toml");
-            Err(Error::input("no config file").hint(example.clone()).hint_zh(example))
-        }
-    }
-}
-
-fn receipt_facts(
-    recipe: &Recipe,
-    inputs: &Inputs,
-    (checkpoint, principal): (&Checkpoint, Option<&Principal>),
-) -> Result<Value> {
-    let merged = inputs.merged.iter().map(peft::Existing::whole_digest).collect::<Result<Vec<_>>>()?;
-    Ok(json!({
-        "digests": {
-            "base": checkpoint.digest(),
-            "adapter": inputs.existing.as_ref().map(peft::Existing::digest),
-            "merged": (!merged.is_empty()).then(|| merged.join(" ")),
-            "pissa": principal.map(Principal::digest),
-            "data": inputs.data.summary.digest,
-            "tokenizer": inputs.tokenizer.digest(),
-            "binary": machine::binary_digest(),
-        },
-        "device": device_line(&inputs.opened, inputs.dtype),
-        "speak": {
-            "template": recipe.data.template,
-            "enable_thinking": recipe.data.enable_thinking,
-            "default_system": recipe.data.default_system,
-            "instruction": inputs.data.summary.instruction,
-            "joined_by": "\n",
-            "punctuation": inputs.data.summary.punctuation,
-        },
-        "merged": recipe.model.merged(),
-        "data": inputs.data.summary,
-        "test_data": inputs.test.as_ref().map(|test| &test.summary),
-    }))
-}
-
-fn measured(outcome: &Outcome, verdict: Option<&Verdict>, predicted: Value, on_card: &OnCard) -> Value {
-    let finished = outcome.finished.as_ref();
-    json!({
-        "predicted": predicted,
-        "measured": {
-            "train_seconds": finished.map(|f| f.runtime),
-            "peak_memory_bytes": outcome.compared.as_ref().and_then(|compared| compared.measured.peak_memory_bytes),
-            "process_peak_memory_bytes": machine::peak_memory(),
-            "card": on_card.measured(),
-        },
-        "results": {
-            "steps": finished.map(|f| f.step),
-            "total_steps": finished.map(|f| f.total_steps),
-            "stopped_early": outcome.stopped_early().is_some(),
-            "adapter_step": outcome.adapter_step(),
-            "best_metric": outcome.chosen().map(|(_, metric)| metric),
-            "train_loss": finished.map(|f| f.train_loss),
-            "eval_loss_before": outcome.loss_before(),
-            "eval_loss": outcome.loss_after(),
-            "verdict": verdict,
-        },
-    })
 }
 
 fn summary(recipe: &Recipe, outcome: &Outcome) -> Result<Summary> {

@@ -1,6 +1,6 @@
 //! `couplet-train adapter check`: is it whole, finite, alive, and of this base?
 
-use super::{ask, below, proof};
+use super::{ask, below, proof, trained::Trained};
 use crate::args::{AskArgs, CheckArgs};
 use couplet_train::{
     adapter::check,
@@ -18,7 +18,7 @@ pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
     let (config, _) = config::inference(None, &[], config::table::Command::Generate)?;
     let asked = AskArgs { base: args.base.clone(), ..AskArgs::default() };
-    let trained = [ask::Trained::open(&args.dir)?];
+    let trained = [Trained::open(&args.dir)?];
     let (dir, base) = ask::base(&config, &asked, &trained, &mut console)?;
     let geometry = Qwen3Config::load(&dir)?;
     // A foreign adapter is a finding about it, not a wrong use of the command.

@@ -1,22 +1,13 @@
 //! Adapters below an adapter: merged into the base before it was trained, and so before it is used.
 
-use super::ask::Trained;
+use super::trained::Trained;
 use couplet_train::{
     adapter::peft,
     config::ModelConfig,
     error::{Error, Result},
     report::Header,
 };
-use serde_json::Value;
 use std::path::PathBuf;
-
-impl Trained {
-    /// Adapters that were merged into the base before this one was trained.
-    pub fn below(&self) -> Vec<PathBuf> {
-        let merged = self.receipt.as_ref().and_then(|receipt| receipt["merged"].as_array());
-        merged.into_iter().flatten().filter_map(Value::as_str).map(PathBuf::from).collect()
-    }
-}
 
 /// The adapters that all of `trained` were trained over, in their order, and where they lie.
 ///

@@ -1,10 +1,11 @@
 //! `couplet-train export`: base and adapters in one folder, proven against what it was made from.
 
 use super::{
-    ask::{self, Trained, Words},
+    ask::{self, Words},
     below,
     data::quoted,
     proof,
+    trained::Trained,
 };
 use crate::args::ExportArgs;
 use candle_core::DType;

@@ -1,11 +1,11 @@
 //! Everything that a run reads, looked at before anything is loaded or written: cheapest first.
 
-use super::{locate, verdict};
+use super::locate;
 use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
-    config::{Dialect, LoraConfig, ModelConfig, OverLength, Recipe},
+    config::{DataConfig, Dialect, LoraConfig, MixStrategy, ModelConfig, OverLength, Recipe},
     dataset::{self, Example, Labels, Origin, Splits, Summary, Tokenizer, summary::FileSummary},
     device::{self, Opened},
     error::{Error, Result, io_reason},
@@ -208,7 +208,27 @@ fn full_rows(recipe: &Recipe, vocab_size: usize) -> Splits {
 
 /// The rows of a recipe, and those of its `test_dataset`.
 fn rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<(Splits, Option<Splits>)> {
-    Ok((dataset::load(&recipe.data, recipe.train.seed, tokenizer)?, verdict::test_rows(recipe, tokenizer)?))
+    Ok((dataset::load(&recipe.data, recipe.train.seed, tokenizer)?, test_rows(recipe, tokenizer)?))
+}
+
+/// The rows of `test_dataset`, encoded as the held-out ones are. `None`: none is named.
+fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Splits>> {
+    if recipe.data.test_dataset.is_empty() {
+        return Ok(None);
+    }
+    let names = recipe.data.test_dataset.clone();
+    let data = DataConfig {
+        dataset: vec![],
+        eval_dataset: names,
+        test_dataset: vec![],
+        val_size: 0.0,
+        mix_strategy: MixStrategy::Concat, // all of them, once
+        eval_on_each_dataset: false,
+        packing: false, // scored by the token
+        cutoff_len: recipe.data.longest_row(),
+        ..recipe.data.clone()
+    };
+    dataset::load(&data, recipe.train.seed, tokenizer).map(Some)
 }
 
 /// The same by an estimate of their tokens, for which no row is refused.

@@ -30,6 +30,7 @@ mod ruled;
 mod samples;
 mod stop;
 mod train;
+mod trained;
 mod verdict;
 mod writing;
 

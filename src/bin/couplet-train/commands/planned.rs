@@ -1,6 +1,6 @@
 //! What a run will need, settled before the weights are loaded: rows at once, what blocks keep, memory.
 
-use super::{expected::Expected, inputs::Inputs, verdict::Finals};
+use super::{inputs::Inputs, verdict::Finals};
 use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
@@ -13,7 +13,6 @@ use couplet_train::{
     report::Header,
     trainer::{Cut, Survey, Trainer, plan::StepPlan},
 };
-use serde_json::{Value, json};
 
 /// How the steps go through the model, and what that takes.
 pub struct Planned {
@@ -32,7 +31,7 @@ pub struct Planned {
     saves: bool,
     noise: bool,
     /// What the process holds without the model.
-    before: Option<u64>,
+    pub before: Option<u64>,
     /// Rows at once that would have been usual, where the card has no room for them.
     shrunk_from: Option<usize>,
 }
@@ -176,16 +175,6 @@ impl Planned {
     pub fn peak(&self) -> Option<u64> {
         let before = if self.memory.card > 0 { Some(0) } else { self.before };
         before.map(|before| before + self.memory.total() - self.memory.card)
-    }
-
-    /// For the receipt.
-    pub fn predicted(&self, expected: Option<Expected>) -> Value {
-        json!({
-            "peak_memory_bytes": self.peak(),
-            "before_the_model": self.before,
-            "train_seconds": expected.map(|expected| expected.seconds),
-            "memory": self.memory,
-        })
     }
 }
 

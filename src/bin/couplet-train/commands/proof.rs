@@ -1,6 +1,6 @@
 //! Proof that an adapter does something, and that a merged model does the same: logits on a few rows.
 
-use super::ask::Trained;
+use super::trained::Trained;
 use candle_core::{DType, Tensor};
 use couplet_train::{
     adapter::{

@@ -1,6 +1,6 @@
 //! What `run.json` says besides the recipe: what a run was made from, what was planned, and what it came to.
 
-use super::{header::device_line, inputs::Inputs, on_card::OnCard};
+use super::{expected::Expected, header::device_line, inputs::Inputs, on_card::OnCard, planned::Planned};
 use crate::machine;
 use couplet_train::{
     adapter::peft,
@@ -55,10 +55,20 @@ pub fn identity(recipe: &Recipe, about: &Value, recorded: bool) -> Result<Value>
 }
 
 /// What was planned beside what was measured, and the results.
-pub fn measured(outcome: &Outcome, verdict: Option<&Verdict>, predicted: Value, on_card: &OnCard) -> Value {
+pub fn measured(
+    outcome: &Outcome,
+    verdict: Option<&Verdict>,
+    (planned, expected): (&Planned, Option<Expected>),
+    on_card: &OnCard,
+) -> Value {
     let finished = outcome.finished.as_ref();
     json!({
-        "predicted": predicted,
+        "predicted": {
+            "peak_memory_bytes": planned.peak(),
+            "before_the_model": planned.before,
+            "train_seconds": expected.map(|expected| expected.seconds),
+            "memory": planned.memory,
+        },
         "measured": {
             "train_seconds": finished.map(|f| f.runtime),
             "peak_memory_bytes": outcome.compared.as_ref().and_then(|compared| compared.measured.peak_memory_bytes),

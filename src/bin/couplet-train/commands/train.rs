@@ -159,7 +159,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     // Of a save or prune that failed: told then, and no reason to fail now.
     let _ = fs::remove_leftovers(&out, place.lock.is_held());
-    receipt.complete(receipt::measured(&outcome, verdict.as_ref(), planned.predicted(expected), &on_card))?;
+    receipt.complete(receipt::measured(&outcome, verdict.as_ref(), (&planned, expected), &on_card))?;
     fault::announce("complete", trainer.progress.step);
     let interrupted = stop.is_requested();
     stop.leave_at_once();

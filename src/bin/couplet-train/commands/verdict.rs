@@ -2,8 +2,7 @@
 
 use super::inputs::Inputs;
 use couplet_train::{
-    config::{DataConfig, MixStrategy, Recipe},
-    dataset::{self, Example, Splits, Tokenizer},
+    dataset::Example,
     error::Result,
     report::{Score, Scores},
     trainer::{
@@ -28,26 +27,6 @@ impl<'a> Finals<'a> {
         let train = spread(&inputs.data.train, MOST_TRAINING_ROWS.min(held_out));
         Self { train, test: test.map_or(&[], |test| &test.eval) }
     }
-}
-
-/// The rows of `test_dataset`, encoded as the held-out ones are. `None`: none is named.
-pub fn test_rows(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Option<Splits>> {
-    if recipe.data.test_dataset.is_empty() {
-        return Ok(None);
-    }
-    let names = recipe.data.test_dataset.clone();
-    let data = DataConfig {
-        dataset: vec![],
-        eval_dataset: names,
-        test_dataset: vec![],
-        val_size: 0.0,
-        mix_strategy: MixStrategy::Concat, // all of them, once
-        eval_on_each_dataset: false,
-        packing: false, // scored by the token
-        cutoff_len: recipe.data.longest_row(),
-        ..recipe.data.clone()
-    };
-    dataset::load(&data, recipe.train.seed, tokenizer).map(Some)
 }
 
 /// Σ nll / Σ labels of the trained parameters on each kind of rows. `None`: no row is held out, or the run was stopped.

@@ -1,6 +1,6 @@
 //! The rows of an evaluation: as they are asked, as tokens for the loss, and what training has seen.
 
-use crate::commands::ask::{Asked, Trained};
+use crate::commands::{ask::Asked, trained::Trained};
 use couplet_train::{
     config::{DataConfig, EvaluationConfig, MixStrategy, OnBadRow, OverLength},
     dataset::{self, Example, Splits, summary::Warning},

@@ -5,6 +5,7 @@ use crate::{
     dataset::{
         Example, Origin, Reason, Tokenizer,
         encode::{Encoded, Row, encode_away, encode_rows},
+        instruction,
         leaks::{HeldOut, Leaks},
         notes, order,
         pack::{self, Seat},
@@ -44,7 +45,7 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     let (eval_read, train_read) = (eval.read(), train.read());
     let texts = train.rows.iter().map(|row| &row.record);
     let prompts = texts.clone().map(|record| (record.prompt.as_str(), record.query.as_str()));
-    let instruction = summary::instruction_before(prompts);
+    let instruction = instruction::before(prompts);
     let punctuation = summary::punctuation(texts.map(|record| record.response.as_str()));
     let of_thoughts = notes::of_thoughts(&train.rows, data);
     let train_rows = encode_away(std::mem::take(&mut train.rows), data, tokenizer)?;

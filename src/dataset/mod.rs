@@ -5,7 +5,7 @@
 //! A file is read as a stream (`input`) by its format (`from_json`, `from_csv`, `from_parquet`); its cells (`cell`) become a
 //! record by its formatting (`alpaca`, `sharegpt`, `tools`), or a [`Fault`]; which tokens are trained is [`labels`]. How data sets become one is `reader` and `mix`,
 //! which rows are held out and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what
-//! was read and lost is [`summary`], and what the user should know of it `notes`. Those who look at data before training have
+//! was read and lost is [`summary`], what stands before all texts [`instruction`], and what the user should know of it `notes`. Those who look at data before training have
 //! [`stats`], [`repeats`] and [`leaks`], and [`near`], which finds lines that are alike. [`prepare`] makes a data set out of raw couplets.
 //!
 //! The rules are LlamaFactory's, measured on version 0.9.5; the integration tests compare with its ids and labels.
@@ -20,6 +20,7 @@ mod from_csv;
 mod from_json;
 mod from_parquet;
 mod input;
+pub mod instruction;
 pub mod labels;
 pub mod leaks;
 mod load;

@@ -7,7 +7,7 @@ use crate::commands::{
 };
 use couplet_train::{
     config::{GenerationConfig, Rules},
-    dataset::summary::most_frequent,
+    dataset::instruction::most_frequent,
     error::{Error, Result},
     eval::suite::{Answered, Told},
     generate::{

@@ -10,11 +10,12 @@ use couplet_train::{
     dataset::{
         self, Example, Split,
         encode::{Encoded, Row, encode_rows},
+        instruction::{Instruction, most_frequent},
         leaks::{Leaks, Place},
         near,
         repeats::{contradictions, distinct, repeats},
         stats::{Bin, Lengths, histogram},
-        summary::{FileSummary, Instruction, common_prefix, most_frequent},
+        summary::{FileSummary, common_prefix},
     },
     error::{Error, Result},
     fs,

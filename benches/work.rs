@@ -46,7 +46,7 @@ impl Work {
                 if load.rows > work.largest.0.rows {
                     let rows: Vec<Example> = together.iter().map(|(_, row)| (*row).clone()).collect();
                     let all: Vec<usize> = (0..rows.len()).collect();
-                    work.largest = (load, cut.attended(&rows, &all, &[]));
+                    work.largest = (load, cut.attended(&rows, &all, [&[], &[]]));
                 }
             }
         }

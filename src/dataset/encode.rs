@@ -3,7 +3,7 @@
 use crate::{
     config::DataConfig,
     dataset::{
-        Example, Labels, Origin, Tokenizer,
+        Example, Origin, Tokenizer, TrainedSpans,
         record::Record,
         segments::Segmenter,
         template::{self, Turn},
@@ -30,13 +30,13 @@ pub struct Encoded {
     pub full_len: usize,
     /// Those of them that are answers.
     pub answer_len: usize,
-    /// What is odd about its texts.
-    pub odd: Odd,
+    /// What is counted of its texts.
+    pub flags: RowFlags,
 }
 
-/// What may be odd about the texts of a row, which is counted when they are gone.
+/// What is counted of the texts of a row, when they are gone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Odd {
+pub struct RowFlags {
     /// Its response is empty or blank.
     pub unanswered: bool,
     /// Its last question is empty or blank.
@@ -47,7 +47,7 @@ pub struct Odd {
     pub control_text: bool,
 }
 
-impl Odd {
+impl RowFlags {
     fn of(record: &Record, tokenizer: &Tokenizer) -> Self {
         Self {
             unanswered: record.is_unanswered(),
@@ -73,7 +73,7 @@ pub fn encode_rows(rows: &[Row], data: &DataConfig, tokenizer: &Tokenizer) -> Re
 
 /// [`encode_rows`] of rows that nobody reads afterwards: their texts are let go on the way, so that those of a large data set do
 /// not stand beside its tokens.
-pub fn encode_away(mut rows: Vec<Row>, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
+pub(super) fn encode_and_drop(mut rows: Vec<Row>, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
     let segmenter = segmenter_of(&rows, data, tokenizer)?;
     let mut encoded = Vec::with_capacity(rows.len());
     while !rows.is_empty() {
@@ -149,8 +149,8 @@ fn encode(row: &Row, data: &DataConfig, tokenizer: &Tokenizer, encode: Encode) -
     let len = |parts: &mut dyn Iterator<Item = &Part>| parts.map(|part| part.ids.len()).sum();
     let answer_len = len(&mut parts.iter().filter(|part| part.answer));
     let full_len = len(&mut parts.iter());
-    let odd = Odd::of(&row.record, tokenizer);
-    Ok(Encoded { example: joined(&parts, row.origin), full_len, answer_len, odd })
+    let flags = RowFlags::of(&row.record, tokenizer);
+    Ok(Encoded { example: joined(&parts, row.origin), full_len, answer_len, flags })
 }
 
 /// A conversation of (source, target) turns, and what is kept of it in [`DataConfig::longest_row`] tokens.
@@ -174,7 +174,7 @@ fn cut(turns: Vec<(Vec<u32>, Vec<u32>)>, data: &DataConfig) -> Vec<Part> {
 fn joined(parts: &[Part], origin: Origin) -> Example {
     let mut input_ids = Vec::with_capacity(parts.iter().map(|part| part.kept).sum());
     parts.iter().for_each(|part| input_ids.extend_from_slice(&part.ids[..part.kept]));
-    let trained = Labels::of_stretches(parts.iter().map(|part| (part.kept, part.learned)));
+    let trained = TrainedSpans::of_stretches(parts.iter().map(|part| (part.kept, part.learned)));
     Example { input_ids, trained, origin, pack: None }
 }
 

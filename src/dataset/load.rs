@@ -4,12 +4,12 @@ use crate::{
     config::{DataConfig, MixStrategy, OverLength},
     dataset::{
         Example, Origin, Reason, Tokenizer,
-        encode::{Encoded, Row, encode_away, encode_rows},
+        encode::{Encoded, Row, encode_and_drop, encode_rows},
         instruction,
         leaks::{HeldOut, Leaks},
         notes, order,
         pack::{self, Seat},
-        reader::{Reader, Slot, Split},
+        reader::{LeftOut, Reader, Slot, Split},
         record::Record,
         repeats,
         summary::{self, FileSummary, NAMED_ROWS, OverLong, SplitSummary, Summary, Warning},
@@ -41,26 +41,27 @@ pub fn load(data: &DataConfig, seed: u64, tokenizer: &Tokenizer) -> Result<Split
     tokenizer.check_template(data.template)?;
     let read = read(data, seed)?;
     let leaks = read.leaks().into_iter().map(|leaks| leaks.naming(NAMED_ROWS)).collect();
-    let Read { mut train, eval, mut files, mut warnings, .. } = read;
-    let (eval_read, train_read) = (eval.read(), train.read());
+    let Read { train, eval, mut files, mut warnings, .. } = read;
+    let (train_read, eval_read) = (train.read(), eval.read());
     let texts = train.rows.iter().map(|row| &row.record);
     let prompts = texts.clone().map(|record| (record.prompt.as_str(), record.query.as_str()));
     let instruction = instruction::before(prompts);
     let punctuation = summary::punctuation(texts.map(|record| record.response.as_str()));
     let of_thoughts = notes::of_thoughts(&train.rows, data);
-    let train_rows = encode_away(std::mem::take(&mut train.rows), data, tokenizer)?;
+    let Split { rows, left_out } = train;
+    let train_rows = encode_and_drop(rows, data, tokenizer)?;
     let eval_rows = encode_rows(&eval.rows, data, tokenizer)?;
 
     let (over_long, over_long_rows) = over_long(train_rows.iter().chain(&eval_rows), data.longest_row());
     if over_long > 0 && data.over_length == OverLength::Error {
         return Err(too_long(over_long, &over_long_rows, &files, train_rows.iter().chain(&eval_rows), data));
     }
-    count(&[(&train, &train_rows), (&eval, &eval_rows)], data, &mut files);
+    count(&[(&left_out, &train_rows), (&eval.left_out, &eval_rows)], data, &mut files);
     let unanswered = first_unanswered(&train_rows);
     let stays = |(_, encoded): &(&Row, &Encoded)| !is_dropped(encoded, data);
     let held_out = eval.rows.iter().zip(&eval_rows).filter(stays).map(|(row, _)| row.record.clone()).collect();
-    let train_rows = settle(&train, train_rows, data);
-    let (eval_rows, held_out) = keep(&eval, eval_rows, held_out, data, data.eval_on_each_dataset);
+    let train_rows = settle(&left_out, train_rows, data);
+    let (eval_rows, held_out) = keep(&eval.left_out, eval_rows, held_out, data, data.eval_on_each_dataset);
     let empty = |rows: &[Example]| !rows.iter().any(Example::is_trainable);
     refuse_empty(data, empty(&train_rows), empty(&eval_rows) && eval_read > 0, &files)?;
     unanswered.map_or(Ok(()), |first| Err(all_unanswered(first, &files)))?;
@@ -167,14 +168,14 @@ fn held_out_config(data: &DataConfig) -> DataConfig {
     DataConfig { mix_strategy, ..data.clone() }
 }
 
-/// Counts in `files` what is kept and what is left out of the splits that were read from them; what is named is named in file
+/// Counts in `files` what is left out and what is kept of the splits that were read from them; what is named is named in file
 /// order.
-pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, files: &mut [FileSummary]) {
+pub fn count(splits: &[(&[LeftOut], &[Encoded])], data: &DataConfig, files: &mut [FileSummary]) {
     let mut skips: Vec<(Origin, Reason, String)> = vec![];
-    for (split, encoded) in splits {
-        skips.extend(split.left_out.iter().map(|out| (out.origin, out.fault.reason, out.fault.fact.clone())));
+    for (left_out, encoded) in splits {
+        skips.extend(left_out.iter().map(|out| (out.origin, out.fault.reason, out.fault.fact.clone())));
         for encoded in *encoded {
-            let Encoded { example, full_len, odd, .. } = encoded;
+            let Encoded { example, full_len, flags, .. } = encoded;
             let file = &mut files[example.origin.dataset];
             if is_dropped(encoded, data) {
                 let (path, number) = file.place(example.origin.row);
@@ -185,10 +186,10 @@ pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, files: &mut [Fi
             file.kept += 1;
             file.truncated += usize::from(*full_len > data.longest_row());
             file.unlabelled += usize::from(!example.is_trainable());
-            file.empty_responses += usize::from(odd.unanswered);
-            file.empty_questions += usize::from(odd.asks_nothing);
-            file.no_history += usize::from(odd.no_history);
-            if odd.control_text {
+            file.empty_responses += usize::from(flags.unanswered);
+            file.empty_questions += usize::from(flags.asks_nothing);
+            file.no_history += usize::from(flags.no_history);
+            if flags.control_text {
                 file.control_rows += 1;
                 let first = file.first_control_row.unwrap_or(usize::MAX);
                 file.first_control_row = Some(first.min(example.origin.row));
@@ -202,19 +203,19 @@ pub fn count(splits: &[(&Split, &[Encoded])], data: &DataConfig, files: &mut [Fi
 }
 
 /// Training rows as they are trained: what `over_length` leaves of them, under `packing` in packs.
-pub fn settle(split: &Split, rows: Vec<Encoded>, data: &DataConfig) -> Vec<Example> {
-    keep(split, rows, vec![], data, false).0
+pub fn settle(left_out: &[LeftOut], rows: Vec<Encoded>, data: &DataConfig) -> Vec<Example> {
+    keep(left_out, rows, vec![], data, false).0
 }
 
 /// The rows that stay and their `records`; under `packing` in the order of their packs, each with its pack.
 fn keep(
-    split: &Split,
+    left_out: &[LeftOut],
     rows: Vec<Encoded>,
     records: Vec<Record>,
     data: &DataConfig,
     apart: bool,
 ) -> (Vec<Example>, Vec<Record>) {
-    let seats = if data.packing { seats(split, &rows, data) } else { vec![] };
+    let seats = if data.packing { seats(left_out, &rows, data) } else { vec![] };
     let kept = rows.into_iter().filter(|row| !is_dropped(row, data)).map(|row| row.example);
     if !data.packing {
         return (kept.collect(), records);
@@ -230,8 +231,8 @@ fn keep(
 }
 
 /// The rows of a split and, between them, those that are left out.
-fn seats(split: &Split, rows: &[Encoded], data: &DataConfig) -> Vec<Seat> {
-    let mut left_out = split.left_out.iter().peekable();
+fn seats(left_out: &[LeftOut], rows: &[Encoded], data: &DataConfig) -> Vec<Seat> {
+    let mut left_out = left_out.iter().peekable();
     let mut seats = vec![];
     for before in 0..=rows.len() {
         while let Some(out) = left_out.next_if(|out| out.before == before) {
@@ -327,7 +328,7 @@ fn nothing_left(what: &str, files: &[FileSummary], data: &DataConfig) -> Error {
 /// The first row where all only teach to answer nothing. Some such rows are told of; where all are, it is a slip.
 fn first_unanswered(rows: &[Encoded]) -> Option<Origin> {
     let first = rows.first()?.example.origin;
-    rows.iter().all(|row| row.odd.unanswered).then_some(first)
+    rows.iter().all(|row| row.flags.unanswered).then_some(first)
 }
 
 fn all_unanswered(first: Origin, files: &[FileSummary]) -> Error {

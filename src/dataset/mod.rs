@@ -3,7 +3,7 @@
 //! [`load`] is the whole way: names in `dataset_info.json` ([`registry`]) → files ([`files`]) and what their columns are called
 //! ([`shape`]) → records ([`record`]) → turns of a conversation ([`template`]) → ids and labels ([`encode`], [`tokenizer`]).
 //! A file is read as a stream (`input`) by its format (`from_json`, `from_csv`, `from_parquet`); its cells (`cell`) become a
-//! record by its formatting (`alpaca`, `sharegpt`, `tools`), or a [`Fault`]; which tokens are trained is [`labels`]. How data sets become one is `reader` and `mix`,
+//! record by its formatting (`alpaca`, `sharegpt`, `tools`), or a [`Fault`]; which tokens are trained is [`TrainedSpans`]. How data sets become one is `reader` and `mix`,
 //! which rows are held out and in which order they are seen is [`order`], which of them fill one place of a batch `pack`; what
 //! was read and lost is [`summary`], what stands before all texts [`instruction`], and what the user should know of it `notes`. Those who look at data before training have
 //! [`stats`], [`repeats`] and [`leaks`], and [`near`], which finds lines that are alike. [`prepare`] makes a data set out of raw couplets.
@@ -21,7 +21,6 @@ mod from_json;
 mod from_parquet;
 mod input;
 pub mod instruction;
-pub mod labels;
 pub mod leaks;
 mod load;
 mod mix;
@@ -43,15 +42,16 @@ pub mod summary;
 pub mod template;
 pub mod tokenizer;
 mod tools;
+mod trained_spans;
 
 pub use fault::{Fault, Reason};
-pub use labels::Labels;
 pub use leaks::Leaks;
 pub use load::{Read, Splits, count, load, read, settle, training_rows};
 pub use pack::Pack;
 pub use reader::{LeftOut, Split};
 pub use summary::Summary;
 pub use tokenizer::Tokenizer;
+pub use trained_spans::TrainedSpans;
 
 use serde::Serialize;
 
@@ -64,7 +64,7 @@ pub struct Example {
     /// Token ids, at most `cutoff_len`.
     pub input_ids: Vec<u32>,
     /// Which of them are trained.
-    pub trained: Labels,
+    pub trained: TrainedSpans,
     /// Where it came from, for error messages.
     pub origin: Origin,
     /// The pack that it is part of; `None`: it is a sample by itself.
@@ -77,10 +77,13 @@ pub fn samples(rows: &[Example]) -> impl Iterator<Item = &[Example]> {
 }
 
 impl Example {
-    /// A row with labels as LlamaFactory has them: the id itself where a token is trained, [`IGNORE`] elsewhere, not shifted.
+    /// A row with labels as LlamaFactory has them, one for every id: the id itself where a token is trained, [`IGNORE`] elsewhere,
+    /// not shifted. Any other label is taken for that of its token.
+    ///
+    /// Panics if there are not as many labels as ids.
     pub fn new(input_ids: Vec<u32>, labels: &[u32], origin: Origin) -> Self {
-        debug_assert!(labels.iter().zip(&input_ids).all(|(label, id)| *label == IGNORE || label == id));
-        Self { input_ids, trained: Labels::of(labels), origin, pack: None }
+        assert_eq!(input_ids.len(), labels.len(), "a label for every id");
+        Self { input_ids, trained: TrainedSpans::of(labels), origin, pack: None }
     }
 
     /// As long as `input_ids`: the id itself where the token is trained, [`IGNORE`] elsewhere. Not shifted.

@@ -84,9 +84,9 @@ impl Cut {
     }
 
     /// What attention looks at in the micro-batch of `samples`, indices into `train`, and in the longest of all samples.
-    pub fn attended(self, train: &[Example], samples: &[usize], eval: &[Example]) -> Attended {
+    pub fn attended(self, train: &[Example], samples: &[usize], evaluated: [&[Example]; 2]) -> Attended {
         let samples: Vec<Sample> = samples.iter().map(|&i| (i, &train[i])).collect();
-        let longest = train.iter().chain(eval).map(|row| fed(&(0, row))).max().unwrap_or(0);
+        let longest = train.iter().chain(evaluated.into_iter().flatten()).map(|row| fed(&(0, row))).max().unwrap_or(0);
         Attended { longest, prefix: if self.share_prefix { prefix(&samples) } else { 0 } }
     }
 

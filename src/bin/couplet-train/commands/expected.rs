@@ -106,17 +106,18 @@ impl Rate {
         let trained = once + shape.executed_by(&planned.survey.rows, planned.cut.keep).total() as f64;
         let held_out = shape.forward_by(&planned.held_out) as f64;
         // Before the first step; and behind the last, unless that is evaluated in any case.
-        let around = usize::from(done == 0) + usize::from(every.is_none());
-        let around = around as f64 * held_out + shape.forward_by(&planned.scored) as f64;
+        let more_evaluations = usize::from(done == 0) + usize::from(every.is_none());
+        let outside = more_evaluations as f64 * held_out + shape.forward_by(&planned.scored) as f64;
         let a_step = trained / self.flop / total as f64;
         Expected {
             steps: left,
             evaluations,
             seconds: left as f64 * a_step + evaluations as f64 * held_out / self.flop,
-            around: around / self.flop,
+            outside_seconds: outside / self.flop,
             a_step,
             rate: self,
-            writes: evaluations > 0 && (recipe.train.eval_couplets > 0 || !recipe.train.sample_prompts.is_empty()),
+            writes: planned.held_out.fed > 0
+                && (recipe.train.eval_couplets > 0 || !recipe.train.sample_prompts.is_empty()),
             searches: false,
         }
     }
@@ -129,8 +130,9 @@ pub struct Expected {
     evaluations: usize,
     /// Of training and the evaluations on the way.
     pub seconds: f64,
-    /// Of held-out losses before and after training.
-    around: f64,
+    /// Seconds of held-out losses before the first step and behind the last, and of the losses of training and test rows at the
+    /// end.
+    outside_seconds: f64,
     a_step: f64,
     rate: Rate,
     /// Whether the model writes at evaluations, of which it is not known how long it will take.
@@ -146,12 +148,12 @@ impl Expected {
     }
 
     /// `; … more for …`: what is not training, where that is worth a word.
-    fn around(&self, lang: Lang) -> String {
-        let time = lang.duration(self.around);
+    fn outside(&self, lang: Lang) -> String {
+        let time = lang.duration(self.outside_seconds);
         match lang {
-            _ if self.around < 1.0 => String::new(),
-            Lang::En => format!("; {time} more for the losses before and after"),
-            Lang::Zh => format!("；训练前后的损失另需 {time}"),
+            _ if self.outside_seconds < 1.0 => String::new(),
+            Lang::En => format!("; {time} more for losses outside training"),
+            Lang::Zh => format!("；训练以外的损失计算另需 {time}"),
         }
     }
 
@@ -201,7 +203,7 @@ impl Expected {
                 )
             }
         };
-        time + &self.around(lang) + &self.without(lang)
+        time + &self.outside(lang) + &self.without(lang)
     }
 }
 

@@ -6,9 +6,10 @@ use candle_core::{DType, Device};
 use couplet_train::{
     adapter::{check, peft},
     config::{DataConfig, Dialect, LoraConfig, MixStrategy, ModelConfig, OverLength, Recipe},
-    dataset::{self, Example, Labels, Origin, Splits, Summary, Tokenizer, summary::FileSummary},
+    dataset::{self, Example, Origin, Splits, Summary, Tokenizer, TrainedSpans, summary::FileSummary},
     device::{self, Opened},
     error::{Error, Result, io_reason},
+    eval::words,
     fs::{self, fault},
     model::{Checkpoint, Principal, Qwen3Config, published},
     report::Console,
@@ -101,6 +102,9 @@ impl Inputs {
         } else if recipe.lora.pissa.pissa_init {
             Principal::refuse_short_sides(&model_config, &recipe.lora)?;
         }
+        if recipe.train.eval_couplets > 0 {
+            words::load(); // judging asks for it, and keeps it: what is free is asked for behind this
+        }
         fault::phase("tokenise");
         let (data, test) = match &missing {
             Some(_) => (full_rows(recipe, model_config.vocab_size), None),
@@ -192,7 +196,7 @@ fn full_rows(recipe: &Recipe, vocab_size: usize) -> Splits {
     let row = |row: usize| {
         let mut input_ids = vec![0; data.longest_row().max(2)];
         input_ids[0] = (row % vocab_size) as u32;
-        let trained = Labels::of_stretches([(input_ids.len(), true)].into_iter());
+        let trained = TrainedSpans::of_stretches([(input_ids.len(), true)]);
         Example { input_ids, trained, origin: Origin { dataset: 0, row }, pack: None }
     };
     let rows: Vec<Example> =

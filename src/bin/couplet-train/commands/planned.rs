@@ -4,9 +4,8 @@ use super::{inputs::Inputs, verdict::Finals};
 use crate::machine;
 use candle_core::{DType, Device};
 use couplet_train::{
-    config::{GradientCheckpointing, LoraConfig, Recipe, SaveStrategy},
+    config::{GradientCheckpointing, LoraConfig, Projection, Recipe, SaveStrategy},
     error::{Error, Result},
-    eval::words,
     kernels,
     model::{Qwen3Config, qwen3::Keep},
     plan::{self, Attended, Load, Memory, Rows},
@@ -93,10 +92,11 @@ impl Planned {
             keep: Keep::Lean,
         };
         let survey = cut.survey(&StepPlan::of(&data.train, &recipe.train), &data.train);
-        let (held_out, evaluated) = cut.evaluation(&data.eval);
         let finals = Finals::of(inputs);
-        let (mut scored, of_test) = (cut.evaluation(&finals.train).0, cut.evaluation(finals.test).0);
-        scored += of_test;
+        let [held_out, trained, test] = [&data.eval, &finals.train, finals.test].map(|rows| cut.evaluation(rows));
+        let evaluated = held_out.1.max(trained.1).max(test.1);
+        let (held_out, mut scored) = (held_out.0, trained.0);
+        scored += test.0;
         let load = match inputs.missing {
             None => Load { rows: survey.largest.fed, labels: survey.largest.labels, evaluated },
             Some(_) => at_most(recipe, max_rows, evaluated > 0),
@@ -104,7 +104,7 @@ impl Planned {
         let saves = recipe.output.save_strategy != SaveStrategy::No;
         let noise = recipe.train.neftune_noise_alpha.is_some();
         let shape = plan::Shape { model, lora: &recipe.lora, dtype, saves, noise };
-        let attended = match (&inputs.missing, cut.attended(&data.train, &survey.samples, &data.eval)) {
+        let attended = match (&inputs.missing, cut.attended(&data.train, &survey.samples, [&data.eval, finals.test])) {
             // Rows that are not known may begin alike.
             (Some(_), all) if cut.share_prefix => Attended { prefix: all.longest, ..all },
             (_, attended) => attended,
@@ -114,20 +114,11 @@ impl Planned {
             if on_card { shape.memory_on_card(load, attended, keep) } else { shape.memory(load, keep) }
         };
         let (need, asked) = (|keep| need_with(&recipe.lora, keep), recipe.train.gradient_checkpointing);
-        let keep = plan::keep(asked, &need, free, dtype).map_err(|err| {
-            let fits = |lora_rank| {
-                let lora = LoraConfig { lora_rank, ..recipe.lora.clone() };
-                plan::keep(asked, &|keep| need_with(&lora, keep), free, dtype).is_ok()
-            };
-            match plan::rank_that_fits(recipe.lora.lora_rank, fits) {
-                // An adapter that is continued has its rank.
-                Some(rank) if inputs.existing.is_none() => with_rank(err, rank),
-                _ => err,
-            }
+        let fits = |lora: &LoraConfig| plan::keep(asked, &|keep| need_with(lora, keep), free, dtype).is_ok();
+        let keep = plan::keep(asked, &need, free, dtype).map_err(|err| match inputs.existing {
+            Some(_) => err, // an adapter that is continued has its rank
+            None => with_rank(err, &recipe.lora, model, fits),
         })?;
-        if recipe.train.eval_couplets > 0 {
-            words::load(); // which judging asks for, and then keeps
-        }
         kernels::return_freed_buffers(); // what reading has left over is none of the model's
         let before = machine::resident_memory();
         let (cut, memory, lora) = (Cut { keep, ..cut }, need(keep), recipe.lora.clone());
@@ -178,8 +169,16 @@ impl Planned {
     }
 }
 
-/// Adds the rank with which the run would fit.
-fn with_rank(err: Error, rank: usize) -> Error {
+/// Adds the largest useful rank with which the run would fit, if there is one.
+fn with_rank(err: Error, lora: &LoraConfig, model: &Qwen3Config, fits: impl Fn(&LoraConfig) -> bool) -> Error {
+    // A rank beyond the shorter side of a weight adds nothing.
+    let shorter_side = |projection: &Projection| {
+        let (out, width) = model.projection(*projection);
+        out.min(width)
+    };
+    let most = lora.lora_target.iter().map(shorter_side).max().unwrap_or(0);
+    let with = |lora_rank| LoraConfig { lora_rank, ..lora.clone() };
+    let Some(rank) = plan::rank_that_fits(lora.lora_rank.min(most + 1), |rank| fits(&with(rank))) else { return err };
     let [en, zh] = [false, true].map(|chinese| err.hint_text(chinese).unwrap_or_default().to_owned());
     err.hint(format!("`lora_rank = {rank}` would fit; else {en}"))
         .hint_zh(format!("`lora_rank = {rank}` 即可容纳；否则{zh}"))

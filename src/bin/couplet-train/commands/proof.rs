@@ -9,7 +9,7 @@ use couplet_train::{
         peft,
     },
     config::{DataConfig, Projection},
-    dataset::{self, Example, Labels, Origin, Tokenizer},
+    dataset::{self, Example, Origin, Tokenizer, TrainedSpans},
     error::{Error, Result},
     generate::Speaker,
     model::{Batch, Checkpoint, Params, Qwen3, Qwen3Config, params::Slot, streamed, weights::Change},
@@ -64,8 +64,7 @@ pub fn sample(trained: Option<&Trained>, speaker: &Speaker, tokenizer: &Tokenize
         let mut input_ids = speaker.prompt(tokenizer, &[], upper)?;
         let asked = input_ids.len();
         input_ids.extend(tokenizer.encode(lower)?);
-        let stretches = [(asked, false), (input_ids.len() - asked, true)];
-        let trained = Labels::of_stretches(stretches.into_iter());
+        let trained = TrainedSpans::of_stretches([(asked, false), (input_ids.len() - asked, true)]);
         rows.push(Example { input_ids, trained, origin: Origin { dataset: 0, row: rows.len() + 1 }, pack: None });
     }
     let rows: Vec<_> = rows.iter().enumerate().collect();

@@ -164,8 +164,8 @@ impl Stats {
         let mut test_files = read.test_files.clone();
         let encode = |split: &Split| encode_rows(&split.rows, data, &source.tokenizer);
         let (train, eval, test) = (encode(&read.train)?, encode(&read.eval)?, encode(&read.test)?);
-        dataset::count(&[(&read.train, &train), (&read.eval, &eval)], data, &mut files);
-        dataset::count(&[(&read.test, &test)], data, &mut test_files);
+        dataset::count(&[(&read.train.left_out, &train), (&read.eval.left_out, &eval)], data, &mut files);
+        dataset::count(&[(&read.test.left_out, &test)], data, &mut test_files);
         let (mut splits, mut all_lengths, mut over_long) = (vec![], vec![], vec![]);
         for (name, split, encoded, read_from) in [
             ("training", &read.train, &train, &files),
@@ -181,7 +181,7 @@ impl Stats {
             all_lengths.push(lengths);
         }
         files.extend(test_files);
-        let train = dataset::settle(&read.train, train, data);
+        let train = dataset::settle(&read.train.left_out, train, data);
         let rows = &read.train.rows;
         let place = |origin| Place::of(origin, &read.files);
         let distinct = distinct(rows);

@@ -3,16 +3,16 @@
 use super::IGNORE;
 use std::ops::Range;
 
-/// The positions of a row that are trained, as runs: a label is the id of its token or [`IGNORE`], so where they stand is all
-/// there is to keep, and it takes half the memory of a row less than another list of ids.
+/// The positions of a row that are trained, as runs. A label is the id of its token or [`IGNORE`], so a second list of ids would
+/// say nothing more, and take as much memory as the first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Labels(Box<[Range<u32>]>);
+pub struct TrainedSpans(Box<[Range<u32>]>);
 
-impl Labels {
+impl TrainedSpans {
     /// Of a row whose stretches, one behind the other, have so many tokens, which are trained or not.
-    pub fn of_stretches(stretches: impl Iterator<Item = (usize, bool)>) -> Self {
+    pub fn of_stretches(stretches: impl IntoIterator<Item = (usize, bool)>) -> Self {
         let (mut runs, mut end): (Vec<Range<u32>>, u32) = (vec![], 0);
-        for (tokens, trained) in stretches.filter(|(tokens, _)| *tokens > 0) {
+        for (tokens, trained) in stretches.into_iter().filter(|(tokens, _)| *tokens > 0) {
             let start = end;
             end += tokens as u32;
             match runs.last_mut() {
@@ -56,12 +56,12 @@ mod tests {
             (vec![7, x, 7], 2),
             (vec![x, 7, x, x, 7, 7, x], 2),
         ] {
-            let got = Labels::of(&labels);
+            let got = TrainedSpans::of(&labels);
             let places: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] != IGNORE).collect();
             assert_eq!(got.positions().collect::<Vec<_>>(), places, "{labels:?}");
             assert_eq!((got.count(), got.0.len()), (places.len(), runs), "{labels:?}");
         }
         let stretches = [(2, false), (1, true), (0, false), (2, true), (3, false)];
-        assert_eq!(Labels::of_stretches(stretches.into_iter()), Labels::of(&[x, x, 1, 1, 1, x, x, x]));
+        assert_eq!(TrainedSpans::of_stretches(stretches), TrainedSpans::of(&[x, x, 1, 1, 1, x, x, x]));
     }
 }

@@ -468,6 +468,21 @@ fn raw_pairs_become_rows_and_are_trained() {
     assert!(replaced.code == 0 && replaced.stdout.contains("3 行 → data/pairs.json"), "{}", replaced.stdout);
 }
 
+/// Neither would be heard of otherwise.
+#[cfg(unix)]
+#[test]
+fn a_signal_to_who_has_written_nothing_is_answered() {
+    let work = Workspace::new();
+    for args in [&["data", "prepare", "in.txt"][..], &["plan", "in.toml"]] {
+        let pipe = args[args.len() - 1];
+        let ended = work.interrupted(args, pipe, "");
+        let want = (130, "", "stopped by SIGINT: nothing was written\n");
+        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), want, "{args:?}");
+        std::fs::remove_file(work.path(pipe)).expect("a pipe");
+    }
+    assert_eq!(std::fs::read_dir(work.dir()).expect("a folder").count(), 0);
+}
+
 #[test]
 fn a_preparation_whose_reader_leaves_is_no_error() {
     let work = Workspace::new();

@@ -53,28 +53,40 @@ pub enum Start {
     AlreadyComplete,
 }
 
+/// Whether a run may start in its output directory.
+#[derive(Debug)]
+pub enum May {
+    /// It may.
+    Start(Start),
+    /// Results lie there that are not those of this recipe: the error with which it ends.
+    Not(Error),
+}
+
 /// Looks into the recipe's output directory. Another run's results are an error unless `overwrite_output_dir` is set.
 ///
 /// An unfinished run is continued even then: a second start of the same command must not destroy the first.
 pub fn inspect(recipe: &Recipe) -> Result<Start> {
-    let start = look(recipe)?;
+    let start = match look(recipe)? {
+        May::Start(start) => start,
+        May::Not(err) => return Err(err),
+    };
     if start != Start::AlreadyComplete {
         refuse_unwritable(&recipe.output.output_dir)?;
     }
     Ok(start)
 }
 
-/// The same, but for whether the directory can be written: nothing is.
-pub fn look(recipe: &Recipe) -> Result<Start> {
+/// The same, but for whether the directory can be written: nothing is. Another run's results are no error yet.
+pub fn look(recipe: &Recipe) -> Result<May> {
     refuse_no_folder(recipe)?;
-    let start = what_is_there(recipe)?;
-    nearest_folder(&recipe.output.output_dir).map(|_| start)
+    let may = what_is_there(recipe)?;
+    nearest_folder(&recipe.output.output_dir).map(|_| may)
 }
 
-fn what_is_there(recipe: &Recipe) -> Result<Start> {
+fn what_is_there(recipe: &Recipe) -> Result<May> {
     let dir = &recipe.output.output_dir;
     if !dir.is_dir() {
-        return Ok(Start::Fresh);
+        return Ok(May::Start(Start::Fresh));
     }
     if let Some(found) = NOT_AN_OUTPUT.iter().find(|name| dir.join(name).exists()) {
         return Err(unusable(dir, format!("it is a model, a data set or a project (it holds {found})")));
@@ -89,21 +101,21 @@ fn what_is_there(recipe: &Recipe) -> Result<Start> {
         let complete = is_complete(old);
         let longer = asked && !differences(recipe, old).is_empty(); // more epochs of a finished run, say
         if same && *resume != Resume::Never && (!complete || longer) {
-            return Ok(Start::Unfinished);
+            return Ok(May::Start(Start::Unfinished));
         }
         if overwrite || (same && *resume == Resume::Never) {
-            return Ok(Start::Replace);
+            return Ok(May::Start(Start::Replace));
         }
     }
-    match (results, receipt) {
-        (None, _) => Ok(Start::Fresh),
-        (Some(_), _) if overwrite => Ok(Start::Replace),
-        (Some(found), None) => Err(no_receipt(dir, &found.file_name().to_string_lossy())),
+    Ok(match (results, receipt) {
+        (None, _) => May::Start(Start::Fresh),
+        (Some(_), _) if overwrite => May::Start(Start::Replace),
+        (Some(found), None) => May::Not(no_receipt(dir, &found.file_name().to_string_lossy())),
         (Some(_), Some(old)) => match differences(recipe, &old) {
-            diff if !diff.is_empty() => Err(another_run(dir, &diff, is_same(recipe, &old))),
-            _ => Ok(Start::AlreadyComplete),
+            diff if !diff.is_empty() => May::Not(another_run(dir, &diff, is_same(recipe, &old))),
+            _ => May::Start(Start::AlreadyComplete),
         },
-    }
+    })
 }
 
 /// A checkpoint that is named must be there. The folder of this run may have been left out.
@@ -250,21 +262,36 @@ fn is_result(name: &str) -> bool {
     OWN_FILES.contains(&name) || OWN_FOLDERS.contains(&name) || checkpoint::step_of(name).is_some()
 }
 
-/// The receipt of the run that wrote `dir`: there, or for a `checkpoint-N` in the folder above. `None` where there is none.
+/// The receipt of the run that wrote `dir`: there, or for a `checkpoint-N` and for `pissa_converted` in the folder above. `None`
+/// where there is none.
 ///
 /// Errors: it cannot be read, or is no JSON.
 pub fn receipt_of(dir: &Path) -> Result<Option<Value>> {
-    let above = dir.parent().filter(|_| checkpoint::step_of(dir).is_some()).map(|parent| parent.join(RECEIPT));
-    let Some(path) = [Some(dir.join(RECEIPT)), above].into_iter().flatten().find(|path| path.is_file()) else {
-        return Ok(None);
-    };
+    let is_converted = dir.file_name().is_some_and(|name| name == pissa::CONVERTED);
+    let above = dir.parent().filter(|_| is_converted || checkpoint::step_of(dir).is_some());
+    let places = [Some(dir), above].into_iter().flatten().map(|dir| (dir, dir.join(RECEIPT)));
+    let Some((home, path)) = places.into_iter().find(|(_, path)| path.is_file()) else { return Ok(None) };
     let broken = |reason: String| {
         Error::file(&path, reason)
             .hint("remove the file, and say `--base` and `template=…` yourself")
             .hint_zh("请删除该文件，并自行指定 `--base` 与 `template=…`")
     };
     let text = std::fs::read_to_string(&path).map_err(|err| broken(format!("cannot be read: {}", io_reason(&err))))?;
-    Ok(Some(serde_json::from_str(&text).map_err(|err| broken(format!("not valid JSON: {err}")))?))
+    let mut receipt: Value = serde_json::from_str(&text).map_err(|err| broken(format!("not valid JSON: {err}")))?;
+    if is_converted && home != dir && receipt["config"]["lora"]["pissa_init"] != true {
+        forget_base(&mut receipt);
+    }
+    Ok(Some(receipt))
+}
+
+/// A run that converted a plain adapter was trained on a base that lacked something; what it converted fits the one that does
+/// not, of which the receipt knows nothing.
+fn forget_base(receipt: &mut Value) {
+    for (section, key) in [("digests", "base"), ("config", "model")] {
+        if let Some(section) = receipt.get_mut(section).and_then(Value::as_object_mut) {
+            section.remove(key);
+        }
+    }
 }
 
 /// `None`: there is none. One that cannot be read is an error: without it nobody knows what the rest is worth.
@@ -312,9 +339,10 @@ const PAST: [&str; 11] = [
 ];
 
 /// Keys that make it another run. Where it is written, whether it overwrites or resumes and when it pauses do not; nor does
-/// the shape of the LoRA where an adapter is continued, which has its own and keeps it.
+/// the shape of the LoRA where an adapter is continued, which has its own and keeps it; nor whether the same values were said in
+/// TOML or in YAML.
 fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
-    let same_run = ["overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
+    let same_run = ["dialect", "overwrite_output_dir", "output_dir", "resume_from_checkpoint", "max_seconds"];
     let shape = shape_of_another(recipe);
     let mut diff = recipe.diff(&receipt["config"]);
     let another = |d: &Difference| ![&same_run[..], shape, &PAST].iter().any(|keys| keys.contains(&d.key.as_str()));
@@ -324,7 +352,7 @@ fn differences(recipe: &Recipe, receipt: &Value) -> Vec<Difference> {
 
 /// `more`: only more is asked of the run that lies there, and it could go on.
 fn another_run(dir: &Path, diff: &[Difference], more: bool) -> Error {
-    let lines: Vec<String> = diff.iter().map(|d| format!("\n  {}: {} there, {} now", d.key, d.old, d.new)).collect();
+    let lines: Vec<String> = diff.iter().map(|d| format!("\n  {}", d.told("there"))).collect();
     let err = Error::file(dir, format!("holds the results of another config:{}", lines.concat()));
     if more {
         return err
@@ -423,6 +451,7 @@ mod tests {
         let other = recipe(dir.path(), "plot_loss = false");
         let err = inspect(&other).unwrap_err().to_string();
         assert!(err.ends_with("holds the results of another config:\n  plot_loss: true there, false now"), "{err}");
+        assert!(matches!(look(&other), Ok(May::Not(_))), "a plan goes on");
         let past = recipe(dir.path(), "logging_steps = 7\nsave_steps = 7");
         assert_eq!(inspect(&past).unwrap(), Start::AlreadyComplete, "what is past cannot be changed");
         let longer = inspect(&recipe(dir.path(), "[train]\nmax_steps = 9")).unwrap_err();
@@ -465,6 +494,65 @@ mod tests {
         std::fs::write(out.join("adapter_model.safetensors"), "x").unwrap();
         let err = inspect(&first).unwrap_err().to_string();
         assert!(err.ends_with("holds another program's files (adapter_model.safetensors)"), "{err}");
+    }
+
+    #[test]
+    fn a_value_that_is_gone_is_said_to_be_not_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let capped = recipe(dir.path(), "[train]\nmax_steps = 9\nseed = 7");
+        std::fs::create_dir(&capped.output.output_dir).unwrap();
+        std::fs::write(capped.output.output_dir.join("trainer_log.jsonl"), "").unwrap();
+        Receipt::begin(&capped, json!({})).unwrap().complete(json!({})).unwrap();
+        let err = inspect(&recipe(dir.path(), "[train]\nseed = 7")).unwrap_err().to_string();
+        assert!(err.ends_with("\n  max_steps: 9 there, not set now"), "{err}");
+    }
+
+    #[test]
+    fn the_same_recipe_in_the_other_dialect_is_no_other_config() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, out) = (dir.path().join("r.yaml"), dir.path().join("out"));
+        let yaml = format!(
+            "model_name_or_path: m\nstage: sft\ndo_train: true\ndataset: d\ntemplate: qwen3\noutput_dir: {}\n",
+            out.display()
+        );
+        std::fs::write(&file, &yaml).unwrap();
+        let theirs = from_str(&yaml, Format::Yaml, &file, &[]).unwrap().recipe;
+        let (toml, _) = crate::config::convert(&file, &[]).unwrap();
+        let ours = from_str(&toml, Format::Toml, Path::new("r.toml"), &[]).unwrap().recipe;
+        assert_ne!(ours.dialect, theirs.dialect);
+        std::fs::create_dir(&out).unwrap();
+        std::fs::write(out.join("trainer_log.jsonl"), "").unwrap();
+        let receipt = Receipt::begin(&theirs, json!({})).unwrap();
+        assert_eq!(inspect(&ours).unwrap(), Start::Unfinished);
+        receipt.complete(json!({})).unwrap();
+        assert_eq!(inspect(&ours).unwrap(), Start::AlreadyComplete);
+    }
+
+    #[test]
+    fn the_receipt_of_what_a_run_left_below_is_found_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |name: &str| receipt_of(&dir.path().join(name)).unwrap();
+        for name in ["checkpoint-5", "pissa_converted", "pissa_backup", "checkpoint-keep"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let write = |pissa_init: bool| {
+            let config = json!({"model": {"model_name_or_path": "m"}, "lora": {"pissa_init": pissa_init}});
+            let receipt = json!({"config": config, "digests": {"base": "b", "data": "d"}, "speak": {}});
+            std::fs::write(dir.path().join(RECEIPT), receipt.to_string()).unwrap();
+            receipt
+        };
+        let whole = write(true);
+        for name in ["", "checkpoint-5", "pissa_converted"] {
+            assert_eq!(of(name), Some(whole.clone()), "{name}");
+        }
+        for name in ["pissa_backup", "checkpoint-keep"] {
+            assert_eq!(of(name), None, "{name}");
+        }
+        let whole = write(false);
+        assert_eq!(of("checkpoint-5"), Some(whole));
+        let fits = of("pissa_converted").expect("a receipt");
+        let base = (&fits["digests"]["base"], &fits["config"]["model"]);
+        assert_eq!((base, &fits["digests"]["data"]), ((&Value::Null, &Value::Null), &json!("d")), "of another base");
     }
 
     #[test]

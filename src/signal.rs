@@ -1,11 +1,12 @@
 //! A polite stop: SIGINT, SIGTERM and SIGHUP are remembered, and the trainer looks between two micro-batches.
 //!
 //! While a run is only being prepared a signal ends the process at once: nothing would be lost. From [`Stop::defer`] on the
-//! first signal asks and the second ends. A signal that was ignored when the process started stays ignored, as `nohup` wants it.
+//! first signal asks and the second ends. Commands that are not seen to do anything for a while say a last word instead
+//! ([`Stop::install_with`]). A signal that was ignored when the process started stays ignored, as `nohup` wants it.
 
 use crate::error::{Error, Result};
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
@@ -54,12 +55,14 @@ pub struct Stop {
     number: Arc<AtomicUsize>,
     /// The next signal ends the process.
     at_once: Arc<AtomicBool>,
+    /// Held while a signal is answered: what it ends must not go on meanwhile.
+    answering: Arc<Mutex<()>>,
 }
 
 impl Stop {
     /// Nothing ever asks: for runs that no signal may reach.
     pub fn never() -> Self {
-        Self { number: Arc::new(AtomicUsize::new(0)), at_once: Arc::new(AtomicBool::new(true)) }
+        Self { number: Arc::default(), at_once: Arc::new(AtomicBool::new(true)), answering: Arc::default() }
     }
 
     /// Listens from now on, for the rest of the process: a signal ends it with its [`Signal::exit_code`]. Call it once.
@@ -71,8 +74,20 @@ impl Stop {
         Ok(stop)
     }
 
+    /// The same, but for a last word where the first signal ends the process. A thread of its own hears of signals, so the word
+    /// may print; [`Self::requested`] knows of one a moment later.
+    pub fn install_with(last_word: impl Fn(Signal) + Send + 'static) -> Result<Self> {
+        let stop = Self::never();
+        #[cfg(unix)]
+        stop.hear(last_word).map_err(|err| Error::run(format!("cannot listen to signals: {err}")))?;
+        #[cfg(not(unix))]
+        drop(last_word);
+        Ok(stop)
+    }
+
     /// From now on the first signal only asks.
     pub fn defer(&self) {
+        let _answered = self.answering();
         self.at_once.store(false, Ordering::SeqCst);
     }
 
@@ -87,12 +102,38 @@ impl Stop {
         Signal::ALL.into_iter().find(|signal| usize::from(signal.number()) == number)
     }
 
+    fn answering(&self) -> MutexGuard<'_, ()> {
+        self.answering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(unix)]
+    fn hear(&self, last_word: impl Fn(Signal) + Send + 'static) -> std::io::Result<()> {
+        let mut signals =
+            signal_hook::iterator::Signals::new(heeded_signals().map(|signal| i32::from(signal.number())))?;
+        let stop = self.clone();
+        let answer = move || {
+            for number in signals.forever() {
+                let Some(signal) = Signal::ALL.into_iter().find(|signal| i32::from(signal.number()) == number) else {
+                    continue;
+                };
+                let _answering = stop.answering();
+                if stop.at_once.swap(true, Ordering::SeqCst) {
+                    if stop.requested().is_none() {
+                        last_word(signal);
+                    }
+                    std::process::exit(signal.exit_code().into());
+                }
+                stop.number.store(signal.number().into(), Ordering::SeqCst);
+            }
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(answer).map(drop)
+    }
+
     #[cfg(unix)]
     fn listen(&self) -> std::io::Result<()> {
         use signal_hook::flag;
 
-        let ignored = ignored_signals();
-        for signal in Signal::ALL.into_iter().filter(|signal| ignored >> (signal.number() - 1) & 1 == 0) {
+        for signal in heeded_signals() {
             let number = i32::from(signal.number());
             // Actions run in this order, so the first signal of any kind does not yet see itself as the second.
             flag::register_conditional_shutdown(number, i32::from(signal.exit_code()), Arc::clone(&self.at_once))?;
@@ -130,6 +171,13 @@ impl Interrupts {
     }
 }
 
+/// Those that this process was not told to ignore.
+#[cfg(unix)]
+fn heeded_signals() -> impl Iterator<Item = Signal> {
+    let ignored = ignored_signals();
+    Signal::ALL.into_iter().filter(move |signal| ignored >> (signal.number() - 1) & 1 == 0)
+}
+
 /// Signals that this process was started with orders to ignore: bit n − 1 for signal n. Where there is no `/proc`, none.
 #[cfg(unix)]
 fn ignored_signals() -> u64 {
@@ -146,7 +194,7 @@ fn ignored_mask(status: &str) -> Option<u64> {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::{io::Write, process::Command};
 
     #[test]
     fn codes_are_those_of_the_shell() {
@@ -214,6 +262,49 @@ mod tests {
             ("done", "2", "", 130, "the run is complete: it just leaves again"),
         ] {
             assert_eq!(run(defer, raise, ignored), Some(want), "{why}");
+        }
+    }
+
+    /// The child of the next test: says its last word on stdout, or exits with what it was asked by.
+    #[test]
+    #[ignore = "a child process"]
+    fn child_with_a_last_word() {
+        let say = |signal: Signal| writeln!(std::io::stdout(), "last word: {}", signal.name()).unwrap();
+        let stop = Stop::install_with(say).unwrap();
+        if std::env::var("DEFER").unwrap() == "yes" {
+            stop.defer();
+        }
+        for number in std::env::var("RAISE").unwrap().split(' ') {
+            signal_hook::low_level::raise(number.parse().unwrap()).unwrap();
+            // The second must find the first answered.
+            let began = std::time::Instant::now();
+            while stop.requested().is_none() && began.elapsed().as_secs() < 10 {
+                std::thread::yield_now();
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::process::exit(stop.requested().map_or(0, |signal| i32::from(signal.number())));
+    }
+
+    #[test]
+    fn who_listens_with_a_last_word_says_it_once_and_leaves() {
+        let handled = Signal::ALL.map(Signal::number);
+        let ignored = ignored_signals();
+        for number in handled.into_iter().filter(|number| ignored >> (number - 1) & 1 == 1) {
+            signal_hook::flag::register(i32::from(number), Arc::default()).unwrap();
+        }
+        for (defer, raise, code, word, why) in [
+            ("no", "2", 130, Some("SIGINT"), "Ctrl-C"),
+            ("no", "15", 143, Some("SIGTERM"), "kill"),
+            ("yes", "2", 2, None, "while it writes it is only asked"),
+            ("yes", "2 15", 143, None, "the second ends it, and what is left is not known"),
+        ] {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child.args(["--ignored", "--exact", "--nocapture", "signal::tests::child_with_a_last_word"]);
+            let ended = child.env("RAISE", raise).env("DEFER", defer).output().unwrap();
+            let said = String::from_utf8(ended.stdout).unwrap();
+            let words: Vec<&str> = said.split("last word: ").skip(1).filter_map(|rest| rest.lines().next()).collect();
+            assert_eq!((ended.status.code(), words), (Some(code), Vec::from_iter(word)), "{why}");
         }
     }
 

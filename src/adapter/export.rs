@@ -21,9 +21,9 @@ const COPIED: [&str; 7] = [
 ];
 
 /// Writes the folder `dir`: after a crash it is there whole or not at all, and the next export clears up. Weights in files of at most `max_bytes`;
-/// `modelfile`: the text for Ollama; `progress` gets bytes of weights done and in all.
+/// `modelfile`: the text for Ollama; `progress` gets bytes of weights done and in all, and once more before the folder gets its name.
 ///
-/// Errors: `dir` holds something, the disk is too small, the base lacks a file; nothing is left then.
+/// Errors: `dir` holds something, the disk is too small, the base lacks a file, one of `progress`; nothing is left then.
 pub fn export(
     merge: &Merge,
     base: &Path,
@@ -31,7 +31,7 @@ pub fn export(
     max_bytes: u64,
     dtype: Option<DType>,
     modelfile: &str,
-    progress: impl FnMut(u64, u64),
+    mut progress: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<()> {
     refuse_taken(dir)?;
     let (parent, name) = match (dir.parent(), dir.file_name().and_then(|name| name.to_str())) {
@@ -48,7 +48,7 @@ pub fn export(
     refuse_small_disk(parent, merge.bytes())?;
     let config = config_text(base, dtype)?;
     fs::write_durable_dir(parent, name, |temp| {
-        merge.write(temp, max_bytes, progress)?;
+        merge.write(temp, max_bytes, &mut progress)?;
         let put = |name: &str, bytes: &[u8]| fs::write_file_synced(&temp.join(name), bytes).map(drop);
         put("config.json", config.as_bytes())?;
         for name in COPIED {
@@ -59,7 +59,8 @@ pub fn export(
         if let Some(bytes) = read_if_there(&base.join("tokenizer_config.json"))? {
             put("tokenizer_config.json", padded_on_the_left(&bytes).as_deref().unwrap_or(&bytes))?;
         }
-        put("Modelfile", modelfile.as_bytes())
+        put("Modelfile", modelfile.as_bytes())?;
+        progress(merge.bytes(), merge.bytes())
     })
 }
 
@@ -139,7 +140,7 @@ mod tests {
     fn exported(dir: &Path, max_bytes: u64, dtype: Option<DType>) -> Result<()> {
         let (config, checkpoint) = (Qwen3Config::load(&base())?, Checkpoint::open(&base())?);
         let merge = Merge::new(&config, &checkpoint, &[], dtype)?;
-        export(&merge, &base(), dir, max_bytes, dtype, "FROM .\n", |_, _| ())
+        export(&merge, &base(), dir, max_bytes, dtype, "FROM .\n", |_, _| Ok(()))
     }
 
     fn names(dir: &Path) -> Vec<String> {
@@ -188,6 +189,29 @@ mod tests {
         std::fs::create_dir(dir.path().join("empty")).unwrap();
         exported(&dir.path().join("empty"), u64::MAX, None).unwrap();
         assert_eq!(names(dir.path()), ["empty", "mine"], "nothing hidden is left");
+    }
+
+    #[test]
+    fn an_export_that_is_stopped_leaves_nothing() {
+        let (config, checkpoint) = (Qwen3Config::load(&base()).unwrap(), Checkpoint::open(&base()).unwrap());
+        let merge = Merge::new(&config, &checkpoint, &[], None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut asked = 0;
+        export(&merge, &base(), &dir.path().join("whole"), u64::MAX, None, "", |_, _| {
+            asked += 1;
+            Ok(())
+        })
+        .unwrap();
+        for stop in [1, asked / 2, asked] {
+            let mut left = stop;
+            let out = dir.path().join("out");
+            let err = export(&merge, &base(), &out, u64::MAX, None, "", |_, _| {
+                left -= 1;
+                if left == 0 { Err(Error::run("stopped")) } else { Ok(()) }
+            });
+            assert_eq!(err.unwrap_err().to_string(), "stopped");
+            assert_eq!(names(dir.path()), ["whole"], "{stop} of {asked}");
+        }
     }
 
     #[test]

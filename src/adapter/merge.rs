@@ -54,7 +54,7 @@ impl<'a> Merge<'a> {
     }
 
     /// Writes the weights into `dir`, in files of at most `max_bytes`, with their index; `progress` gets bytes done and in all.
-    pub fn write(&self, dir: &Path, max_bytes: u64, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+    pub fn write(&self, dir: &Path, max_bytes: u64, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {
         let shards = shards::split(self.entries.clone(), max_bytes);
         let (mut done, all) = (0, self.bytes());
         for (i, shard) in shards.iter().enumerate() {
@@ -64,7 +64,7 @@ impl<'a> Merge<'a> {
                     let piece = self.piece(&entry.name, rows, entry.dtype)?;
                     put(&piece)?;
                     done += (piece.elem_count() * entry.dtype.size_in_bytes()) as u64;
-                    progress(done, all);
+                    progress(done, all)?;
                 }
                 Ok(())
             })?;
@@ -216,7 +216,7 @@ mod tests {
         for (adapters, dtype) in [plain, dora].into_iter().flat_map(f32_too).chain([(both, None)]) {
             let out = tempfile::tempdir().unwrap();
             let merge = Merge::new(&config, &base, adapters, dtype).unwrap();
-            merge.write(out.path(), 2_000_000, |_, _| ()).unwrap();
+            merge.write(out.path(), 2_000_000, &mut |_, _| Ok(())).unwrap();
             let merged = Checkpoint::open(out.path()).unwrap();
             assert_eq!(merged.names().collect::<Vec<_>>(), base.names().collect::<Vec<_>>());
             for name in base.names() {
@@ -257,7 +257,7 @@ mod tests {
         let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let adapters = [adapter(dir.path(), &config, 0.4, use_dora)];
         let merge = Merge::new(&config, &base, &adapters, Some(DType::F32)).unwrap();
-        merge.write(out.path(), u64::MAX, |_, _| ()).unwrap();
+        merge.write(out.path(), u64::MAX, &mut |_, _| Ok(())).unwrap();
         let (ids, no) = (vec![5u32, 90, 400, 77, 1000, 31], u32::MAX);
         let batch = Batch::pack(&[(0, &ids, &[no, 90, 400, 77, 1000, 31])], no, false).unwrap();
         let (tuned, layout) = Qwen3::load(&config, &base, &adapters[0].lora, DType::F32, &Device::Cpu).unwrap();

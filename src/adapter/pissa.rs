@@ -243,7 +243,10 @@ mod tests {
             assert!(check::inspect(&own, &config).unwrap() == check::inspect(&plain, &config).unwrap());
             let merged = |adapter| {
                 let out = tempfile::tempdir().unwrap();
-                Merge::new(&config, &base, &[adapter], None).unwrap().write(out.path(), u64::MAX, |_, _| ()).unwrap();
+                Merge::new(&config, &base, &[adapter], None)
+                    .unwrap()
+                    .write(out.path(), u64::MAX, &mut |_, _| Ok(()))
+                    .unwrap();
                 std::fs::read(out.path().join("model.safetensors")).unwrap()
             };
             assert!(merged(own) == merged(plain));

@@ -247,6 +247,14 @@ pub struct Difference {
     pub new: Value,
 }
 
+impl Difference {
+    /// `key: OLD there, NEW now`, where `there` is the word for the earlier one.
+    pub fn told(&self, there: &str) -> String {
+        let said = |value: &Value| if value.is_null() { "not set".to_owned() } else { value.to_string() };
+        format!("{}: {} {there}, {} now", self.key, said(&self.old), said(&self.new))
+    }
+}
+
 /// The recipe of a config that says only what must be said: every other key has its default.
 fn plain(dialect: Dialect) -> Value {
     let (format, text) = match dialect {

@@ -22,6 +22,7 @@ mod transfer;
 mod words;
 
 pub use env::HubEnv;
+pub use names::and_no_folder;
 
 use crate::error::{Error, Result};
 use env::Hub;
@@ -77,6 +78,17 @@ pub fn resolve(
         return Ok(folder);
     }
     names::check(name_or_path, revision)?;
+    fetch(name_or_path, revision, cache_dir, env, tell).map_err(|err| names::and_no_folder(err, name_or_path))
+}
+
+/// The folder of a model of this name, from the cache or a hub.
+fn fetch(
+    name_or_path: &str,
+    revision: &str,
+    cache_dir: Option<&Path>,
+    env: &HubEnv,
+    tell: &mut dyn FnMut(News<'_>),
+) -> Result<PathBuf> {
     let root = env.cache(cache_dir).ok_or_else(|| words::no_home(name_or_path))?;
     if env.hub == Hub::OpenMind {
         return Err(words::openmind(name_or_path));

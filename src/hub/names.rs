@@ -48,6 +48,35 @@ fn no_such_folder(path: &Path) -> Error {
         .hint_zh("请检查 `model_name_or_path`；相对路径从当前目录算起。形如 `Qwen/Qwen3-0.6B` 的名称会从 Hugging Face 获取，除非当前目录下有 `Qwen` 文件夹")
 }
 
+/// An error about a model of this name; of a bare one, which may have been meant as a folder, with the folders that it resembles.
+pub fn and_no_folder(err: Error, name: &str) -> Error {
+    if name.contains('/') {
+        return err; // an owner's
+    }
+    let near = folders_like(name);
+    let but = if near.is_empty() { String::new() } else { format!(", but {}", near.join(", ")) };
+    err.and(format!("no folder `{name}` is in the working directory{but}"))
+}
+
+/// Up to three folders of the working directory, or one below, whose names resemble this one.
+fn folders_like(name: &str) -> Vec<String> {
+    /// Of a folder no more entries are looked at.
+    const MOST: usize = 1000;
+    let folders = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().take(MOST);
+        let shown = entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'));
+        shown.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    };
+    let here = folders(Path::new("."));
+    let all: Vec<PathBuf> = here.iter().flat_map(|dir| folders(dir)).chain(here.iter().cloned()).collect();
+    let last = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut near = closest(name, all.iter().map(|path| last(path)), 0.6);
+    near.dedup();
+    let named = |name: &String| all.iter().filter(|path| last(path) == *name).min();
+    let found = near.iter().filter_map(named).map(|path| path.strip_prefix(".").unwrap_or(path));
+    found.map(|path| format!("`{}`", path.display())).collect()
+}
+
 /// Up to three names that resemble the first missing part of `path`, beside it.
 fn nearest(path: &Path) -> Vec<String> {
     let Some(missing) = path.ancestors().take_while(|dir| !dir.exists() && !dir.as_os_str().is_empty()).last() else {
@@ -125,6 +154,18 @@ mod tests {
             assert!(err.hint_text(true).is_some(), "{name}");
         }
         assert_eq!(folder("Qwen/Qwen3-0.6B", None).unwrap(), None);
+    }
+
+    #[test]
+    fn a_bare_name_may_have_been_meant_as_a_folder() {
+        for (name, want) in [
+            ("tiny_qwen", "offline; no folder `tiny_qwen` is in the working directory, but `data/tiny_qwen3`"),
+            ("benchs", "offline; no folder `benchs` is in the working directory, but `benches`"),
+            ("gpt-neo-x", "offline; no folder `gpt-neo-x` is in the working directory"),
+            ("Qwen/Qwen3-0.6B", "offline"),
+        ] {
+            assert_eq!(and_no_folder(Error::input("offline"), name).to_string(), want);
+        }
     }
 
     #[test]

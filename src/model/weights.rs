@@ -57,7 +57,7 @@ impl Checkpoint {
         let mut tensors = BTreeMap::new();
         let (shards, map) = shards(dir)?;
         for shard in shards {
-            read_header(&shard, &mut tensors)?;
+            read_header(&shard, &mut tensors, damaged)?;
         }
         refuse_misplaced(dir, &map, &tensors)?;
         Ok(Self { dir: dir.to_owned(), tensors, digests: RefCell::default() })
@@ -66,7 +66,7 @@ impl Checkpoint {
     /// One safetensors file by itself (an adapter).
     pub fn open_file(path: &Path) -> Result<Self> {
         let mut tensors = BTreeMap::new();
-        read_header(path, &mut tensors)?;
+        read_header(path, &mut tensors, damaged_adapter)?;
         Ok(Self { dir: path.to_owned(), tensors, digests: RefCell::default() })
     }
 
@@ -294,7 +294,19 @@ fn damaged(path: &Path, fact: impl std::fmt::Display) -> Error {
         .hint_zh("文件损坏或下载不完整；请重新下载")
 }
 
-fn read_header(path: &Path, tensors: &mut BTreeMap<String, Place>) -> Result<()> {
+/// The error of an adapter that is not as it was written. A run has written it, here or elsewhere.
+fn damaged_adapter(path: &Path, fact: String) -> Error {
+    Error::file(path, fact)
+        .hint("the adapter is damaged or was cut off; use that of a checkpoint of its run (`checkpoint-N`), or copy it again")
+        .hint_zh("适配器损坏或不完整；请改用同一次训练的检查点（`checkpoint-N`），或重新复制")
+}
+
+/// `damaged`: the error of a file of this kind.
+fn read_header(
+    path: &Path,
+    tensors: &mut BTreeMap<String, Place>,
+    damaged: impl Fn(&Path, String) -> Error,
+) -> Result<()> {
     let damaged = |fact: String| damaged(path, fact);
     let mut file = File::open(path).map_err(|err| damaged(format!("cannot be read: {}", io_reason(&err))))?;
     let size = file.metadata().map_err(|err| damaged(io_reason(&err)))?.len();

@@ -85,6 +85,8 @@ impl<O: Observer + ?Sized> Observer for &mut O {
 pub struct Outcome {
     /// All evaluations in order.
     pub evaluations: Vec<Evaluated>,
+    /// The training loss of the first step, which is that of the model as it was; `None` where an earlier process did that step.
+    pub first_loss: Option<f64>,
     /// The training losses of the log, in order.
     pub losses: Vec<f64>,
     /// What held-out and test rows have in common with training rows, a line each.
@@ -130,6 +132,7 @@ impl Observer for Outcome {
             Event::Compared(e) => self.compared = Some(e.clone()),
             Event::Logged(e) => self.losses.push(e.loss),
             Event::Started(e) => self.leaks = e.leaks.iter().map(|leaks| leaks.counts(false)).collect(),
+            Event::Step(e) if e.step == 1 => self.first_loss = Some(e.loss),
             Event::Data(_) | Event::Step(_) | Event::Saved(_) | Event::SaveFailed(_) | Event::Trouble(_) => {}
         }
         Ok(())

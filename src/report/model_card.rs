@@ -218,6 +218,7 @@ mod tests {
         ];
         Outcome {
             evaluations,
+            first_loss: None,
             losses: vec![],
             leaks: vec!["none of 9 held-out rows".into()],
             finished: Some(finished(10, 1.0)),

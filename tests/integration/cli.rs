@@ -345,6 +345,25 @@ fn an_early_end_is_said_everywhere() {
     assert!(card.contains(&format!("The adapter is that of step {best}, the best evaluation (`eval_loss` ")), "{card}");
 }
 
+/// Ten steps that throw the model away, told by what was measured before and after alone.
+#[test]
+fn a_run_that_diverged_is_called_that_and_its_adapter_is_warned_of() {
+    let start = QuickStart::new();
+    let wild =
+        ["eval_dataset=couplets_valid", "max_steps=10", "learning_rate=1000", "warmup_ratio=0", "output_dir=out"];
+    let ended = start.train(&[&wild[..], &["lr_scheduler_type=constant"]].concat());
+    let verdict = "\nverdict        diverged: the held-out loss went from ";
+    assert!(ended.stderr.contains(verdict), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("overfitting") && !ended.stderr.contains("stable"), "{}", ended.stderr);
+    let checked = start.work.run(&["adapter", "check", "out"]);
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    assert!(
+        checked.stdout.contains("\nwarning   the run diverged: its run.json has a held-out loss of "),
+        "{}",
+        checked.stdout
+    );
+}
+
 #[test]
 fn an_unfinished_run_starts_again() {
     let start = QuickStart::new();
@@ -450,6 +469,21 @@ fn raw_pairs_become_rows_and_are_trained() {
     let chinese = [("LANG", "zh_CN.UTF-8")];
     let replaced = start.work.run_with(&["data", "prepare", "pairs.txt", "--overwrite"], &chinese);
     assert!(replaced.code == 0 && replaced.stdout.contains("3 行 → data/pairs.json"), "{}", replaced.stdout);
+}
+
+/// Neither would be heard of otherwise.
+#[cfg(unix)]
+#[test]
+fn a_signal_to_who_has_written_nothing_is_answered() {
+    let work = Workspace::new();
+    for args in [&["data", "prepare", "in.txt"][..], &["plan", "in.toml"]] {
+        let pipe = args[args.len() - 1];
+        let ended = work.interrupted(args, pipe, "");
+        let want = (130, "", "stopped by SIGINT: nothing was written\n");
+        assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), want, "{args:?}");
+        std::fs::remove_file(work.path(pipe)).expect("a pipe");
+    }
+    assert_eq!(std::fs::read_dir(work.dir()).expect("a folder").count(), 0);
 }
 
 #[test]

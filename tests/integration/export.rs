@@ -94,6 +94,78 @@ fn an_adapter_is_checked() {
     }
 }
 
+/// What a copy that was cut leaves.
+fn cut(w: &Workspace, adapter: &str) {
+    let file = format!("{adapter}/adapter_model.safetensors");
+    let bytes = std::fs::read(w.path(&file)).expect("an adapter");
+    w.write(&file, &bytes[..bytes.len() / 2]);
+}
+
+#[test]
+fn an_adapter_that_is_cut_is_a_finding_with_a_way_out() {
+    let w = Workspace::of_fixture("parity/all_targets");
+    let check = |dir: &str, env: &[(&str, &str)]| {
+        let bad = w.run_with(&["adapter", "check", dir, "--base", "model"], env);
+        assert!(bad.code == 1 && !bad.stdout.contains("OK"), "{dir}: {}{}", bad.stdout, bad.stderr);
+        assert!(bad.stderr.contains(&format!("{dir}/adapter_model.safetensors: ")), "{dir}: {}", bad.stderr);
+        assert!(bad.stderr.contains("its header describes"), "{dir}: {}", bad.stderr);
+        bad.stderr
+    };
+    copy_dir(&w.path("final_adapter"), &w.path("whole"));
+    for step in [2, 4, 6] {
+        copy_dir(&w.path("whole"), &w.path(&format!("final_adapter/checkpoint-{step}")));
+    }
+    ["final_adapter", "final_adapter/checkpoint-6"].iter().for_each(|adapter| cut(&w, adapter));
+    for dir in ["final_adapter", "final_adapter/checkpoint-6"] {
+        let said = check(dir, &[]);
+        assert!(said.contains("that of final_adapter/checkpoint-4 is sound: use it"), "{said}");
+        let said = check(dir, &[("COUPLET_TRAIN_LANG", "zh")]);
+        assert!(said.contains("final_adapter/checkpoint-4 中的适配器完好"), "{said}");
+    }
+    ["checkpoint-2", "checkpoint-4"].iter().for_each(|step| cut(&w, &format!("final_adapter/{step}")));
+    let said = check("final_adapter", &[]);
+    assert!(said.contains("hint: the adapter is damaged or was cut off; use that of a checkpoint"), "{said}");
+    assert_eq!(w.run(&["adapter", "check", "nowhere", "--base", "model"]).code, 2);
+}
+
+#[test]
+fn an_adapter_of_a_run_that_diverged_is_warned_of() {
+    let w = Workspace::of_fixture("parity/all_targets");
+    let check = |results: serde_json::Value| {
+        let receipt = serde_json::json!({"speak": {"template": "qwen3"}, "results": results});
+        w.write("final_adapter/run.json", receipt.to_string());
+        let checked = w.run(&["adapter", "check", "final_adapter", "--base", "model"]);
+        assert!(checked.code == 0 && checked.stdout.ends_with("\nOK\n"), "{}{}", checked.stdout, checked.stderr);
+        checked.stdout.lines().find_map(|line| line.strip_prefix("warning   ")).map(str::to_owned)
+    };
+    let results = |after: f64, diverged: Option<f64>| serde_json::json!({"eval_loss_before": 7.05, "eval_loss": after, "verdict": {"diverged": diverged}});
+    assert_eq!(check(results(4.2, None)), None);
+    assert_eq!(check(results(7.06, None)), None, "noise");
+    let warned = check(results(812.3, Some(812.3)));
+    let want = "the run diverged: its run.json has a held-out loss of 7.050 before training and 812.300 after; train again with a \
+                smaller learning_rate";
+    assert_eq!(warned.as_deref(), Some(want));
+    let warned = check(results(8.0, None)).expect("a warning");
+    assert!(warned.starts_with("the run made its model worse: "), "{warned}");
+    let no_number = check(results(f64::NAN, Some(1.0))).expect("a warning");
+    assert!(no_number.contains(" and NaN after"), "{no_number}");
+}
+
+/// Ctrl-C while the folder is filled: a file of the base that is a pipe holds it up.
+#[cfg(unix)]
+#[test]
+fn a_signal_leaves_nothing_of_an_export() {
+    let w = Workspace::of_fixture("parity/truncation");
+    let ended = w.interrupted(EXPORT, "model/added_tokens.json", "");
+    assert_eq!((ended.code, ended.stdout.as_str()), (130, ""), "{}", ended.stderr);
+    assert!(ended.stderr.ends_with("stopped by SIGINT: nothing was written\n"), "{}", ended.stderr);
+    let left: Vec<String> = (std::fs::read_dir(w.dir()).expect("a folder").flatten())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains("merged") && name != "merged.safetensors")
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
 #[test]
 fn an_adapter_that_is_no_number_is_not_merged() {
     let w = Workspace::of_fixture("parity/truncation");

@@ -214,6 +214,13 @@ fn the_converted_adapter_says_over_the_base_what_training_ended_with() {
         done(&["generate", "--base", "model", "template=qwen3_nothink", "--adapter", adapter, "--raw", "春风送暖"])
     });
     assert_eq!(answers[0], answers[1]);
+    // How the run asked is known in the folder below, too.
+    let answers = ["lf_out", "lf_out/pissa_converted"].map(|adapter| {
+        let asked = work.run(&["generate", "--adapter", adapter, "max_new_tokens=8", "春风送暖"]);
+        assert!(asked.code == 0 && !asked.stderr.contains("no run.json"), "{adapter}: {}", asked.stderr);
+        asked.stdout
+    });
+    assert_eq!(answers[0], answers[1]);
     for half in ["pissa_init", "pissa_backup"] {
         let ended = work.run(&["generate", "--base", "model", "--adapter", &format!("lf_out/{half}"), "春风送暖"]);
         assert_eq!(ended.code, 2, "{}", ended.stderr);

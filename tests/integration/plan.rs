@@ -290,6 +290,12 @@ fn what_lies_in_the_output_directory_is_planned_with() {
     work.train(&[&["--config"], &small[..], &["output_dir=out"]].concat());
     let finished = plan(&["output_dir=out"]);
     assert!(finished.stdout.contains("\nnote: `output_dir` holds a finished run"), "{}", finished.stdout);
+    let taken = plan(&["output_dir=out", "lora_rank=4"]);
+    assert_eq!((taken.code, taken.stderr.as_str()), (0, ""));
+    let refused = "\nnote: training would refuse: out: holds the results of another config:\n  lora_rank: 16 there, 4 now\n  \
+                   choose another `output_dir`, or replace them with `overwrite_output_dir=true`\n";
+    assert!(taken.stdout.contains(refused), "{}", taken.stdout);
+    assert!(row(&taken.stdout, "lora").starts_with("r 4, "), "{}", taken.stdout);
     let from = ["output_dir=out2", "resume_from_checkpoint=out/checkpoint-4"];
     let on = plan(&from);
     assert!(on.stdout.contains("\nnote: goes on after step 4, from out/checkpoint-4"), "{}{}", on.stdout, on.stderr);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 /// The root of the repository.
@@ -189,7 +189,50 @@ impl Workspace {
         self.execute(args, &[], file.into())
     }
 
+    /// A run that gets SIGINT while it reads `pipe`, which holds it up; then the pipe gives `rest` and ends.
+    #[cfg(unix)]
+    pub fn interrupted(&self, args: &[&str], pipe: &str, rest: &str) -> Ended {
+        use std::{io::Write, os::unix::fs::OpenOptionsExt, time::Instant};
+        children_answer(2);
+        let path = self.path(pipe);
+        let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+        assert!(made.success());
+        let mut command = self.command(args, &[]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("the binary runs");
+        // Without waiting it can only be opened once somebody reads.
+        let open = || {
+            let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+            std::fs::OpenOptions::new().write(true).custom_flags(flags).open(&path)
+        };
+        let began = Instant::now();
+        let mut writer = loop {
+            match open() {
+                Ok(writer) => break writer,
+                Err(_) if child.try_wait().expect("a child").is_none() && began.elapsed().as_secs() < 60 => {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                Err(err) => panic!("{args:?} does not read {pipe}: {err}"),
+            }
+        };
+        let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+        assert!(killed.success());
+        // Who leaves at once does so; who waits for a place to stop needs the rest.
+        let began = Instant::now();
+        while child.try_wait().expect("a child").is_none() && began.elapsed().as_millis() < 500 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let _ = writer.write_all(rest.as_bytes()); // nobody reads it who has left
+        drop(writer);
+        ended(args, child.wait_with_output().expect("an end"))
+    }
+
     fn execute(&self, args: &[&str], env: &[(&str, &str)], stdin: Stdio) -> Ended {
+        let output = self.command(args, env).stdin(stdin).output().expect("the binary runs");
+        ended(args, output)
+    }
+
+    fn command(&self, args: &[&str], env: &[(&str, &str)]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_couplet-train"));
         for name in ["COUPLET_TRAIN_LANG", "LC_ALL", "LC_MESSAGES", "LANG", "NO_COLOR", "RUST_BACKTRACE", "COLUMNS"] {
             command.env_remove(name);
@@ -198,15 +241,8 @@ impl Workspace {
             command.env_remove(name);
         }
         command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hf")).envs(env.iter().copied());
-        let output = command.args(args).current_dir(self.dir()).stdin(stdin).output().expect("the binary runs");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        let ended = Ended {
-            code: output.status.code().expect("no signal"),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        };
-        assert!(!ended.stderr.contains("panicked"), "{args:?}: {}", ended.stderr);
-        ended
+        command.args(args).current_dir(self.dir());
+        command
     }
 
     /// A run that must succeed; training never prints to stdout.
@@ -221,6 +257,14 @@ impl Workspace {
         assert_eq!(ended.stdout, "", "{args:?}");
         ended
     }
+}
+
+fn ended(args: &[&str], output: Output) -> Ended {
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let code = output.status.code().unwrap_or_else(|| panic!("{args:?}: {}", output.status));
+    let ended = Ended { code, stdout: text(output.stdout), stderr: text(output.stderr) };
+    assert!(!ended.stderr.contains("panicked"), "{args:?}: {}", ended.stderr);
+    ended
 }
 
 /// Makes children of this process answer a signal as programs in the foreground do. What a process ignores (in the

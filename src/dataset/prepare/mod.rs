@@ -87,6 +87,11 @@ pub struct Groups {
 /// Errors: a name, file or entry that is taken (unless `overwrite`); a file that cannot be read or understood, with the place;
 /// nothing left after cleaning, or less than is asked for.
 pub fn prepare(options: &Options) -> Result<Prepared> {
+    prepare_and_tell(options, &|| ())
+}
+
+/// The same; `begins` is told before the first file is written.
+pub fn prepare_and_tell(options: &Options, begins: &dyn Fn()) -> Result<Prepared> {
     let target = Target::new(options)?;
     let inputs = options.files.iter().chain(options.parallel.iter().flatten());
     if let Some(path) = inputs.into_iter().find(|path| write::is_result(&target, path)) {
@@ -97,6 +102,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     let read = read::read(&options.files, options.parallel.as_ref(), &options.layout)?;
     let cleaned = clean::clean(read.pairs, read.broken, options);
     if cleaned.rows.is_empty() {
+        begins();
         target.write_report(&write::report(&cleaned.dropped, options))?;
         return Err(nothing_left(&cleaned.dropped, &target.report(), options));
     }
@@ -157,6 +163,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     for (part, rows) in [(Part::Valid, valid), (Part::Test, test)].into_iter().filter(|(_, rows)| !rows.is_empty()) {
         files.push((part, write::held_out(&rows, &options.instructions)));
     }
+    begins();
     let gone = target.write(&files, &write::report(&dropped, options))?;
     notes.extend(gone.iter().map(|name| Warning {
         en: format!("`{name}` of an earlier preparation is no longer registered; its file is still there"),

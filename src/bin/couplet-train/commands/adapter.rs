@@ -3,22 +3,30 @@
 use super::{ask, below, proof, trained::Trained};
 use crate::args::{AskArgs, CheckArgs};
 use couplet_train::{
-    adapter::check,
+    adapter::{check, peft},
     config,
     dataset::Tokenizer,
     error::{Error, Kind, Result},
-    model::Qwen3Config,
-    report::{Console, Header, Look},
+    model::{Checkpoint, Qwen3Config},
+    report::{Console, Header, Lang, Look},
+    trainer::checkpoint,
 };
-use std::io::stderr;
+use serde_json::Value;
+use std::{
+    io::stderr,
+    path::{Path, PathBuf},
+};
 
-/// Looks at an adapter; the findings go to stdout. Exit code 1: it is dead or belongs to another base.
+/// A held-out loss this much above where it began is worse, as in the verdict of a run.
+const WORSE: f64 = 1.01;
+
+/// Looks at an adapter; the findings go to stdout. Exit code 1: it is damaged, dead or belongs to another base.
 #[expect(clippy::print_stdout, reason = "the result")]
 pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
     let (config, _) = config::inference(None, &[], config::table::Command::Generate)?;
     let asked = AskArgs { base: args.base.clone(), ..AskArgs::default() };
-    let trained = [Trained::open(&args.dir)?];
+    let trained = [Trained::open(&args.dir).map_err(|err| unreadable(err, &args.dir))?];
     let (dir, base) = ask::base(&config, &asked, &trained, &mut console)?;
     let geometry = Qwen3Config::load(&dir)?;
     // A foreign adapter is a finding about it, not a wrong use of the command.
@@ -63,6 +71,56 @@ pub fn check(args: &CheckArgs, look: Look) -> Result<u8> {
             .hint("check it over the base that it was trained on")
             .hint_zh("请用训练它的基座来检查"));
     }
+    if let Some(worse) = trained[0].receipt.as_ref().and_then(|receipt| worse(receipt, look.lang)) {
+        println!("warning   {worse}");
+    }
     println!("OK");
     Ok(0)
+}
+
+/// What is wrong with an adapter that is there is a finding too, and where another of its run is sound, it is named.
+fn unreadable(err: Error, dir: &Path) -> Error {
+    if ![peft::CONFIG, peft::WEIGHTS].iter().any(|name| dir.join(name).is_file()) {
+        return err;
+    }
+    let err = err.in_run();
+    match sound_checkpoint(dir).filter(|_| Checkpoint::open_file(&dir.join(peft::WEIGHTS)).is_err()) {
+        None => err,
+        Some(sound) => {
+            let sound = sound.display();
+            err.hint(format!(
+                "the adapter is damaged or was cut off; that of {sound} is sound: use it, or copy this one again"
+            ))
+            .hint_zh(format!("适配器损坏或不完整；{sound} 中的适配器完好，可改用它，或重新复制"))
+        }
+    }
+}
+
+/// The newest other checkpoint of the run that wrote `dir` whose adapter can be read whole.
+fn sound_checkpoint(dir: &Path) -> Option<PathBuf> {
+    let run = if checkpoint::step_of(dir).is_some() { dir.parent()? } else { dir };
+    let all = checkpoint::list(run).ok()?.into_iter().rev().map(|(_, path)| path);
+    all.filter(|path| path.file_name() != dir.file_name()).find(|path| check::refuse_damaged(path).is_ok())
+}
+
+/// What the run says of its losses, where it made its model worse. A number that is none is `null` there.
+fn worse(receipt: &Value, lang: Lang) -> Option<String> {
+    let results = &receipt["results"];
+    let before = results["eval_loss_before"].as_f64()?;
+    let after = results["eval_loss"].as_f64().unwrap_or(f64::NAN);
+    if after <= before * WORSE {
+        return None;
+    }
+    let diverged = !results["verdict"]["diverged"].is_null();
+    Some(match lang {
+        Lang::En => format!(
+            "{}: its run.json has a held-out loss of {before:.3} before training and {after:.3} after; train again with a smaller \
+             learning_rate",
+            if diverged { "the run diverged" } else { "the run made its model worse" }
+        ),
+        Lang::Zh => format!(
+            "{}：其 run.json 记录的留出集损失训练前为 {before:.3}，训练后为 {after:.3}；请降低 learning_rate 重新训练",
+            if diverged { "该次训练已发散" } else { "该次训练使模型变差" }
+        ),
+    })
 }

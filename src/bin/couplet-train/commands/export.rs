@@ -4,7 +4,7 @@ use super::{
     ask::{self, Words},
     below,
     data::quoted,
-    proof,
+    proof, stop,
     trained::Trained,
 };
 use crate::args::ExportArgs;
@@ -22,16 +22,23 @@ use couplet_train::{
     generate::Speaker,
     model::{Checkpoint, Qwen3Config, streamed},
     report::{Console, Header, Lang, Look},
+    signal::{Signal, Stop},
 };
 use std::{
     io::stderr,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
 /// Merges, writes, and reads the result back. Its path goes to stdout.
 #[expect(clippy::print_stdout, reason = "the result")]
 pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
     let mut console = Console::new(stderr(), look);
+    let written: Arc<OnceLock<PathBuf>> = Arc::default();
+    let stop = Stop::install_with({
+        let written = Arc::clone(&written);
+        move |signal| tell_stopped(look, signal, written.get())
+    })?;
     let words = Words::sort(&args.words)?;
     if let Some(text) = words.texts.first() {
         return Err(Error::input(format!("`{text}` is neither `key=value` nor a config file"))
@@ -79,8 +86,26 @@ pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
         check::refuse_non_finite(adapter, &geometry).map_err(|err| err.at(dir.display()))?;
     }
     let name = out.display().to_string();
-    let show = |done, all| console.export(&name, done, all);
-    export(&merge, &base_dir, &out, config.export.size * 1_000_000_000, dtype, &speaker.modelfile(), show)?;
+    let mut shown = 0;
+    let show = |done, all| {
+        if done > shown {
+            console.export(&name, done, all);
+            shown = done;
+        }
+        stop.requested().map_or(Ok(()), |signal| Err(Error::run(format!("stopped by {}", signal.name()))))
+    };
+    // A signal waits until the folder is gone, or whole.
+    stop.defer();
+    let ended = export(&merge, &base_dir, &out, config.export.size * 1_000_000_000, dtype, &speaker.modelfile(), show);
+    if ended.is_ok() {
+        let _ = written.set(out.clone()); // it is set once
+    }
+    stop.leave_at_once();
+    if let Some(signal) = stop.requested() {
+        tell_stopped(look, signal, written.get());
+        return Ok(signal.exit_code());
+    }
+    ended?;
 
     let (batch, rows) = proof::sample(last.first(), &speaker, &tokenizer)?;
     let merged = Checkpoint::open(&out)?;
@@ -94,12 +119,28 @@ pub fn run(args: &ExportArgs, look: Look) -> Result<u8> {
     let result = streamed::logits(&geometry, &merged, None, None, &batch)?;
     let agreement = Agreement::of(&untuned, &tuned, &result)?;
     console.line(&told(&agreement, rows, look.lang));
-    let written = dtype.or(merged.info("model.embed_tokens.weight").map(|(dtype, _)| dtype)).unwrap_or(DType::F32);
+    let dtype_written =
+        dtype.or(merged.info("model.embed_tokens.weight").map(|(dtype, _)| dtype)).unwrap_or(DType::F32);
     // A model that is not the tuned one must not stay under its name.
-    agreement.refuse_difference(written).inspect_err(|_| remove(&out))?;
+    agreement.refuse_difference(dtype_written).inspect_err(|_| {
+        stop.defer();
+        remove(&out);
+    })?;
     console.line(&serving(&out, &speaker, look.lang));
     println!("{name}");
     Ok(0)
+}
+
+/// Says what is left of an export that a signal ended.
+fn tell_stopped(look: Look, signal: Signal, written: Option<&PathBuf>) {
+    match written.map(|out| out.display()) {
+        None => stop::tell(look, signal, stop::NOTHING_WRITTEN),
+        Some(out) => {
+            let en = format!("{out} is whole, but was not compared with base + adapter");
+            let zh = format!("{out} 已完整写出，但尚未与「基座+适配器」比较");
+            stop::tell(look, signal, (&en, &zh));
+        }
+    }
 }
 
 fn remove(dir: &Path) {

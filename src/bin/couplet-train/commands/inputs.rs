@@ -11,6 +11,7 @@ use couplet_train::{
     error::{Error, Result, io_reason},
     eval::words,
     fs::{self, fault},
+    hub,
     model::{Checkpoint, Principal, Qwen3Config, published},
     report::Console,
     trainer::event::{DataRead, SetRead},
@@ -276,7 +277,8 @@ impl Base {
     fn published(name: &str) -> Result<Self> {
         let config = published::named(name).ok_or_else(|| {
             let sizes = published::SIZES.join(", ");
-            Error::input(format!("{name} is not on this machine, and its geometry is not known by its name"))
+            let err = Error::input(format!("{name} is not on this machine, and its geometry is not known by its name"));
+            hub::and_no_folder(err, name)
                 .hint(format!("name a folder with the model, or one of Qwen/Qwen3-… ({sizes})"))
                 .hint_zh(format!("请填写模型目录，或 Qwen/Qwen3-…（{sizes}）之一"))
         })?;

@@ -3,10 +3,10 @@
 use super::restore;
 use couplet_train::{
     config::Recipe,
-    error::Result,
+    error::{Error, Result},
     fs::{self, Lock},
     report::{Console, Header},
-    run::{self, Start, megabytes},
+    run::{self, May, Start, megabytes},
     trainer::{
         checkpoint::{self, Restored},
         saver::Space,
@@ -29,6 +29,8 @@ pub struct Found {
     goes_on: Option<(PathBuf, usize)>,
     /// What is removed before the run begins.
     doomed: Vec<PathBuf>,
+    /// Why a run would not begin, where this is for a plan.
+    taken: Option<Error>,
 }
 
 impl Place {
@@ -53,11 +55,15 @@ impl Place {
 
 impl Found {
     /// For a plan: nothing is written, and the directory stays anybody's. `None`, errors: as [`Place::take`], but for what only
-    /// writing shows.
+    /// writing shows, and for another run's results, beside which there is a plan all the same.
     pub fn look(recipe: &Recipe, console: &mut Console) -> Result<Option<Self>> {
         match run::look(recipe)? {
-            Start::AlreadyComplete => Ok(None),
-            start => Self::of(recipe, start, console).map(Some),
+            May::Start(Start::AlreadyComplete) => Ok(None),
+            May::Start(start) => Self::of(recipe, start, console).map(Some),
+            May::Not(err) => {
+                let (start, taken) = (Start::Fresh, Some(err));
+                Ok(Some(Self { start, restored: None, goes_on: None, doomed: vec![], taken }))
+            }
         }
     }
 
@@ -68,7 +74,7 @@ impl Found {
             run::refuse_doomed(adapter, &doomed)?;
         }
         let goes_on = restored.as_ref().map(|restored| (restored.path.clone(), restored.state.step));
-        Ok(Self { start, restored, goes_on, doomed })
+        Ok(Self { start, restored, goes_on, doomed, taken: None })
     }
 
     /// The step of the checkpoint that the run goes on from.
@@ -89,6 +95,13 @@ impl Found {
 
     /// What the user should know of it.
     pub fn notices(&self, out: &Path, short_of_room: Option<(u64, Space)>, header: &mut Header) {
+        if let Some(err) = &self.taken {
+            let hint = |chinese| err.hint_text(chinese).unwrap_or_default();
+            header.notice(
+                format!("training would refuse: {err}\n  {}", hint(false)),
+                format!("训练会拒绝开始：{err}\n  {}", hint(true)),
+            );
+        }
         if let Some((free, space)) = short_of_room {
             let (free, most) = (megabytes(free), megabytes(space.most));
             header.notice(

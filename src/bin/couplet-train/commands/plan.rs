@@ -8,7 +8,7 @@ use super::{
     loading, locate, notices, pissa,
     place::Found,
     planned::{Planned, free},
-    recipe_and_overrides, restore,
+    recipe_and_overrides, restore, stop,
 };
 use crate::args::PlanArgs;
 use candle_core::DType;
@@ -38,6 +38,7 @@ use std::{
 pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
     // The plan is the answer and not something said beside it: there is no quiet one.
     let look = Look { verbosity: look.verbosity.max(Verbosity::Normal), ..look };
+    stop::listen(look)?;
     let (file, overrides) = recipe_and_overrides(&args.recipe, "couplet-train plan")?;
     let Loaded { mut recipe, notices } = config::load(&file, &overrides)?;
     let mut found = Found::look(&recipe, &mut Console::new(stderr(), look))?;

@@ -102,7 +102,7 @@ fn unusable(skipped: &[Skipped]) -> Error {
 /// another one may not even let happen.
 pub fn refuse_another_config(recipe: &Recipe, restored: &Restored) -> Result<()> {
     let changes = recipe.changes_that_matter(&restored.state.identity["config"]);
-    let line = |d: &Difference| format!("\n  {}: {} then, {} now", d.key, d.old, d.new);
+    let line = |d: &Difference| format!("\n  {}", d.told("then"));
     refuse(restored, &changes.iter().map(line).collect::<Vec<_>>())
 }
 

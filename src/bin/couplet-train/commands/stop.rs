@@ -4,13 +4,33 @@ use couplet_train::{
     config::Resume,
     error::Result,
     fs::fault,
-    report::{Console, Lang},
-    signal::Stop,
+    report::{Console, Lang, Look},
+    signal::{Signal, Stop},
 };
-use std::time::{Duration, Instant};
+use std::{
+    io::stderr,
+    time::{Duration, Instant},
+};
 
 /// Exit code of a run that `max_seconds` stopped: temporary failure, try again (`sysexits.h`).
 const TIME_LIMIT: u8 = 75;
+
+/// What a command says that a signal ends before it has written anything.
+pub const NOTHING_WRITTEN: (&str, &str) = ("nothing was written", "未写入任何内容");
+
+/// Listens to signals from now on: one ends the process, with a word about what is left.
+pub fn listen(look: Look) -> Result<Stop> {
+    Stop::install_with(move |signal| tell(look, signal, NOTHING_WRITTEN))
+}
+
+/// Says that a signal ended the command, and what is left.
+pub fn tell(look: Look, signal: Signal, (en, zh): (&str, &str)) {
+    let name = signal.name();
+    Console::new(stderr(), look).line(&match look.lang {
+        Lang::En => format!("stopped by {name}: {en}"),
+        Lang::Zh => format!("被 {name} 停止：{zh}"),
+    });
+}
 
 /// Listens to signals and looks at the clock.
 pub struct StopAt {

@@ -155,7 +155,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
 
     // 4. What it came to.
     let scores = scores(&trainer, Finals::of(&inputs)).map_err(Error::in_run)?;
-    let verdict = scores.map(|scores| Verdict::new(&outcome, scores));
+    let verdict = scores.map(|scores| Verdict::new(&outcome, scores, model.config().vocab_size));
     fs::write_atomic(&out.join("README.md"), model_card(&recipe, &outcome).as_bytes())?;
     // Of a save or prune that failed: told then, and no reason to fail now.
     let _ = fs::remove_leftovers(&out, place.lock.is_held());

@@ -2,7 +2,7 @@
 
 use crate::{
     args::{PrepareArgs, Punctuation},
-    commands::header::thousands,
+    commands::{header::thousands, stop},
 };
 use couplet_train::{
     dataset::prepare::{self, Groups, Instructions, Layout, Options, Part, Prepared},
@@ -17,7 +17,9 @@ use std::{
 /// Prepares, says what came of every row, and prints the commands that go on.
 pub fn run(args: &PrepareArgs, look: Look) -> Result<()> {
     let options = options(args)?;
-    let done = prepare::prepare(&options)?;
+    let stop = stop::listen(look)?;
+    // What is begun is finished: some files would be there, and no entry that names them.
+    let done = prepare::prepare_and_tell(&options, &|| stop.defer())?;
     let color = look.color && stdout().is_terminal();
     let mut out = stdout().lock();
     Console::new(&mut out, Look { color, ..look }).header(&said(&done, &options, look.lang));

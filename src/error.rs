@@ -51,12 +51,21 @@ impl Error {
         Self::input(format!("{}: {reason}", path.display()))
     }
 
-    /// A text whose bytes from `byte` on are not UTF-8. `place`: where that is in other words, e.g. `line 2, row 1`.
+    /// A text that is not UTF-8.
+    ///
+    /// - `path`: the file; `stdin` or `-` for standard input, where what is piped must be converted.
+    /// - `(byte, place)`: how many bytes are UTF-8, and where that is in other words, e.g. `line 2, row 1`.
+    /// - `bytes`: those that follow, which tell UTF-16.
     pub fn not_utf8(path: &Path, (byte, place): (u64, &str), bytes: &[u8]) -> Self {
         let is_utf16 = byte == 0 && matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
         let (looks, encoding) = if is_utf16 { (": it looks like UTF-16", "UTF-16") } else { ("", "GB18030") };
-        Self::file(path, format!("not UTF-8 at byte {byte} ({place}){looks}"))
-            .hint(format!("save the file as UTF-8, e.g. iconv -f {encoding} -t UTF-8 OLD > NEW"))
+        let err = Self::file(path, format!("not UTF-8 at byte {byte} ({place}){looks}"));
+        if ["stdin", "-"].iter().any(|name| path == Path::new(name)) {
+            return err
+                .hint(format!("convert what is piped: … | iconv -f {encoding} -t UTF-8 | couplet-train …"))
+                .hint_zh(format!("请先转换管道中的文本：… | iconv -f {encoding} -t UTF-8 | couplet-train …"));
+        }
+        err.hint(format!("save the file as UTF-8, e.g. iconv -f {encoding} -t UTF-8 OLD > NEW"))
             .hint_zh(format!("请将文件另存为 UTF-8，例如 iconv -f {encoding} -t UTF-8 旧文件 > 新文件"))
     }
 
@@ -205,6 +214,8 @@ mod tests {
             let err = utf8(Path::new("f"), bytes.to_vec()).unwrap_err();
             assert_eq!(err.to_string(), want);
             assert!([false, true].iter().all(|zh| err.hint_text(*zh).unwrap().contains("iconv -f ")), "{want}");
+            let piped = utf8(Path::new("stdin"), bytes.to_vec()).unwrap_err();
+            assert!([false, true].iter().all(|zh| piped.hint_text(*zh).unwrap().contains("… | iconv -f ")), "{want}");
         }
         assert_eq!(utf8(Path::new("f"), "天".into()).unwrap(), "天");
     }

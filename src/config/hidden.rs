@@ -87,10 +87,11 @@ fn is_token(word: &str) -> bool {
     SHAPES.iter().any(has_shape) || word.starts_with("hf_oauth_") || is_uuid()
 }
 
-/// What stands between a key and its value (`": "`, ` = `), and the value up to its end. `None`: the word was no key.
+/// What stands between a key and its value (`": "`, ` = `; also full-width, which some type), and the value up to its end. `None`:
+/// the word was no key.
 fn value_behind(rest: &str) -> Option<(&str, &str)> {
-    let closed = rest.trim_start_matches(['"', '\'']).trim_start();
-    let value = closed.strip_prefix([':', '='])?.trim_start();
+    let closed = rest.trim_start_matches(['"', '\'', '“', '”', '‘', '’']).trim_start();
+    let value = closed.strip_prefix([':', '=', '：', '＝'])?.trim_start();
     let between = &rest[..rest.len() - value.len()];
     let end = match Quote::at(value).and_then(|quote| quote.end(&value[quote.0.len()..]).map(|end| end + quote.0.len()))
     {
@@ -245,6 +246,9 @@ mod tests {
             ("other: 0f3b6c1e-8d44-4a57-9b2f-5c6d7e8f9012", &format!("other: {}", "*".repeat(36)), "a UUID"),
             ("model: [hf_0123456789abc]", "model: [****************]", "in the wrong place"),
             ("hf_hub_token: 密钥 ", "hf_hub_token: ** ", "characters, not bytes"),
+            ("hf_hub_token：abc", "hf_hub_token：***", "a full-width colon"),
+            ("  ms_hub_token ＝ \"abc\" # mine", "  ms_hub_token ＝ ***** # mine", "a full-width sign"),
+            ("{“hub_token”：“abc”}", "{“hub_token”：******", "full-width quotes"),
             ("hf_hub_token:", "hf_hub_token:", "no value"),
             ("hf_hub_token abc", "hf_hub_token abc", "no key"),
             ("hf_hub_url: org/data", "hf_hub_url: org/data", "a short word that begins as tokens do"),
@@ -260,6 +264,7 @@ mod tests {
         // What is asked for is the last line.
         for (text, is_shown, why) in [
             ("hf_hub_token:\nabc def", false, "YAML, on the next line"),
+            ("hf_hub_token：\nabc def", false, "behind a full-width colon"),
             ("hf_hub_token:\n  abc: def", false, "further in, whatever it looks like"),
             ("hf_hub_token: # mine\nabc", false, "behind a comment"),
             ("hf_hub_token: abc\ndef", false, "broken in two"),

@@ -6,7 +6,7 @@ use super::{
     Format,
     build::{device_choice, no_device},
     entry::{Entry, Place},
-    full_width, json, keys,
+    full_width, hidden, json, keys,
     kind::{Kind, Words},
     notice::Notice,
     sections::{DeviceChoice, TemplateName},
@@ -212,7 +212,7 @@ fn without_effect(source: &Source, entry: &Entry, by: Command) -> Result<Option<
             if let Some((_, ours)) = V1.iter().find(|(v1, _)| *v1 == entry.key) {
                 return Err(of_v1(source, entry, ours));
             }
-            let err = entry.key_error(source, format!("unknown key `{}`", entry.key));
+            let err = entry.key_error(source, format!("unknown key `{}`", hidden::pair(&entry.key)));
             let names = keys::all().filter(|key| kind_for(key.name, by).is_some()).map(|key| key.name);
             let err = match keys::closest(&entry.key, names) {
                 Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),

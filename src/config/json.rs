@@ -58,12 +58,12 @@ fn convert(value: serde_json::Value) -> Value {
 fn syntax_error(source: &Source, err: &serde_json::Error) -> Error {
     let reason = err.to_string();
     let fact = reason.split(" at line ").next().unwrap_or(&reason);
-    let at = source.offset(err.line(), err.column().saturating_sub(1));
+    let at = source.offset(err.line(), 0) + err.column().saturating_sub(1); // its columns are bytes
     let err = source
         .error_at(at, fact)
         .hint("this file is read as JSON: one object of LlamaFactory's keys")
         .hint_zh("此文件按 JSON 读取：一个包含 LlamaFactory 各键的对象");
-    full_width::explained(err, &full_width::outside_of_quotes(source.line_at(at)))
+    full_width::explained_at(err, source.text(), at)
 }
 
 /// An object that keeps every pair; `serde_json`'s own map would drop the first of two equal keys.

@@ -253,7 +253,7 @@ impl<'s> Settings<'s> {
     }
 
     fn unknown(&self, entry: &Entry) -> Error {
-        let err = entry.key_error(self.source, format!("unknown key `{}`", entry.key));
+        let err = entry.key_error(self.source, format!("unknown key `{}`", hidden::pair(&entry.key)));
         let err = match keys::nearest(&entry.key) {
             Some(near) => err.hint(format!("did you mean `{near}`?")).hint_zh(format!("是否想写 `{near}`？")),
             None => err

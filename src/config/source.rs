@@ -74,13 +74,6 @@ impl Source {
         ))
     }
 
-    /// The line of a byte.
-    pub fn line_at(&self, at: usize) -> &str {
-        let before = &self.text[..self.text.floor_char_boundary(at)];
-        let start = before.rfind('\n').map_or(0, |n| n + 1);
-        self.text[start..].lines().next().unwrap_or_default()
-    }
-
     /// The byte where 1-based `line` begins and 0-based character `column` of it stands.
     pub fn offset(&self, line: usize, column: usize) -> usize {
         let start: usize = self.text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();

@@ -101,12 +101,13 @@ fn integer(number: &DeInteger<'_>) -> Value {
 
 fn syntax_error(source: &Source, err: &toml::de::Error) -> Error {
     let fact = err.message().lines().collect::<Vec<_>>().join(", ");
-    let (err, line) = match err.span() {
-        Some(span) => (source.error_at(span.start, fact), source.line_at(span.start)),
-        None => (source.error(fact), ""),
-    };
-    let err = err
+    let at = err.span().map(|span| span.start);
+    let err = at
+        .map_or_else(|| source.error(&fact), |at| source.error_at(at, &fact))
         .hint("this file is read as TOML: `key = value`, strings in quotes, keys below their [section]")
         .hint_zh("此文件按 TOML 读取：`键 = 值`，字符串加引号，键写在所属 [节] 之下");
-    full_width::explained_sign(err, &full_width::outside_of_quotes(line))
+    match at {
+        Some(at) => full_width::explained_in_toml(err, source.text(), at),
+        None => err,
+    }
 }

@@ -101,6 +101,18 @@ impl Reason {
     }
 }
 
+/// What can be done about rows that were lost for `reasons`, in English and in Chinese: each advice once.
+pub(super) fn ways_out(reasons: &[Reason]) -> (String, String) {
+    let mut all: Vec<(&str, &str)> = vec![];
+    for way_out in reasons.iter().map(|reason| reason.way_out()) {
+        if !all.contains(&way_out) {
+            all.push(way_out);
+        }
+    }
+    let (en, zh): (Vec<&str>, Vec<&str>) = all.into_iter().unzip();
+    (en.join("; "), zh.join("；"))
+}
+
 impl Serialize for Reason {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(self.name())
@@ -142,6 +154,29 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_advice_is_given_twice() {
+        let all = [
+            Reason::NoResponse,
+            Reason::WrongRole,
+            Reason::NoLastAnswer,
+            Reason::NoTurns,
+            Reason::NotJson,
+            Reason::NotObject,
+            Reason::WrongType,
+            Reason::Fields,
+            Reason::Tools,
+            Reason::TooLong,
+        ];
+        for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (*a, *b))) {
+            let (en, zh) = ways_out(&[a, b]);
+            for reason in [a, b] {
+                let (way_out, way_out_zh) = reason.way_out();
+                assert_eq!((en.matches(way_out).count(), zh.matches(way_out_zh).count()), (1, 1), "{a:?}, {b:?}: {en}");
+            }
+        }
+    }
 
     #[test]
     fn llamafactory_leaves_out_what_it_cannot_train_and_stops_at_the_rest() {

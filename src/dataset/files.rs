@@ -30,6 +30,40 @@ pub struct DataFile {
     pub gzip: bool,
 }
 
+/// Endings of the names of data files, `.gz` aside, with the format of those that are read.
+const ENDINGS: [(&str, Option<FileFormat>); 7] = [
+    ("json", Some(FileFormat::Json)),
+    ("jsonl", Some(FileFormat::Json)),
+    ("csv", Some(FileFormat::Csv)),
+    ("tsv", Some(FileFormat::Tsv)),
+    ("parquet", Some(FileFormat::Parquet)),
+    ("txt", None),
+    ("arrow", None),
+];
+
+/// The ending of a data file's name, and whether `.gz` stands behind it; `None` where it is the name of something else.
+fn ending(path: &Path) -> Option<(&'static str, Option<FileFormat>, bool)> {
+    let name = path.file_name()?.to_str()?;
+    let (inner, gzip) = name.strip_suffix(".gz").map_or((name, false), |inner| (inner, true));
+    let (_, extension) = inner.rsplit_once('.')?;
+    let (ending, format) = ENDINGS.into_iter().find(|(ending, _)| *ending == extension)?;
+    Some((ending, format, gzip))
+}
+
+/// Whether a file is one of data by its name, be it one that is not read.
+pub(super) fn is_data(path: &Path) -> bool {
+    ending(path).is_some()
+}
+
+/// Whether a file of that name is read, by this program.
+pub(super) fn is_read(path: &Path) -> bool {
+    match ending(path) {
+        Some((_, Some(FileFormat::Parquet), gzip)) => !gzip && cfg!(feature = "parquet"),
+        Some((_, format, _)) => format.is_some(),
+        None => false,
+    }
+}
+
 /// What a path stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Listed {
@@ -95,31 +129,25 @@ fn file(path: &Path) -> Result<DataFile> {
     if !path.is_file() {
         return Err(read_hint(complain(" does not exist")));
     }
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let (inner, gzip) = name.strip_suffix(".gz").map_or((name, false), |inner| (inner, true));
-    let format = match (inner.rsplit_once('.').map_or("", |(_, extension)| extension), gzip) {
-        ("json" | "jsonl", _) => FileFormat::Json,
-        ("csv", _) => FileFormat::Csv,
-        ("tsv", _) => FileFormat::Tsv,
-        ("parquet", false) if cfg!(feature = "parquet") => FileFormat::Parquet,
-        ("parquet", false) => {
-            return Err(complain(": this program was built without parquet")
+    match ending(path) {
+        Some((_, Some(format), gzip)) if is_read(path) => Ok(DataFile { path: path.into(), format, gzip }),
+        Some(("parquet", _, false)) => {
+            Err(complain(": this program was built without parquet")
                 .hint("build it with `cargo build --release --features parquet`, or save the rows as JSON Lines: `python -c \"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', orient='records', lines=True, force_ascii=False)\"`")
-                .hint_zh("请用 `cargo build --release --features parquet` 编译，或先转为 JSON Lines：`python -c \"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', orient='records', lines=True, force_ascii=False)\"`"));
+                .hint_zh("请用 `cargo build --release --features parquet` 编译，或先转为 JSON Lines：`python -c \"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', orient='records', lines=True, force_ascii=False)\"`"))
         }
-        ("txt", _) => {
-            return Err(complain(": plain text has no questions and answers")
+        Some(("txt", ..)) => {
+            Err(complain(": plain text has no questions and answers")
                 .hint("lines of two sides become a data set with `couplet-train data prepare FILE.txt`")
-                .hint_zh("每行“上联 下联”的文本可用 `couplet-train data prepare 文件.txt` 转为数据集"));
+                .hint_zh("每行“上联 下联”的文本可用 `couplet-train data prepare 文件.txt` 转为数据集"))
         }
-        ("arrow", _) => {
-            return Err(complain(": Arrow files are not read")
+        Some(("arrow", ..)) => {
+            Err(complain(": Arrow files are not read")
                 .hint("save the rows as JSON Lines: `python -c \"import datasets; datasets.Dataset.from_file('IN.arrow').to_json('OUT.jsonl', force_ascii=False)\"`")
-                .hint_zh("请先转为 JSON Lines：`python -c \"import datasets; datasets.Dataset.from_file('IN.arrow').to_json('OUT.jsonl', force_ascii=False)\"`"));
+                .hint_zh("请先转为 JSON Lines：`python -c \"import datasets; datasets.Dataset.from_file('IN.arrow').to_json('OUT.jsonl', force_ascii=False)\"`"))
         }
-        _ => return Err(read_hint(complain(": files of this type are not read"))),
-    };
-    Ok(DataFile { path: path.into(), format, gzip })
+        _ => Err(read_hint(complain(": files of this type are not read"))),
+    }
 }
 
 fn read_hint(error: Error) -> Error {
@@ -157,6 +185,16 @@ mod tests {
         assert_eq!(names("some"), ["a.json", "b.jsonl", "c.json.gz"]);
         assert_eq!(names("hub"), ["train.jsonl"]);
         assert_eq!(files(&at("hub")).unwrap().passed_over, ["LICENSE", "README.md"]);
+        for (name, data, read) in [
+            ("a.json.gz", true, true),
+            ("a.txt", true, false),
+            ("a.arrow", true, false),
+            ("a.parquet.gz", true, false),
+            ("a.tar.gz", false, false),
+            ("a.md", false, false),
+        ] {
+            assert_eq!((is_data(Path::new(name)), is_read(Path::new(name))), (data, read), "{name}");
+        }
         let of = |path: &str| files(&at(path)).map(|Listed { files, .. }| (files[0].format, files[0].gzip));
         assert_eq!(of("rows.csv.gz").unwrap(), (FileFormat::Csv, true));
         assert_eq!(of("rows.tsv").unwrap(), (FileFormat::Tsv, false));

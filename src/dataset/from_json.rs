@@ -17,14 +17,18 @@ use std::path::Path;
 pub(super) fn read(input: &mut Input, rows: &mut Rows) -> Result<()> {
     match to_next(input, rows)? {
         Some(b'[') => array(input, rows),
-        Some(b'{') => {
-            refuse_object_over_lines(input, rows)?;
-            lines(input, rows).map(|_| ())
-        }
+        Some(b'{') => match (object_at_start(input), input.place()) {
+            (Some(count), place) if !rows.skips_broken() => Err(object_over_lines(rows.path(), place, count)),
+            // Lines behind it may be rows; what its own lines hold are none.
+            (object, place) => match (lines(input, rows)?, object) {
+                (last, Some(count)) if last < place.line + count => Err(object_over_lines(rows.path(), place, count)),
+                _ => Ok(()),
+            },
+        },
         // The first line may be one of those that are broken.
         Some(_) if rows.skips_broken() => match lines(input, rows)? {
-            true => Ok(()),
-            false => Err(neither(rows)),
+            0 => Err(neither(rows)),
+            _ => Ok(()),
         },
         Some(_) => Err(neither(rows)),
         None => Ok(()),
@@ -35,19 +39,16 @@ fn neither(rows: &Rows) -> Error {
     form(Error::file(rows.path(), "row 1: neither a JSON array of objects nor JSON Lines"))
 }
 
-/// A file that begins with an object over several lines is neither form. Of one that is broken more is said where it is read.
-fn refuse_object_over_lines(input: &mut Input, rows: &Rows) -> Result<()> {
+/// How many lines the object takes that the file begins with; `None` where it stands on one, as JSON Lines has it, or is broken:
+/// of that, and of what cannot be read, is told where its lines are.
+fn object_at_start(input: &mut Input) -> Option<usize> {
     let mut scan = Scan::default();
-    let end = loop {
+    loop {
         match scan.end_of_value(input.text()) {
-            Some(end) => break end,
+            Some(end) => return lines_of_object(&input.text()[..end]),
             None if matches!(input.more(), Ok(true)) => {}
-            None => return Ok(()),
+            None => return None,
         }
-    };
-    match lines_of_object(&input.text()[..end]) {
-        Some(lines) => Err(object_over_lines(rows.path(), input.place(), lines)),
-        None => Ok(()),
     }
 }
 
@@ -118,9 +119,9 @@ fn row_of_array(input: &mut Input, rows: &mut Rows) -> Result<()> {
     row(text, place, rows).map_err(|(place, fact)| broken(rows, place, &fact))?
 }
 
-/// Whether any line is JSON.
-fn lines(input: &mut Input, rows: &mut Rows) -> Result<bool> {
-    let mut is_json = false;
+/// The last line that is JSON; 0 where none is.
+fn lines(input: &mut Input, rows: &mut Rows) -> Result<usize> {
+    let mut last = 0;
     while to_next(input, rows)?.is_some() {
         let mut searched = 0;
         let end = loop {
@@ -135,7 +136,7 @@ fn lines(input: &mut Input, rows: &mut Rows) -> Result<bool> {
         let (text, place) = input.take(end);
         match row(text, place, rows) {
             Ok(added) => {
-                is_json = true;
+                last = place.line;
                 added?;
             }
             Err((place, fact)) => {
@@ -144,7 +145,7 @@ fn lines(input: &mut Input, rows: &mut Rows) -> Result<bool> {
             }
         }
     }
-    Ok(is_json)
+    Ok(last)
 }
 
 /// Hands in a row. Outer error: where its syntax is broken, and how.

@@ -49,6 +49,8 @@ pub(super) struct Input<'a> {
     torn: Vec<u8>,
     place: Place,
     ended: bool,
+    /// Why it cannot be read on.
+    failed: Option<std::io::Error>,
     /// What is being read, for errors.
     pub(super) part: Part,
 }
@@ -60,14 +62,18 @@ impl<'a> Input<'a> {
         Ok(if gzip { Self::new(MultiGzDecoder::new(file), path) } else { Self::new(file, path) })
     }
 
-    /// Of a file, unpacked if it begins as gzip does; and its first four bytes, which tell other formats. It is opened once and
-    /// never wound back, so that it may be a pipe.
+    /// [`Self::of_any`] of a file.
     pub(super) fn open_any(path: &'a Path) -> Result<(Self, Vec<u8>)> {
-        let mut file = File::open(path).map_err(|err| unreadable(path, &err))?;
+        Self::of_any(File::open(path).map_err(|err| unreadable(path, &err))?, path)
+    }
+
+    /// Of anything that can be read, unpacked if it begins as gzip does; and its first four bytes, which tell other formats. It is
+    /// never wound back, so that it may be a pipe.
+    pub(super) fn of_any(mut source: impl Read + 'a, path: &'a Path) -> Result<(Self, Vec<u8>)> {
         let mut first = vec![];
-        (&mut file).take(4).read_to_end(&mut first).map_err(|err| unreadable(path, &err))?;
+        (&mut source).take(4).read_to_end(&mut first).map_err(|err| unreadable(path, &err))?;
         let gzip = first.starts_with(b"\x1f\x8b");
-        let all = Cursor::new(first.clone()).chain(file);
+        let all = Cursor::new(first.clone()).chain(source);
         let input = if gzip { Self::new(MultiGzDecoder::new(all), path) } else { Self::new(all, path) };
         Ok((input, first))
     }
@@ -83,6 +89,7 @@ impl<'a> Input<'a> {
             torn: vec![],
             place: Place { line: 1, column: 1 },
             ended: false,
+            failed: None,
             part: Part::Whole,
         }
     }
@@ -135,7 +142,8 @@ impl<'a> Input<'a> {
 
     /// Reads on, so that [`Self::text`] grows. `false`: the file has ended. What has been taken is forgotten.
     ///
-    /// Errors: the file cannot be read; what follows is not UTF-8; a row is longer than any row.
+    /// Errors, the same ones whenever it is asked again: the file cannot be read; what follows is not UTF-8; a row is longer than
+    /// any row.
     pub(super) fn more(&mut self) -> Result<bool> {
         if self.text().len() > LONGEST_ROW {
             return Err(self.too_long());
@@ -144,11 +152,19 @@ impl<'a> Input<'a> {
         self.buffer.drain(..self.taken);
         self.taken = 0;
         while !self.ended {
+            if let Some(err) = &self.failed {
+                return Err(unreadable(self.path, err));
+            }
             if std::str::from_utf8(&self.torn).is_err_and(|err| err.error_len().is_some()) {
                 return Err(self.not_utf8());
             }
-            let read = (&mut self.source).take(CHUNK as u64).read_to_end(&mut self.torn);
-            self.ended = read.map_err(|err| unreadable(self.path, &err))? == 0;
+            match (&mut self.source).take(CHUNK as u64).read_to_end(&mut self.torn) {
+                Ok(bytes) => self.ended = bytes == 0,
+                Err(err) => {
+                    self.failed = Some(err);
+                    continue;
+                }
+            }
             if self.add() {
                 return Ok(true);
             }
@@ -298,6 +314,25 @@ mod tests {
         ] {
             assert_eq!(whole(bytes).unwrap_err().to_string(), want);
             assert_eq!(whole(Drops(bytes)).unwrap_err().to_string(), want, "byte by byte");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_again() {
+        /// Fails once, and has nothing more to give then.
+        struct Fails(bool);
+        impl Read for Fails {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                if std::mem::replace(&mut self.0, true) { Ok(0) } else { Err(ErrorKind::InvalidData.into()) }
+            }
+        }
+        let mut input = Input::new("天\n".as_bytes().chain(Fails(false)), Path::new("f"));
+        let told = [(), ()].map(|()| {
+            while input.more()? {}
+            Ok::<_, Error>(())
+        });
+        for told in told {
+            assert_eq!(told.unwrap_err().to_string(), "f: cannot read: invalid data");
         }
     }
 

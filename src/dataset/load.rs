@@ -5,6 +5,7 @@ use crate::{
     dataset::{
         Example, Origin, Reason, Tokenizer,
         encode::{Encoded, Row, encode_and_drop, encode_rows},
+        fault::ways_out,
         instruction,
         leaks::{HeldOut, Leaks},
         notes, order,
@@ -298,31 +299,27 @@ fn refuse_empty(data: &DataConfig, no_train: bool, lost_eval: bool, files: &[Fil
 
 /// Says what was lost in which of `files`, and what can be done about each reason.
 fn nothing_left(what: &str, files: &[FileSummary], data: &DataConfig) -> Error {
-    let lost_in = |file: &&FileSummary| !file.reasons.is_empty() || file.unlabelled > 0;
-    let (mut lost, mut reasons): (Vec<String>, Vec<Reason>) = (vec![], vec![]);
-    for file in files.iter().filter(lost_in) {
-        let skips = file.reasons.iter().map(|skips| {
-            let first = skips.first.first().map_or(String::new(), |fact| format!(", first {fact}"));
-            format!("{} {}{first}", skips.rows, skips.reason.words().0)
-        });
-        let cut = (file.unlabelled > 0).then(|| format!("{} whose answer was cut away whole", file.unlabelled));
-        let all: Vec<String> = skips.chain(cut.clone()).collect();
-        let rows = if file.read == 1 { "row" } else { "rows" };
-        lost.push(format!("{} ({} {rows}: {})", file.path, file.read, all.join("; ")));
-        for reason in file.reasons.iter().map(|skips| skips.reason).chain(cut.map(|_| Reason::TooLong)) {
-            if !reasons.contains(&reason) {
-                reasons.push(reason);
-            }
-        }
-    }
-    let limit = if reasons.contains(&Reason::TooLong) { format!(" ({})", notes::limit(data)) } else { String::new() };
-    let ways_out = |chinese| {
-        let way_out = |reason: &Reason| if chinese { reason.way_out().1 } else { reason.way_out().0 };
-        reasons.iter().map(way_out).collect::<Vec<_>>().join(if chinese { "；" } else { "; " })
+    let lost: Vec<String> = files.iter().filter_map(lost_in).collect();
+    let of_file = |file: &FileSummary| {
+        let cut = (file.unlabelled > 0).then_some(Reason::TooLong);
+        file.reasons.iter().map(|skips| skips.reason).chain(cut).collect::<Vec<_>>()
     };
-    Error::input(format!("no row is left to {what} on{limit}: {}", lost.join("; ")))
-        .hint(ways_out(false))
-        .hint_zh(ways_out(true))
+    let reasons: Vec<Reason> = files.iter().flat_map(of_file).collect();
+    let limit = if reasons.contains(&Reason::TooLong) { format!(" ({})", notes::limit(data)) } else { String::new() };
+    let (hint, hint_zh) = ways_out(&reasons);
+    Error::input(format!("no row is left to {what} on{limit}: {}", lost.join("; "))).hint(hint).hint_zh(hint_zh)
+}
+
+/// What was lost in a file, if anything was.
+fn lost_in(file: &FileSummary) -> Option<String> {
+    let skips = file.reasons.iter().map(|skips| {
+        let first = skips.first.first().map_or(String::new(), |fact| format!(", first {fact}"));
+        format!("{} {}{first}", skips.rows, skips.reason.words().0)
+    });
+    let cut = (file.unlabelled > 0).then(|| format!("{} whose answer was cut away whole", file.unlabelled));
+    let all: Vec<String> = skips.chain(cut).collect();
+    let rows = if file.read == 1 { "row" } else { "rows" };
+    (!all.is_empty()).then(|| format!("{} ({} {rows}: {})", file.path, file.read, all.join("; ")))
 }
 
 /// The first row where all only teach to answer nothing. Some such rows are told of; where all are, it is a slip.

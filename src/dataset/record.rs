@@ -446,6 +446,15 @@ mod tests {
         let none = parsed("上联 下联\n天 地\n", How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap_err();
         assert_eq!(none.to_string(), error.to_string(), "no line is JSON");
 
+        // Written over several lines a first row is lost, counted line by line; the others are not.
+        let object = "{\n \"instruction\": \"对\",\n \"tags\": [\n  7\n ],\n \"output\": \"地\"\n}\n";
+        let skip = parsed(&format!("{object}{good}\n"), How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap();
+        assert_eq!((skip.counts[0], skip.rows.iter().filter(|row| row.is_ok()).count()), (8, 1));
+        for (text, on_bad_row) in [(format!("{object}{good}\n"), OnBadRow::Error), (object.into(), OnBadRow::Skip)] {
+            let error = parsed(&text, How { on_bad_row, ..how(&shape) }).unwrap_err();
+            assert!(error.to_string().starts_with("d.json:1:1: row 1: one object over 7 lines;"), "{error}");
+        }
+
         let array = format!("[{good}, {{\"output\" 1}}, {good}]");
         let error = parsed(&array, How { on_bad_row: OnBadRow::Skip, ..how(&shape) }).unwrap_err();
         assert!(error.to_string().contains("row 2 is not valid JSON"), "behind it nothing is certain: {error}");

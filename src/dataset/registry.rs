@@ -4,7 +4,7 @@ use crate::{
     config::explained_if_full_width,
     dataset::{
         cell::Cell,
-        files::{DataFile, Listed, files},
+        files::{DataFile, Listed, files, is_data, is_read},
         input::read_text,
         shape::{Formatting, Shape, nearest},
         summary::Warning,
@@ -32,6 +32,10 @@ const REFUSED: [(&str, &str, &str); 6] = [
 const HUB: (&str, &str) = (
     "data sets are local files: download it (`hf download --repo-type dataset NAME`, `modelscope download --dataset NAME`), name a file or a folder of it in `file_name`, and remove this key",
     "数据集须为本地文件：请先下载（`hf download --repo-type dataset 名称` 或 `modelscope download --dataset 名称`），将其中的文件或目录写入 file_name，并删除该键",
+);
+const HUB_ID: (&str, &str) = (
+    "data sets are local files: one of a hub is downloaded first (`hf download --repo-type dataset NAME`, `modelscope download --dataset NAME`), and a file of it named by its path",
+    "数据集须为本地文件：平台上的数据集请先下载（`hf download --repo-type dataset 名称` 或 `modelscope download --dataset 名称`），再写明其中文件的路径",
 );
 const SCRIPT: (&str, &str) = (
     "no program of a data set is run: save its rows (`datasets.load_dataset(…).to_json('rows.jsonl')`) and name them in `file_name`",
@@ -81,7 +85,7 @@ pub fn look_up(dir: &Path, names: &[String]) -> Result<Vec<Entry>> {
     let of = |name: &String| match registry.as_ref().map(|registry| (registry, registry.get(name))) {
         Some((_, Some(entry))) => placed_entry(dir, name, entry),
         _ if is_file(name) => of_file(Path::new(name)),
-        _ if is_path(name) => Err(no_file(dir, name)),
+        of if is_path(name) => Err(no_file(dir, name, of.map(|(registry, _)| registry))),
         Some((registry, None)) => Err(unknown(&path, name, registry)),
         None => Err(missing(dir)),
     };
@@ -97,12 +101,6 @@ fn is_file(name: &str) -> bool {
 /// Whether a name looks like the path of a file.
 fn is_path(name: &str) -> bool {
     name.contains(['/', '\\']) || is_data(Path::new(name))
-}
-
-/// Whether a file is one of data by its name, be it one that is not read.
-fn is_data(path: &Path) -> bool {
-    let ends = [".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz", ".txt", ".arrow"];
-    path.file_name().is_some_and(|name| ends.iter().any(|end| name.to_string_lossy().to_lowercase().ends_with(end)))
 }
 
 /// A file by itself: as the `dataset_info.json` beside it has it, else with the usual columns.
@@ -237,11 +235,14 @@ fn slips(name: &str, entry: &Map<String, Value>, shape: &Shape) -> Vec<Warning> 
 }
 
 /// What looks like a path, and no file is there.
-fn no_file(dir: &Path, name: &str) -> Error {
+fn no_file(dir: &Path, name: &str, registry: Option<&Map<String, Value>>) -> Error {
     let path = Path::new(name);
     let fact = if path.is_dir() { "is a folder, and a file was expected" } else { "does not exist" };
-    let registry = dir.join(FILE);
-    let err = Error::file(path, format!("{fact}; nor has {} a data set of that name", registry.display()));
+    let err = Error::file(path, fact);
+    let err = match registry {
+        Some(_) => err.and(format!("nor has {} a data set of that name", dir.join(FILE).display())),
+        None => err,
+    };
     if name.starts_with("~/") {
         return err
             .hint("`~` is replaced by a shell only: write the whole path")
@@ -253,6 +254,27 @@ fn no_file(dir: &Path, name: &str) -> Error {
             .hint(format!("there is {}: a path begins in the working directory", beside.display()))
             .hint_zh(format!("存在 {}：路径应从当前工作目录写起", beside.display()));
     }
+    let (looked, looked_zh) = match is_hub_id(path) {
+        true => (HUB_ID.0.to_owned(), HUB_ID.1.to_owned()),
+        false => looked_for(path),
+    };
+    match registry.map(|registry| nearest_names(name, registry)).filter(|names| !names.is_empty()) {
+        Some(names) if !is_data(path) => err
+            .hint(format!("registered (nearest first): {names}; {looked}"))
+            .hint_zh(format!("已登记的相近名称：{names}；{looked_zh}")),
+        _ => err.hint(looked).hint_zh(looked_zh),
+    }
+}
+
+/// Whether a path is rather the name of a data set on a hub, `user/name`.
+fn is_hub_id(path: &Path) -> bool {
+    let is_word = |part: std::path::Component| matches!(part, std::path::Component::Normal(_));
+    let two_words = path.components().count() == 2 && path.components().all(is_word);
+    two_words && !is_data(path) && path.parent().is_some_and(|user| !user.is_dir())
+}
+
+/// Where a file was looked for, and what lies there.
+fn looked_for(path: &Path) -> (String, String) {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     let whole = std::path::absolute(if folder == Path::new("") { Path::new(".") } else { folder });
     let whole = whole.unwrap_or_else(|_| folder.into());
@@ -265,15 +287,15 @@ fn no_file(dir: &Path, name: &str) -> Error {
             format!("；其中相近的数据文件：{}", near.join("、")),
         ),
     };
-    err.hint(format!("it was looked for in {}{more}", whole.display()))
-        .hint_zh(format!("查找目录：{}{more_zh}", whole.display()))
+    let whole = whole.display();
+    (format!("it was looked for in {whole}{more}"), format!("查找目录：{whole}{more_zh}"))
 }
 
-/// The three files of data in a folder whose names are most like that of `path`.
+/// The three files that are read in a folder whose names are most like that of `path`.
 fn files_like(path: &Path, folder: &Path) -> Vec<String> {
     let name_of = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let listed = fs::read_dir(Path::new(".").join(folder)).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files = listed.filter(|path| is_data(path) && !path.ends_with(FILE));
+    let files = listed.filter(|path| is_read(path) && !path.ends_with(FILE));
     let mut names: Vec<String> = files.map(|path| name_of(&path)).collect();
     names.sort(); // the system lists them as it likes
     let near = nearest(&name_of(path), names.iter().map(String::as_str)).into_iter().take(3);
@@ -287,12 +309,17 @@ fn missing(dir: &Path) -> Error {
         .hint_zh(format!("dataset_dir 应为其所在目录；若数据为每行“上联 下联”的文本，可用以下命令生成：\n  {command}"))
 }
 
+/// The three registered names that are most like `name`.
+fn nearest_names(name: &str, registry: &Map<String, Value>) -> String {
+    let names = nearest(name, registry.keys().map(String::as_str));
+    names[..names.len().min(3)].join(", ")
+}
+
 fn unknown(path: &Path, name: &str, registry: &Map<String, Value>) -> Error {
     if name.contains(['，', '、']) {
         return explained_if_full_width(Error::file(path, format!("no data set named \"{name}\"")), name);
     }
-    let names = nearest(name, registry.keys().map(String::as_str));
-    let names = names[..names.len().min(3)].join(", ");
+    let names = nearest_names(name, registry);
     let dir = path.parent().unwrap_or(Path::new(".")).display();
     let command = format!("couplet-train data prepare PAIRS.txt --out {dir} --name {name}");
     Error::file(path, format!("no data set named \"{name}\""))
@@ -412,11 +439,11 @@ mod tests {
     fn what_looks_like_a_path_is_told_as_one() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
-        for name in ["pairs.jsonl", "pairs.csv", "other.json", "README.md"] {
+        for name in ["pairs.jsonl", "pairs.csv", "other.json", "README.md", "pairs.txt", "pairs.tar.gz"] {
             fs::write(at(name), "").unwrap();
         }
         fs::create_dir(at("empty")).unwrap();
-        fs::write(at(FILE), r#"{"pairs_train": {}}"#).unwrap();
+        fs::write(at(FILE), r#"{"zh/pairs_train": {}}"#).unwrap();
         let here = dir.path().display().to_string();
         for (name, fact, hint) in [
             (
@@ -429,6 +456,17 @@ mod tests {
             (at("empty"), "is a folder, and a file was expected", at("empty")),
             ("~/pairs.json".into(), "does not exist", "`~` is replaced by a shell only".into()),
             ("pairs.csv".into(), "does not exist", format!("there is {}", at("pairs.csv"))),
+            ("./none.txt".into(), "does not exist", "it was looked for in ".into()),
+            (
+                "zh/pairs".into(),
+                "does not exist",
+                "registered (nearest first): zh/pairs_train; data sets are local files: one of a hub is downloaded first".into(),
+            ),
+            (
+                "../zh/pairs".into(),
+                "does not exist",
+                "registered (nearest first): zh/pairs_train; it was looked for in ".into(),
+            ),
         ] {
             let error = look_up(dir.path(), std::slice::from_ref(&name)).unwrap_err();
             let want = format!("{name}: {fact}; nor has {} a data set of that name", at(FILE));
@@ -436,9 +474,11 @@ mod tests {
             let [en, zh] = [false, true].map(|zh| error.hint_text(zh).unwrap());
             assert!(en.contains(&hint) && en != zh, "{name}: {en}");
         }
-        // Without a registry too.
-        let error = look_up(&dir.path().join("empty"), &[at("pairs.json")]).unwrap_err();
-        assert!(error.to_string().starts_with(&format!("{}: does not exist", at("pairs.json"))), "{error}");
+        for name in [at("pairs.json"), "user/name".into()] {
+            let error = look_up(&dir.path().join("empty"), std::slice::from_ref(&name)).unwrap_err();
+            assert_eq!(error.to_string(), format!("{name}: does not exist"), "without a registry");
+            assert!(!error.hint_text(false).unwrap().contains("no folder"), "{name}");
+        }
         let error = look_up(dir.path(), &["a，b".into()]).unwrap_err();
         assert_eq!(error.hint_text(false), Some("full-width `，`: type `,`"));
     }

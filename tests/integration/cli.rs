@@ -128,6 +128,8 @@ fn wrong_usage_is_exit_2() {
         (&["data", "prepare", "pairs.txt", "--keep", "sides"], "reasons are characters, shape, copied"),
         (&["data", "prepare", "--upper", "in.txt"], "--lower <FILE>"),
         (&["data", "prepare", "none.txt"], "none.txt: cannot read: no such file"),
+        (&["data", "prepare", "-", "-"], "standard input (`-`) is named twice"),
+        (&["data", "prepare", "--upper", "-", "--lower", "-"], "standard input (`-`) is named twice"),
         (&["data", "prepare", "x", "--instruction", "a.txt"], "a.txt: cannot read: no such file"),
         (&["export", "export_dir=out", "export_quantization_bit=4"], "`export_quantization_bit` is not supported"),
         (&["generate", "chat.yaml"], "chat.yaml: there is no such config file"),
@@ -450,6 +452,17 @@ fn raw_pairs_become_rows_and_are_trained() {
     let piped = start.work.run_with_input(&["data", "prepare", "-", "--name", "piped"], &start.work.read("pairs.txt"));
     assert_eq!(piped.code, 0, "{}", piped.stderr);
     assert_eq!(start.work.json("data/piped.json"), json!(rows), "of standard input");
+    #[cfg(unix)]
+    {
+        use std::{io::Write, os::unix::net::UnixStream};
+        let (theirs, mut ours) = UnixStream::pair().expect("two sockets");
+        ours.write_all(start.work.read("pairs.txt").as_bytes()).expect("they hold it");
+        drop(ours);
+        let socket = std::os::fd::OwnedFd::from(theirs).into();
+        let piped = start.work.run_from(&["data", "prepare", "-", "--name", "socket"], socket);
+        assert_eq!(piped.code, 0, "{}", piped.stderr);
+        assert_eq!(start.work.json("data/socket.json"), json!(rows), "of a socket");
+    }
 
     // The command it printed, on the shipped model.
     let command = prepared.stdout.lines().last().expect("a command");

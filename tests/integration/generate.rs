@@ -533,17 +533,18 @@ fn a_reader_that_leaves_is_no_error() {
 fn a_line_that_is_not_utf8_is_said_with_a_way_out() {
     let work = trained();
     std::fs::write(work.path("gbk"), [0xb7, 0xe7, b'\n']).expect("a written file");
-    for (args, name) in [
-        (&["chat", "device=cpu"][..], "stdin"),
-        (&["generate", "device=cpu"], "stdin"),
-        (&["generate", "--file", "gbk"], "gbk"),
+    let (piped, saved) = ("convert what is piped: … | iconv ", "save the file as UTF-8, e.g. iconv ");
+    for (args, name, hint) in [
+        (&["chat", "device=cpu"][..], "stdin", piped),
+        (&["generate", "device=cpu"], "stdin", piped),
+        (&["generate", "--file", "gbk"], "gbk", saved),
     ] {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_couplet-train"));
         command.args([args, &["--adapter", "run"]].concat()).current_dir(work.dir()).env("COUPLET_TRAIN_LANG", "en");
         let stdin = std::fs::File::open(work.path("gbk")).expect("a file");
         let ended = command.stdin(stdin).output().expect("the binary runs");
         let said = String::from_utf8_lossy(&ended.stderr);
-        let want = format!("error: {name}: not UTF-8 at byte 0 (line 1)\nhint: save the file as UTF-8, e.g. iconv ");
+        let want = format!("error: {name}: not UTF-8 at byte 0 (line 1)\nhint: {hint}");
         assert!(ended.status.code() == Some(2) && said.contains(&want), "{args:?}: {said}");
     }
 }

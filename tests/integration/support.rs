@@ -186,7 +186,12 @@ impl Workspace {
     pub fn run_with_input(&self, args: &[&str], input: &str) -> Ended {
         self.write(".stdin", input);
         let file = std::fs::File::open(self.path(".stdin")).expect("the input");
-        self.execute(args, &[], file.into())
+        self.run_from(args, file.into())
+    }
+
+    /// [`Self::run`] with a standard input.
+    pub fn run_from(&self, args: &[&str], input: Stdio) -> Ended {
+        self.execute(args, &[], input)
     }
 
     /// A run that gets SIGINT while it reads `pipe`, which holds it up; then the pipe gives `rest` and ends.

@@ -523,6 +523,14 @@ fn override_errors_name_the_override() {
         ("=5", "override `=5` has no key before its `=`", shape),
         ("lora_rank＝16", "override `lora_rank＝16` is not `key=value`", "full-width `＝`: type `=`"),
         ("lora_rank：16", "override `lora_rank：16` is not `key=value`", "full-width `：`: type `=`"),
+        (" lora_rank：16", "override ` lora_rank：16` is not `key=value`", "full-width `：`: type `=`"),
+        ("hf_hub_token：abc", "override `hf_hub_token：***` is not `key=value`", "full-width `：`: type `=`"),
+        ("hf_hub_token ＝ abc", "override `hf_hub_token ＝ ***` is not `key=value`", "full-width `＝`: type `=`"),
+        (
+            "hf_hub_token：abc==",
+            "override `hf_hub_token：*****`: unknown key `hf_hub_token：***`",
+            "full-width `：`: type `:`",
+        ),
         (
             "lora_rank=１６",
             "override `lora_rank=１６`: `lora_rank` must be a whole number of at least 1, found \"１６\"",
@@ -572,6 +580,13 @@ fn full_width_characters_are_named_as_the_cause() {
             "c.toml:2:24: ",
             "full-width `，`: type `,`",
         ),
+        (Format::Toml, "[lora]\n  lora_rank：16\n", "c.toml:2:15: ", "full-width `：`: type `=`"),
+        (Format::Toml, "[lora]\n    lora_rank：16\n", "c.toml:2:17: ", "full-width `：`: type `=`"),
+        (Format::Toml, "[lora]\n\tlora_rank ＝ 16\n", "c.toml:2:12: ", "full-width `＝`: type `=`"),
+        (Format::Toml, "[lora]\n ＃ 秩\nlora_rank = 16\n", "c.toml:2:", "full-width `＃`: type `#`"),
+        (Format::Toml, "[lora]\nlora_rank = 16，\n", "c.toml:2:", "full-width `，`: type `,`"),
+        (Format::Toml, "[lora]\nlora_rank = 1６\n", "c.toml:2:", "full-width `６`: type `6`"),
+        (Format::Toml, "[data]\ndefault_system = \"你好”\n", "c.toml:2:", "full-width `”`: type `\"`"),
         (Format::Toml, "【lora】\nlora_rank = 16\n", "c.toml:1:", "full-width `【`: type `[`"),
         (Format::Yaml, "stage: sft\nlora_rank：16\nbf16: true\n", "c.yaml:2:1: ", "full-width `：`: type `:`"),
         (
@@ -585,12 +600,18 @@ fn full_width_characters_are_named_as_the_cause() {
         (Format::Yaml, "stage: sft\ntemplate: ｑwen3\n", "c.yaml:2:11: ", "full-width `ｑ`: type `q`"),
         (Format::Json, "{“stage”: \"sft\"}", "c.json:1:2: ", "full-width `“`: type `\"`"),
         (Format::Json, "{\"stage\": \"sft\"，\"lora_rank\": 8}", "c.json:1:16: ", "full-width `，`: type `,`"),
+        (Format::Json, "{\"default_system\": \"你好\"，\"seed\": 8}", "c.json:1:24: ", "full-width `，`: type `,`"),
     ] {
         let (first, found) = refused(format, text, &[]);
         assert!(first.starts_with(want), "{text}: {first}");
         assert_eq!(found, hint, "{text}");
     }
-    // In a text they are meant.
+    // In a text they are meant, with quotes or without.
+    for line in ["\"你是高手，请对下联。", "你好，世界。", "\"\"\"\n你好，世界。", "\"\"\"\n你好，\\d\n\"\"\""]
+    {
+        let hint = refused(Format::Toml, &format!("[data]\ndefault_system = {line}\n"), &[]).1;
+        assert!(hint.contains("strings in quotes"), "{line}: {hint}");
+    }
     let text = format!("{TOML}[data2]\n");
     assert!(!refused(Format::Toml, &text, &[]).1.contains("full-width"));
     let text = format!("{YAML}default_system: 你好，世界：好\nseed: [1\n");

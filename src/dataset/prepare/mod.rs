@@ -23,7 +23,7 @@ pub use balance::Balanced;
 pub use instruction::Instructions;
 pub use options::{DEFAULT_INSTRUCTION, Options};
 pub use parts::{Amount, Part, Split};
-pub use read::{Format, Found, Layout, Separator, Source};
+pub use read::{Format, Found, Layout, STDIN, Separator, Source};
 pub use reason::Reason;
 
 use crate::{
@@ -221,7 +221,7 @@ fn missing(split: Split, sizes: [usize; 3], got: [usize; 3], groups: Groups) -> 
     Ok(notes)
 }
 
-/// Numbers below 100 may be meant as percent.
+/// Numbers that add up to nearly 100 may be meant as percent.
 fn taken_for_counts(sum: usize, unused: usize) -> Warning {
     Warning {
         en: format!(
@@ -272,12 +272,15 @@ fn wrong_ends(ends: &[Ends], sources: &[Source]) -> Result<Vec<Warning>> {
             source.found.text(false)
         );
         if source.guessed {
+            let (how, how_zh) = match source.found {
+                Found::Table { .. } => ("--format, --separator or --columns", "--format、--separator 或 --columns"),
+                _ => ("--format or --separator", "--format 或 --separator"),
+            };
             return Err(Error::input(en)
-                .hint(
-                    "look whether these are couplets, 上联 first; if they are, say how they are written: --format, --separator \
-                     or --columns",
-                )
-                .hint_zh("请检查是否确为对联、上联在前；若是，请用 --format、--separator 或 --columns 指明格式"));
+                .hint(format!(
+                    "look whether these are couplets, 上联 first; if they are, say how they are written: {how}"
+                ))
+                .hint_zh(format!("请检查是否确为对联、上联在前；若是，请用 {how_zh} 指明格式")));
         }
         let found = source.found.text(true);
         let zh = format!("{path}：{rows} 行中有 {wrong} 行上联不以仄声收尾或下联不以平声收尾，读作：{found}");

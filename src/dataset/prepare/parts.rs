@@ -70,39 +70,46 @@ impl FromStr for Split {
             "none" => return Ok(Self::Parts([Amount::Rest, Amount::Count(0), Amount::Count(0)])),
             _ => {}
         }
-        let words: Vec<&str> = text.split('/').map(str::trim).collect();
-        let percent = words.iter().any(|word| word.ends_with('%'));
-        let number = |word: &&str| match percent {
-            true => word.strip_suffix('%')?.trim().parse().ok(),
-            false => word.parse().ok(),
-        };
-        let numbers: Vec<Option<f64>> = words.iter().map(number).collect();
-        let is_fine = |(word, number): (&&str, &Option<f64>)| *word == "rest" || number.is_some_and(|n| n >= 0.0);
-        let rests = words.iter().filter(|word| **word == "rest").count();
-        if !(2..=3).contains(&words.len()) || rests > 1 || !words.iter().zip(&numbers).all(is_fine) {
-            return Err(wrong());
-        }
-        let sum: f64 = numbers.iter().flatten().sum();
+        let numbers = numbers(text).ok_or_else(wrong)?;
+        let (sum, has_rest) = (numbers.iter().flatten().sum::<f64>(), numbers.contains(&None));
         let is_all = |whole: f64| (sum - whole).abs() < 1e-9;
-        let scale = match percent {
-            true if rests == 0 && !is_all(100.0) || sum > 100.0 + 1e-9 => {
-                return Err(format!("`{text}` adds up to {sum} %: write 100 in all, or `rest` for one part"));
-            }
-            true => Some(100.0),
-            false => [1.0, 100.0].into_iter().find(|whole| rests == 0 && is_all(*whole)),
-        };
-        let whole = numbers.iter().flatten().all(|n| n.fract() == 0.0);
-        let amount = |number: &Option<f64>| match (number, scale) {
-            (None, _) => Some(Amount::Rest),
-            (Some(n), Some(scale)) => Some(Amount::Share(n / scale)),
-            (Some(n), None) => whole.then_some(Amount::Count(*n as usize)),
+        let whole = match text.contains('%') {
+            true if is_all(100.0) || has_rest && sum < 100.0 => Some(100.0),
+            true => return Err(format!("`{text}` adds up to {sum} %: write 100 in all, or `rest` for one part")),
+            false => [1.0, 100.0].into_iter().find(|whole| !has_rest && is_all(*whole)),
         };
         let mut parts = [Amount::Count(0); 3];
-        for (part, number) in parts.iter_mut().zip(&numbers) {
-            *part = amount(number).ok_or_else(wrong)?;
+        for (part, number) in parts.iter_mut().zip(numbers) {
+            *part = Amount::of(number, whole).ok_or_else(wrong)?;
         }
         Ok(Self::Parts(parts))
     }
+}
+
+impl Amount {
+    /// Of a number of a split; `whole`: what all of them add up to, if they are shares. `None`: a part of a row.
+    fn of(number: Option<f64>, whole: Option<f64>) -> Option<Self> {
+        match (number, whole) {
+            (None, _) => Some(Self::Rest),
+            (Some(n), Some(whole)) => Some(Self::Share(n / whole)),
+            (Some(n), None) => (n.fract() == 0.0).then_some(Self::Count(n as usize)),
+        }
+    }
+}
+
+/// The two or three numbers of a split, with or without `%`; `None` among them: `rest`, for one part at most.
+fn numbers(text: &str) -> Option<Vec<Option<f64>>> {
+    let percent = text.contains('%');
+    let number = |word: &str| -> Option<Option<f64>> {
+        if word == "rest" {
+            return Some(None);
+        }
+        let digits = if percent { word.strip_suffix('%')?.trim() } else { word };
+        digits.parse().ok().filter(|n| *n >= 0.0).map(Some)
+    };
+    let numbers: Vec<Option<f64>> = text.split('/').map(|word| number(word.trim())).collect::<Option<_>>()?;
+    let rests = numbers.iter().filter(|number| number.is_none()).count();
+    ((2..=3).contains(&numbers.len()) && rests <= 1).then_some(numbers)
 }
 
 impl fmt::Display for Amount {
@@ -116,11 +123,12 @@ impl fmt::Display for Amount {
 }
 
 impl Split {
-    /// Numbers that were taken for counts of rows and look like percent: their sum.
+    /// Numbers that were taken for counts of rows and come near 100, so that they may be meant as percent: their sum.
     pub(super) fn looks_like_shares(self) -> Option<usize> {
         let Self::Parts(parts) = self else { return None };
-        let count = |amount: Amount| if let Amount::Count(n) = amount { Some(n).filter(|n| *n <= 100) } else { None };
-        parts.into_iter().map(count).sum()
+        let count = |amount: Amount| if let Amount::Count(n) = amount { Some(n) } else { None };
+        let sum: Option<usize> = parts.into_iter().map(count).sum();
+        sum.filter(|sum| (90..=100).contains(sum))
     }
 
     /// Whether the user wants rows in a part (0 training, 1 validation, 2 test), be it a single one.

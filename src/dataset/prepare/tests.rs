@@ -303,6 +303,10 @@ fn sides_that_end_as_no_couplet_does_are_an_error_where_the_format_was_guessed()
     let want = "30 of 30 rows 上联 does not end in 仄, or 下联 not in 平, read as: a pair a line, parted by blanks";
     assert!(error.to_string().ends_with(want) && error.hint_text(true).is_some(), "{error}");
     assert!(!folder.path("out").exists());
+    let advised = |error: &Error| [false, true].map(|zh| error.hint_text(zh).unwrap().contains("--columns"));
+    assert_eq!(advised(&error), [false; 2], "lines have no columns");
+    let table = Folder::new(&exchanged(30, 0).replace(' ', "\t"));
+    assert_eq!(advised(&table.prepare("a", false).unwrap_err()), [true; 2]);
     for strict in [false, true] {
         let folder = Folder::new(&exchanged(50, 20));
         let options = Options { strict, ..folder.options("a") };
@@ -365,7 +369,7 @@ fn counts_that_may_be_meant_as_percent_are_said() {
     let want = "the numbers of --split add up to 90 and not to 100, so they are counts of rows, and no part has the other \
                 110 rows; shares are written 90/5/5 or 90%/5%/5%";
     assert_eq!(noted("80/10"), [want]);
-    for split in ["80/20", "80%/20%", "rest/10/10", "150/10/10"] {
+    for split in ["80/20", "80%/20%", "rest/10/10", "150/10/10", "100/50/20", "40/10/10"] {
         assert_eq!(noted(split), [""; 0], "{split}");
     }
 }

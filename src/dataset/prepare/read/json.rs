@@ -85,7 +85,7 @@ impl Rows<'_> {
                     .hint("put the couplet in brackets once more: [[\"上联\", \"下联\"]]; or write the lines as text, one a line")
                     .hint_zh("若是一副对联，请再加一层方括号：[[\"上联\", \"下联\"]]；若是两行文本，请写成文本文件，每行一副"));
             }
-            self.take(number, row).map_err(|fact| self.fault(place, &fact))?;
+            self.take(number, row).map_err(|fact| self.unnamed(place, &fact))?;
         }
         Ok(())
     }
@@ -112,13 +112,20 @@ impl Rows<'_> {
             match values.next() {
                 None => return Err(self.not_closed(place(text.len()))),
                 Some(Err(err)) => return Err(self.broken(&err, place(at))),
-                Some(Ok(row)) => self.take(line, row).map_err(|fact| self.fault(place(at), &fact))?,
+                Some(Ok(row)) => self.take(line, row).map_err(|fact| self.unnamed(place(at), &fact))?,
             }
             at += values.byte_offset();
             let behind = text[at..].trim_start();
             at = text.len() - behind.len();
             match behind.chars().next() {
-                Some(',') => at += 1,
+                Some(',') => {
+                    at += 1;
+                    let behind = text[at..].trim_start();
+                    if behind.starts_with(']') {
+                        let place = place(text.len() - behind.len());
+                        return Err(shown(broken_row(self.path, place, self.count + 1, "trailing comma")));
+                    }
+                }
                 Some(']') => {}
                 None => return Err(self.not_closed(place(at))),
                 Some(_) => {
@@ -129,7 +136,7 @@ impl Rows<'_> {
         }
     }
 
-    /// Error: what is wrong with the file.
+    /// Error: no column of it has a name that is known.
     fn take(&mut self, line: usize, row: Value) -> Result<(), String> {
         self.count += 1;
         let (text, fact) = match &row {
@@ -179,8 +186,17 @@ impl Rows<'_> {
         self.fault(place, &format!("the array is not closed behind row {}", self.count))
     }
 
-    fn fault(&self, Place { line, column }: Place, fact: &str) -> Error {
-        shown(Error::input(format!("{}:{line}:{column}: {fact}", self.path.display())))
+    fn fault(&self, place: Place, fact: &str) -> Error {
+        shown(self.at(place, fact))
+    }
+
+    /// No column has a name that is known.
+    fn unnamed(&self, place: Place, fact: &str) -> Error {
+        misnamed(self.at(place, fact))
+    }
+
+    fn at(&self, Place { line, column }: Place, fact: &str) -> Error {
+        Error::input(format!("{}:{line}:{column}: {fact}", self.path.display()))
     }
 
     /// What was parsed begins at `place`.

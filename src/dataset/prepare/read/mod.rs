@@ -17,6 +17,9 @@ use crate::{
 };
 use std::path::{Path, PathBuf};
 
+/// What is read from standard input, if a file is called so.
+pub const STDIN: &str = "-";
+
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -196,19 +199,13 @@ impl Read {
         if rows == 0 {
             return Err(shown(Error::file(path, "holds no couplets")));
         }
-        if layout.columns.is_some() && !found.has_columns() {
-            return Err(Error::file(path, format!("--columns names columns of a table or of JSON, and this is read as: {}", found.text(false)))
-                .hint("leave --columns out; or say that these are columns: --format csv, parted by blanks with --separator ' '")
-                .hint_zh("请去掉 --columns；若各行确为表格，请写 --format csv，以空格分隔时再加 --separator ' '"));
-        }
         if let Some(first) = bad.first().filter(|_| bad.len() > pairs) {
             let place = format!("{}:{}", path.display(), first.place.line);
             let count = bad.len();
             let (fact, text) = (&first.fact, shortened(&first.text));
-            return Err(shown(
-                Error::input(format!("{place}: {fact}: {text}"))
-                    .and(format!("so are {count} of {rows} rows, read as: {}", found.text(false))),
-            ));
+            let error = Error::input(format!("{place}: {fact}: {text}"))
+                .and(format!("so are {count} of {rows} rows, read as: {}", found.text(false)));
+            return Err(if found.has_columns() { shown_of_table(error) } else { shown(error) });
         }
         let guessed = layout.says_nothing() && found.is_a_guess();
         self.sources.push(Source { path: path.to_owned(), found, rows, guessed });
@@ -227,12 +224,40 @@ pub(super) fn read(files: &[PathBuf], parallel: Option<&[PathBuf; 2]>, layout: &
         let texts = [text_of(upper)?, text_of(lower)?];
         read.file(upper, layout, |read| parallel::read(&texts, [upper, lower], read))?;
     }
-    Ok(read)
+    match read.sources.first() {
+        Some(first) if layout.columns.is_some() && !read.sources.iter().any(|source| source.found.has_columns()) => {
+            Err(no_columns(first))
+        }
+        _ => Ok(read),
+    }
 }
 
-/// The text of a file, unpacked where it begins as gzip does. Errors: it cannot be read, or is of another kind than text.
+/// `--columns` where no file has any.
+fn no_columns(Source { path, found, .. }: &Source) -> Error {
+    let fact = format!("--columns names columns of a table or of JSON, and this is read as: {}", found.text(false));
+    let (hint, hint_zh) = match found {
+        Found::Lines(_) | Found::Alternating => (
+            "leave --columns out; or say that these are columns: --format csv, parted by blanks with --separator ' '",
+            "请去掉 --columns；若各行确为表格，请写 --format csv，以空格分隔时再加 --separator ' '",
+        ),
+        Found::Parallel(_) => (
+            "leave --columns out: --upper and --lower name a file for each side; or name one file with both sides as its columns",
+            "请去掉 --columns：--upper 与 --lower 已各指明一个文件；或改为给出一个含两列的文件",
+        ),
+        Found::Table { .. } | Found::Json { .. } => {
+            ("leave --columns out: a list of two has 上联 first", "请去掉 --columns：列表以上联在前")
+        }
+    };
+    Error::file(path, fact).hint(hint).hint_zh(hint_zh)
+}
+
+/// The text of a file, or of standard input (`-`), unpacked where it begins as gzip does. Errors: it cannot be read, or is of
+/// another kind than text.
 fn text_of(path: &Path) -> Result<String> {
-    let (input, first) = Input::open_any(path)?;
+    let (input, first) = match path == Path::new(STDIN) {
+        true => Input::of_any(std::io::stdin(), path)?,
+        false => Input::open_any(path)?,
+    };
     let is_no_text = |what: &str| Error::file(path, format!("is {what}, not a text"));
     match first.as_slice() {
         b"PAR1" => Err(is_no_text("a parquet file")
@@ -289,18 +314,27 @@ fn by_name(path: &Path) -> Option<Format> {
 
 /// The way out of a file that is not understood.
 fn shown(error: Error) -> Error {
-    error
-        .hint(
-            "a pair a line: 上联, a blank (or tab, ——, ；), 下联; or CSV, TSV, JSON, JSON Lines; two files with a side each: \
-             --upper FILE --lower FILE; say it with --format, --separator or --columns",
-        )
-        .hint_zh(
-            "每行一副：上联、空格（或制表符、——、；）、下联；也可用 CSV、TSV、JSON、JSON Lines；上下联分在两个文件时用 \
-             --upper 文件 --lower 文件；可用 --format、--separator、--columns 指明",
-        )
+    said_with(error, "--format or --separator", "--format、--separator")
 }
 
-/// The way out of columns that are named and not there.
+/// The same for one with columns.
+fn shown_of_table(error: Error) -> Error {
+    said_with(error, "--format, --separator or --columns", "--format、--separator、--columns")
+}
+
+fn said_with(error: Error, options: &str, options_zh: &str) -> Error {
+    error
+        .hint(format!(
+            "a pair a line: 上联, a blank (or tab, ——, ；), 下联; or CSV, TSV, JSON, JSON Lines; two files with a side each: \
+             --upper FILE --lower FILE; say it with {options}"
+        ))
+        .hint_zh(format!(
+            "每行一副：上联、空格（或制表符、——、；）、下联；也可用 CSV、TSV、JSON、JSON Lines；上下联分在两个文件时用 \
+             --upper 文件 --lower 文件；可用 {options_zh} 指明"
+        ))
+}
+
+/// The way out of columns that are named and not there, or have no name that is known.
 fn misnamed(error: Error) -> Error {
     error
         .hint(
@@ -309,7 +343,7 @@ fn misnamed(error: Error) -> Error {
         .hint_zh("--columns A,B 须按文件中的写法依次指明上联与下联的列名；表格也可用从 1 起的列号")
 }
 
-/// The same where a number stands before every pair; `options` read it.
+/// The way out where a number stands before every pair; `options` read it.
 fn numbered(error: Error, options: &str) -> Error {
     error
         .hint(format!("a number stands first: name the columns of the two sides, {options}"))
@@ -565,6 +599,7 @@ mod tests {
             ("a.csv", "x,y,z\n1,2,3\n", "a.csv:1: 3 columns, and none of them has a known name"),
             ("a.csv", "上联,下联\n\"天,地\n", "a.csv:2: a quote that is not closed"),
             ("a.json", "[{\"上联\": \"天\", }]", "a.json:1:20: row 1 is not valid JSON: "),
+            ("a.json", "[[\"天\", \"地\"],\n ]", "a.json:2:2: row 2 is not valid JSON: trailing comma"),
             ("a.json", "[[\"天\", \"地\"],\n [\"风\", 雨]]", "a.json:2:10: row 2 is not valid JSON: expected value"),
             ("a.jsonl", "[\"天\", \"地\"]\n\n[\"风\", 雨]", "a.jsonl:3:9: row 2 is not valid JSON: expected value"),
             ("a.json", "[{\"上联\": \"天\", \"下联\": \"地\"}", "a.json:1:36: the array is not closed behind row 1"),
@@ -627,15 +662,55 @@ mod tests {
                 "a.json: --columns names columns of a table or of JSON, and this is read as: JSON, lists of [上联, 下联]",
             ),
         ] {
-            let layout = Layout { columns: Some(columns.map(str::to_owned)), ..Layout::default() };
+            let layout = layout_of(columns);
             let error = pairs(name, text, &layout).expect_err(want);
             assert!(error.to_string().ends_with(want), "{error}");
             assert!(error.hint_text(false).is_some_and(|hint| hint.contains("--columns")), "{want}");
             assert!(error.hint_text(true).is_some_and(|hint| hint.contains("--columns")), "{want}");
         }
         let later = r#"[{"p": "天"}, {"p": "风", "q": "雨"}, {"p": "山", "q": "水"}]"#;
-        let layout = Layout { columns: Some(["p".to_owned(), "q".to_owned()]), ..Layout::default() };
-        assert_eq!(pairs("a.json", later, &layout).unwrap().1.len(), 2, "a row may lack a column");
+        assert_eq!(pairs("a.json", later, &layout_of(["p", "q"])).unwrap().1.len(), 2, "a row may lack a column");
+    }
+
+    #[test]
+    fn one_file_with_columns_is_enough_to_name_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let [csv, txt] = [("a.csv", "p,q\n天,地\n"), ("b.txt", "风 雨\n山 水\n")].map(|(name, text)| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        });
+        let columns = layout_of(["p", "q"]);
+        let files = [csv.clone(), txt.clone()];
+        assert_eq!(read(&files, None, &columns).unwrap().pairs.len(), 3);
+        let parallel = [txt.clone(), txt.clone()];
+        assert_eq!(read(&[csv], Some(&parallel), &columns).unwrap().pairs.len(), 3);
+        let error = read(&[], Some(&parallel), &columns).unwrap_err();
+        assert!(error.to_string().contains("b.txt: --columns names columns"), "{error}");
+        let hints = [false, true].map(|zh| error.hint_text(zh).unwrap());
+        assert!(hints.iter().all(|hint| hint.contains("--upper") && !hint.contains("csv")), "{hints:?}");
+    }
+
+    /// Said are the columns alone.
+    fn layout_of(columns: [&str; 2]) -> Layout {
+        Layout { columns: Some(columns.map(str::to_owned)), ..Layout::default() }
+    }
+
+    #[test]
+    fn columns_are_advised_where_there_are_any() {
+        for (name, text, want) in [
+            ("a.txt", "春风又绿江南岸\n明月何时\n", false),
+            ("a.txt", "\n", false),
+            ("a.csv", "x,y,z\n1,天,地\n", true),
+            ("a.csv", "上联,下联\n天,\n风,\n山,水", true),
+            ("a.json", "[{\"x\": \"天\", \"y\": \"地\"}]", true),
+            ("a.json", "[1, 2]", false),
+        ] {
+            let error = pairs(name, text, &Layout::default()).expect_err(text);
+            for zh in [false, true] {
+                assert_eq!(error.hint_text(zh).unwrap().contains("--columns"), want, "{text}: {error}");
+            }
+        }
     }
 
     #[test]

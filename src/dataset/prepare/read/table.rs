@@ -31,9 +31,9 @@ pub(super) fn read(
         let error = Error::input(format!("{}:{line}: {fact}", path.display()));
         let is_numbered = cells.len() > 2 && cells[0].trim().parse::<u64>().is_ok();
         match columns {
-            Some(_) => misnamed(error),
             None if is_numbered => numbered(error, "--columns 2,3"),
-            None => shown(error),
+            None if cells.len() < 2 => shown(error),
+            _ => misnamed(error),
         }
     })?;
     let name = |column: usize| if has_names { cells[column].trim().to_owned() } else { (column + 1).to_string() };

@@ -5,7 +5,7 @@ use crate::{
     commands::{header::thousands, stop},
 };
 use couplet_train::{
-    dataset::prepare::{self, Groups, Instructions, Layout, Options, Part, Prepared},
+    dataset::prepare::{self, Groups, Instructions, Layout, Options, Part, Prepared, STDIN},
     error::{Error, Result},
     report::{Console, Header, Lang, Look},
 };
@@ -35,18 +35,24 @@ fn options(args: &PrepareArgs) -> Result<Options> {
             .hint("write the whole path, or leave out the `=`: --out ~/data")
             .hint_zh("请写完整路径，或去掉等号：--out ~/data"));
     }
+    let sides = [&args.upper, &args.lower];
+    let is_stdin = |file: &&PathBuf| file.as_path() == Path::new(STDIN);
+    if args.files.iter().chain(sides.into_iter().flatten()).filter(is_stdin).count() > 1 {
+        return Err(Error::input("standard input (`-`) is named twice and can be read once")
+            .hint("write one of the two to a file first")
+            .hint_zh("标准输入（`-`）只能读取一次：请将其中一份先存为文件"));
+    }
     let first = args.files.first().or(args.upper.as_ref());
-    let name = args.name.clone().or_else(|| name_of(&or_stdin(first?)));
     Ok(Options {
-        files: args.files.iter().map(|file| or_stdin(file)).collect(),
-        parallel: args.upper.as_deref().zip(args.lower.as_deref()).map(|(upper, lower)| [upper, lower].map(or_stdin)),
+        files: args.files.clone(),
+        parallel: args.upper.clone().zip(args.lower.clone()).map(|(upper, lower)| [upper, lower]),
         layout: Layout {
             format: args.format.map(Into::into),
             separator: args.separator.clone().filter(|text| !text.is_empty()),
             columns: args.columns.clone(),
         },
         out: args.out.clone(),
-        name: name.unwrap_or_default(),
+        name: args.name.clone().or_else(|| name_of(first?)).unwrap_or_default(),
         simplify: args.simplify,
         full_width: args.punctuation == Punctuation::Full,
         keep: args.keep.clone(),
@@ -61,13 +67,11 @@ fn options(args: &PrepareArgs) -> Result<Options> {
     })
 }
 
-/// `-` is standard input, which is a file as well.
-fn or_stdin(file: &Path) -> PathBuf {
-    if file == Path::new("-") { "/dev/stdin".into() } else { file.to_owned() }
-}
-
-/// What a file is called without its endings: `pairs` of `data/pairs.csv.gz`.
+/// What a file is called without its endings: `pairs` of `data/pairs.csv.gz`, `stdin` of `-`.
 fn name_of(file: &Path) -> Option<String> {
+    if file == Path::new(STDIN) {
+        return Some("stdin".into());
+    }
     let name = file.file_name()?.to_string_lossy();
     let unpacked = name.strip_suffix(".gz").unwrap_or(&name);
     Some(Path::new(unpacked).file_stem()?.to_string_lossy().into_owned())
@@ -251,7 +255,7 @@ mod tests {
             ("a.b.txt", "a.b"),
             ("-", "stdin"),
         ] {
-            assert_eq!(name_of(&or_stdin(Path::new(file))).as_deref(), Some(want), "{file}");
+            assert_eq!(name_of(Path::new(file)).as_deref(), Some(want), "{file}");
         }
     }
 

@@ -56,7 +56,8 @@ pub fn explained_at(err: Error, text: &str, at: usize) -> Error {
     explained(err, &bare[start..end])
 }
 
-/// The same for TOML, whose parser stops behind a key that has no `=`: also of those in the place of a key, a sign or a bracket.
+/// The same for TOML, whose parser stops behind a key that has no `=`, and at the beginning of a value: also of those in the place
+/// of a key, a sign, a bracket or a `#`, and in a number.
 pub fn explained_in_toml(err: Error, text: &str, at: usize) -> Error {
     let (before, line) = line_at(text, at);
     if ends_in_long_quotes(before) {
@@ -64,12 +65,21 @@ pub fn explained_in_toml(err: Error, text: &str, at: usize) -> Error {
     }
     let bare = outside_of_quotes(line);
     let key = bare.split_once('=').map_or("", |(key, _)| key);
-    let section = if bare.trim_start().starts_with(['【', '［']) { &bare } else { "" };
-    match [key, section].into_iter().find(|place| place.contains(|c| half(c).is_some())) {
+    let mark = if bare.trim_start().starts_with(['【', '［', '＃']) { &bare } else { "" };
+    let value = &bare[bare.floor_char_boundary(at - before.len())..];
+    let number = if is_number(value) { value } else { "" };
+    match [key, mark, number].into_iter().find(|place| place.contains(|c| half(c).is_some())) {
         _ if sign(&bare).is_some() => explained_sign(err, &bare),
         Some(place) => explained(err, place),
         None => explained_at(err, text, at),
     }
+}
+
+/// Whether a value was to be a number or a truth value, and no text without quotes.
+fn is_number(value: &str) -> bool {
+    let ascii = |c: char| half(c).unwrap_or(c);
+    let begins = value.chars().next().is_some_and(|c| ascii(c).is_ascii_digit() || "+-.".contains(ascii(c)));
+    (begins || value.starts_with("true") || value.starts_with("false")) && value.chars().all(|c| ascii(c).is_ascii())
 }
 
 fn named(err: Error, run: &str, ascii: &str) -> Error {

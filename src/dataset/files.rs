@@ -50,9 +50,9 @@ fn ending(path: &Path) -> Option<(&'static str, Option<FileFormat>, bool)> {
     Some((ending, format, gzip))
 }
 
-/// Whether a file is one of data by its name, be it one that is not read.
+/// Whether a file is one of data by its name, in capitals too, be it one that is not read.
 pub(super) fn is_data(path: &Path) -> bool {
-    ending(path).is_some()
+    ending(Path::new(&name(path).to_lowercase())).is_some()
 }
 
 /// Whether a file of that name is read, by this program.
@@ -187,6 +187,7 @@ mod tests {
         assert_eq!(files(&at("hub")).unwrap().passed_over, ["LICENSE", "README.md"]);
         for (name, data, read) in [
             ("a.json.gz", true, true),
+            ("a.JSON", true, false),
             ("a.txt", true, false),
             ("a.arrow", true, false),
             ("a.parquet.gz", true, false),

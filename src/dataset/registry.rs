@@ -14,7 +14,7 @@ use crate::{
 use serde_json::{Map, Value};
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// The registry's file name.
@@ -268,7 +268,7 @@ fn no_file(dir: &Path, name: &str, registry: Option<&Map<String, Value>>) -> Err
 
 /// Whether a path is rather the name of a data set on a hub, `user/name`.
 fn is_hub_id(path: &Path) -> bool {
-    let is_word = |part: std::path::Component| matches!(part, std::path::Component::Normal(_));
+    let is_word = |part: Component| matches!(part, Component::Normal(_));
     let two_words = path.components().count() == 2 && path.components().all(is_word);
     two_words && !is_data(path) && path.parent().is_some_and(|user| !user.is_dir())
 }

@@ -502,7 +502,7 @@ fn nothing_to_train_on_is_an_error_of_the_input() {
         (vec![], 0.0, 99, "no data set is named"),
         (vec!["empty"], 0.0, 99, "holds no rows"),
         (vec!["a"], 5.0, 99, "val_size = 5 holds out all 5 rows"),
-        (vec!["a"], 0.0, 5, &format!("a.json (5 rows: 5 longer than cutoff_len, first {a}: row 1: 18 tokens)")),
+        (vec!["a"], 0.0, 5, &format!("a.json (5 rows: 5 longer than cutoff_len, first {a}: row 1: 31 tokens)")),
         (vec!["unanswered"], 0.0, 99, "row 2: `output` (the response) is missing"),
         (vec!["c"], 0.0, 99, "no data set named \"c\""),
     ] {

@@ -401,8 +401,9 @@ fn bad_rows_are_refused_or_left_out_and_counted() {
     let nothing = Set::new("rows.jsonl", "{\"instruction\": \"对\", \"output\": null}\n", json!({}));
     let error = nothing.load(|data| data.on_bad_row = OnBadRow::Skip).expect_err("nothing left");
     let path = nothing.0.path().join("rows.jsonl").display().to_string();
-    let want =
-        format!("{path} (1 row: 1 without a response, first {path}:1:1: row 1: `output` (the response) is null)");
+    let want = format!(
+        "{path} (1 row: 1 without a response, first {path}:1:1: row 1: `output` (the response) is null, not a string)"
+    );
     assert_eq!(error.to_string(), format!("no row is left to train on: {want}"));
 }
 

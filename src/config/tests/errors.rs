@@ -585,6 +585,7 @@ fn full_width_characters_are_named_as_the_cause() {
         (Format::Toml, "[lora]\n\tlora_rank ＝ 16\n", "c.toml:2:12: ", "full-width `＝`: type `=`"),
         (Format::Toml, "[lora]\n ＃ 秩\nlora_rank = 16\n", "c.toml:2:", "full-width `＃`: type `#`"),
         (Format::Toml, "[lora]\nlora_rank = 16，\n", "c.toml:2:", "full-width `，`: type `,`"),
+        (Format::Toml, "[train]\nbf16 = true，\n", "c.toml:2:", "full-width `，`: type `,`"),
         (Format::Toml, "[lora]\nlora_rank = 1６\n", "c.toml:2:", "full-width `６`: type `6`"),
         (Format::Toml, "[data]\ndefault_system = \"你好”\n", "c.toml:2:", "full-width `”`: type `\"`"),
         (Format::Toml, "【lora】\nlora_rank = 16\n", "c.toml:1:", "full-width `【`: type `[`"),
@@ -607,7 +608,8 @@ fn full_width_characters_are_named_as_the_cause() {
         assert_eq!(found, hint, "{text}");
     }
     // In a text they are meant, with quotes or without.
-    for line in ["\"你是高手，请对下联。", "你好，世界。", "\"\"\"\n你好，世界。", "\"\"\"\n你好，\\d\n\"\"\""]
+    for line in
+        ["\"你是高手，请对下联。", "你好，世界。", "hello，world", "\"\"\"\n你好，世界。", "\"\"\"\n你好，\\d\n\"\"\""]
     {
         let hint = refused(Format::Toml, &format!("[data]\ndefault_system = {line}\n"), &[]).1;
         assert!(hint.contains("strings in quotes"), "{line}: {hint}");

@@ -109,6 +109,9 @@ fn what_is_there(recipe: &Recipe) -> Result<May> {
     }
     Ok(match (results, receipt) {
         (None, _) => May::Start(Start::Fresh),
+        (Some(found), None) if overwrite && !is_of_training(dir) => {
+            return Err(unusable(dir, format!("its {} is not of a training run", found.file_name().display())));
+        }
         (Some(_), _) if overwrite => May::Start(Start::Replace),
         (Some(found), None) => May::Not(no_receipt(dir, &found.file_name().to_string_lossy())),
         (Some(_), Some(old)) => match differences(recipe, &old) {
@@ -256,6 +259,12 @@ pub fn began_there(recipe: &Recipe) -> Result<bool> {
     let asked = serde_json::to_value(&recipe.output.resume_from_checkpoint).expect("a recipe is plain data");
     let receipt = read_receipt(&recipe.output.output_dir.join(RECEIPT))?;
     Ok(receipt.is_some_and(|old| !is_complete(&old) && old["config"]["output"]["resume_from_checkpoint"] == asked))
+}
+
+/// Whether what lies there without a receipt was left by a training run, this program's or another's: anybody may have a README.
+fn is_of_training(dir: &Path) -> bool {
+    let files = ["adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "trainer_log.jsonl"];
+    files.iter().any(|name| dir.join(name).is_file()) || checkpoint::list(dir).is_ok_and(|all| !all.is_empty())
 }
 
 fn is_result(name: &str) -> bool {
@@ -491,7 +500,12 @@ mod tests {
         }
         clear(&results(&out, None).unwrap()).unwrap();
 
+        std::fs::write(out.join("README.md"), "mine").unwrap();
+        let err = inspect(&overwriting).unwrap_err().to_string();
+        assert!(err.ends_with("`output_dir` cannot be used: its README.md is not of a training run"), "{err}");
         std::fs::write(out.join("adapter_model.safetensors"), "x").unwrap();
+        assert_eq!(inspect(&overwriting).unwrap(), Start::Replace, "another program's adapter, and its card");
+        std::fs::remove_file(out.join("README.md")).unwrap();
         let err = inspect(&first).unwrap_err().to_string();
         assert!(err.ends_with("holds another program's files (adapter_model.safetensors)"), "{err}");
     }

@@ -176,9 +176,7 @@ fn read(source: &Source, format: Format) -> Result<Vec<Entry>> {
 fn checked(source: &Source, mut entry: Entry, kind: Kind) -> Result<Entry> {
     entry.refuse_tilde(source)?;
     entry.value = match (&entry.place, &entry.value) {
-        (Place::Override(text), value) if kind.is_text() && !matches!(value, Value::Text(_) | Value::Null) => {
-            Value::Text(text.clone())
-        }
+        (Place::Override(text), value) if kind.means_text(value) => Value::Text(text.clone()),
         (_, value) => kind.loosen(value.clone()),
     };
     if entry.value == Value::Null || kind.admits(&entry.value) {

@@ -148,9 +148,13 @@ impl Kind {
         }
     }
 
-    /// Whether any word is meant as it stands, also one that YAML takes for a number.
-    pub fn is_text(self) -> bool {
-        matches!(self, Self::Text | Self::Secret)
+    /// Whether what YAML took for this `value` is meant as it stands: a number where a word is asked for.
+    pub fn means_text(self, value: &Value) -> bool {
+        match self {
+            Self::Text | Self::Secret => !matches!(value, Value::Text(_) | Value::Null),
+            Self::List | Self::Texts => matches!(value, Value::Int(_) | Value::Float(_) | Value::Bool(_)),
+            _ => false,
+        }
     }
 
     /// A value of this kind as an error shows it.

@@ -208,11 +208,8 @@ impl<'s> Settings<'s> {
         }
         entry.refuse_tilde(self.source)?;
         let value = match (&entry.place, self.dialect) {
-            (Place::Override(text), _)
-                if read.kind.is_text() && !matches!(entry.value, Value::Text(_) | Value::Null) =>
-            {
-                Value::Text(text.clone()) // a revision `1.0` is a name, whatever YAML thinks
-            }
+            // A revision `1.0` is a name, and so is a data set `2024`, whatever YAML thinks.
+            (Place::Override(text), _) if read.kind.means_text(&entry.value) => Value::Text(text.clone()),
             (Place::File { .. }, Dialect::Toml) => entry.value.clone(),
             _ => read.kind.loosen(entry.value.clone()),
         };

@@ -4,27 +4,18 @@
 use super::{Trainer, step::StepGradient};
 use crate::{
     adapter::peft,
+    config::TrainConfig,
     dataset::Example,
     error::{Error, Result},
     model::params::Slot,
+    optim::Schedule,
 };
 use candle_core::Tensor;
 
 impl Trainer<'_> {
     /// Every step with rate 0, as in a run so short that it is all warmup, is an error before the first.
     pub fn refuse_rate_zero(&self) -> Result<()> {
-        let plan = self.plan();
-        let schedule = self.schedule(&plan);
-        if (0..plan.total_steps).any(|step| schedule.lr(step) != 0.0) {
-            return Ok(());
-        }
-        let what = match self.config.learning_rate {
-            0.0 => "`learning_rate` is 0".into(),
-            _ => format!("all {} steps are in the warmup and have rate 0", plan.total_steps),
-        };
-        Err(Error::input(format!("nothing would be trained: {what}"))
-            .hint("train more steps (a smaller batch, more rows or epochs), or set `warmup_ratio = 0`")
-            .hint_zh("请增加训练步数（减小批大小、增加数据或轮数），或设 `warmup_ratio = 0`"))
+        refuse_rate_zero(self.config, self.plan().total_steps)
     }
 
     /// A finished run whose adapter is `initial` (`[n]` f32), or has no B but zeros, has trained nothing: an error.
@@ -88,4 +79,18 @@ fn dead(what: &str) -> Error {
     Error::run(format!("the run trained nothing: {what}"))
         .hint("look at grad_norm and lr in trainer_log.jsonl: one of them is 0, or too small for f32")
         .hint_zh("请查看 trainer_log.jsonl 中的 grad_norm 与 lr：其一为 0，或小到 f32 无法表示")
+}
+/// Errors: a run of so many steps has rate 0 in all of them.
+pub fn refuse_rate_zero(config: &TrainConfig, total_steps: usize) -> Result<()> {
+    let schedule = Schedule::new(config, total_steps);
+    if (0..total_steps).any(|step| schedule.lr(step) != 0.0) {
+        return Ok(());
+    }
+    let what = match config.learning_rate {
+        0.0 => "`learning_rate` is 0".into(),
+        _ => format!("all {total_steps} steps are in the warmup and have rate 0"),
+    };
+    Err(Error::input(format!("nothing would be trained: {what}"))
+        .hint("train more steps (a smaller batch, more rows or epochs), or set `warmup_ratio = 0`")
+        .hint_zh("请增加训练步数（减小批大小、增加数据或轮数），或设 `warmup_ratio = 0`"))
 }

@@ -29,6 +29,7 @@ pub use choice::Choice;
 pub use cut::{Cut, Survey, packed};
 use event::{EvalPhase, Evaluated, Event, Finished, Observer, OfDataset, Started, Step, Written};
 pub use feed::Feed;
+pub use guards::refuse_rate_zero;
 use plan::{StepPlan, StepSamples};
 use progress::Evaluation;
 pub use progress::Progress;

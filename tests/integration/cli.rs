@@ -122,6 +122,8 @@ fn wrong_usage_is_exit_2() {
             &["genrate"],
             "hint: did you mean `generate`? commands: train, plan, generate, chat, evaluate, export, adapter, data, config, doctor;",
         ),
+        (&["-q", "plan", "recipe.toml"], "hint: options follow the command: `couplet-train plan …`"),
+        (&["data", "prepare", "none.txt", "--separator", "->"], "none.txt: cannot read: no such file"),
         (&["recipe.toml", "output_dir=~/zz"], "`output_dir` begins with `~`, which only a shell replaces: ~/zz"),
         (&["data", "prepare", "pairs.txt", "--out=~/zz"], "~/zz: begins with `~`"),
         (&["data", "prepare", "pairs.txt", "--split", "9"], "`9` is no split"),

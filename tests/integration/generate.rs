@@ -424,6 +424,10 @@ fn generate_says_what_is_wrong_or_assumed() {
     let mut config = work.json("rank/adapter_config.json");
     config["r"] = json!(3);
     work.write("rank/adapter_config.json", config.to_string());
+    for step in ["checkpoint-10", "checkpoint-20"] {
+        copy_dir(&work.path("final_adapter"), &work.path("unfinished").join(step));
+    }
+    copy_dir(&work.path("model"), &work.path("whole"));
     work.write("lines.txt", format!("风\n\n  \n{}\n雨\n", "长".repeat(45_000)));
     for (words, want) in [
         (&["风"][..], "no model to ask\nhint: name a trained adapter with `--adapter"),
@@ -436,6 +440,8 @@ fn generate_says_what_is_wrong_or_assumed() {
         (&["--adapter", "moved", "风"], "the base of moved: ./gone"),
         (&["recipe.toml", "风"], "a TOML recipe trains"),
         (&["--adapter", "nowhere", "风"], "nowhere/adapter_config.json: cannot be read"),
+        (&["--adapter", "unfinished", "风"], "or take its newest checkpoint: unfinished/checkpoint-20"),
+        (&["--adapter", "whole", "风"], "whole: is a whole model and no adapter"),
         (&["--adapter", "rank", "--base", "model", "风"], "adapter_config.json: r is 3, but the matrices in"),
         (&["--adapter", "run", "--file", "lines.txt"], "error: lines.txt:4: "),
     ] {

@@ -188,6 +188,8 @@ fn one_of_a_thing_and_a_constant_rate_are_said_as_such() {
     let time = row(&plan.stdout, "time");
     assert!(time.contains(": 1 step of ") && time.contains(", 1 evaluation;"), "{time}");
     assert_eq!(row(&plan.stdout, "rates"), "2.000e-3 in every step");
+    let nothing = work.run(&[&args[..], &["lr_scheduler_type=cosine", "max_steps=1", "warmup_ratio=0.1"]].concat());
+    assert!(nothing.stdout.contains("nothing would be trained: all 1 steps are in the warmup"), "{}", nothing.stdout);
 
     // The plan is all that the command says.
     let quiet = work.run(&[&args[..], &["-q"]].concat());

@@ -253,6 +253,10 @@ fn overrides_win_in_both_dialects() {
     let text = ["model_revision=1.0", "default_system=a: {b", "over_length=drop", "eval_strategy=no", "dataset=x,y"];
     let recipe = read(Format::Yaml, YAML, &text).unwrap().recipe;
     assert_eq!(recipe.model.model_revision, "1.0", "a name, not a number");
+    let named = |word: &str| read(Format::Yaml, YAML, &[&format!("dataset={word}")]).unwrap().recipe.data.dataset;
+    for word in ["2024", "007", "1e3", "true"] {
+        assert_eq!(named(word), [word], "a data set's name is a name");
+    }
     assert_eq!(recipe.data.default_system.as_deref(), Some("a: {b"), "what is no YAML is text");
     assert_eq!((recipe.data.over_length, recipe.data.dataset.len()), (OverLength::Drop, 2));
     let none = read(Format::Toml, TOML, &["enable_thinking=null"]).unwrap().recipe;

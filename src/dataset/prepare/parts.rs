@@ -127,7 +127,7 @@ impl Split {
     pub(super) fn looks_like_shares(self) -> Option<usize> {
         let Self::Parts(parts) = self else { return None };
         let count = |amount: Amount| if let Amount::Count(n) = amount { Some(n) } else { None };
-        let sum: Option<usize> = parts.into_iter().map(count).sum();
+        let sum = parts.into_iter().try_fold(0usize, |sum, part| Some(sum.saturating_add(count(part)?)));
         sum.filter(|sum| (90..=100).contains(sum))
     }
 
@@ -158,7 +158,7 @@ impl Split {
             Amount::Rest => 0,
         };
         let mut sizes = parts.map(size);
-        let asked: usize = sizes.iter().sum();
+        let asked = sizes.iter().fold(0usize, |sum, size| sum.saturating_add(*size));
         if asked > rows {
             return Err(Error::input(format!("{asked} rows are asked for, and {rows} are left after cleaning"))
                 .hint("ask for fewer, or for `rest` in one part: --split rest/1000/1000")
@@ -285,6 +285,10 @@ mod tests {
         }
         let error = "500/20/30".parse::<Split>().unwrap().sizes(549).unwrap_err();
         assert_eq!(error.to_string(), "550 rows are asked for, and 549 are left after cleaning");
+        for text in ["18446744073709551616/1/1", "rest/18446744073709551615/2", "1e300/1/1"] {
+            let split = text.parse::<Split>().unwrap();
+            assert!(split.sizes(549).is_err() && split.looks_like_shares().is_none(), "{text}");
+        }
     }
 
     #[test]

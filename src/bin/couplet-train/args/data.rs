@@ -29,7 +29,7 @@ pub struct PrepareArgs {
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Input · 输入")]
     pub format: Option<FormatArg>,
     /// What stands between the two sides, or between columns · 分隔符
-    #[arg(long, value_name = "TEXT", help_heading = "Input · 输入")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Input · 输入")]
     pub separator: Option<String>,
     /// Columns of 上联 and 下联: names, or numbers from 1 · 两列的列名或列号
     #[arg(long, value_name = "UPPER,LOWER", value_parser = two_names, help_heading = "Input · 输入")]

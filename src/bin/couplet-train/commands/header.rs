@@ -44,6 +44,8 @@ pub struct Facts<'a> {
     pub cut: Cut,
     /// What the largest micro-batch takes.
     pub memory: &'a Memory,
+    /// Bytes at the highest, with what the process holds already, where that is known.
+    pub peak: Option<u64>,
     /// The largest micro-batch.
     pub largest: Load,
     /// Whether tokens are estimated: then their counts are marked ≈.
@@ -221,7 +223,11 @@ fn split_size(split: &SplitSummary) -> String {
 }
 
 fn memory_line(facts: &Facts) -> String {
-    let (load, total, parts) = (facts.largest, gigabytes(facts.memory.total()), facts.memory.describe());
+    let (load, of_run, parts) = (facts.largest, facts.memory.total(), facts.memory.describe());
+    // On a card what is planned is the card's alone.
+    let before = facts.peak.filter(|_| facts.memory.card == 0).map_or(0, |peak| peak.saturating_sub(of_run));
+    let total = gigabytes(of_run + before);
+    let program = if before > 0 { format!(", program and data {}", gigabytes(before)) } else { String::new() };
     let keep = match facts.cut.keep {
         Keep::Everything => "blocks keep everything",
         Keep::Lean => "blocks keep the lean set",
@@ -229,7 +235,7 @@ fn memory_line(facts: &Facts) -> String {
     };
     let (rows, labels) = (facts.tokens(load.rows), facts.tokens(load.labels));
     let about = if facts.assumed { "at most" } else { "about" };
-    format!("{about} {total} at {rows} rows with {labels} labels at once; {keep}\n{parts}")
+    format!("{about} {total} at {rows} rows with {labels} labels at once; {keep}\n{parts}{program}")
 }
 
 fn model_line(recipe: &Recipe, facts: &Facts) -> String {

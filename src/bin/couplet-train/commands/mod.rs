@@ -95,6 +95,11 @@ fn recipe_and_overrides(args: &TrainArgs, command: &str) -> Result<(PathBuf, Vec
 fn unknown_word(word: &str) -> Error {
     let cli = Cli::command();
     let names: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).filter(|name| *name != "help").collect();
+    if names.contains(&word) {
+        return Error::input(format!("the command `{word}` stands behind an option"))
+            .hint(format!("options follow the command: `couplet-train {word} …`"))
+            .hint_zh(format!("选项写在命令之后：`couplet-train {word} …`"));
+    }
     let (meant, meant_zh) = match closest(word, names.iter().copied()) {
         Some(name) => (format!("did you mean `{name}`? "), format!("是否想写 `{name}`？")),
         None => Default::default(),

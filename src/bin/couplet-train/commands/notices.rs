@@ -33,6 +33,7 @@ pub fn said_before(
         plan,
         cut: planned.cut,
         memory: &planned.memory,
+        peak: planned.peak(),
         largest: planned.load,
         estimated: inputs.is_estimated && inputs.missing.is_none(),
         assumed: inputs.missing.is_some(),

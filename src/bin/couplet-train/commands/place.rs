@@ -123,13 +123,13 @@ impl Found {
         let out = out.display();
         if self.start == Start::Replace {
             header.notice(
-                format!("the earlier run in {out} is replaced: its results and {checkpoints} checkpoints are removed"),
+                format!("the earlier run in {out} will be replaced: its results and checkpoints ({checkpoints}) go"),
                 format!("{out} 中先前的训练将被覆盖：删除其结果与 {checkpoints} 个检查点"),
             );
         } else if checkpoints > 0 {
             header.notice(
-                format!("{checkpoints} checkpoints of later steps in {out} are removed"),
-                format!("删除 {out} 中步数更大的 {checkpoints} 个检查点"),
+                format!("checkpoints of later steps in {out} will be removed: {checkpoints}"),
+                format!("将删除 {out} 中步数更大的 {checkpoints} 个检查点"),
             );
         }
     }

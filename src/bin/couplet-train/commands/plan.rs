@@ -22,6 +22,7 @@ use couplet_train::{
     trainer::{
         Trainer,
         plan::StepPlan,
+        refuse_rate_zero,
         saver::{Saver, Space},
     },
 };
@@ -71,6 +72,11 @@ pub fn run(args: &PlanArgs, look: Look) -> Result<()> {
             "`output_dir` holds a finished run of this config, which is left alone unless `overwrite_output_dir=true`",
             "`output_dir` 中已有按此配置完成的训练；除非设 `overwrite_output_dir=true`，否则不会重新训练",
         ),
+    }
+    if inputs.missing.is_none()
+        && let Err(err) = refuse_rate_zero(&recipe.train, steps.total_steps)
+    {
+        noted(&mut header, &err);
     }
     let weights = inputs.look_at_weights();
     let probes = !args.no_probe

@@ -2,10 +2,11 @@
 
 use couplet_train::{
     adapter::peft,
-    error::Result,
+    error::{Error, Result},
     model::{AdapterWeights, Checkpoint, Params, Qwen3},
     report::Header,
     run,
+    trainer::checkpoint,
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -17,9 +18,34 @@ pub struct Trained {
     pub receipt: Option<Value>,
 }
 
+/// What lies in a folder without an adapter, where that is known.
+fn something_else(dir: &Path) -> Option<Error> {
+    if dir.join(peft::CONFIG).is_file() {
+        return None;
+    }
+    let newest = checkpoint::list(dir).ok().and_then(|all| all.into_iter().next_back());
+    if let Some((_, newest)) = newest {
+        let newest = newest.display();
+        return Some(
+            Error::file(dir, "holds an unfinished run and no adapter yet")
+                .hint(format!("start its command again to finish it, or take its newest checkpoint: {newest}"))
+                .hint_zh(format!("请再次运行原命令以完成训练，或使用最新的检查点：{newest}")),
+        );
+    }
+    let is_model = dir.join("config.json").is_file();
+    is_model.then(|| {
+        let name = dir.display();
+        Error::file(dir, "is a whole model and no adapter")
+            .hint(format!("a model is named with `--base {name}`"))
+            .hint_zh(format!("完整模型请用 `--base {name}` 指定"))
+    })
+}
+
 impl Trained {
+    /// Errors: no adapter is there, and what is instead; one that cannot be used.
     pub fn open(dir: &Path) -> Result<Self> {
-        Ok(Self { dir: dir.to_owned(), weights: peft::Existing::open(dir)?, receipt: run::receipt_of(dir)? })
+        let weights = peft::Existing::open(dir).map_err(|err| something_else(dir).unwrap_or(err))?;
+        Ok(Self { dir: dir.to_owned(), weights, receipt: run::receipt_of(dir)? })
     }
 
     /// A key of the model section of the run's recipe.

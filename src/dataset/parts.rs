@@ -33,6 +33,15 @@ struct Parts {
     decoder: Value,
     #[serde(default)]
     post_processor: Value,
+    #[serde(default)]
+    model: Option<Model>,
+}
+
+/// Its vocabulary and merges are only passed over.
+#[derive(Deserialize)]
+struct Model {
+    #[serde(default)]
+    continuing_subword_prefix: Value,
 }
 
 /// Refuses a file that is no JSON, or has a step in it that no tokenizer of Qwen3 has.
@@ -58,6 +67,11 @@ pub fn check(bytes: &[u8]) -> Result<()> {
         if kinds.iter().filter(|kind| **kind == BYTE_LEVEL).count() > 1 {
             return Err(hint(Error::input(format!("its {place} has the step {BYTE_LEVEL} more than once"))));
         }
+    }
+    // The library takes it off every merged token, and panics where one is shorter.
+    let prefix = parts.model.map(|model| model.continuing_subword_prefix).unwrap_or_default();
+    if !matches!(prefix.as_str(), None | Some("")) {
+        return Err(hint(Error::input("its model has a `continuing_subword_prefix`, which none of Qwen3's has")));
     }
     if steps > MOST_STEPS {
         return Err(hint(Error::input(format!("it has {steps} steps, more than any tokenizer of Qwen3"))));

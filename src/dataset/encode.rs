@@ -67,32 +67,36 @@ const AT_ONCE: usize = 1 << 16;
 /// Tokenises `rows` on all cores; the result has their order. Rows longer than [`DataConfig::longest_row`] are cut by
 /// LlamaFactory's rule, whatever `over_length` says: the caller compares `full_len` with it.
 pub fn encode_rows(rows: &[Row], data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
-    let segmenter = segmenter_of(rows, data, tokenizer)?;
-    rows.par_iter().map(|row| encode(row, data, tokenizer, &|text, ids| segmenter.encode(text, ids))).collect()
+    let encode = encoder(rows, data, tokenizer)?;
+    rows.par_iter().map(encode).collect()
 }
 
 /// [`encode_rows`] of rows that nobody reads afterwards: their texts are let go on the way, so that those of a large data set do
 /// not stand beside its tokens.
 pub(super) fn encode_and_drop(mut rows: Vec<Row>, data: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
-    let segmenter = segmenter_of(&rows, data, tokenizer)?;
+    let encode = encoder(&rows, data, tokenizer)?;
     let mut encoded = Vec::with_capacity(rows.len());
     while !rows.is_empty() {
         // From the end, so that the list gets shorter, too.
         let part = rows.split_off(rows.len().saturating_sub(AT_ONCE));
         rows.shrink_to_fit();
-        let part =
-            part.par_iter().rev().map(|row| encode(row, data, tokenizer, &|text, ids| segmenter.encode(text, ids)));
-        encoded.extend(part.collect::<Result<Vec<_>>>()?);
+        encoded.extend(part.par_iter().rev().map(&encode).collect::<Result<Vec<_>>>()?);
     }
     encoded.reverse();
     Ok(encoded)
 }
 
-fn segmenter_of<'t>(rows: &[Row], data: &DataConfig, tokenizer: &'t Tokenizer) -> Result<Segmenter<'t>> {
+/// What tokenises rows like these.
+fn encoder<'t>(
+    rows: &[Row],
+    data: &'t DataConfig,
+    tokenizer: &'t Tokenizer,
+) -> Result<impl Fn(&Row) -> Result<Encoded> + Sync + use<'t>> {
     let sample = rows.iter().step_by(rows.len().div_ceil(SAMPLE).max(1));
     let turns: Vec<Turn> = sample.flat_map(|row| template::turns(&row.record, data)).collect();
     let texts = turns.iter().flat_map(|turn| turn.source.iter().chain(&turn.target).map(String::as_str));
-    Segmenter::new(tokenizer, texts)
+    let segmenter = Segmenter::new(tokenizer, texts)?;
+    Ok(move |row: &Row| encode(row, data, tokenizer, &|text, ids| segmenter.encode(text, ids)))
 }
 
 /// The ids of a conversation up to where its last answer begins: what a model is asked with. `record.response` is not read,

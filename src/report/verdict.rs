@@ -16,7 +16,7 @@ const WINDOW: (usize, usize) = (4, 4);
 const RISE: (f64, f64, f64) = (0.25, 0.05, 6.0);
 /// A held-out loss this much above its lowest is worse and not noise. All evaluations see the same rows, so their noise
 /// is that of the parameters alone.
-const WORSE: f64 = 1.01;
+pub const WORSE: f64 = 1.01;
 /// A training loss of this share of what guessing costs is that of a model that guesses. Rates that are far too high end there:
 /// all logits become equal.
 const GUESSES: f64 = 0.98;

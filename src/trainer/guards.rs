@@ -13,11 +13,6 @@ use crate::{
 use candle_core::Tensor;
 
 impl Trainer<'_> {
-    /// Every step with rate 0, as in a run so short that it is all warmup, is an error before the first.
-    pub fn refuse_rate_zero(&self) -> Result<()> {
-        refuse_rate_zero(self.config, self.plan().total_steps)
-    }
-
     /// A finished run whose adapter is `initial` (`[n]` f32), or has no B but zeros, has trained nothing: an error.
     #[expect(clippy::disallowed_methods, reason = "reads the parameters back once, at the end")]
     pub fn refuse_unmoved(&self, initial: &Tensor) -> Result<()> {
@@ -80,7 +75,7 @@ fn dead(what: &str) -> Error {
         .hint("look at grad_norm and lr in trainer_log.jsonl: one of them is 0, or too small for f32")
         .hint_zh("请查看 trainer_log.jsonl 中的 grad_norm 与 lr：其一为 0，或小到 f32 无法表示")
 }
-/// Errors: a run of so many steps has rate 0 in all of them.
+/// Errors: a run of so many steps has rate 0 in all of them, as one so short that it is all warmup: told before the first.
 pub fn refuse_rate_zero(config: &TrainConfig, total_steps: usize) -> Result<()> {
     let schedule = Schedule::new(config, total_steps);
     if (0..total_steps).any(|step| schedule.lr(step) != 0.0) {

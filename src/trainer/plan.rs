@@ -1,7 +1,7 @@
 //! Which samples make which step: LlamaFactory's arithmetic of batches, epochs and steps.
 
 use crate::{
-    config::{SamplingStrategy, TrainConfig},
+    config::{EvalStrategy, SamplingStrategy, TrainConfig},
     dataset::{self, Example, order},
 };
 use std::ops::Range;
@@ -53,6 +53,15 @@ impl StepSamples {
 }
 
 impl StepPlan {
+    /// Steps from one evaluation to the next; the last step is evaluated in any case. `None`: there are no evaluations on the way.
+    pub fn evaluates_every(&self, config: &TrainConfig) -> Option<usize> {
+        match config.eval_strategy {
+            EvalStrategy::No => None,
+            EvalStrategy::Steps => Some(config.eval_steps.of(self.total_steps)),
+            EvalStrategy::Epoch => Some(self.steps_per_epoch),
+        }
+    }
+
     /// The plan for these rows, at least one.
     pub fn of(rows: &[Example], config: &TrainConfig) -> Self {
         let mut starts = vec![0];

@@ -8,7 +8,7 @@ use couplet_train::{
     dataset::Tokenizer,
     error::{Error, Kind, Result},
     model::{Checkpoint, Qwen3Config},
-    report::{Console, Header, Lang, Look},
+    report::{Console, Header, Lang, Look, verdict::WORSE},
     trainer::checkpoint,
 };
 use serde_json::Value;
@@ -16,9 +16,6 @@ use std::{
     io::stderr,
     path::{Path, PathBuf},
 };
-
-/// A held-out loss this much above where it began is worse, as in the verdict of a run.
-const WORSE: f64 = 1.01;
 
 /// Looks at an adapter; the findings go to stdout. Exit code 1: it is damaged, dead or belongs to another base.
 #[expect(clippy::print_stdout, reason = "the result")]

@@ -2,7 +2,7 @@
 
 use super::{inputs::Inputs, pissa};
 use couplet_train::{
-    config::{EvalStrategy, OutputConfig, Recipe},
+    config::{OutputConfig, Recipe},
     error::{Result, gigabytes},
     model::params::Slot,
     report::Header,
@@ -55,11 +55,7 @@ fn better_logging_steps(total: usize, given: usize) -> Option<usize> {
 
 /// What the run will write.
 pub fn space(recipe: &Recipe, inputs: &Inputs, saver: &Saver, plan: &StepPlan, slots: &[Slot]) -> Result<Space> {
-    let eval_steps = match recipe.train.eval_strategy {
-        EvalStrategy::No => None,
-        EvalStrategy::Steps => Some(recipe.train.eval_steps.of(plan.total_steps)),
-        EvalStrategy::Epoch => Some(plan.steps_per_epoch),
-    };
+    let eval_steps = plan.evaluates_every(&recipe.train);
     let pictures = if recipe.output.plot_loss { 4 * PICTURE } else { 0 };
     let of_pissa = pissa::folders(recipe) * checkpoint::size(slots, None)?;
     saver.space(plan, slots, eval_steps, inputs.tokenizer_size() + pictures + of_pissa)

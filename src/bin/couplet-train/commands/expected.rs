@@ -3,7 +3,7 @@
 use super::planned::Planned;
 use candle_core::{DType, Device, Tensor};
 use couplet_train::{
-    config::{EvalStrategy, Projection, Recipe},
+    config::{Projection, Recipe},
     error::Result,
     kernels::FrozenWeight,
     model::Qwen3Config,
@@ -108,12 +108,7 @@ impl Rate {
     ) -> Expected {
         let (shape, total) = (planned.shape(model), steps.total_steps);
         let left = total.saturating_sub(done);
-        let every = match recipe.train.eval_strategy {
-            _ if planned.held_out.fed == 0 => None,
-            EvalStrategy::No => None,
-            EvalStrategy::Steps => Some(recipe.train.eval_steps.of(total)),
-            EvalStrategy::Epoch => Some(steps.steps_per_epoch),
-        };
+        let every = steps.evaluates_every(&recipe.train).filter(|_| planned.held_out.fed > 0);
         let evaluations = every.map_or(0, |every| total.div_ceil(every).saturating_sub(done / every));
         let once = total as f64 * shape.executed_once().total() as f64;
         let trained = once + shape.executed_by(&planned.survey.rows, planned.cut.keep).total() as f64;

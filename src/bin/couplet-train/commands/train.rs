@@ -35,6 +35,7 @@ use couplet_train::{
     trainer::{
         Ended, Trainer,
         event::{Compared, Event, Finished, Observer, Took},
+        refuse_rate_zero,
         saver::Saver,
     },
 };
@@ -86,7 +87,7 @@ pub fn run(args: &TrainArgs, look: Look) -> Result<u8> {
     if let Some(lost) = lost {
         console.line(&restore::lost_line(&lost, look.lang));
     }
-    trainer.refuse_rate_zero()?;
+    refuse_rate_zero(&recipe.train, trainer.plan().total_steps)?;
     trainer.refuse_empty_steps()?;
     let saver = trainer.saver.as_ref().ok_or_else(|| Error::run("internal error: a run without a saver"))?;
     let slots: Vec<Slot> = trainer.params.slots().map(|(_, slot)| slot.clone()).collect();
